@@ -1,0 +1,2 @@
+/* The depthwise kernels. */
+static const ck_depthwise_table depthwise_table = {0};

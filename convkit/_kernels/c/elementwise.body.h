@@ -1,0 +1,2 @@
+/* The elementwise kernels. */
+static const ck_elementwise_table elementwise_table = {0};

@@ -1,0 +1,184 @@
+/* Batch-reduce GEMM register tiles: mr rows times nv vectors of columns in accumulators.
+
+   Every step of the reduction loads nv vectors of B and broadcasts mr scalars of A. With 32
+   registers the largest tiles are 14x2, 9x3 and 6x4: accumulators, B and one broadcast
+   fit, and loads stay below two a cycle while both multiply-add ports are busy. Each output
+   element is one chain of multiply-adds in the order of (i, k), whatever the tile's shape. */
+
+#if CK_VECTOR_REGISTERS >= 32
+#define GEMM_SHAPES(X) GEMM_ROWS_14(X, 1) GEMM_ROWS_14(X, 2) GEMM_ROWS_9(X, 3) GEMM_ROWS_6(X, 4)
+#define GEMM_MAX_MR {0, 14, 14, 9, 6}
+#else
+#define GEMM_SHAPES(X) GEMM_ROWS_9(X, 1) GEMM_ROWS_6(X, 2) GEMM_ROWS_4(X, 3)
+#define GEMM_MAX_MR {0, 9, 6, 4, 0}
+#endif
+#define GEMM_ROWS_4(X, nv) X(1, nv) X(2, nv) X(3, nv) X(4, nv)
+#define GEMM_ROWS_6(X, nv) GEMM_ROWS_4(X, nv) X(5, nv) X(6, nv)
+#define GEMM_ROWS_9(X, nv) GEMM_ROWS_6(X, nv) X(7, nv) X(8, nv) X(9, nv)
+#define GEMM_ROWS_14(X, nv) \
+    GEMM_ROWS_9(X, nv) X(10, nv) X(11, nv) X(12, nv) X(13, nv) X(14, nv)
+
+/* Rows are reached from a base pointer for every third row, as base, base + lda and
+   base + 2 * lda: 14 rows then need 5 pointers, and nothing spills. The empty asm keeps the
+   compiler from deriving one pointer from another again. */
+#define GEMM_ROW(p, m, lda) p[(m) / 3][((m) % 3) * (lda)]
+
+#define GEMM_UNROLL _Pragma("GCC unroll 16")
+#define GEMM_EACH(m, j) \
+    GEMM_UNROLL for (int m = 0; m < mr; m++) GEMM_UNROLL for (int j = 0; j < nv; j++)
+
+#define GEMM_TEMPLATE(T, V, S, L)                                                                  \
+    CK_INLINE V gemm_activate_##S(const ck_gemm_args *g, V v) {                                    \
+        const V zero = {0}, alpha = set_##S((T)g->alpha), beta = set_##S((T)g->beta);              \
+        switch (g->activation) {                                                                   \
+        case CK_ACT_RELU:                                                                          \
+            return select_##S(v < zero, zero, v);                                                  \
+        case CK_ACT_CLAMP:                                                                         \
+            v = select_##S(v < alpha, alpha, v);                                                   \
+            return select_##S(v > beta, beta, v);                                                  \
+        case CK_ACT_LEAKY:                                                                         \
+            return select_##S(v < zero, v * alpha, v);                                             \
+        default:                                                                                   \
+            return v;                                                                              \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    /* A tile with columns missing: through memory, one row and vector at a time. */               \
+    static __attribute__((noinline)) void gemm_finish_part_##S(const ck_gemm_args *g, int mr,      \
+                                                               int nv, const V *tile) {            \
+        const T *bias = g->bias, *residual = g->residual;                                          \
+        for (int m = 0; m < mr; m++) {                                                             \
+            for (int j = 0; j * L < g->n; j++) {                                                   \
+                int left = g->n - j * L < L ? g->n - j * L : L;                                    \
+                T *out = (T *)g->c + m * g->ldc + j * L;                                           \
+                V v = tile[m * nv + j];                                                            \
+                if (g->accumulate) v += load_part_##S(out, left);                                  \
+                if (bias) v += load_part_##S(bias + j * L, left);                                  \
+                if (residual) v += load_part_##S(residual + m * g->ld_residual + j * L, left);     \
+                store_part_##S(out, gemm_activate_##S(g, v), left);                                \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    CK_INLINE void gemm_finish_##S(const ck_gemm_args *g, int mr, int nv, V acc[][4]) {            \
+        if (g->n < nv * L) {                                                                       \
+            V tile[CK_GEMM_MAX_MR * 4];                                                            \
+            GEMM_EACH(m, j) tile[m * nv + j] = acc[m][j];                                          \
+            gemm_finish_part_##S(g, mr, nv, tile);                                                 \
+            return;                                                                                \
+        }                                                                                          \
+        const T *residual = g->residual;                                                           \
+        const ptrdiff_t ldc = g->ldc, ldr = g->ld_residual;                                        \
+        T *c = g->c;                                                                               \
+        if (g->accumulate) GEMM_EACH(m, j) acc[m][j] += load_##S(c + m * ldc + j * L);             \
+        if (g->bias) {                                                                             \
+            V bias[4];                                                                             \
+            GEMM_UNROLL for (int j = 0; j < nv; j++) bias[j] = load_##S((const T *)g->bias + j * L);\
+            GEMM_EACH(m, j) acc[m][j] += bias[j];                                                  \
+        }                                                                                          \
+        if (residual) GEMM_EACH(m, j) acc[m][j] += load_##S(residual + m * ldr + j * L);           \
+        if (g->activation == CK_ACT_RELU) {                                                        \
+            const V zero = {0};                                                                    \
+            GEMM_EACH(m, j) acc[m][j] = select_##S(acc[m][j] < zero, zero, acc[m][j]);             \
+        } else if (g->activation != CK_ACT_NONE) {                                                 \
+            V tile[CK_GEMM_MAX_MR * 4];                                                            \
+            GEMM_EACH(m, j) tile[m * nv + j] = acc[m][j];                                          \
+            for (int i = 0; i < mr * nv; i++) tile[i] = gemm_activate_##S(g, tile[i]);             \
+            GEMM_EACH(m, j) acc[m][j] = tile[m * nv + j];                                          \
+        }                                                                                          \
+        GEMM_EACH(m, j) store_##S(c + m * ldc + j * L, acc[m][j]);                                 \
+    }                                                                                              \
+                                                                                                   \
+    CK_INLINE void gemm_plain_##S(const ck_gemm_args *g, int mr, int nv) {                         \
+        V acc[CK_GEMM_MAX_MR][4];                                                                  \
+        GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
+        const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
+        for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
+            const T *a = (const T *)g->a + g->a_offsets[i];                                        \
+            const T *b = (const T *)g->b + i * g->b_step;                                          \
+            const T *p[5];                                                                         \
+            GEMM_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) {                                   \
+                p[q] = a + 3 * q * lda;                                                            \
+                __asm__("" : "+r"(p[q]));                                                          \
+            }                                                                                      \
+            for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
+                V bv[4];                                                                           \
+                GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
+                GEMM_UNROLL for (int m = 0; m < mr; m++) {                                         \
+                    V av = set_##S(GEMM_ROW(p, m, lda));                                           \
+                    GEMM_UNROLL for (int j = 0; j < nv; j++)                                       \
+                        acc[m][j] += av * bv[j];                                                   \
+                }                                                                                  \
+                GEMM_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) p[q]++;                         \
+                b += ldb;                                                                          \
+            }                                                                                      \
+        }                                                                                          \
+        gemm_finish_##S(g, mr, nv, acc);                                                           \
+    }                                                                                              \
+                                                                                                   \
+    CK_INLINE void gemm_transposed_##S(const ck_gemm_args *g, int mr, int nv) {                    \
+        V acc[CK_GEMM_MAX_MR][4];                                                                  \
+        GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
+        const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
+        for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
+            const T *a = (const T *)g->a + g->a_offsets[i];                                        \
+            const T *b = (const T *)g->b + i * g->b_step;                                          \
+            for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
+                V bv[4];                                                                           \
+                GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
+                GEMM_UNROLL for (int m = 0; m < mr; m++) {                                         \
+                    V av = set_##S(a[m]);                                                          \
+                    GEMM_UNROLL for (int j = 0; j < nv; j++)                                       \
+                        acc[m][j] += av * bv[j];                                                   \
+                }                                                                                  \
+                a += lda;                                                                          \
+                b += ldb;                                                                          \
+            }                                                                                      \
+        }                                                                                          \
+        gemm_finish_##S(g, mr, nv, acc);                                                           \
+    }
+
+GEMM_TEMPLATE(float, vfloat, f, VL_F)
+GEMM_TEMPLATE(double, vdouble, d, VL_D)
+
+#define GEMM_DEFINE(mr, nv)                                                                    \
+    static void gemm_plain_f_##mr##x##nv(const ck_gemm_args *g) { gemm_plain_f(g, mr, nv); }   \
+    static void gemm_plain_d_##mr##x##nv(const ck_gemm_args *g) { gemm_plain_d(g, mr, nv); }   \
+    static void gemm_trans_f_##mr##x##nv(const ck_gemm_args *g) { gemm_transposed_f(g, mr, nv); } \
+    static void gemm_trans_d_##mr##x##nv(const ck_gemm_args *g) { gemm_transposed_d(g, mr, nv); }
+GEMM_SHAPES(GEMM_DEFINE)
+
+/* Twelve (or, with 32 registers, 24) chains of multiply-adds that depend on nothing. */
+#define GEMM_CHAINS (CK_VECTOR_REGISTERS >= 32 ? 24 : 12)
+static double fma_rounds(long steps) {
+    vfloat acc[GEMM_CHAINS], x = set_f(0.999f), y = set_f(0.001f);
+    _Pragma("GCC unroll 24") for (int j = 0; j < GEMM_CHAINS; j++) acc[j] = set_f((float)j);
+    for (long i = 0; i < steps; i++) {
+        _Pragma("GCC unroll 24") for (int j = 0; j < GEMM_CHAINS; j++) {
+            acc[j] = acc[j] * x + y;
+            __asm__ volatile("" : "+x"(acc[j]));
+        }
+    }
+    vfloat sum = {0};
+    for (int j = 0; j < GEMM_CHAINS; j++) sum += acc[j];
+    volatile float sink = sum[0];
+    (void)sink;
+    return 2.0 * GEMM_CHAINS * VL_F * (double)steps;
+}
+
+#define GEMM_ENTRY_PLAIN_F(mr, nv) [nv][mr] = gemm_plain_f_##mr##x##nv,
+#define GEMM_ENTRY_PLAIN_D(mr, nv) [nv][mr] = gemm_plain_d_##mr##x##nv,
+#define GEMM_ENTRY_TRANS_F(mr, nv) [nv][mr] = gemm_trans_f_##mr##x##nv,
+#define GEMM_ENTRY_TRANS_D(mr, nv) [nv][mr] = gemm_trans_d_##mr##x##nv,
+
+static const ck_gemm_table gemm_table = {
+    .f32 = {.vector_length = VL_F,
+            .max_mr = GEMM_MAX_MR,
+            .plain = {GEMM_SHAPES(GEMM_ENTRY_PLAIN_F)},
+            .transposed = {GEMM_SHAPES(GEMM_ENTRY_TRANS_F)}},
+    .f64 = {.vector_length = VL_D,
+            .max_mr = GEMM_MAX_MR,
+            .plain = {GEMM_SHAPES(GEMM_ENTRY_PLAIN_D)},
+            .transposed = {GEMM_SHAPES(GEMM_ENTRY_TRANS_D)}},
+    .fma_rounds = fma_rounds,
+};

@@ -1,0 +1,57 @@
+/* Batch-reduce GEMM: C[m, n] (+)= sum over i, k of A_i[m, k] * B_i[k, n], one register tile. */
+#ifndef CK_GEMM_H
+#define CK_GEMM_H
+
+#include <stddef.h>
+
+/* Activations applied while the tile is still in registers. */
+enum ck_activation {
+    CK_ACT_NONE = 0,
+    CK_ACT_RELU = 1,
+    CK_ACT_CLAMP = 2, /* min(max(x, alpha), beta); NaN stays NaN */
+    CK_ACT_LEAKY = 3, /* x >= 0 ? x : alpha * x */
+};
+
+/* One tile's problem. Strides and offsets count elements. */
+typedef struct ck_gemm_args {
+    const void *a;           /* block i of A starts at a + a_offsets[i] */
+    const ptrdiff_t *a_offsets;
+    ptrdiff_t lda;           /* plain: between rows m; transposed: between steps k */
+    const void *b;           /* block i of B starts at b + i * b_step */
+    ptrdiff_t b_step;
+    ptrdiff_t ldb;           /* between steps k of B */
+    ptrdiff_t batch;         /* number of blocks */
+    ptrdiff_t k;             /* reduction length of each block */
+    void *c;
+    ptrdiff_t ldc;           /* between rows m of C */
+    int n;                   /* columns of C to write, at most nv * vector length */
+    int accumulate;          /* start from what C holds instead of zero */
+    const void *bias;        /* n values added to each row, or NULL */
+    const void *residual;    /* addressed like C with stride ld_residual, or NULL */
+    ptrdiff_t ld_residual;
+    int activation;
+    double alpha, beta;      /* parameters of the activation */
+} ck_gemm_args;
+
+typedef void (*ck_gemm_fn)(const ck_gemm_args *);
+
+enum { CK_GEMM_MAX_NV = 4, CK_GEMM_MAX_MR = 14 };
+
+/* Kernels for one number type: tile[nv][mr], with nv vectors of columns and mr rows.
+   max_mr[nv] is 0 where no kernel of that width exists. `plain` reads A by rows (A[m, k]
+   at a + m * lda + k); `transposed` reads it by columns (a + k * lda + m). */
+typedef struct ck_gemm_kernels {
+    int vector_length;
+    int max_mr[CK_GEMM_MAX_NV + 1];
+    ck_gemm_fn plain[CK_GEMM_MAX_NV + 1][CK_GEMM_MAX_MR + 1];
+    ck_gemm_fn transposed[CK_GEMM_MAX_NV + 1][CK_GEMM_MAX_MR + 1];
+} ck_gemm_kernels;
+
+typedef struct ck_gemm_table {
+    ck_gemm_kernels f32, f64;
+    /* Runs `steps` rounds of independent multiply-adds; returns how many float
+       operations that was. The measured peak that benchmarks compare with. */
+    double (*fma_rounds)(long steps);
+} ck_gemm_table;
+
+#endif

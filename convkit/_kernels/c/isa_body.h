@@ -1,0 +1,106 @@
+/* Everything one instruction set needs, compiled once per isa_*.c.
+
+   The including file defines
+     CK_ISA               name, used for the exported table ck_table_<name>
+     CK_VBYTES            bytes of a vector register
+     CK_VECTOR_REGISTERS  how many of them there are
+     CK_TARGET            (optional) the target string; system headers are included first,
+                          so that nothing of theirs is compiled for it. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "table.h"
+
+#ifdef CK_TARGET
+#if defined(__clang__)
+#define CK_PRAGMA(x) _Pragma(#x)
+#define CK_PUSH(t) CK_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+CK_PUSH(CK_TARGET)
+#else
+#pragma GCC push_options
+#define CK_PRAGMA(x) _Pragma(#x)
+#define CK_PUSH(t) CK_PRAGMA(GCC target(t))
+CK_PUSH(CK_TARGET)
+#endif
+#endif
+
+#define CK_CAT_(a, b) a##b
+#define CK_CAT(a, b) CK_CAT_(a, b)
+#define CK_STR_(a) #a
+#define CK_STR(a) CK_STR_(a)
+#define CK_INLINE static inline __attribute__((always_inline))
+
+/* Vectors of float, double, int32 and int64 that fill one register, and unaligned forms. */
+#define VL_F (CK_VBYTES / 4)
+#define VL_D (CK_VBYTES / 8)
+typedef float vfloat __attribute__((vector_size(CK_VBYTES)));
+typedef double vdouble __attribute__((vector_size(CK_VBYTES)));
+typedef int32_t vint32 __attribute__((vector_size(CK_VBYTES)));
+typedef int64_t vint64 __attribute__((vector_size(CK_VBYTES)));
+typedef float vfloat_u __attribute__((vector_size(CK_VBYTES), aligned(4), may_alias));
+typedef double vdouble_u __attribute__((vector_size(CK_VBYTES), aligned(8), may_alias));
+typedef int32_t vint32_u __attribute__((vector_size(CK_VBYTES), aligned(4), may_alias));
+typedef int64_t vint64_u __attribute__((vector_size(CK_VBYTES), aligned(8), may_alias));
+
+CK_INLINE vfloat load_f(const float *p) { return *(const vfloat_u *)p; }
+CK_INLINE vdouble load_d(const double *p) { return *(const vdouble_u *)p; }
+CK_INLINE void store_f(float *p, vfloat v) { *(vfloat_u *)p = v; }
+CK_INLINE void store_d(double *p, vdouble v) { *(vdouble_u *)p = v; }
+CK_INLINE vfloat set_f(float x) { return x - (vfloat){0}; }
+CK_INLINE vdouble set_d(double x) { return x - (vdouble){0}; }
+
+/* Loads or stores the first n < VL lanes; the others read as zero. */
+CK_INLINE vfloat load_part_f(const float *p, int n) {
+    vfloat v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+CK_INLINE vdouble load_part_d(const double *p, int n) {
+    vdouble v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(double));
+    return v;
+}
+CK_INLINE void store_part_f(float *p, vfloat v, int n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+CK_INLINE void store_part_d(double *p, vdouble v, int n) {
+    memcpy(p, &v, (size_t)n * sizeof(double));
+}
+
+/* mask ? a : b by lanes, with a comparison's result (all ones or all zeros) as the mask. */
+CK_INLINE vfloat select_f(vint32 mask, vfloat a, vfloat b) {
+    return (vfloat)((mask & (vint32)a) | (~mask & (vint32)b));
+}
+CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
+    return (vdouble)((mask & (vint64)a) | (~mask & (vint64)b));
+}
+
+#include "vmath.h"
+
+#include "gemm.body.h"
+#include "depthwise.body.h"
+#include "elementwise.body.h"
+#include "norm.body.h"
+#include "optim.body.h"
+#include "pool.body.h"
+#include "resample.body.h"
+
+const ck_table CK_CAT(ck_table_, CK_ISA) = {
+    .name = CK_STR(CK_ISA),
+    .vector_bytes = CK_VBYTES,
+    .gemm = &gemm_table,
+    .depthwise = &depthwise_table,
+    .elementwise = &elementwise_table,
+    .norm = &norm_table,
+    .optim = &optim_table,
+    .pool = &pool_table,
+    .resample = &resample_table,
+};
+
+#ifdef CK_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

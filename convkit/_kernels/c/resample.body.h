@@ -1,0 +1,2 @@
+/* The resample kernels. */
+static const ck_resample_table resample_table = {0};

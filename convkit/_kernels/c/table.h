@@ -1,0 +1,51 @@
+/* The table of pointers through which all compute kernels are called: one struct per
+   family, filled in by each instruction set, chosen once at import. */
+#ifndef CK_TABLE_H
+#define CK_TABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "depthwise.h"
+#include "elementwise.h"
+#include "gemm.h"
+#include "norm.h"
+#include "optim.h"
+#include "pool.h"
+#include "resample.h"
+
+typedef struct ck_table {
+    const char *name;
+    int vector_bytes;
+    const ck_gemm_table *gemm;
+    const ck_depthwise_table *depthwise;
+    const ck_elementwise_table *elementwise;
+    const ck_norm_table *norm;
+    const ck_optim_table *optim;
+    const ck_pool_table *pool;
+    const ck_resample_table *resample;
+} ck_table;
+
+extern const ck_table ck_table_generic;
+#if defined(__x86_64__)
+extern const ck_table ck_table_avx2;
+extern const ck_table ck_table_avx512;
+#endif
+
+/* The table of one instruction set, or NULL where it was not compiled in. */
+static inline const ck_table *ck_table_for(int isa) {
+    switch (isa) {
+    case 0:
+        return &ck_table_generic;
+#if defined(__x86_64__)
+    case 1:
+        return &ck_table_avx2;
+    case 2:
+        return &ck_table_avx512;
+#endif
+    default:
+        return NULL;
+    }
+}
+
+#endif

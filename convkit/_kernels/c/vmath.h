@@ -1,0 +1,1 @@
+/* exp, log, tanh, erf on vectors of float. */

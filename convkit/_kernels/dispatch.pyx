@@ -1,0 +1,60 @@
+"""Choice of the instruction set, once, at import."""
+
+import os
+
+cdef extern from "cpu.h" nogil:
+    int ck_cpu_best_isa()
+    const char* ck_isa_name(int isa)
+    void ck_cpu_name(char* out, int size)
+    int CK_ISA_COUNT
+
+cdef extern from "table.h" nogil:
+    const ck_table* ck_table_for(int isa)
+
+cdef const ck_table* _chosen = NULL
+
+
+cdef const ck_table* table() noexcept nogil:
+    return _chosen
+
+
+def supported_isas():
+    """Return the instruction sets that this machine can run, lowest first."""
+    return [ck_isa_name(i).decode() for i in range(ck_cpu_best_isa() + 1)
+            if ck_table_for(i) != NULL]
+
+
+def isa():
+    """Return the name of the instruction set in use."""
+    return (<bytes>_chosen.name).decode()
+
+
+def vector_bytes():
+    """Return the width in bytes of the vectors in use."""
+    return _chosen.vector_bytes
+
+
+def cpu_name():
+    """Return the CPU's brand string, or 'unknown'."""
+    cdef char name[64]
+    ck_cpu_name(name, 64)
+    return (<bytes>name).decode("ascii", "replace").strip()
+
+
+cdef _choose(wanted):
+    """Set the table from the value of CONVKIT_ISA (empty or None: the best there is)."""
+    global _chosen
+    names = [ck_isa_name(i).decode() for i in range(CK_ISA_COUNT)]
+    can = supported_isas()
+    name = wanted.strip().lower() if wanted else can[-1]
+    if name not in names:
+        raise ImportError(
+            f"CONVKIT_ISA={wanted!r} is not an instruction set; expected one of {', '.join(names)}")
+    if name not in can:
+        raise ImportError(
+            f"CONVKIT_ISA={name} asked for, but this CPU ({cpu_name()}) and build "
+            f"support only {', '.join(can)}")
+    _chosen = ck_table_for(names.index(name))
+
+
+_choose(os.environ.get("CONVKIT_ISA"))

@@ -1,0 +1,1 @@
+"""Operations by family: validation, choice of algorithm, forward and backward."""

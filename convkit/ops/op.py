@@ -1,0 +1,99 @@
+"""What an operation is: one class with its shape rule, forward, backward and meaning.
+
+Eager training records operations on the tape, `convkit.compile` records the same ones as
+graph nodes, and files name them. There is no second list anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+__all__ = ["REGISTRY", "Context", "Op", "register"]
+
+REGISTRY: dict[str, type[Op]] = {}
+
+
+class Context:
+    """What one call of an operation's forward leaves for its backward.
+
+    Attributes
+    ----------
+    needs : tuple of bool
+        For each array input, whether its gradient is wanted. All False (`INFERENCE`)
+        means that nothing need be kept.
+    saved : object
+        Anything; set by forward only where ``any(ctx.needs)``.
+    cache : tuple of (dict or None)
+        For each input, a dictionary that lives as long as the parameter's current value
+        (None where the input is no parameter): a place for packed weights.
+    threads : int
+        How many threads kernels may use.
+    """
+
+    __slots__ = ("cache", "needs", "saved", "threads")
+
+    def __init__(self, needs: tuple[bool, ...], threads: int, cache: tuple = ()):
+        self.needs = needs
+        self.threads = threads
+        self.cache = cache
+        self.saved: Any = None
+
+
+class Op:
+    """Base of all operations; a subclass is never instantiated.
+
+    Inputs are NumPy arrays (or None where optional), everything else is an attribute of
+    JSON type: numbers, strings, booleans, None, and tuples of those.
+
+    Class attributes
+    ----------------
+    name : str
+        The registry's key, used by graphs and files. Lower case, PyTorch's word.
+    onnx : str or None
+        The ONNX operator it corresponds to.
+    reads : tuple of int
+        Which inputs' values backward reads. The tape checks that nobody has changed
+        them in place since.
+    reads_output : bool
+        Whether backward reads the (first) output's values.
+    passes_gradient : bool
+        Whether backward may return the incoming gradient itself, or a view of it, so that
+        the tape must copy before it keeps it.
+    differentiable : int
+        How many of the outputs, counted from the first, carry gradients.
+    """
+
+    name: ClassVar[str] = ""
+    onnx: ClassVar[str | None] = None
+    reads: ClassVar[tuple[int, ...]] = ()
+    reads_output: ClassVar[bool] = False
+    passes_gradient: ClassVar[bool] = False
+    differentiable: ClassVar[int] = 1
+
+    @staticmethod
+    def shape(*shapes: tuple[int, ...] | None, **attrs: Any) -> tuple[int, ...]:
+        """Return the (first) output's shape; raise ShapeError when the inputs do not fit."""
+        raise NotImplementedError
+
+    @staticmethod
+    def forward(ctx: Context, *arrays: np.ndarray | None, **attrs: Any):
+        """Compute the output array (or a tuple of them)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Context, *grads: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
+        """Return one gradient per input (None where ``ctx.needs`` is False).
+
+        `grads` has one entry per differentiable output; arrays are never changed in place.
+        """
+        raise NotImplementedError
+
+
+def register(cls: type[Op]) -> type[Op]:
+    """Class decorator: enter an operation into the registry under its name."""
+    if not cls.name or cls.name in REGISTRY:
+        raise ValueError(f"operation name {cls.name!r} is empty or taken")
+    REGISTRY[cls.name] = cls
+    return cls

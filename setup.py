@@ -1,0 +1,134 @@
+"""Build of the compiled part: one Cython extension for each file in convkit/_kernels.
+
+Switches, all environment variables:
+
+CONVKIT_REQUIRE_OPENMP=1  fail when the compiler has no OpenMP (else: warn, build serial)
+CONVKIT_DEBUG_BUILD=1     bounds checks in Cython code, assertions and -O1 -g in C code
+CONVKIT_SANITIZE=LIST     passed to the compiler as -fsanitize=LIST
+CONVKIT_BUILD_JOBS=N      parallel compilations (default: the CPUs this process may use)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("convkit/_kernels")
+C_DIR = KERNELS / "c"
+
+OPENMP_PROBE = r"""
+#include <omp.h>
+#include <stdio.h>
+int main(void) {
+    int seen = 0;
+#pragma omp parallel num_threads(2) reduction(+ : seen)
+    seen += 1;
+    printf("%d\n", seen >= 1 ? omp_get_max_threads() : -1);
+    return seen >= 1 ? 0 : 1;
+}
+"""
+
+# (compile flags, link flags) to try in turn: GCC and Clang, then Apple's Clang with libomp.
+OPENMP_FLAGS = [
+    (["-fopenmp"], ["-fopenmp"]),
+    (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
+]
+
+
+def switch(name: str) -> bool:
+    """Tell whether an environment switch is on."""
+    return os.environ.get(name, "0").lower() not in ("", "0", "no", "false")
+
+
+def find_openmp(compiler) -> tuple[list[str], list[str]] | None:
+    """Return the first OpenMP flags whose probe compiles, links and runs; else None."""
+    for compile_flags, link_flags in OPENMP_FLAGS:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = compiler.compile(
+                    [str(source)], output_dir="/" if os.name == "posix" else folder,
+                    extra_postargs=compile_flags)
+                program = str(Path(folder, "probe"))
+                compiler.link_executable(objects, program, extra_postargs=link_flags)
+                subprocess.run([program], check=True, stdout=subprocess.DEVNULL, timeout=20)
+            except Exception:  # any failure of a foreign compiler means "not with these flags"
+                continue
+            return compile_flags, link_flags
+    return None
+
+
+class BuildExt(build_ext):
+    """build_ext that finds OpenMP first and compiles extensions side by side."""
+
+    def build_extensions(self):
+        """Add the flags that depend on the compiler, then build."""
+        self.compiler.src_extensions.append(".S")
+        openmp = find_openmp(self.compiler)
+        if openmp is None:
+            message = (
+                "convkit: no working OpenMP found (tried "
+                + ", ".join(" ".join(flags) for flags, _ in OPENMP_FLAGS)
+                + "); building single-threaded kernels"
+            )
+            if switch("CONVKIT_REQUIRE_OPENMP"):
+                sys.exit(message + " is refused, because CONVKIT_REQUIRE_OPENMP is set")
+            print("\n" + "*" * 78 + f"\nWARNING: {message}\n" + "*" * 78 + "\n", file=sys.stderr)
+            openmp = ([], [])
+        sanitize = os.environ.get("CONVKIT_SANITIZE", "")
+        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
+        for extension in self.extensions:
+            extension.extra_compile_args += openmp[0] + extra
+            extension.extra_link_args += openmp[1] + extra
+        if not self.parallel:
+            jobs = os.environ.get("CONVKIT_BUILD_JOBS")
+            self.parallel = int(jobs) if jobs else len(os.sched_getaffinity(0))
+        super().build_extensions()
+
+
+def extensions(debug: bool) -> list[Extension]:
+    """List one extension per .pyx file; `dispatch` also carries every C micro-kernel."""
+    optimise = ["-O1", "-g", "-UNDEBUG"] if debug else ["-O3", "-g0", "-DNDEBUG"]
+    flags = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
+             "-fno-trapping-math", "-Wall", "-Wno-unused-function", *optimise]
+    headers = sorted(str(p) for p in C_DIR.glob("*.h"))
+    found = []
+    for source in sorted(KERNELS.glob("*.pyx")):
+        name = source.stem
+        sources = [str(source)]
+        if name == "dispatch":
+            sources += sorted(str(p) for p in C_DIR.glob("*.c"))
+        found.append(Extension(
+            f"convkit._kernels.{name}", sources, depends=headers,
+            include_dirs=[str(C_DIR), numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            extra_compile_args=list(flags), extra_link_args=[] if debug else ["-Wl,-s"]))
+    return found
+
+
+DEBUG = switch("CONVKIT_DEBUG_BUILD")
+
+setup(
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=cythonize(
+        extensions(DEBUG),
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+            "freethreading_compatible": True,
+        },
+    ),
+)
