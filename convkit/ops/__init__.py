@@ -1,1 +1,14 @@
-"""Operations by family: validation, choice of algorithm, forward and backward."""
+"""Operations by family: validation, choice of algorithm, forward and backward.
+
+Importing this package registers every operation.
+"""
+
+from __future__ import annotations
+
+from convkit.ops import (
+    math,
+    shape,
+)
+from convkit.ops.op import REGISTRY, Context, Op, register
+
+__all__ = ["REGISTRY", "Context", "Op", "register", "math", "shape"]

@@ -12,7 +12,8 @@ import numpy as np
 from convkit._kernels import memory
 from convkit.errors import DTypeError
 
-__all__ = ["FLOATS", "empty_last", "from_last", "native", "to_last"]
+__all__ = ["FLOATS", "axis_order", "empty_last", "empty_ordered", "from_last", "like", "native",
+           "to_last"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -55,3 +56,31 @@ def empty_last(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.
     """Return (logical view, channels-last array) of new pooled memory for a logical shape."""
     last = memory.empty(tuple(shape[i] for i in _TO_LAST[len(shape)]), dtype)
     return from_last(last), last
+
+
+def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
+    """Return the axes of `x` from the outermost in memory to the innermost; None for C order."""
+    if x.ndim < 2 or x.flags.c_contiguous:
+        return None
+    order = _TO_LAST.get(x.ndim)
+    if order is not None and x.transpose(order).flags.c_contiguous:
+        return order
+    return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
+
+
+def empty_ordered(
+    shape: tuple[int, ...], order: tuple[int, ...] | None, dtype: np.dtype
+) -> np.ndarray:
+    """Return new pooled memory of a logical shape with its axes in the given order."""
+    if order is None:
+        return memory.empty(shape, dtype)
+    out = memory.empty([shape[i] for i in order], dtype)
+    inverse = [0] * len(order)
+    for place, axis in enumerate(order):
+        inverse[axis] = place
+    return out.transpose(inverse)
+
+
+def like(x: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """Return new pooled memory of the shape of `x` with its axes in the same order in memory."""
+    return empty_ordered(x.shape, axis_order(x), x.dtype if dtype is None else dtype)

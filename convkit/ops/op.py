@@ -61,6 +61,8 @@ class Op:
     passes_gradient : bool
         Whether backward may return the incoming gradient itself, or a view of it, so that
         the tape must copy before it keeps it.
+    views : bool
+        Whether the output may be a view of the first input, whose version it then shares.
     differentiable : int
         How many of the outputs, counted from the first, carry gradients.
     """
@@ -70,6 +72,7 @@ class Op:
     reads: ClassVar[tuple[int, ...]] = ()
     reads_output: ClassVar[bool] = False
     passes_gradient: ClassVar[bool] = False
+    views: ClassVar[bool] = False
     differentiable: ClassVar[int] = 1
 
     @staticmethod

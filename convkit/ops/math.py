@@ -1,0 +1,531 @@
+"""Arithmetic with broadcasting, elementwise functions, sums and means, matrix products."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from convkit._kernels import memory
+from convkit.errors import DTypeError, ShapeError
+from convkit.ops.layout import axis_order, empty_ordered, like, native
+from convkit.ops.op import Context, Op, register
+
+__all__ = [
+    "Abs",
+    "Add",
+    "Div",
+    "Exp",
+    "Log",
+    "MatMul",
+    "Mean",
+    "Mul",
+    "Neg",
+    "Pow",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "normalize_axes",
+]
+
+
+# -- shapes and types -----------------------------------------------------------------------
+
+
+def broadcast_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an elementwise result; raise ShapeError where there is none."""
+    if a == b:
+        return a
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        raise ShapeError(f"shapes {a} and {b} do not broadcast together") from None
+
+
+def normalize_axes(dim: Any, ndim: int) -> tuple[int, ...]:
+    """Return sorted non-negative axes for an int, a tuple of them, or None (all axes)."""
+    if dim is None:
+        return tuple(range(ndim))
+    given = (dim,) if hasattr(dim, "__index__") else tuple(dim)
+    axes = []
+    for d in given:
+        d = d.__index__()
+        if not -ndim <= d < ndim:
+            raise ShapeError(f"dim {d} is out of range for {ndim} axes")
+        axes.append(d % ndim)
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"dim {given} names an axis twice")
+    return tuple(sorted(axes))
+
+
+def _numbers(x: np.ndarray, what: str) -> np.ndarray:
+    """Return `x` in native byte order; raise DTypeError unless it holds real numbers."""
+    if x.dtype.kind not in "fiub" or x.dtype == np.float16:
+        raise DTypeError(f"expected {what} of float32 or float64, got {x.dtype}")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _promote(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring two operands to one type: a float wins over integers, float64 over float32."""
+    if a.dtype == b.dtype and a.dtype.isnative and a.dtype.kind == "f" and a.dtype != np.float16:
+        return a, b
+    a, b = _numbers(a, "a"), _numbers(b, "b")
+    floats = [x.dtype for x in (a, b) if x.dtype.kind == "f"]
+    dtype = max(floats, key=lambda d: d.itemsize) if floats else np.result_type(a, b)
+    return a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+
+
+# -- elementwise work -----------------------------------------------------------------------
+
+
+def _binary(ufunc: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return ufunc(a, b) in pooled memory, laid out as the operand of the result's shape."""
+    if a.shape == b.shape:
+        return ufunc(a, b, out=like(a))
+    shape = broadcast_shape(a.shape, b.shape)
+    for x in (a, b):
+        if x.shape == shape:
+            return ufunc(a, b, out=like(x))
+    return ufunc(a, b, out=memory.empty(shape, a.dtype))
+
+
+def _unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
+    """Return ufunc(x) in pooled memory laid out as `x`."""
+    return ufunc(x, out=like(x))
+
+
+def _reduce(x: np.ndarray, axes: tuple[int, ...], keepdim: bool) -> np.ndarray:
+    """Return the sum of `x` over `axes`.
+
+    A dense array summed over all its axes is summed pairwise in the order of memory.
+    Otherwise one axis is summed after the other, the innermost in memory first: the chains
+    of rounding errors then have the length of an axis, not of their product, and what a
+    sample gives does not depend on its batch.
+    """
+    if len(axes) == x.ndim and x.size:
+        order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
+        flat = x.transpose(order)
+        if flat.flags.c_contiguous:
+            total = np.add.reduce(flat.reshape(-1))
+            return np.full((1,) * x.ndim if keepdim else (), total, x.dtype)
+    for axis in sorted(axes, key=lambda i: abs(x.strides[i])):
+        x = np.add.reduce(x, axis=axis, keepdims=True)
+    return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in axes])
+
+
+def _unbroadcast(grad: np.ndarray, like_: tuple[tuple[int, ...], np.dtype]) -> np.ndarray:
+    """Sum a gradient over the axes along which an operand was stretched."""
+    shape, dtype = like_
+    if grad.shape != shape:
+        extra = grad.ndim - len(shape)
+        axes = tuple(range(extra)) + tuple(
+            i + extra for i, n in enumerate(shape) if n == 1 and grad.shape[i + extra] != 1)
+        grad = _reduce(grad, axes, True).reshape(shape)
+    return grad if grad.dtype == dtype else grad.astype(dtype)
+
+
+def _kind(x: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
+    """Return what `_unbroadcast` must know of an operand."""
+    return x.shape, x.dtype
+
+
+class _Binary(Op):
+    """Base of the arithmetic operations on two broadcasting operands."""
+
+    @staticmethod
+    def shape(*shapes, **attrs):
+        """Return the broadcast shape."""
+        return broadcast_shape(*shapes)
+
+
+@register
+class Add(_Binary):
+    """a + b."""
+
+    name = "add"
+    onnx = "Add"
+    passes_gradient = True
+
+    @staticmethod
+    def forward(ctx: Context, a, b):
+        """Add with broadcasting."""
+        ctx.saved = _kind(a), _kind(b)
+        return _binary(np.add, *_promote(a, b))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Pass the gradient on to both."""
+        ka, kb = ctx.saved
+        return (_unbroadcast(g, ka) if ctx.needs[0] else None,
+                _unbroadcast(g, kb) if ctx.needs[1] else None)
+
+
+@register
+class Sub(_Binary):
+    """a - b."""
+
+    name = "sub"
+    onnx = "Sub"
+    passes_gradient = True
+
+    @staticmethod
+    def forward(ctx: Context, a, b):
+        """Subtract with broadcasting."""
+        ctx.saved = _kind(a), _kind(b)
+        return _binary(np.subtract, *_promote(a, b))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Pass the gradient on, negated for `b`."""
+        ka, kb = ctx.saved
+        return (_unbroadcast(g, ka) if ctx.needs[0] else None,
+                _unary(np.negative, _unbroadcast(g, kb)) if ctx.needs[1] else None)
+
+
+@register
+class Mul(_Binary):
+    """a * b."""
+
+    name = "mul"
+    onnx = "Mul"
+    reads = (0, 1)
+
+    @staticmethod
+    def forward(ctx: Context, a, b):
+        """Multiply with broadcasting."""
+        if any(ctx.needs):
+            ctx.saved = a, b
+        return _binary(np.multiply, *_promote(a, b))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Multiply the gradient by the other factor."""
+        a, b = ctx.saved
+        return (_unbroadcast(_binary(np.multiply, *_promote(g, b)), _kind(a))
+                if ctx.needs[0] else None,
+                _unbroadcast(_binary(np.multiply, *_promote(g, a)), _kind(b))
+                if ctx.needs[1] else None)
+
+
+@register
+class Div(_Binary):
+    """a / b; integers are divided as float32."""
+
+    name = "div"
+    onnx = "Div"
+    reads = (0, 1)
+
+    @staticmethod
+    def forward(ctx: Context, a, b):
+        """Divide with broadcasting; x / 0 is infinite or NaN, as IEEE 754 says."""
+        if any(ctx.needs):
+            ctx.saved = a, b
+        x, y = _promote(a, b)
+        if x.dtype.kind != "f":
+            x, y = x.astype(np.float32), y.astype(np.float32)
+        with np.errstate(all="ignore"):
+            return _binary(np.divide, x, y)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g / b and -g a / b^2."""
+        a, b = ctx.saved
+        with np.errstate(all="ignore"):
+            ga = _binary(np.divide, *_promote(g, b))
+            gb = None
+            if ctx.needs[1]:
+                gb = _binary(np.multiply, *_promote(ga, a))
+                gb = _unbroadcast(_unary(np.negative, _binary(np.divide, *_promote(gb, b))),
+                                  _kind(b))
+        return _unbroadcast(ga, _kind(a)) if ctx.needs[0] else None, gb
+
+
+class _Unary(Op):
+    """Base of the elementwise functions of one array."""
+
+    @staticmethod
+    def shape(x, **attrs):
+        """Return the input's shape."""
+        return x
+
+
+@register
+class Neg(_Unary):
+    """-x."""
+
+    name = "neg"
+    onnx = "Neg"
+
+    @staticmethod
+    def forward(ctx: Context, x):
+        """Negate."""
+        return _unary(np.negative, native(x))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Negate the gradient."""
+        return (_unary(np.negative, g),)
+
+
+@register
+class Exp(_Unary):
+    """e to the power x."""
+
+    name = "exp"
+    onnx = "Exp"
+    reads_output = True
+
+    @staticmethod
+    def forward(ctx: Context, x):
+        """Exponentiate."""
+        with np.errstate(all="ignore"):
+            y = _unary(np.exp, native(x))
+        if any(ctx.needs):
+            ctx.saved = y
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g y."""
+        return (_binary(np.multiply, g, ctx.saved),)
+
+
+@register
+class Log(_Unary):
+    """Natural logarithm; -inf at 0, NaN below."""
+
+    name = "log"
+    onnx = "Log"
+    reads = (0,)
+
+    @staticmethod
+    def forward(ctx: Context, x):
+        """Take the logarithm."""
+        if any(ctx.needs):
+            ctx.saved = x
+        with np.errstate(all="ignore"):
+            return _unary(np.log, native(x))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g / x."""
+        with np.errstate(all="ignore"):
+            return (_binary(np.divide, g, ctx.saved),)
+
+
+@register
+class Sqrt(_Unary):
+    """Square root; NaN below 0."""
+
+    name = "sqrt"
+    onnx = "Sqrt"
+    reads_output = True
+
+    @staticmethod
+    def forward(ctx: Context, x):
+        """Take the root."""
+        with np.errstate(all="ignore"):
+            y = _unary(np.sqrt, native(x))
+        if any(ctx.needs):
+            ctx.saved = y
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g / (2 y)."""
+        with np.errstate(all="ignore"):
+            half = _binary(np.divide, g, ctx.saved)
+        return (np.multiply(half, half.dtype.type(0.5), out=half),)
+
+
+@register
+class Abs(_Unary):
+    """Absolute value; its gradient at 0 is 0."""
+
+    name = "abs"
+    onnx = "Abs"
+    reads = (0,)
+
+    @staticmethod
+    def forward(ctx: Context, x):
+        """Take the absolute value."""
+        if any(ctx.needs):
+            ctx.saved = x
+        return _unary(np.absolute, native(x))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g sign(x)."""
+        return (_binary(np.multiply, g, _unary(np.sign, ctx.saved)),)
+
+
+@register
+class Pow(_Unary):
+    """x to a constant power."""
+
+    name = "pow"
+    onnx = "Pow"
+    reads = (0,)
+
+    @staticmethod
+    def forward(ctx: Context, x, *, exponent: float):
+        """Raise to the power `exponent`."""
+        if any(ctx.needs):
+            ctx.saved = x, exponent
+        return _power(native(x), exponent)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g exponent x^(exponent - 1)."""
+        x, exponent = ctx.saved
+        if exponent == 0:
+            gx = like(x)
+            gx.fill(0)
+            return (gx,)
+        slope = _power(native(x), exponent - 1)
+        np.multiply(slope, slope.dtype.type(exponent), out=slope)
+        return (np.multiply(slope, g, out=slope),)
+
+
+def _power(x: np.ndarray, exponent: float) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        if exponent == 2:
+            return _unary(np.square, x)
+        return np.power(x, x.dtype.type(exponent), out=like(x))
+
+
+# -- sums and means -------------------------------------------------------------------------
+
+
+class _Reduction(Op):
+    """Base of sum and mean."""
+
+    @staticmethod
+    def shape(x, *, dim=None, keepdim=False):
+        """Return the shape without the reduced axes (or with ones in their place)."""
+        axes = normalize_axes(dim, len(x))
+        if keepdim:
+            return tuple(1 if i in axes else n for i, n in enumerate(x))
+        return tuple(n for i, n in enumerate(x) if i not in axes)
+
+
+def _form(x: np.ndarray, axes: tuple[int, ...]) -> tuple:
+    """Return what `_spread` must know of the input, without keeping it alive."""
+    return x.shape, axis_order(x), x.dtype, axes
+
+
+def _spread(g: np.ndarray, form: tuple, mean: bool) -> np.ndarray:
+    """Return the gradient stretched over the reduced axes, laid out as the input was."""
+    shape, order, dtype, axes = form
+    out = empty_ordered(shape, order, dtype)
+    g = g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
+    if not mean:
+        np.copyto(out, g)
+        return out
+    return np.divide(g, dtype.type(math.prod(shape[i] for i in axes) or 1), out=out)
+
+
+@register
+class Sum(_Reduction):
+    """Sum over some axes (all for dim=None)."""
+
+    name = "sum"
+    onnx = "ReduceSum"
+
+    @staticmethod
+    def forward(ctx: Context, x, *, dim=None, keepdim=False):
+        """Sum; integers are summed as int64."""
+        axes = normalize_axes(dim, x.ndim)
+        if any(ctx.needs):
+            ctx.saved = _form(x, axes)
+        x = _numbers(x, "x")
+        return _reduce(x if x.dtype.kind == "f" else x.astype(np.int64), axes, keepdim)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Stretch the gradient over the summed axes."""
+        return (_spread(g, ctx.saved, mean=False),)
+
+
+@register
+class Mean(_Reduction):
+    """Mean over some axes (all for dim=None); NaN over no elements."""
+
+    name = "mean"
+    onnx = "ReduceMean"
+
+    @staticmethod
+    def forward(ctx: Context, x, *, dim=None, keepdim=False):
+        """Average."""
+        axes = normalize_axes(dim, x.ndim)
+        if any(ctx.needs):
+            ctx.saved = _form(x, axes)
+        x = native(x)
+        total = _reduce(x, axes, keepdim)
+        count = math.prod(x.shape[i] for i in axes)
+        with np.errstate(all="ignore"):
+            return np.divide(total, x.dtype.type(count))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Stretch the gradient over the averaged axes, divided by their size."""
+        return (_spread(g, ctx.saved, mean=True),)
+
+
+# -- matrix products ------------------------------------------------------------------------
+
+
+@register
+class MatMul(Op):
+    """Matrix product over the last two axes, broadcast over the others."""
+
+    name = "matmul"
+    onnx = "MatMul"
+    reads = (0, 1)
+
+    @staticmethod
+    def shape(a, b):
+        """Return (..., rows of a, columns of b), as numpy.matmul does for vectors too."""
+        if not a or not b:
+            raise ShapeError(f"matmul needs at least one axis on each side, got {a} and {b}")
+        rows = a if len(a) > 1 else (1, *a)
+        columns = b if len(b) > 1 else (*b, 1)
+        if rows[-1] != columns[-2]:
+            raise ShapeError(f"cannot multiply matrices of shapes {a} and {b}: "
+                             f"{rows[-1]} columns against {columns[-2]} rows")
+        stack = broadcast_shape(rows[:-2], columns[:-2])
+        return stack + (rows[-2:-1] if len(a) > 1 else ()) + (columns[-1:] if len(b) > 1 else ())
+
+    @staticmethod
+    def forward(ctx: Context, a, b):
+        """Multiply."""
+        shape = MatMul.shape(a.shape, b.shape)
+        if any(ctx.needs):
+            ctx.saved = a, b
+        a, b = _promote(native(a, "a"), native(b, "b"))
+        return np.matmul(_rows(a), _columns(b)).reshape(shape)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return g b^T and a^T g, summed over broadcast axes."""
+        a, b = ctx.saved
+        rows, columns = _promote(_rows(a), _columns(b))
+        g = g.reshape((*broadcast_shape(rows.shape[:-2], columns.shape[:-2]),
+                       rows.shape[-2], columns.shape[-1]))
+        ga = gb = None
+        if ctx.needs[0]:
+            ga = np.matmul(g, columns.swapaxes(-1, -2))
+            ga = _unbroadcast(ga, (rows.shape, a.dtype)).reshape(a.shape)
+        if ctx.needs[1]:
+            gb = np.matmul(rows.swapaxes(-1, -2), g)
+            gb = _unbroadcast(gb, (columns.shape, b.dtype)).reshape(b.shape)
+        return ga, gb
+
+
+def _rows(a: np.ndarray) -> np.ndarray:
+    return a[None] if a.ndim == 1 else a
+
+
+def _columns(b: np.ndarray) -> np.ndarray:
+    return b[:, None] if b.ndim == 1 else b

@@ -1,0 +1,215 @@
+"""Operations that move elements and compute nothing: reshape, permute, concat, slice."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from convkit._kernels import memory
+from convkit.errors import ShapeError
+from convkit.ops.layout import axis_order, empty_ordered
+from convkit.ops.op import Context, Op, register
+
+__all__ = ["Concat", "Flatten", "Permute", "Reshape", "Slice", "resolve_shape"]
+
+
+def _axis(dim: int, ndim: int, what: str = "dim") -> int:
+    """Return a non-negative axis; raise ShapeError when it is out of range."""
+    if not -ndim <= dim < ndim:
+        raise ShapeError(f"{what} {dim} is out of range for {ndim} axes")
+    return dim % ndim
+
+
+def resolve_shape(x: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `shape` with its -1 filled in; raise ShapeError when `x` does not fit it."""
+    shape = tuple(n.__index__() for n in shape)
+    size = math.prod(x)
+    unknown = shape.count(-1)
+    known = math.prod(n for n in shape if n != -1)
+    if unknown > 1 or any(n < -1 for n in shape):
+        raise ShapeError(f"expected sizes of at least 0 and at most one -1, got {shape}")
+    if unknown and known and size % known == 0:
+        return tuple(size // known if n == -1 else n for n in shape)
+    if unknown or known != size:
+        raise ShapeError(f"cannot reshape {x} ({size} elements) to {shape}")
+    return shape
+
+
+def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `x` in logical order with another shape: a view where C order allows."""
+    if not x.flags.c_contiguous:
+        copy = memory.empty(x.shape, x.dtype)
+        np.copyto(copy, x)
+        x = copy
+    return x.reshape(shape)
+
+
+@register
+class Reshape(Op):
+    """The same elements, in logical (C) order, under another shape."""
+
+    name = "reshape"
+    onnx = "Reshape"
+    passes_gradient = True
+    views = True
+
+    @staticmethod
+    def shape(x, *, shape):
+        """Return the new shape with its -1 filled in."""
+        return resolve_shape(x, shape)
+
+    @staticmethod
+    def forward(ctx: Context, x, *, shape):
+        """Reshape; a view of `x` where its memory is in logical order."""
+        ctx.saved = x.shape
+        return _reshaped(x, resolve_shape(x.shape, shape))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Reshape the gradient back."""
+        return (_reshaped(g, ctx.saved),)
+
+
+@register
+class Flatten(Op):
+    """Axes start_dim to end_dim merged into one."""
+
+    name = "flatten"
+    onnx = "Flatten"
+    passes_gradient = True
+    views = True
+
+    @staticmethod
+    def shape(x, *, start_dim=0, end_dim=-1):
+        """Return the shape with the axes merged."""
+        if not x:
+            return (1,)
+        start, end = _axis(start_dim, len(x), "start_dim"), _axis(end_dim, len(x), "end_dim")
+        if start > end:
+            raise ShapeError(f"start_dim {start_dim} comes after end_dim {end_dim}")
+        return (*x[:start], math.prod(x[start:end + 1]), *x[end + 1:])
+
+    @staticmethod
+    def forward(ctx: Context, x, *, start_dim=0, end_dim=-1):
+        """Merge the axes; a view of `x` where its memory is in logical order."""
+        ctx.saved = x.shape
+        return _reshaped(x, Flatten.shape(x.shape, start_dim=start_dim, end_dim=end_dim))
+
+    @staticmethod
+    def backward(ctx, g):
+        """Reshape the gradient back."""
+        return (_reshaped(g, ctx.saved),)
+
+
+@register
+class Permute(Op):
+    """Axes in another order; always a view."""
+
+    name = "permute"
+    onnx = "Transpose"
+    passes_gradient = True
+    views = True
+
+    @staticmethod
+    def shape(x, *, dims):
+        """Return the permuted shape."""
+        axes = [_axis(d, len(x)) for d in dims]
+        if sorted(axes) != list(range(len(x))):
+            raise ShapeError(f"expected a permutation of {len(x)} axes, got dims {tuple(dims)}")
+        return tuple(x[i] for i in axes)
+
+    @staticmethod
+    def forward(ctx: Context, x, *, dims):
+        """Permute."""
+        Permute.shape(x.shape, dims=dims)
+        ctx.saved = axes = [d % x.ndim for d in dims]
+        return x.transpose(axes)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Permute the gradient back."""
+        return (g.transpose(sorted(range(g.ndim), key=ctx.saved.__getitem__)),)
+
+
+@register
+class Concat(Op):
+    """Arrays joined along one axis, in the memory order of the first."""
+
+    name = "concat"
+    onnx = "Concat"
+    passes_gradient = True
+
+    @staticmethod
+    def shape(*shapes, dim=0):
+        """Return the joined shape."""
+        if not shapes:
+            raise ShapeError("concat needs at least one array")
+        first = shapes[0]
+        axis = _axis(dim, len(first))
+        for x in shapes:
+            if len(x) != len(first) or x[:axis] + x[axis + 1:] != first[:axis] + first[axis + 1:]:
+                raise ShapeError(
+                    f"expected shapes that differ only along dim {dim}, got {list(shapes)}")
+        return (*first[:axis], sum(x[axis] for x in shapes), *first[axis + 1:])
+
+    @staticmethod
+    def forward(ctx: Context, *arrays, dim=0):
+        """Copy the arrays side by side."""
+        shape = Concat.shape(*[x.shape for x in arrays], dim=dim)
+        axis = dim % len(shape)
+        ctx.saved = axis, [x.shape[axis] for x in arrays]
+        out = empty_ordered(shape, axis_order(arrays[0]), np.result_type(*arrays))
+        return np.concatenate(arrays, axis=axis, out=out)
+
+    @staticmethod
+    def backward(ctx, g):
+        """Cut the gradient apart."""
+        axis, sizes = ctx.saved
+        grads, start = [], 0
+        for size, need in zip(sizes, ctx.needs, strict=True):
+            cut = (slice(None),) * axis + (slice(start, start + size),)
+            grads.append(g[cut] if need else None)
+            start += size
+        return tuple(grads)
+
+
+@register
+class Slice(Op):
+    """Elements start, start + step, ... before stop of every axis; always a view."""
+
+    name = "slice"
+    onnx = "Slice"
+    views = True
+
+    @staticmethod
+    def shape(x, *, starts, stops, steps):
+        """Return the shape of what is kept."""
+        return tuple(len(range(*s.indices(n)))
+                     for s, n in zip(_slices(x, starts, stops, steps), x, strict=True))
+
+    @staticmethod
+    def forward(ctx: Context, x, *, starts, stops, steps):
+        """Cut out a view."""
+        index = _slices(x.shape, starts, stops, steps)
+        ctx.saved = x.shape, axis_order(x), index
+        return x[index]
+
+    @staticmethod
+    def backward(ctx, g):
+        """Put the gradient in its place, with zeros around it."""
+        shape, order, index = ctx.saved
+        gx = empty_ordered(shape, order, g.dtype)
+        gx.fill(0)
+        gx[index] = g
+        return (gx,)
+
+
+def _slices(x: tuple[int, ...], starts, stops, steps) -> tuple[slice, ...]:
+    """Return one slice per axis; raise ShapeError for wrong counts and steps below 1."""
+    if not len(x) == len(starts) == len(stops) == len(steps):
+        raise ShapeError(f"expected {len(x)} starts, stops and steps for shape {x}, "
+                         f"got {len(starts)}, {len(stops)} and {len(steps)}")
+    if any(step is not None and step < 1 for step in steps):
+        raise ShapeError(f"slice steps must be at least 1, got {tuple(steps)}")
+    return tuple(slice(*s) for s in zip(starts, stops, steps, strict=True))
