@@ -34,8 +34,19 @@ def have_openmp():
     return bool(CK_HAVE_OPENMP)
 
 
+def set_work_per_thread(double work):
+    """Set how much work is worth a thread of its own; return what it was.
+
+    Results do not depend on it. Tests set 0, so that small problems use several threads.
+    """
+    global WORK_PER_THREAD
+    cdef double before = WORK_PER_THREAD
+    WORK_PER_THREAD = work
+    return before
+
+
 cdef int threads_for(int threads, Py_ssize_t count, double work) noexcept nogil:
-    cdef double most = work / WORK_PER_THREAD
+    cdef double most = work / WORK_PER_THREAD if WORK_PER_THREAD > 0 else threads
     if most < threads:
         threads = <int>most
     if count < threads:

@@ -1,0 +1,53 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convkit._kernels import threads as kernel_threads
+
+
+def pytest_report_header() -> str:
+    """Say whether comparisons with PyTorch run."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed: comparisons with PyTorch are left out"
+    return "torch is installed: results are compared with PyTorch too"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads_for_small_work():
+    """Let even the tests' small problems run on as many threads as they are given."""
+    before = kernel_threads.set_work_per_thread(0.0)
+    yield
+    kernel_threads.set_work_per_thread(before)
+
+
+@pytest.fixture
+def rng(request) -> np.random.Generator:
+    """A random generator whose seed is the test's name."""
+    return np.random.default_rng(list(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def torch():
+    """Return PyTorch; the test is skipped where it is not installed."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real data (MNIST's published files and more), or skip the test.
+
+    It is $CONVKIT_SHARED/data, else ../shared/data beside the repository.
+    """
+    root = os.environ.get("CONVKIT_SHARED")
+    shared = Path(root) if root else Path(__file__).resolve().parents[2] / "shared"
+    folder = shared / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set CONVKIT_SHARED to the folder that holds data/)")
+    return folder
