@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConvkitError",
+    "DataFormatError",
     "DTypeError",
     "ModelFormatError",
     "ShapeError",
@@ -49,6 +50,10 @@ class DTypeError(ConvkitError, TypeError):
 
 class ModelFormatError(ConvkitError, ValueError):
     """A model file is malformed, truncated, hostile or of an unknown version."""
+
+
+class DataFormatError(ConvkitError, ValueError):
+    """A file of training or test data is malformed, truncated or hostile."""
 
 
 class UnsupportedOperatorError(ConvkitError, ValueError):
