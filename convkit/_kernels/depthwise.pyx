@@ -250,6 +250,8 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
     p.stride_h, p.stride_w = stride
     p.top, p.left = pad
     p.dilation_h, p.dilation_w = dilation
+    if min(p.stride_h, p.stride_w, p.dilation_h, p.dilation_w) < 1:
+        raise ValueError(f"expected positive stride and dilation, got {stride} and {dilation}")
     p.item = dtype.itemsize
     p.kernels = &kernels.f32 if p.item == 4 else &kernels.f64
     p.x = _data(x, (p.n, p.h, p.width, p.c), dtype)
