@@ -176,7 +176,10 @@ class Concat(Op):
 
 @register
 class Slice(Op):
-    """Elements start, start + step, ... before stop of every axis; always a view."""
+    """Elements start, start + step, ... before stop of every axis.
+
+    A view, unless a step is negative: kernels need not expect negative strides.
+    """
 
     name = "slice"
     onnx = "Slice"
@@ -190,10 +193,11 @@ class Slice(Op):
 
     @staticmethod
     def forward(ctx: Context, x, *, starts, stops, steps):
-        """Cut out a view."""
+        """Cut out a view, or a copy where steps are negative."""
         index = _slices(x.shape, starts, stops, steps)
         ctx.saved = x.shape, axis_order(x), index
-        return x[index]
+        y = x[index]
+        return y if all(n >= 0 for n in y.strides) else y.copy()
 
     @staticmethod
     def backward(ctx, g):
@@ -206,10 +210,10 @@ class Slice(Op):
 
 
 def _slices(x: tuple[int, ...], starts, stops, steps) -> tuple[slice, ...]:
-    """Return one slice per axis; raise ShapeError for wrong counts and steps below 1."""
+    """Return one slice per axis; raise ShapeError for wrong counts and steps of 0."""
     if not len(x) == len(starts) == len(stops) == len(steps):
         raise ShapeError(f"expected {len(x)} starts, stops and steps for shape {x}, "
                          f"got {len(starts)}, {len(stops)} and {len(steps)}")
-    if any(step is not None and step < 1 for step in steps):
-        raise ShapeError(f"slice steps must be at least 1, got {tuple(steps)}")
+    if 0 in steps:
+        raise ShapeError(f"slice steps must not be 0, got {tuple(steps)}")
     return tuple(slice(*s) for s in zip(starts, stops, steps, strict=True))
