@@ -159,8 +159,10 @@ class Tensor:
             array = array.astype(np.float32)
         if array.dtype.kind not in "fiub":
             raise DTypeError(f"expected an array of numbers, got dtype {array.dtype}")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if requires_grad and array.dtype.kind != "f":
-            raise DTypeError(f"only floating-point tensors can require gradients, got {array.dtype}")
+            raise DTypeError(f"only floating-point tensors can require grad, got {array.dtype}")
         self.data = array
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
@@ -782,7 +784,7 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
             need = grad and x.requires_grad
             wanted = wanted or need
             needs.append(need)
-            cache.append(x._packed() if isinstance(x, Cached) else None)
+            cache.append(x._packed() if isinstance(x, _Cached) else None)
         else:
             arrays.append(x if x is None or isinstance(x, np.ndarray) else Tensor(x).data)
             needs.append(False)
@@ -828,7 +830,7 @@ def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor,
         y.requires_grad = True
 
 
-class Cached(Tensor):
+class _Cached(Tensor):
     """A leaf whose derived forms (packed weights) are kept while its values stay.
 
     `data` is a read-only view: values change only by assigning `data` or by the methods
@@ -860,6 +862,15 @@ class Cached(Tensor):
 
     def _writable(self) -> np.ndarray:
         return self._store
+
+    def detach(self) -> Tensor:
+        """Return a tensor over the same memory that is cut off from the tape."""
+        out = _Cached.__new__(_Cached)
+        Tensor.__init__(out, self._view)
+        out._store, out._view = self._store, self._view
+        out._cell = self._cell
+        out._cached_from = (None, 0)
+        return out
 
     def _packed(self) -> dict:
         """Return the dictionary of derived forms, emptied whenever the values changed."""

@@ -17,6 +17,11 @@ class ConvkitError(Exception):
 
     While it passes up through modules, each puts its child's name in front, so that the
     text names the layer: ``Conv2d 'stem.conv': expected 64 input channels, got ...``.
+
+    Attributes
+    ----------
+    source : object
+        The module that the error passed last, by which its parent knows its name.
     """
 
     def __init__(self, message: str = ""):
@@ -24,6 +29,7 @@ class ConvkitError(Exception):
         self._message = message
         self._layer_type = ""
         self._path: list[str] = []
+        self.source: object = None
 
     def locate(self, layer_type: str) -> None:
         """Say in which type of layer the error arose; the innermost one counts."""
