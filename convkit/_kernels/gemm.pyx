@@ -143,3 +143,8 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     with nogil:
         parallel_for(_pack_block, &job, groups * blocks, team)
     return packed
+
+
+def tile_width(Py_ssize_t itemsize, Py_ssize_t row_width, Py_ssize_t columns):
+    """Return how many vectors wide the tiles are for rows of `row_width` pixels."""
+    return choose_width(kernels_for(itemsize), row_width, columns)
