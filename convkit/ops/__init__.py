@@ -6,9 +6,11 @@ Importing this package registers every operation.
 from __future__ import annotations
 
 from convkit.ops import (
+    conv,
+    linear,
     math,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "math", "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "conv", "linear", "math", "shape"]

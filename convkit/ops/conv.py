@@ -53,6 +53,11 @@ def _logical(y: np.ndarray, rank: int) -> np.ndarray:
     return from_last(y if rank == 4 else y[:, 0])
 
 
+def _taps(weight: np.ndarray) -> np.ndarray:
+    """Return the weight with two spatial axes."""
+    return weight if weight.ndim == 4 else weight[:, :, None]
+
+
 def _check_bias(bias: np.ndarray | None, channels: int) -> np.ndarray | None:
     if bias is None:
         return None
@@ -121,7 +126,7 @@ class Conv(Op):
                                   dilation=dilation, groups=groups)
         bias = _check_bias(bias, problem.out_channels)
         chosen = choose(problem, algorithm)
-        x_last = _four(x)
+        x_last, taps = _four(x), _taps(weight)
         y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype)
         if residual is not None:
             check_dtypes(x, residual=residual)
@@ -130,13 +135,13 @@ class Conv(Op):
                 raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
             residual = _four(residual)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
-        chosen.forward(problem, x_last, weight, y, cache, ctx.threads, bias=bias,
+        chosen.forward(problem, x_last, taps, y, cache, ctx.threads, bias=bias,
                        residual=residual, **activation_arguments(activation, activation_args))
         if any(ctx.needs):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, chosen, x_last, weight, cache, rank, pad_ctx)
+            ctx.saved = (problem, chosen, x_last, taps, cache, rank, pad_ctx)
         return _logical(y, rank)
 
     @staticmethod
@@ -154,6 +159,7 @@ class Conv(Op):
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
             chosen.grad_weight(problem, x, gy, gw, ctx.threads)
+            gw = gw if rank == 4 else gw[:, :, 0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
@@ -203,12 +209,12 @@ class ConvTranspose(Op):
             output_padding=output_padding, dilation=dilation, groups=groups)
         bias = _check_bias(bias, problem.in_channels)
         chosen = choose(problem)
-        x_last = _four(x)
+        x_last, taps = _four(x), _taps(weight)
         y = memory.empty((problem.batch, *problem.in_size, problem.in_channels), x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
-        chosen.grad_input(problem, x_last, weight, y, cache, ctx.threads, bias=bias)
+        chosen.grad_input(problem, x_last, taps, y, cache, ctx.threads, bias=bias)
         if any(ctx.needs):
-            ctx.saved = (problem, chosen, x_last, weight, cache, x.ndim)
+            ctx.saved = (problem, chosen, x_last, taps, cache, x.ndim)
         return _logical(y, x.ndim)
 
     @staticmethod
@@ -224,6 +230,7 @@ class ConvTranspose(Op):
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
             chosen.grad_weight(problem, gy, x, gw, ctx.threads)
+            gw = gw if rank == 4 else gw[:, :, 0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb)[:len(ctx.needs)]
