@@ -3,8 +3,48 @@
 cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
     ctypedef struct ck_depthwise_table
-    ctypedef struct ck_elementwise_table
-    ctypedef struct ck_norm_table
+    int CK_RELU, CK_RELU6, CK_LEAKY_RELU, CK_ELU, CK_SIGMOID, CK_TANH, CK_SILU, CK_GELU
+    int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_UNARY_COUNT
+    ctypedef void (*ck_unary_fn)(const void* x, void* y, Py_ssize_t n, double a) noexcept nogil
+    ctypedef void (*ck_unary_grad_fn)(const void* gy, const void* saved, void* gx, Py_ssize_t n,
+                                      double a) noexcept nogil
+    ctypedef void (*ck_add_fn)(const void* a, const void* b, void* y, Py_ssize_t n,
+                               int activation, double alpha, double beta) noexcept nogil
+    ctypedef struct ck_elementwise_table:
+        ck_unary_fn unary[2][11]
+        ck_unary_grad_fn unary_grad[2][11]
+        ck_add_fn add[2]
+
+    ctypedef void (*ck_moments_fn)(const void* x, Py_ssize_t rows, Py_ssize_t columns,
+                                   double* mean, double* squares) noexcept nogil
+    ctypedef void (*ck_merge_moments_fn)(
+        double* mean_a, double* squares_a, double count_a, const double* mean_b,
+        const double* squares_b, double count_b, Py_ssize_t columns) noexcept nogil
+    ctypedef void (*ck_affine_fn)(
+        const void* x, void* y, Py_ssize_t rows, Py_ssize_t columns, const void* center,
+        const void* scale, const void* shift, int activation, double alpha,
+        double beta) noexcept nogil
+    ctypedef void (*ck_grad_sums_fn)(
+        const void* gy, const void* x, Py_ssize_t rows, Py_ssize_t columns, const void* center,
+        double* sum, double* product) noexcept nogil
+    ctypedef void (*ck_grad_input_fn)(
+        const void* gy, const void* x, void* gx, Py_ssize_t rows, Py_ssize_t columns,
+        const void* center, const void* scale, const void* slope,
+        const void* shift) noexcept nogil
+    ctypedef void (*ck_prelu_fn)(const void* x, const void* w, void* y, Py_ssize_t rows,
+                                 Py_ssize_t columns) noexcept nogil
+    ctypedef void (*ck_prelu_grad_fn)(
+        const void* gy, const void* x, const void* w, void* gx, double* gw, Py_ssize_t rows,
+        Py_ssize_t columns) noexcept nogil
+    ctypedef struct ck_norm_table:
+        ck_moments_fn moments[2]
+        ck_merge_moments_fn merge_moments
+        ck_affine_fn affine[2]
+        ck_grad_sums_fn grad_sums[2]
+        ck_grad_input_fn grad_input[2]
+        ck_prelu_fn prelu[2]
+        ck_prelu_grad_fn prelu_grad[2]
+
     ctypedef struct ck_optim_table
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table

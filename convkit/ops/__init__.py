@@ -6,11 +6,11 @@ Importing this package registers every operation.
 from __future__ import annotations
 
 from convkit.ops import (
-    conv,
-    linear,
+    activation,
     math,
+    norm,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "conv", "linear", "math", "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "math", "norm", "shape"]

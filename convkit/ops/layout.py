@@ -23,9 +23,9 @@ _FROM_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 3, 1, 2)}
 
 
 def native(x: np.ndarray, what: str = "x") -> np.ndarray:
-    """Return `x` in native byte order; raise DTypeError unless it is float32 or float64."""
+    """Return `x` in native byte order, aligned; raise DTypeError unless float32 or float64."""
     if x.dtype in FLOATS:
-        return x
+        return x if x.flags.aligned else x.copy(order="K")
     swapped = x.dtype.newbyteorder("=")
     if swapped in FLOATS:
         return x.astype(swapped)

@@ -1,9 +1,41 @@
-/* Function pointers of the elementwise family. */
+/* Function pointers of the elementwise family. Index 0 of a pair is float, 1 is double. */
 #ifndef CK_ELEMENTWISE_H
 #define CK_ELEMENTWISE_H
 
+#include <stddef.h>
+
+/* Functions of one variable; `a` is a parameter that some have. */
+enum ck_unary {
+    CK_RELU,
+    CK_RELU6,
+    CK_LEAKY_RELU, /* a: slope below zero */
+    CK_ELU,        /* a: alpha */
+    CK_SIGMOID,
+    CK_TANH,
+    CK_SILU,
+    CK_GELU,
+    CK_GELU_TANH,
+    CK_HARDSWISH,
+    CK_HARDSIGMOID,
+    CK_UNARY_COUNT
+};
+
+/* y[i] = f(x[i]); y may be x. */
+typedef void (*ck_unary_fn)(const void *x, void *y, ptrdiff_t n, double a);
+
+/* gx[i] = gy[i] * f'. `saved` is y for relu, relu6, sigmoid, tanh and hardsigmoid, x for the
+   others; for leaky_relu anything whose sign is x's. */
+typedef void (*ck_unary_grad_fn)(const void *gy, const void *saved, void *gx, ptrdiff_t n,
+                                 double a);
+
+/* y = activation(a + b), with a ck_activation of gemm.h; y may be a or b. */
+typedef void (*ck_add_fn)(const void *a, const void *b, void *y, ptrdiff_t n, int activation,
+                          double alpha, double beta);
+
 typedef struct ck_elementwise_table {
-    int unused;
+    ck_unary_fn unary[2][CK_UNARY_COUNT];
+    ck_unary_grad_fn unary_grad[2][CK_UNARY_COUNT];
+    ck_add_fn add[2];
 } ck_elementwise_table;
 
 #endif

@@ -29,18 +29,7 @@
 
 #define GEMM_TEMPLATE(T, V, S, L)                                                                  \
     CK_INLINE V gemm_activate_##S(const ck_gemm_args *g, V v) {                                    \
-        const V zero = {0}, alpha = set_##S((T)g->alpha), beta = set_##S((T)g->beta);              \
-        switch (g->activation) {                                                                   \
-        case CK_ACT_RELU:                                                                          \
-            return select_##S(v < zero, zero, v);                                                  \
-        case CK_ACT_CLAMP:                                                                         \
-            v = select_##S(v < alpha, alpha, v);                                                   \
-            return select_##S(v > beta, beta, v);                                                  \
-        case CK_ACT_LEAKY:                                                                         \
-            return select_##S(v < zero, v * alpha, v);                                             \
-        default:                                                                                   \
-            return v;                                                                              \
-        }                                                                                          \
+        return activate_##S(g->activation, set_##S((T)g->alpha), set_##S((T)g->beta), v);          \
     }                                                                                              \
                                                                                                    \
     /* A tile with columns missing: through memory, one row and vector at a time. */               \

@@ -1,2 +1,27 @@
-/* The norm kernels. */
-static const ck_norm_table norm_table = {0};
+/* Kernels over rows of channels: batch norm, affine, prelu. */
+#include "real_f.h"
+#include "norm.real.h"
+#include "real_d.h"
+#include "norm.real.h"
+#include "real_end.h"
+
+/* Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance", 1983. */
+static void merge_moments(double *mean_a, double *squares_a, double count_a, const double *mean_b,
+                          const double *squares_b, double count_b, ptrdiff_t columns) {
+    const double share = count_b / (count_a + count_b), weight = count_a * share;
+    for (ptrdiff_t c = 0; c < columns; c++) {
+        double delta = mean_b[c] - mean_a[c];
+        mean_a[c] += delta * share;
+        squares_a[c] += squares_b[c] + delta * delta * weight;
+    }
+}
+
+static const ck_norm_table norm_table = {
+    .moments = {moments_f, moments_d},
+    .merge_moments = merge_moments,
+    .affine = {affine_rows_f, affine_rows_d},
+    .grad_sums = {grad_sums_f, grad_sums_d},
+    .grad_input = {grad_input_f, grad_input_d},
+    .prelu = {prelu_rows_f, prelu_rows_d},
+    .prelu_grad = {prelu_grad_rows_f, prelu_grad_rows_d},
+};

@@ -1,9 +1,36 @@
-/* Function pointers of the norm family. */
+/* Function pointers of the kernels over rows of channels: batch norm, affine, prelu.
+
+   Arrays are `rows` times `columns`, contiguous, with one parameter for each column.
+   Index 0 of a pair is float, 1 is double. */
 #ifndef CK_NORM_H
 #define CK_NORM_H
 
+#include <stddef.h>
+
 typedef struct ck_norm_table {
-    int unused;
+    /* Mean and sum of squared deviations of each column. */
+    void (*moments[2])(const void *x, ptrdiff_t rows, ptrdiff_t columns, double *mean,
+                       double *squares);
+    /* Takes `count_b` values with moments b into `count_a` values with moments a. */
+    void (*merge_moments)(double *mean_a, double *squares_a, double count_a,
+                          const double *mean_b, const double *squares_b, double count_b,
+                          ptrdiff_t columns);
+    /* y = activation((x - center) * scale + shift); center may be NULL, y may be x. */
+    void (*affine[2])(const void *x, void *y, ptrdiff_t rows, ptrdiff_t columns,
+                      const void *center, const void *scale, const void *shift, int activation,
+                      double alpha, double beta);
+    /* For each column, the sums of gy and of gy * (x - center). */
+    void (*grad_sums[2])(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
+                         const void *center, double *sum, double *product);
+    /* gx = gy * scale + (x - center) * slope + shift. */
+    void (*grad_input[2])(const void *gy, const void *x, void *gx, ptrdiff_t rows,
+                          ptrdiff_t columns, const void *center, const void *scale,
+                          const void *slope, const void *shift);
+    /* y = x > 0 ? x : w * x. */
+    void (*prelu[2])(const void *x, const void *w, void *y, ptrdiff_t rows, ptrdiff_t columns);
+    /* Its gradients: gx, and for each column the gradient of w. */
+    void (*prelu_grad[2])(const void *gy, const void *x, const void *w, void *gx, double *gw,
+                          ptrdiff_t rows, ptrdiff_t columns);
 } ck_norm_table;
 
 #endif

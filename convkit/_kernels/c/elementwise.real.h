@@ -1,0 +1,104 @@
+/* Template of the elementwise kernels for one number type (see real_f.h). */
+
+/* name(x): y in terms of x and a. */
+#define UNARY_MAP(name, expression)                                                  \
+    static void FN(name##_map)(const void *px, void *py, ptrdiff_t n, double pa) {   \
+        const V a = FN(set)((T)pa), zero = {0};                                      \
+        (void)a, (void)zero;                                                         \
+        for (ptrdiff_t i = 0; i < n; i += VL) {                                      \
+            V x = FN(load_some)((const T *)px + i, n - i);                           \
+            FN(store_some)((T *)py + i, (expression), n - i);                        \
+        }                                                                            \
+    }
+
+/* name's gradient: gx in terms of g (the gradient of y), v (what was saved) and a. */
+#define UNARY_GRAD(name, expression)                                                          \
+    static void FN(name##_grad)(const void *pg, const void *pv, void *px, ptrdiff_t n,        \
+                                double pa) {                                                  \
+        const V a = FN(set)((T)pa), zero = {0};                                               \
+        (void)a, (void)zero;                                                                  \
+        for (ptrdiff_t i = 0; i < n; i += VL) {                                               \
+            V g = FN(load_some)((const T *)pg + i, n - i);                                    \
+            V v = FN(load_some)((const T *)pv + i, n - i);                                    \
+            FN(store_some)((T *)px + i, (expression), n - i);                                 \
+        }                                                                                     \
+    }
+
+#define C(x) FN(set)((T)(x))
+
+UNARY_MAP(relu, FN(at_least)(x, zero))
+UNARY_GRAD(relu, FN(select)(v <= zero, zero, g))
+
+UNARY_MAP(relu6, FN(at_most)(FN(at_least)(x, zero), C(6)))
+UNARY_GRAD(relu6, FN(select)((v > zero) & (v < C(6)), g, zero))
+
+UNARY_MAP(leaky_relu, FN(select)(x > zero, x, x *a))
+UNARY_GRAD(leaky_relu, FN(select)(v > zero, g, g *a))
+
+UNARY_MAP(elu, FN(select)(x > zero, x, a *FN(expm1)(FN(at_most)(x, zero))))
+UNARY_GRAD(elu, FN(select)(v > zero, g, g *a *FN(exp)(FN(at_most)(v, zero))))
+
+UNARY_MAP(sigmoid, FN(sigmoid)(x))
+UNARY_GRAD(sigmoid, g *v *(C(1) - v))
+
+UNARY_MAP(tanh, FN(tanh)(x))
+UNARY_GRAD(tanh, g *(C(1) - v * v))
+
+CK_INLINE V FN(silu_slope)(V x) {
+    V s = FN(sigmoid)(x);
+    return s * (x * (C(1) - s) + C(1));
+}
+UNARY_MAP(silu, x / (FN(exp)(-x) + C(1)))
+UNARY_GRAD(silu, g *FN(silu_slope)(v))
+
+/* Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016: x times the normal
+   distribution function, or 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is
+   x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)). */
+CK_INLINE V FN(gelu_value)(V x) {
+    V density;
+    return x * FN(normal)(x, &density);
+}
+CK_INLINE V FN(gelu_slope)(V x) {
+    V density, below = FN(normal)(x, &density);
+    return below + x * density;
+}
+UNARY_MAP(gelu, FN(gelu_value)(x))
+UNARY_GRAD(gelu, g *FN(gelu_slope)(v))
+
+#define GELU_INNER 1.59576912160573071176 /* 2 sqrt(2 / pi) */
+#define GELU_CUBIC 0.044715
+CK_INLINE V FN(gelu_tanh_value)(V x) {
+    return x * FN(sigmoid)(x * (x * x * C(GELU_INNER * GELU_CUBIC) + C(GELU_INNER)));
+}
+CK_INLINE V FN(gelu_tanh_slope)(V x) {
+    V square = x * x;
+    V s = FN(sigmoid)(x * (square * C(GELU_INNER * GELU_CUBIC) + C(GELU_INNER)));
+    V inner = square * C(3 * GELU_INNER * GELU_CUBIC) + C(GELU_INNER);
+    return s + x * s * (C(1) - s) * inner;
+}
+UNARY_MAP(gelu_tanh, FN(gelu_tanh_value)(x))
+UNARY_GRAD(gelu_tanh, g *FN(gelu_tanh_slope)(v))
+
+/* Howard et al., "Searching for MobileNetV3", 2019. */
+CK_INLINE V FN(relu6_of)(V x) { return FN(at_most)(FN(at_least)(x, C(0)), C(6)); }
+UNARY_MAP(hardswish, x *FN(relu6_of)(x + C(3)) / C(6))
+UNARY_GRAD(hardswish,
+           FN(select)(v <= C(-3), zero, FN(select)(v >= C(3), g, g *(v / C(3) + C(0.5)))))
+
+UNARY_MAP(hardsigmoid, FN(relu6_of)(x + C(3)) / C(6))
+UNARY_GRAD(hardsigmoid, FN(select)((v > zero) & (v < C(1)), g / C(6), zero))
+
+static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, int activation,
+                         double alpha, double beta) {
+    const V low = C(alpha), high = C(beta);
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        V sum = FN(load_some)((const T *)pa + i, n - i) + FN(load_some)((const T *)pb + i, n - i);
+        FN(store_some)((T *)py + i, FN(activate)(activation, low, high, sum), n - i);
+    }
+}
+
+#undef C
+#undef UNARY_MAP
+#undef UNARY_GRAD
+#undef GELU_INNER
+#undef GELU_CUBIC

@@ -1,0 +1,143 @@
+/* Template of the kernels over rows of channels for one number type (see real_f.h).
+
+   Reductions go down a few vectors of columns at a time with the sums in registers; a block
+   of rows is small enough to be in the cache when it is read a second time. */
+
+/* Vectors j of nv at column c; only the last of an array's columns may be a part. */
+#define EACH(j) _Pragma("GCC unroll 4") for (int j = 0; j < nv; j++)
+#define AT(p, r, j) FN(load_some)((const T *)(p) + (r) * columns + c + (j) * VL, left - (j) * VL)
+#define OVER_COLUMNS(call)                                        \
+    {                                                             \
+        ptrdiff_t c = 0;                                          \
+        for (; c + 4 * VL <= columns; c += 4 * VL) call(4, 4 * VL); \
+        for (; c < columns; c += VL) call(1, columns - c);        \
+    }
+
+/* Corrected two-pass sums: the second pass also sums the deviations from the rounded mean,
+   which puts right both results (the reference is at merge_moments). */
+CK_INLINE void FN(moments_columns)(const void *x, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c,
+                                   int nv, ptrdiff_t left, double *mean, double *squares) {
+    V sum[4], square[4], center[4];
+    EACH(j) sum[j] = (V){0};
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) sum[j] += AT(x, r, j);
+    EACH(j) {
+        center[j] = sum[j] / FN(set)((T)rows);
+        sum[j] = square[j] = (V){0};
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V d = AT(x, r, j) - center[j];
+        sum[j] += d;
+        square[j] += d * d;
+    }
+    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++) {
+        double rest = (double)sum[j][lane] / (double)rows;
+        mean[c + j * VL + lane] = (double)center[j][lane] + rest;
+        squares[c + j * VL + lane] = (double)square[j][lane] - rest * (double)sum[j][lane];
+    }
+}
+static void FN(moments)(const void *x, ptrdiff_t rows, ptrdiff_t columns, double *mean,
+                        double *squares) {
+#define CALL(nv, left) FN(moments_columns)(x, rows, columns, c, nv, left, mean, squares)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
+
+CK_INLINE void FN(grad_sums_columns)(const void *gy, const void *x, ptrdiff_t rows,
+                                     ptrdiff_t columns, ptrdiff_t c, int nv, ptrdiff_t left,
+                                     const void *center, double *sum, double *product) {
+    V s[4], p[4], m[4];
+    EACH(j) {
+        s[j] = p[j] = (V){0};
+        m[j] = AT(center, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V g = AT(gy, r, j);
+        s[j] += g;
+        p[j] += g * (AT(x, r, j) - m[j]);
+    }
+    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++) {
+        sum[c + j * VL + lane] = (double)s[j][lane];
+        product[c + j * VL + lane] = (double)p[j][lane];
+    }
+}
+static void FN(grad_sums)(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
+                          const void *center, double *sum, double *product) {
+#define CALL(nv, left) \
+    FN(grad_sums_columns)(gy, x, rows, columns, c, nv, left, center, sum, product)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
+
+/* One row's worth of vectors, with the parameters from the cache. */
+#define OVER_ROWS \
+    for (ptrdiff_t r = 0; r < rows; r++) for (ptrdiff_t c = 0; c < columns; c += VL)
+#define HERE(p) FN(load_some)((const T *)(p) + r * columns + c, columns - c)
+#define OF_COLUMN(p) FN(load_some)((const T *)(p) + c, columns - c)
+#define PUT(p, v) FN(store_some)((T *)(p) + r * columns + c, (v), columns - c)
+
+static void FN(affine_rows)(const void *x, void *y, ptrdiff_t rows, ptrdiff_t columns,
+                            const void *center, const void *scale, const void *shift,
+                            int activation, double alpha, double beta) {
+    const V low = FN(set)((T)alpha), high = FN(set)((T)beta);
+    if (center) {
+        OVER_ROWS {
+            V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(scale) + OF_COLUMN(shift);
+            PUT(y, FN(activate)(activation, low, high, v));
+        }
+    } else {
+        OVER_ROWS {
+            V v = HERE(x) * OF_COLUMN(scale) + OF_COLUMN(shift);
+            PUT(y, FN(activate)(activation, low, high, v));
+        }
+    }
+}
+
+static void FN(grad_input)(const void *gy, const void *x, void *gx, ptrdiff_t rows,
+                           ptrdiff_t columns, const void *center, const void *scale,
+                           const void *slope, const void *shift) {
+    OVER_ROWS {
+        V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(slope) + OF_COLUMN(shift);
+        PUT(gx, HERE(gy) * OF_COLUMN(scale) + v);
+    }
+}
+
+static void FN(prelu_rows)(const void *x, const void *w, void *y, ptrdiff_t rows,
+                           ptrdiff_t columns) {
+    OVER_ROWS {
+        V v = HERE(x);
+        PUT(y, FN(select)(v > (V){0}, v, OF_COLUMN(w) * v));
+    }
+}
+
+CK_INLINE void FN(prelu_grad_columns)(const void *gy, const void *x, const void *w, void *gx,
+                                      double *gw, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c,
+                                      int nv, ptrdiff_t left) {
+    const V zero = {0};
+    V slope[4], sum[4];
+    EACH(j) {
+        slope[j] = AT(w, 0, j);
+        sum[j] = zero;
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V g = AT(gy, r, j), v = AT(x, r, j);
+        FN(store_some)((T *)gx + r * columns + c + j * VL, FN(select)(v > zero, g, slope[j] * g),
+                       left - j * VL);
+        sum[j] += FN(select)(v > zero, zero, v * g);
+    }
+    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++)
+        gw[c + j * VL + lane] = (double)sum[j][lane];
+}
+static void FN(prelu_grad_rows)(const void *gy, const void *x, const void *w, void *gx, double *gw,
+                                ptrdiff_t rows, ptrdiff_t columns) {
+#define CALL(nv, left) FN(prelu_grad_columns)(gy, x, w, gx, gw, rows, columns, c, nv, left)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
+
+#undef EACH
+#undef AT
+#undef OVER_COLUMNS
+#undef OVER_ROWS
+#undef HERE
+#undef OF_COLUMN
+#undef PUT

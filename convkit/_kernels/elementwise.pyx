@@ -1,0 +1,158 @@
+"""Functions of one variable and their gradients, and sums of two arrays.
+
+Arrays are taken as runs of numbers, whatever their shape: the caller sees to it that both
+have the same order in memory. The run is cut into blocks of a fixed size.
+"""
+
+cimport numpy as cnp
+
+from convkit._kernels.arrays cimport out_pointer, pointer, real_index
+from convkit._kernels.dispatch cimport (
+    CK_ELU, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_LEAKY_RELU, CK_RELU,
+    CK_RELU6, CK_SIGMOID, CK_SILU, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
+from convkit._kernels.threads cimport parallel_for, threads_for
+
+cnp.import_array()
+
+# One task: 64 KiB of float32, so that input and output share the nearest big cache.
+cdef Py_ssize_t BLOCK = 16384
+
+# Name -> (number in the table, cost of an element in units of `threads_for`).
+cdef dict FUNCTIONS = {
+    "relu": (CK_RELU, 1), "relu6": (CK_RELU6, 1), "leaky_relu": (CK_LEAKY_RELU, 1),
+    "elu": (CK_ELU, 4), "sigmoid": (CK_SIGMOID, 4), "tanh": (CK_TANH, 4), "silu": (CK_SILU, 4),
+    "gelu": (CK_GELU, 6), "gelu_tanh": (CK_GELU_TANH, 4),
+    "hardswish": (CK_HARDSWISH, 1), "hardsigmoid": (CK_HARDSIGMOID, 1),
+}
+
+cdef struct Run:
+    ck_unary_fn map
+    ck_unary_grad_fn grad
+    ck_add_fn add
+    const char* first
+    const char* second
+    char* out
+    Py_ssize_t size, item
+    int activation
+    double alpha, beta
+
+
+cdef inline Py_ssize_t _length(const Run* run, Py_ssize_t index) noexcept nogil:
+    return min(BLOCK, run.size - index * BLOCK)
+
+
+cdef void _map_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Py_ssize_t at = index * BLOCK * run.item
+    run.map(run.first + at, run.out + at, _length(run, index), run.alpha)
+
+
+cdef void _grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Py_ssize_t at = index * BLOCK * run.item
+    run.grad(run.first + at, run.second + at, run.out + at, _length(run, index), run.alpha)
+
+
+cdef void _add_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Py_ssize_t at = index * BLOCK * run.item
+    run.add(run.first + at, run.second + at, run.out + at, _length(run, index),
+            run.activation, run.alpha, run.beta)
+
+
+cdef Py_ssize_t _blocks(Py_ssize_t size) noexcept nogil:
+    return (size + BLOCK - 1) // BLOCK
+
+
+def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0):
+    """Set ``out = f(x)``.
+
+    Parameters
+    ----------
+    name : str
+        An activation's name; "gelu_tanh" for GELU by its approximation.
+    x, out : numpy.ndarray
+        C-contiguous, of one type (float32 or float64) and size; `out` may be `x`.
+    threads : int
+        How many threads may be used.
+    a : float
+        The function's parameter: leaky_relu's slope, elu's alpha.
+    """
+    cdef int number, cost, kind = real_index(x)
+    cdef Run run
+    number, cost = FUNCTIONS[name]
+    run.size = cnp.PyArray_SIZE(x)
+    run.item = 8 if kind else 4
+    run.first = <const char*>pointer(x, kind, run.size)
+    run.out = <char*>out_pointer(out, kind, run.size)
+    run.map = table().elementwise.unary[kind][number]
+    run.alpha = a
+    cdef Py_ssize_t blocks = _blocks(run.size)
+    with nogil:
+        parallel_for(_map_block, &run, blocks,
+                     threads_for(threads, blocks, <double>run.size * cost))
+
+
+def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int threads,
+               double a=0.0):
+    """Set ``out = gy * f'``.
+
+    Parameters
+    ----------
+    name : str
+        As for `unary`.
+    gy, saved, out : numpy.ndarray
+        Gradient of the function's value; the value itself (relu, relu6, sigmoid, tanh,
+        hardsigmoid), anything with the sign of x (leaky_relu) or x (the others); and the
+        result. All as for `unary`; `out` may be one of the others.
+    threads : int
+        How many threads may be used.
+    a : float
+        The function's parameter.
+    """
+    cdef int number, cost, kind = real_index(gy)
+    cdef Run run
+    number, cost = FUNCTIONS[name]
+    run.size = cnp.PyArray_SIZE(gy)
+    run.item = 8 if kind else 4
+    run.first = <const char*>pointer(gy, kind, run.size)
+    run.second = <const char*>pointer(saved, kind, run.size)
+    run.out = <char*>out_pointer(out, kind, run.size)
+    run.grad = table().elementwise.unary_grad[kind][number]
+    run.alpha = a
+    cdef Py_ssize_t blocks = _blocks(run.size)
+    with nogil:
+        parallel_for(_grad_block, &run, blocks,
+                     threads_for(threads, blocks, <double>run.size * cost))
+
+
+def add(cnp.ndarray a, cnp.ndarray b, int activation, cnp.ndarray out, int threads,
+        double alpha=0.0, double beta=0.0):
+    """Set ``out = activation(a + b)``.
+
+    Parameters
+    ----------
+    a, b, out : numpy.ndarray
+        C-contiguous, of one type (float32 or float64) and size; `out` may be `a` or `b`.
+    activation : int
+        A number of ``enum ck_activation``: 0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky
+        relu of slope alpha.
+    threads : int
+        How many threads may be used.
+    alpha, beta : float
+        The activation's parameters.
+    """
+    cdef int kind = real_index(a)
+    cdef Run run
+    run.size = cnp.PyArray_SIZE(a)
+    run.item = 8 if kind else 4
+    run.first = <const char*>pointer(a, kind, run.size)
+    run.second = <const char*>pointer(b, kind, run.size)
+    run.out = <char*>out_pointer(out, kind, run.size)
+    run.add = table().elementwise.add[kind]
+    run.activation = activation
+    run.alpha = alpha
+    run.beta = beta
+    cdef Py_ssize_t blocks = _blocks(run.size)
+    with nogil:
+        parallel_for(_add_block, &run, blocks, threads_for(threads, blocks, <double>run.size))

@@ -1,0 +1,286 @@
+"""Activations: functions of one variable, PReLU, softmax and log-softmax.
+
+Elementwise functions run over the array as it lies in memory, so that a channels-last array
+stays one. Each keeps for backward the array that the layers around it keep anyway: its
+output where the gradient can be had from that, else its input.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from convkit._kernels import elementwise, memory, norm
+from convkit.errors import DTypeError, ShapeError
+from convkit.ops.layout import axis_order, from_last, native, to_last
+from convkit.ops.op import Context, Op, register
+
+__all__ = [
+    "Elu",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Prelu",
+    "Relu",
+    "Relu6",
+    "Sigmoid",
+    "Silu",
+    "Tanh",
+]
+
+
+# -- functions of one variable ----------------------------------------------------------------
+
+
+def _in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Return the values of `x` as a C-contiguous array with its axes in `order`."""
+    moved = x if order is None else x.transpose(order)
+    if moved.flags.c_contiguous:
+        return moved
+    copy = memory.empty(moved.shape, x.dtype)
+    np.copyto(copy, moved)
+    return copy
+
+
+def _logical(y: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Undo the permutation of axes of `_in_order`, as a view."""
+    return y if order is None else y.transpose(np.argsort(order))
+
+
+def _map(kernel: str, x: np.ndarray, threads: int, a: float) -> np.ndarray:
+    """Return f(x), laid out in memory as `x` is."""
+    order = axis_order(x)
+    flat = _in_order(x, order)
+    y = memory.empty(flat.shape, x.dtype)
+    elementwise.unary(kernel, flat, y, threads, a)
+    return _logical(y, order)
+
+
+def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
+              a: float) -> np.ndarray:
+    """Return gy * f', laid out in memory as `saved` is."""
+    order = axis_order(saved)
+    flat = _in_order(saved, order)
+    gx = memory.empty(flat.shape, saved.dtype)
+    elementwise.unary_grad(kernel, _in_order(gy, order), flat, gx, threads, a)
+    return _logical(gx, order)
+
+
+class _Unary(Op):
+    """A function of one variable; `kernel` is its name among the kernels."""
+
+    kernel: ClassVar[str] = ""
+
+    @staticmethod
+    def shape(x: tuple[int, ...], **attrs: Any) -> tuple[int, ...]:
+        """Return the input's shape."""
+        return x
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray) -> np.ndarray:
+        """Compute f(x), laid out in memory as `x` is."""
+        return cls._run(ctx, x, cls.kernel, 0.0)
+
+    @classmethod
+    def _run(cls, ctx: Context, x: np.ndarray, kernel: str, a: float) -> np.ndarray:
+        x = native(x)
+        y = _map(kernel, x, ctx.threads, a)
+        if ctx.needs[0]:
+            ctx.saved = (y if cls.reads_output else x, kernel, a)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
+        """Return the gradient of x, from what forward saved."""
+        saved, kernel, a = ctx.saved
+        return (_map_grad(kernel, gy, saved, ctx.threads, a),)
+
+
+class _FromOutput(_Unary):
+    """A function whose gradient is computed from its value."""
+
+    reads_output = True
+
+
+class _FromInput(_Unary):
+    """A function whose gradient is computed from its argument."""
+
+    reads = (0,)
+
+
+@register
+class Relu(_FromOutput):
+    """max(x, 0). The gradient at 0 is 0."""
+
+    name = kernel = "relu"
+    onnx = "Relu"
+
+
+@register
+class Relu6(_FromOutput):
+    """min(max(x, 0), 6). The gradient at 0 and at 6 is 0."""
+
+    name = kernel = "relu6"
+    onnx = "Clip"
+
+
+@register
+class LeakyRelu(_FromOutput):
+    """X where x > 0, else negative_slope * x.
+
+    The output tells the sign of x unless the slope is negative: then the input is kept, as a
+    copy, because the tape watches the output only.
+    """
+
+    name = kernel = "leaky_relu"
+    onnx = "LeakyRelu"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, negative_slope: float = 0.01) -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        y = cls._run(ctx, x, cls.kernel, negative_slope)
+        if ctx.needs[0] and negative_slope < 0:
+            ctx.saved = (native(x).copy(order="K"), cls.kernel, negative_slope)
+        return y
+
+
+@register
+class Elu(_FromInput):
+    """X where x > 0, else alpha * (exp(x) - 1) (Clevert et al., 2015)."""
+
+    name = kernel = "elu"
+    onnx = "Elu"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        return cls._run(ctx, x, cls.kernel, alpha)
+
+
+@register
+class Sigmoid(_FromOutput):
+    """1 / (1 + exp(-x))."""
+
+    name = kernel = "sigmoid"
+    onnx = "Sigmoid"
+
+
+@register
+class Tanh(_FromOutput):
+    """The hyperbolic tangent."""
+
+    name = kernel = "tanh"
+    onnx = "Tanh"
+
+
+@register
+class Silu(_FromInput):
+    """X / (1 + exp(-x)) (Elfwing et al., 2017)."""
+
+    name = kernel = "silu"
+    onnx = "Swish"
+
+
+@register
+class Gelu(_FromInput):
+    """X times the normal distribution function (Hendrycks and Gimpel, 2016).
+
+    ``approximate="tanh"`` computes it as 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+    """
+
+    name = kernel = "gelu"
+    onnx = "Gelu"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, approximate: str = "none") -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"expected approximate of 'none' or 'tanh', got {approximate!r}")
+        return cls._run(ctx, x, "gelu" if approximate == "none" else "gelu_tanh", 0.0)
+
+
+@register
+class HardSwish(_FromInput):
+    """X * relu6(x + 3) / 6 (Howard et al., 2019)."""
+
+    name = kernel = "hardswish"
+    onnx = "HardSwish"
+
+
+@register
+class HardSigmoid(_FromOutput):
+    """relu6(x + 3) / 6."""
+
+    name = kernel = "hardsigmoid"
+    onnx = "HardSigmoid"
+
+
+# -- PReLU --------------------------------------------------------------------------------------
+
+
+@register
+class Prelu(Op):
+    """X where x > 0, else weight * x, with one weight or one per channel (He et al., 2015)."""
+
+    name = "prelu"
+    onnx = "PRelu"
+    reads = (0, 1)
+
+    @staticmethod
+    def shape(x: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the input's shape."""
+        channels = x[1] if len(x) > 1 else 1
+        if len(weight) != 1 or weight[0] not in (1, channels):
+            raise ShapeError(
+                f"expected a weight of shape (1,) or ({channels},) for x of shape {x}, "
+                f"got shape {weight}")
+        return x
+
+    @staticmethod
+    def forward(ctx: Context, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Compute the function; the result is channels-last in memory."""
+        Prelu.shape(x.shape, weight.shape)
+        x, weight = native(x), native(weight, "weight")
+        if weight.dtype != x.dtype:
+            raise DTypeError(f"expected weight of {x.dtype} like x, got {weight.dtype}")
+        pixels = _channels_in_last_axis(x)
+        y = memory.empty(pixels.shape, x.dtype)
+        norm.prelu(pixels, _per_channel(weight, pixels), y, ctx.threads)
+        if any(ctx.needs):
+            ctx.saved = (pixels, weight, x.ndim)
+        return _channels_in_axis_one(y, x.ndim)
+
+    @staticmethod
+    def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the gradients of x and weight."""
+        pixels, weight, ndim = ctx.saved
+        gx = memory.empty(pixels.shape, pixels.dtype)
+        slopes = norm.prelu_grad(_channels_in_last_axis(gy), pixels,
+                                 _per_channel(weight, pixels), gx, ctx.threads)
+        if weight.size == 1:
+            slopes = slopes.sum(keepdims=True)
+        return (_channels_in_axis_one(gx, ndim) if ctx.needs[0] else None,
+                slopes.astype(weight.dtype) if ctx.needs[1] else None)
+
+
+def _per_channel(weight: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return one weight per channel."""
+    return np.broadcast_to(weight, pixels.shape[-1:])
+
+
+def _channels_in_last_axis(x: np.ndarray) -> np.ndarray:
+    """Return `x` with axis 1 last and contiguous; arrays of fewer axes get one of length 1."""
+    if x.ndim < 2:
+        return _in_order(x, None)[..., None]
+    if x.ndim <= 4:
+        return to_last(x)
+    return _in_order(np.moveaxis(x, 1, -1), None)
+
+
+def _channels_in_axis_one(y: np.ndarray, ndim: int) -> np.ndarray:
+    """Undo `_channels_in_last_axis` as a view."""
+    if ndim < 2:
+        return y[..., 0]
+    return from_last(y) if ndim <= 4 else np.moveaxis(y, -1, 1)

@@ -1,0 +1,170 @@
+"""Batch normalisation (Ioffe and Szegedy, "Batch Normalization", 2015).
+
+Per-channel numbers are worked out in float64; only the passes over whole arrays run in the
+arrays' own type. The input of the training form is centred before it is scaled, so a mean
+that is large beside the deviation costs no accuracy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convkit._kernels import memory, norm
+from convkit.errors import DTypeError, ShapeError
+from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.op import Context, Op, register
+
+__all__ = ["BatchNorm", "BatchNormTrain"]
+
+Array = np.ndarray
+
+
+def _check(x: tuple[int, ...], **parameters: tuple[int, ...] | None) -> int:
+    """Return the number of channels; raise ShapeError when a shape does not fit."""
+    if not 2 <= len(x) <= 4:
+        raise ShapeError(f"expected x of shape (N, C), (N, C, L) or (N, C, H, W), got {x}")
+    for name, shape in parameters.items():
+        if shape is not None and shape != (x[1],):
+            raise ShapeError(
+                f"expected {name} of shape ({x[1]},) for x of shape {x}, got {shape}")
+    return x[1]
+
+
+def _shape_of(a: Array | None) -> tuple[int, ...] | None:
+    return None if a is None else a.shape
+
+
+def _wide(a: Array | None, channels: int, default: float, what: str) -> Array:
+    """Return a per-channel parameter in float64."""
+    if a is None:
+        return np.full(channels, default)
+    if a.dtype.kind != "f":
+        raise DTypeError(f"expected {what} of float32 or float64, got {a.dtype}")
+    return a.astype(np.float64)
+
+
+def _narrow(a: Array, dtype: np.dtype) -> Array:
+    """Return float64 per-channel results in the arrays' type."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return a.astype(dtype)
+
+
+@register
+class BatchNorm(Op):
+    """Normalisation by running statistics: one scale and one shift for each channel."""
+
+    name = "batch_norm"
+    onnx = "BatchNormalization"
+    reads = (0,)
+
+    @staticmethod
+    def shape(x, weight, bias, running_mean, running_var, *, eps: float = 1e-5):
+        """Return the input's shape."""
+        _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+        return x
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, weight: Array | None, bias: Array | None,
+                running_mean: Array, running_var: Array, *, eps: float = 1e-5) -> Array:
+        """Compute (x - running_mean) / sqrt(running_var + eps) * weight + bias."""
+        channels = _check(x.shape, weight=_shape_of(weight), bias=_shape_of(bias),
+                          running_mean=running_mean.shape, running_var=running_var.shape)
+        last = to_last(native(x))
+        mean = _wide(running_mean, channels, 0.0, "running_mean")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            inverse = 1.0 / np.sqrt(_wide(running_var, channels, 1.0, "running_var") + eps)
+        scale = _wide(weight, channels, 1.0, "weight") * inverse
+        shift = _wide(bias, channels, 0.0, "bias") - mean * scale
+        y = memory.empty(last.shape, last.dtype)
+        norm.affine(last, _narrow(scale, last.dtype), _narrow(shift, last.dtype), 0, y,
+                    ctx.threads)
+        if any(ctx.needs):
+            reads_input = ctx.needs[1]
+            ctx.saved = (last if reads_input else None, mean, inverse, scale)
+        return from_last(y)
+
+    @staticmethod
+    def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
+        """Return the gradients of x, weight and bias; the statistics are constants."""
+        last, mean, inverse, scale = ctx.saved
+        gy = to_last(gy)
+        gx = g_weight = g_bias = None
+        if ctx.needs[0]:
+            gx = memory.empty(gy.shape, gy.dtype)
+            zeros = np.zeros(scale.shape, gy.dtype)
+            norm.affine(gy, _narrow(scale, gy.dtype), zeros, 0, gx, ctx.threads)
+            gx = from_last(gx)
+        if ctx.needs[1] or ctx.needs[2]:
+            center = _narrow(mean, gy.dtype)
+            sums, products = norm.grad_sums(gy, gy if last is None else last, center, ctx.threads)
+            products += (center - mean) * sums
+            g_weight = _narrow(products * inverse, gy.dtype) if ctx.needs[1] else None
+            g_bias = _narrow(sums, gy.dtype) if ctx.needs[2] else None
+        return gx, g_weight, g_bias, None, None
+
+
+@register
+class BatchNormTrain(Op):
+    """Normalisation by the batch's own mean and biased variance, which it also returns."""
+
+    name = "batch_norm_train"
+    onnx = "BatchNormalization"
+    reads = (0,)
+
+    @staticmethod
+    def shape(x, weight, bias, *, eps: float = 1e-5):
+        """Return the input's shape."""
+        channels = _check(x, weight=weight, bias=bias)
+        count = 1
+        for size in x:
+            count *= size
+        if count <= channels:
+            raise ShapeError(
+                f"Expected more than 1 value per channel when training, got x of shape {x}")
+        return x
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, weight: Array | None, bias: Array | None, *,
+                eps: float = 1e-5) -> tuple[Array, Array, Array]:
+        """Compute (x - mean) / sqrt(var + eps) * weight + bias, the mean and the variance."""
+        BatchNormTrain.shape(x.shape, _shape_of(weight), _shape_of(bias))
+        last = to_last(native(x))
+        dtype, channels = last.dtype, last.shape[-1]
+        mean, var = norm.moments(last, ctx.threads)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            inverse = 1.0 / np.sqrt(var + eps)
+            scale = _wide(weight, channels, 1.0, "weight") * inverse
+            # What rounding takes from the mean is put into the shift.
+            center = _narrow(mean, dtype)
+            shift = _wide(bias, channels, 0.0, "bias") + (center - mean) * scale
+        y = memory.empty(last.shape, dtype)
+        norm.affine(last, _narrow(scale, dtype), _narrow(shift, dtype), 0, y, ctx.threads,
+                    center=center)
+        if any(ctx.needs):
+            ctx.saved = (last, mean, inverse, scale)
+        return from_last(y), center, _narrow(var, dtype)
+
+    @staticmethod
+    def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
+        """Return the gradients of x, weight and bias, through mean and variance.
+
+        With n values per channel, z the normalised input, s = weight / sqrt(var + eps):
+        gx = s * (gy - mean(gy) - z * mean(gy * z)).
+        """
+        last, mean, inverse, scale = ctx.saved
+        gy = to_last(gy)
+        dtype = last.dtype
+        center = _narrow(mean, dtype)
+        sums, products = norm.grad_sums(gy, last, center, ctx.threads)
+        products += (center - mean) * sums  # now the sums of gy * (x - mean)
+        gx = None
+        if ctx.needs[0]:
+            count = last.size // last.shape[-1]
+            slope = -scale * inverse * inverse * products / count
+            shift = (center - mean) * slope - scale * sums / count
+            gx = memory.empty(last.shape, dtype)
+            norm.grad_input(gy, last, center, _narrow(scale, dtype), _narrow(slope, dtype),
+                            _narrow(shift, dtype), gx, ctx.threads)
+            gx = from_last(gx)
+        return (gx, _narrow(products * inverse, dtype) if ctx.needs[1] else None,
+                _narrow(sums, dtype) if ctx.needs[2] else None)
