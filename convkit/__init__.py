@@ -2,6 +2,92 @@
 
 from __future__ import annotations
 
-from convkit._version import __version__
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+from convkit._version import __version__
+from convkit.autograd import Tensor, enable_grad, is_grad_enabled, no_grad
+from convkit.creation import (
+    arange,
+    from_numpy,
+    full,
+    ones,
+    ones_like,
+    rand,
+    randn,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from convkit.errors import (
+    ConvkitError,
+    DTypeError,
+    ModelFormatError,
+    ShapeError,
+    UnsupportedOperatorError,
+)
+from convkit.random import manual_seed
+from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
+
+if TYPE_CHECKING:
+    from convkit import data, functional, infer, io, models, nn, optim, training
+    from convkit.infer import compile
+    from convkit.io import load, save
+
+__all__ = [
+    "ConvkitError",
+    "DTypeError",
+    "ModelFormatError",
+    "ShapeError",
+    "Tensor",
+    "UnsupportedOperatorError",
+    "__version__",
+    "arange",
+    "compile",
+    "data",
+    "enable_grad",
+    "from_numpy",
+    "full",
+    "functional",
+    "get_num_threads",
+    "infer",
+    "io",
+    "is_grad_enabled",
+    "load",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "optim",
+    "rand",
+    "randn",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "tensor",
+    "threads",
+    "training",
+    "zeros",
+    "zeros_like",
+]
+
+# Loaded when first asked for, so that `import convkit` costs little.
+_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference", "training")
+_FUNCTIONS = {"compile": "convkit.infer", "load": "convkit.io", "save": "convkit.io"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a submodule, or a function of one, on first use."""
+    if name in _MODULES:
+        return importlib.import_module(f"convkit.{name}")
+    if name in _FUNCTIONS:
+        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'convkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

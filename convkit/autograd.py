@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import numbers
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from convkit import runtime
-from convkit._kernels import memory
+from convkit import indexing, runtime
 from convkit.errors import DTypeError
+from convkit.ops import REGISTRY as OPS
+from convkit.ops.layout import axis_order, like
 from convkit.ops.op import Context, Op
 
 __all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "tracing"]
@@ -83,19 +86,24 @@ def tracing(tracer: Any) -> Iterator[None]:
 
 
 class Node:
-    """One recorded call: what backward needs, and where its gradients go."""
+    """One recorded call: what backward needs, and where its gradients go.
 
-    __slots__ = ("ctx", "n_outputs", "op", "order", "parents", "versions")
+    An edge is (node, output number) or (leaf tensor, -1): values that backward does not
+    read are not kept alive by the tape.
+    """
 
-    def __init__(self, op, ctx, parents, versions, n_outputs):
+    __slots__ = ("ctx", "edges", "hooks", "n_outputs", "op", "order", "versions")
+
+    def __init__(self, op, ctx, edges, versions, n_outputs):
         self.op = op
         self.ctx = ctx
-        self.parents = parents  # per input: Tensor that wants a gradient, or None
+        self.edges = edges  # per input: an edge, or None where no gradient is wanted
         self.versions = versions  # (cell, version then) of everything backward reads
         self.n_outputs = n_outputs
+        self.hooks: list[tuple[int, Callable]] | None = None
         self.order = next(_sequence)
 
-    def run(self, grads: list[np.ndarray | None], retain: bool) -> tuple:
+    def run(self, grads: list[np.ndarray | None]) -> tuple:
         """Run the operation's backward once."""
         if self.ctx is None:
             raise RuntimeError(
@@ -106,11 +114,16 @@ class Node:
                 raise RuntimeError(
                     f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
                     f"(it is at version {cell[0]}, expected {version})")
-        out = self.op.backward(self.ctx, *grads)
-        if not retain:
-            self.ctx = None
-            self.versions = ()
-        return out
+        if self.hooks:
+            for output, hook in self.hooks:
+                if grads[output] is not None:
+                    grads[output] = _hooked(hook, grads[output])
+        return self.op.backward(self.ctx, *grads)
+
+    def free(self) -> None:
+        """Let go of saved values and of the rest of the graph."""
+        self.ctx = None
+        self.versions = self.edges = ()
 
 
 class Tensor:
@@ -132,8 +145,10 @@ class Tensor:
         The accumulated gradient, of the same shape and dtype.
     """
 
-    __slots__ = ("__weakref__", "_cell", "_node", "_output", "data", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_cell", "_hooks", "_node", "_output", "data", "grad",
+                 "requires_grad")
     __array_priority__ = 1000
+    __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False):
         if isinstance(data, Tensor):
@@ -144,14 +159,17 @@ class Tensor:
             array = array.astype(np.float32)
         if array.dtype.kind not in "fiub":
             raise DTypeError(f"expected an array of numbers, got dtype {array.dtype}")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if requires_grad and array.dtype.kind != "f":
-            raise DTypeError(f"only floating-point tensors can require gradients, got {array.dtype}")
+            raise DTypeError(f"only floating-point tensors can require grad, got {array.dtype}")
         self.data = array
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
         self._node: Node | None = None
         self._output = 0
         self._cell = [0]
+        self._hooks: list[Callable] | None = None
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -184,11 +202,96 @@ class Tensor:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.data, dtype=dtype, copy=copy)
 
+    def __dlpack__(self, **options):
+        return self.numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.data.__dlpack_device__()
+
+    def size(self, dim: int | None = None):
+        """Return the shape, or one size of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return self.data.size
+
+    def item(self) -> float | int | bool:
+        """Return the only element as a Python number; raise ValueError when there are more."""
+        if self.data.size != 1:
+            raise ValueError(f"item() of a tensor with {self.data.size} elements, expected 1")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """Return the values as nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError("the truth of a tensor with several elements is ambiguous")
+        return bool(self.data.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else self, spec) if self.data.ndim == 0 \
+            else object.__format__(self, spec)
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.data, separator=", ", prefix="tensor(")
+        if self.data.dtype not in (np.float32, np.int64, np.bool_):
+            text += f", dtype={self.data.dtype}"
+        if self._node is not None:
+            text += f", grad_fn=<{self._node.op.__name__}>"
+        elif self.requires_grad:
+            text += ", requires_grad=True"
+        return f"tensor({text})"
+
+    def __reduce_ex__(self, protocol):
+        if self._node is not None:
+            raise RuntimeError("only leaf tensors can be copied or pickled; use t.detach()")
+        return _rebuild, (type(self), self._writable(), self.requires_grad, self.grad)
+
     def detach(self) -> Tensor:
         """Return a tensor over the same memory that is cut off from the tape."""
-        out = Tensor(self.data)
+        out = _wrap(self.data)
         out._cell = self._cell
         return out
+
+    def clone(self) -> Tensor:
+        """Return a copy through which gradients flow."""
+        if _state.tracer is None and not (_state.grad and self.requires_grad):
+            copy = like(self.data)
+            np.copyto(copy, self.data)
+            return _wrap(copy)
+        return self * 1
+
+    def astype(self, dtype: Any) -> Tensor:
+        """Return the tensor in another element type: itself if it has it, else a copy.
+
+        Raises
+        ------
+        RuntimeError
+            When a gradient would have to flow through the conversion.
+        """
+        dtype = np.dtype(dtype)
+        if dtype == self.data.dtype:
+            return self
+        if _state.grad and self.requires_grad:
+            raise RuntimeError("a change of dtype is not differentiable; use t.detach().astype()")
+        return _wrap(self.data.astype(dtype))
+
+    to = astype
 
     # -- gradients ----------------------------------------------------------------------
 
@@ -220,55 +323,437 @@ class Tensor:
                               dtype=self.dtype)
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
-        _run_backward(self, grad, retain_graph)
+        sweep = _Sweep()
+        sweep.send((self, -1) if self._node is None else (self._node, self._output), grad,
+                   owned=False)
+        sweep.run(retain_graph)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set whether backward fills `grad` of this leaf, and return it.
+
+        Raises
+        ------
+        RuntimeError
+            When an operation made the tensor.
+        DTypeError
+            When its elements are no floating-point numbers.
+        """
+        if self._node is not None:
+            raise RuntimeError("requires_grad can be changed on leaf tensors only; use t.detach()")
+        if requires_grad and self.data.dtype.kind != "f":
+            raise DTypeError(
+                f"only floating-point tensors can require gradients, got {self.data.dtype}")
+        self.requires_grad = bool(requires_grad)
+        return self
+
+    def retain_grad(self) -> None:
+        """Have backward fill `grad` of this tensor too, though it is no leaf."""
+        if self._node is None:
+            return
+        here = weakref.ref(self)
+
+        def keep(grad: Tensor) -> None:
+            tensor = here()
+            if tensor is not None:
+                tensor._accumulate(grad.data, owned=False)
+
+        self.register_hook(keep)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(grad)`` whenever backward has this tensor's gradient.
+
+        Parameters
+        ----------
+        hook : callable
+            Gets the gradient (not to be changed in place); what it returns, unless None,
+            takes the gradient's place.
+
+        Returns
+        -------
+        callable
+            Removes the hook.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("a hook on a tensor that does not require grad would never run")
+        if self._node is None:
+            hooks, entry = self._hooks or [], hook
+            self._hooks = hooks
+        else:
+            hooks, entry = self._node.hooks or [], (self._output, hook)
+            self._node.hooks = hooks
+        hooks.append(entry)
+        return lambda: hooks.remove(entry) if entry in hooks else None
 
     def _accumulate(self, grad: np.ndarray, owned: bool) -> None:
         """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""
         if self.grad is None:
             if not owned or grad.dtype != self.data.dtype:
                 grad = grad.astype(self.data.dtype, order="K", copy=True)
-            self.grad = Tensor(grad)
+            self.grad = _wrap(grad)
         else:
             np.add(self.grad.data, grad, out=self.grad.data)
             self.grad._cell[0] += 1
 
 
-def _run_backward(root: Tensor, grad: np.ndarray, retain: bool) -> None:
-    """Visit recorded nodes from the newest to the oldest, summing gradients on the way."""
-    if root._node is None:
-        root._accumulate(grad, owned=False)
-        return
-    pending: dict[Node, list[np.ndarray | None]] = {}
-    heap: list[tuple[int, Node]] = []
+    # -- changes in place ---------------------------------------------------------------
 
-    def send(tensor: Tensor, value: np.ndarray, owned: bool) -> None:
-        node = tensor._node
-        if node is None:
-            tensor._accumulate(value, owned)
+    def _writable(self) -> np.ndarray:
+        """Return the array that changes in place are written to."""
+        return self.data
+
+    def _change(self) -> np.ndarray:
+        """Return the array to write to, after counting the change.
+
+        Raises
+        ------
+        RuntimeError
+            When a gradient is being recorded, which a change in place would falsify.
+        """
+        if _state.grad and self.requires_grad:
+            what = "a leaf" if self._node is None else "a tensor"
+            raise RuntimeError(
+                f"{what} that requires grad cannot be changed in place while gradients are "
+                "recorded; do so within convkit.no_grad()")
+        self._cell[0] += 1
+        return self._writable()
+
+    def zero_(self) -> Tensor:
+        """Set every element to zero, in place."""
+        self._change().fill(0)
+        return self
+
+    def fill_(self, value: float) -> Tensor:
+        """Set every element to `value`, in place."""
+        self._change().fill(value)
+        return self
+
+    def copy_(self, source: Any) -> Tensor:
+        """Copy the values of `source` (broadcast, converted) into this tensor, in place."""
+        source = source.data if isinstance(source, Tensor) else np.asarray(source)
+        np.copyto(self._change(), source, casting="same_kind")
+        return self
+
+    def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """Add ``alpha * other``, in place."""
+        other = self._operand(other)
+        return self._update(np.add, other if alpha == 1 else other * self.data.dtype.type(alpha))
+
+    def sub_(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """Subtract ``alpha * other``, in place."""
+        return self.add_(other, alpha=-alpha)
+
+    def mul_(self, other: Any) -> Tensor:
+        """Multiply by `other`, in place."""
+        return self._update(np.multiply, self._operand(other))
+
+    def div_(self, other: Any) -> Tensor:
+        """Divide by `other`, in place."""
+        return self._update(np.divide, self._operand(other))
+
+    def _operand(self, other: Any) -> np.ndarray:
+        """Return the array of what is combined with this tensor in place."""
+        if isinstance(other, Tensor):
+            if _state.grad and other.requires_grad:
+                raise RuntimeError("a change in place by a tensor that requires grad is not "
+                                   "recorded; do so within convkit.no_grad()")
+            return other.data
+        return np.asarray(other, dtype=self.data.dtype)
+
+    def _update(self, ufunc: np.ufunc, other: np.ndarray) -> Tensor:
+        array = self._change()
+        ufunc(array, other, out=array, casting="same_kind")
+        return self
+
+    def _inplace(self, other: Any, change: Callable, combine: Callable) -> Tensor:
+        """Run ``t += other``: in place, or out of place where a gradient is wanted."""
+        if _state.grad and (self._node is not None or getattr(other, "requires_grad", False)):
+            return combine(other)
+        return change(other)
+
+    def __iadd__(self, other):
+        return self._inplace(other, self.add_, self.__add__)
+
+    def __isub__(self, other):
+        return self._inplace(other, self.sub_, self.__sub__)
+
+    def __imul__(self, other):
+        return self._inplace(other, self.mul_, self.__mul__)
+
+    def __itruediv__(self, other):
+        return self._inplace(other, self.div_, self.__truediv__)
+
+    # -- operators ----------------------------------------------------------------------
+
+    def _binary(self, name: str, other: Any, reflected: bool = False):
+        if not isinstance(other, (Tensor, np.ndarray)):
+            if not isinstance(other, (numbers.Real, np.generic)):
+                return NotImplemented
+            kind = self.data.dtype
+            if kind.kind != "f" and isinstance(other, float):
+                kind = np.dtype(np.float32)
+            other = np.asarray(other, dtype=kind)
+        return apply(OPS[name], other, self) if reflected else apply(OPS[name], self, other)
+
+    def __add__(self, other):
+        return self._binary("add", other)
+
+    def __radd__(self, other):
+        return self._binary("add", other, True)
+
+    def __sub__(self, other):
+        return self._binary("sub", other)
+
+    def __rsub__(self, other):
+        return self._binary("sub", other, True)
+
+    def __mul__(self, other):
+        return self._binary("mul", other)
+
+    def __rmul__(self, other):
+        return self._binary("mul", other, True)
+
+    def __truediv__(self, other):
+        return self._binary("div", other)
+
+    def __rtruediv__(self, other):
+        return self._binary("div", other, True)
+
+    def __matmul__(self, other):
+        return self.matmul(other)
+
+    def __rmatmul__(self, other):
+        return apply(OPS["matmul"], other, self)
+
+    def __neg__(self):
+        return apply(OPS["neg"], self)
+
+    def __pow__(self, exponent):
+        if not isinstance(exponent, numbers.Real):
+            return NotImplemented
+        return apply(OPS["pow"], self, exponent=exponent)
+
+    def _compare(self, ufunc: np.ufunc, other: Any):
+        if not isinstance(other, (Tensor, np.ndarray, numbers.Real, np.generic)):
+            return NotImplemented
+        return _wrap(np.asarray(ufunc(self.data, getattr(other, "data", other)
+                                      if isinstance(other, Tensor) else other)))
+
+    def __eq__(self, other):
+        return self._compare(np.equal, other)
+
+    def __ne__(self, other):
+        return self._compare(np.not_equal, other)
+
+    def __lt__(self, other):
+        return self._compare(np.less, other)
+
+    def __le__(self, other):
+        return self._compare(np.less_equal, other)
+
+    def __gt__(self, other):
+        return self._compare(np.greater, other)
+
+    def __ge__(self, other):
+        return self._compare(np.greater_equal, other)
+
+    def __getitem__(self, index):
+        if indexing.is_basic(index):
+            cut, shape = indexing.resolve(self.shape, index)
+            out = self if cut is None else apply(OPS["slice"], self, **cut)
+            return out if shape is None else apply(OPS["reshape"], out, shape=shape)
+        if _state.grad and self.requires_grad:
+            raise TypeError("only numbers, slices, ... and None can index a tensor that requires "
+                            "grad; use t.detach()[index]")
+        if isinstance(index, tuple):
+            index = tuple([i.data if isinstance(i, Tensor) else i for i in index])
+        return _wrap(np.asarray(self.data[index.data if isinstance(index, Tensor) else index]))
+
+    def __setitem__(self, index, value):
+        value = self._operand(value)
+        self._change()[index.data if isinstance(index, Tensor) else index] = value
+
+    # -- operations as methods ----------------------------------------------------------
+
+    def sum(self, dim=None, keepdim: bool = False) -> Tensor:
+        """Return the sum over `dim` (an int, a tuple, or None for all axes)."""
+        return apply(OPS["sum"], self, dim=_dims(dim), keepdim=keepdim)
+
+    def mean(self, dim=None, keepdim: bool = False) -> Tensor:
+        """Return the mean over `dim` (an int, a tuple, or None for all axes)."""
+        return apply(OPS["mean"], self, dim=_dims(dim), keepdim=keepdim)
+
+    def max(self) -> Tensor:
+        """Return the largest value (a plain number: no gradient flows)."""
+        return _wrap(np.asarray(self.data.max()))
+
+    def min(self) -> Tensor:
+        """Return the smallest value (a plain number: no gradient flows)."""
+        return _wrap(np.asarray(self.data.min()))
+
+    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """Return the index of the (first) largest value along `dim`, or of all."""
+        return _wrap(np.asarray(self.data.argmax(axis=dim, keepdims=keepdim)))
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """Return the elements under another shape, in which one size may be -1."""
+        return apply(OPS["reshape"], self, shape=_flat(shape))
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """Return the tensor with axes `start_dim` to `end_dim` merged into one."""
+        return apply(OPS["flatten"], self, start_dim=start_dim, end_dim=end_dim)
+
+    def permute(self, *dims: Any) -> Tensor:
+        """Return a view with the axes in the given order."""
+        return apply(OPS["permute"], self, dims=_flat(dims))
+
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
+        """Return a view with two axes exchanged."""
+        dims = list(range(self.data.ndim))
+        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+        return apply(OPS["permute"], self, dims=tuple(dims))
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        """Return the tensor with an axis of size 1 put in at `dim`."""
+        ndim = self.data.ndim + 1
+        if not -ndim <= dim < ndim:
+            raise IndexError(f"dim {dim} is out of range for {ndim} axes")
+        shape = self.shape
+        return self.reshape(*shape[:dim % ndim], 1, *shape[dim % ndim:])
+
+    def squeeze(self, dim: int | None = None) -> Tensor:
+        """Return the tensor without axes of size 1 (or without `dim`, if its size is 1)."""
+        shape = self.shape
+        drop = range(len(shape)) if dim is None else (range(len(shape))[dim],)
+        return self.reshape(tuple(n for i, n in enumerate(shape) if n != 1 or i not in drop))
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose of a matrix."""
+        return self.permute(tuple(range(self.data.ndim))[::-1])
+
+    def matmul(self, other: Any) -> Tensor:
+        """Return the matrix product."""
+        return apply(OPS["matmul"], self, other)
+
+    def exp(self) -> Tensor:
+        """Return e to the power of each element."""
+        return apply(OPS["exp"], self)
+
+    def log(self) -> Tensor:
+        """Return the natural logarithm of each element."""
+        return apply(OPS["log"], self)
+
+    def sqrt(self) -> Tensor:
+        """Return the square root of each element."""
+        return apply(OPS["sqrt"], self)
+
+    def abs(self) -> Tensor:
+        """Return the absolute value of each element."""
+        return apply(OPS["abs"], self)
+
+    __abs__ = abs
+
+    def pow(self, exponent: float) -> Tensor:
+        """Return each element to the power `exponent`."""
+        return apply(OPS["pow"], self, exponent=exponent)
+
+    def relu(self) -> Tensor:
+        """Return max(x, 0) of each element."""
+        return apply(OPS["relu"], self)
+
+    def sigmoid(self) -> Tensor:
+        """Return 1 / (1 + exp(-x)) of each element."""
+        return apply(OPS["sigmoid"], self)
+
+    def tanh(self) -> Tensor:
+        """Return the hyperbolic tangent of each element."""
+        return apply(OPS["tanh"], self)
+
+    def softmax(self, dim: int) -> Tensor:
+        """Return the softmax along `dim`."""
+        return apply(OPS["softmax"], self, dim=dim)
+
+    def log_softmax(self, dim: int) -> Tensor:
+        """Return the logarithm of the softmax along `dim`."""
+        return apply(OPS["log_softmax"], self, dim=dim)
+
+
+def _flat(values: tuple) -> tuple[int, ...]:
+    """Return sizes given as separate arguments or as one sequence."""
+    if len(values) == 1 and not hasattr(values[0], "__index__"):
+        values = values[0]
+    return tuple([v.__index__() for v in values])
+
+
+def _dims(dim: Any) -> tuple[int, ...] | None:
+    """Return the `dim` of a reduction as the operation wants it: a tuple or None."""
+    return None if dim is None else _flat((dim,))
+
+
+def _rebuild(cls: type[Tensor], data: np.ndarray, requires_grad: bool, grad: Tensor | None):
+    """Make the copy of a leaf tensor for copy.deepcopy and pickle."""
+    out = cls(data, requires_grad=requires_grad)
+    out.grad = grad
+    return out
+
+
+def _hooked(hook: Callable, grad: np.ndarray) -> np.ndarray:
+    """Return the gradient that a hook leaves."""
+    result = hook(_wrap(grad))
+    if result is None:
+        return grad
+    result = np.asarray(result, dtype=grad.dtype)
+    if result.shape != grad.shape:
+        raise RuntimeError(f"a hook turned a gradient of shape {grad.shape} into {result.shape}")
+    return result
+
+
+class _Sweep:
+    """One backward pass: nodes from the newest to the oldest, gradients summed on the way."""
+
+    def __init__(self):
+        self._pending: dict[Node, list[np.ndarray | None]] = {}
+        self._heap: list[tuple[int, Node]] = []
+        self._hooked: dict[int, tuple[Tensor, np.ndarray]] = {}
+
+    def send(self, edge: tuple, value: np.ndarray, owned: bool) -> None:
+        """Add a gradient to what is known about the target of an edge."""
+        target, output = edge
+        if output < 0:
+            self._send_leaf(target, value, owned)
             return
-        slots = pending.get(node)
+        slots = self._pending.get(target)
         if slots is None:
-            slots = pending[node] = [None] * node.n_outputs
-            heapq.heappush(heap, (-node.order, node))
-        before = slots[tensor._output]
-        slots[tensor._output] = value if before is None else _sum(before, value)
+            slots = self._pending[target] = [None] * target.n_outputs
+            heapq.heappush(self._heap, (-target.order, target))
+        before = slots[output]
+        slots[output] = value if before is None else np.add(before, value, out=like(before))
 
-    send(root, grad, owned=False)
-    while heap:
-        _, node = heapq.heappop(heap)
-        results = node.run(pending.pop(node), retain)
-        owned = not node.op.passes_gradient
-        for parent, value in zip(node.parents, results, strict=True):
-            if parent is not None and value is not None:
-                send(parent, value, owned)
+    def _send_leaf(self, leaf: Tensor, value: np.ndarray, owned: bool) -> None:
+        if not leaf._hooks:
+            leaf._accumulate(value, owned)
+            return
+        before = self._hooked.get(id(leaf))
+        self._hooked[id(leaf)] = (
+            leaf, value if before is None else np.add(before[1], value, out=like(value)))
 
-
-def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return a + b in pooled memory, laid out in memory as `a` is."""
-    order = sorted(range(a.ndim), key=lambda i: -abs(a.strides[i]))
-    out = memory.empty([a.shape[i] for i in order], a.dtype)
-    out = out.transpose(np.argsort(order)) if a.ndim > 1 else out
-    return np.add(a, b, out=out)
+    def run(self, retain: bool) -> None:
+        """Visit all nodes that gradients were sent to, then the leaves with hooks."""
+        while self._heap:
+            _, node = heapq.heappop(self._heap)
+            results = node.run(self._pending.pop(node))
+            edges, owned = node.edges, not node.op.passes_gradient
+            if not retain:
+                node.free()
+            for edge, value in zip(edges, results, strict=True):
+                if edge is not None and value is not None:
+                    self.send(edge, value, owned)
+        for leaf, value in self._hooked.values():
+            for hook in tuple(leaf._hooks or ()):
+                value = _hooked(hook, value)
+            leaf._accumulate(value, owned=False)
 
 
 def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
@@ -289,27 +774,33 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         As many as the operation has outputs.
     """
     grad = _state.grad
-    arrays = []
-    needs = []
-    cache = []
+    arrays: list = []
+    needs: list = []
+    cache: list = []
+    wanted = False
     for x in inputs:
         if isinstance(x, Tensor):
             arrays.append(x.data)
-            needs.append(grad and x.requires_grad)
+            need = grad and x.requires_grad
+            wanted = wanted or need
+            needs.append(need)
             cache.append(x._packed() if isinstance(x, _Cached) else None)
         else:
-            arrays.append(x)
+            arrays.append(x if x is None or isinstance(x, np.ndarray) else Tensor(x).data)
             needs.append(False)
             cache.append(None)
     ctx = Context(tuple(needs), runtime.get_num_threads(), tuple(cache))
     result = op.forward(ctx, *arrays, **attrs)
-    outputs = result if isinstance(result, tuple) else (result,)
-    tensors = tuple([_wrap(y) for y in outputs])
-    if any(needs):
+    several = isinstance(result, tuple)
+    tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
+    if op.views and isinstance(inputs[0], Tensor):
+        tensors[0]._cell = inputs[0]._cell
+    if wanted:
         _record(op, ctx, inputs, tensors)
-    if _state.tracer is not None:
-        _state.tracer.record(op, inputs, attrs, tensors)
-    return tensors if isinstance(result, tuple) else tensors[0]
+    tracer = _state.tracer
+    if tracer is not None:
+        tracer.record(op, inputs, attrs, tensors)
+    return tensors if several else tensors[0]
 
 
 def _wrap(array: np.ndarray) -> Tensor:
@@ -321,16 +812,18 @@ def _wrap(array: np.ndarray) -> Tensor:
     t._node = None
     t._output = 0
     t._cell = [0]
+    t._hooks = None
     return t
 
 
 def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor, ...]) -> None:
     """Leave a node on the differentiable outputs."""
-    parents = tuple([x if need else None for x, need in zip(inputs, ctx.needs, strict=True)])
-    cells = [x._cell for i in op.reads if isinstance(x := inputs[i], Tensor)]
+    edges = [None if not need else (x, -1) if x._node is None else (x._node, x._output)
+             for x, need in zip(inputs, ctx.needs, strict=True)]
+    cells = [x._cell for i in op.reads if i < len(inputs) and isinstance(x := inputs[i], Tensor)]
     if op.reads_output:
         cells.append(outputs[0]._cell)
-    node = Node(op, ctx, parents, [(c, c[0]) for c in cells], op.differentiable)
+    node = Node(op, ctx, edges, [(c, c[0]) for c in cells], op.differentiable)
     for i, y in enumerate(outputs[:op.differentiable]):
         y._node = node
         y._output = i
@@ -338,14 +831,51 @@ def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor,
 
 
 class _Cached(Tensor):
-    """A tensor whose derived forms (packed weights) are kept while its values stay."""
+    """A leaf whose derived forms (packed weights) are kept while its values stay.
 
-    __slots__ = ("_cache", "_cache_version")
+    `data` is a read-only view: values change only by assigning `data` or by the methods
+    that change a tensor in place, which count their changes; so a derived form can never
+    be stale.
+    """
+
+    __slots__ = ("_cache", "_cached_from", "_store", "_view")
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        self._cached_from = (None, 0)
+        super().__init__(data, requires_grad)
+
+    @property
+    def data(self) -> np.ndarray:
+        """The values; not writable."""
+        return self._view
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        array = np.asarray(array)
+        order = axis_order(array)
+        dense = array if order is None else array.transpose(order)
+        if not dense.flags.c_contiguous or not array.flags.writeable:
+            array = array.copy(order="C")
+        self._store = array
+        self._view = array.view()
+        self._view.flags.writeable = False
+
+    def _writable(self) -> np.ndarray:
+        return self._store
+
+    def detach(self) -> Tensor:
+        """Return a tensor over the same memory that is cut off from the tape."""
+        out = _Cached.__new__(_Cached)
+        Tensor.__init__(out, self._view)
+        out._store, out._view = self._store, self._view
+        out._cell = self._cell
+        out._cached_from = (None, 0)
+        return out
 
     def _packed(self) -> dict:
         """Return the dictionary of derived forms, emptied whenever the values changed."""
-        version = (self._cell[0], id(self.data))
-        if getattr(self, "_cache_version", None) != version:
+        array, version = self._cached_from
+        if array is not self._store or version != self._cell[0]:
             self._cache = {}
-            self._cache_version = version
+            self._cached_from = (self._store, self._cell[0])
         return self._cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConvkitError",
+    "DataFormatError",
     "DTypeError",
     "ModelFormatError",
     "ShapeError",
@@ -16,6 +17,11 @@ class ConvkitError(Exception):
 
     While it passes up through modules, each puts its child's name in front, so that the
     text names the layer: ``Conv2d 'stem.conv': expected 64 input channels, got ...``.
+
+    Attributes
+    ----------
+    source : object
+        The module that the error passed last, by which its parent knows its name.
     """
 
     def __init__(self, message: str = ""):
@@ -23,6 +29,7 @@ class ConvkitError(Exception):
         self._message = message
         self._layer_type = ""
         self._path: list[str] = []
+        self.source: object = None
 
     def locate(self, layer_type: str) -> None:
         """Say in which type of layer the error arose; the innermost one counts."""
@@ -49,6 +56,10 @@ class DTypeError(ConvkitError, TypeError):
 
 class ModelFormatError(ConvkitError, ValueError):
     """A model file is malformed, truncated, hostile or of an unknown version."""
+
+
+class DataFormatError(ConvkitError, ValueError):
+    """A file of training or test data is malformed, truncated or hostile."""
 
 
 class UnsupportedOperatorError(ConvkitError, ValueError):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from convkit.ops import (
     activation,
+    conv,
+    linear,
     math,
     norm,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "math", "norm", "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "conv", "linear", "math", "norm",
+           "shape"]

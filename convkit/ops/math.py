@@ -302,10 +302,11 @@ class Log(_Unary):
     @staticmethod
     def forward(ctx: Context, x):
         """Take the logarithm."""
+        x = native(x)
         if any(ctx.needs):
             ctx.saved = x
         with np.errstate(all="ignore"):
-            return _unary(np.log, native(x))
+            return _unary(np.log, x)
 
     @staticmethod
     def backward(ctx, g):
@@ -350,9 +351,10 @@ class Abs(_Unary):
     @staticmethod
     def forward(ctx: Context, x):
         """Take the absolute value."""
+        x = native(x)
         if any(ctx.needs):
             ctx.saved = x
-        return _unary(np.absolute, native(x))
+        return _unary(np.absolute, x)
 
     @staticmethod
     def backward(ctx, g):
@@ -371,9 +373,10 @@ class Pow(_Unary):
     @staticmethod
     def forward(ctx: Context, x, *, exponent: float):
         """Raise to the power `exponent`."""
+        x = native(x)
         if any(ctx.needs):
             ctx.saved = x, exponent
-        return _power(native(x), exponent)
+        return _power(x, exponent)
 
     @staticmethod
     def backward(ctx, g):
@@ -383,7 +386,7 @@ class Pow(_Unary):
             gx = like(x)
             gx.fill(0)
             return (gx,)
-        slope = _power(native(x), exponent - 1)
+        slope = _power(x, exponent - 1)
         np.multiply(slope, slope.dtype.type(exponent), out=slope)
         return (np.multiply(slope, g, out=slope),)
 
@@ -437,9 +440,9 @@ class Sum(_Reduction):
     def forward(ctx: Context, x, *, dim=None, keepdim=False):
         """Sum; integers are summed as int64."""
         axes = normalize_axes(dim, x.ndim)
+        x = _numbers(x, "x")
         if any(ctx.needs):
             ctx.saved = _form(x, axes)
-        x = _numbers(x, "x")
         return _reduce(x if x.dtype.kind == "f" else x.astype(np.int64), axes, keepdim)
 
     @staticmethod
@@ -459,9 +462,9 @@ class Mean(_Reduction):
     def forward(ctx: Context, x, *, dim=None, keepdim=False):
         """Average."""
         axes = normalize_axes(dim, x.ndim)
+        x = native(x)
         if any(ctx.needs):
             ctx.saved = _form(x, axes)
-        x = native(x)
         total = _reduce(x, axes, keepdim)
         count = math.prod(x.shape[i] for i in axes)
         with np.errstate(all="ignore"):

@@ -36,6 +36,11 @@ def resolve_shape(x: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]
     return shape
 
 
+def _native_order(x: np.ndarray) -> np.ndarray:
+    """Return `x` of whatever type in native byte order."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
 def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return `x` in logical order with another shape: a view where C order allows."""
     if not x.flags.c_contiguous:
@@ -63,7 +68,7 @@ class Reshape(Op):
     def forward(ctx: Context, x, *, shape):
         """Reshape; a view of `x` where its memory is in logical order."""
         ctx.saved = x.shape
-        return _reshaped(x, resolve_shape(x.shape, shape))
+        return _reshaped(_native_order(x), resolve_shape(x.shape, shape))
 
     @staticmethod
     def backward(ctx, g):
@@ -94,7 +99,8 @@ class Flatten(Op):
     def forward(ctx: Context, x, *, start_dim=0, end_dim=-1):
         """Merge the axes; a view of `x` where its memory is in logical order."""
         ctx.saved = x.shape
-        return _reshaped(x, Flatten.shape(x.shape, start_dim=start_dim, end_dim=end_dim))
+        shape = Flatten.shape(x.shape, start_dim=start_dim, end_dim=end_dim)
+        return _reshaped(_native_order(x), shape)
 
     @staticmethod
     def backward(ctx, g):
@@ -124,7 +130,7 @@ class Permute(Op):
         """Permute."""
         Permute.shape(x.shape, dims=dims)
         ctx.saved = axes = [d % x.ndim for d in dims]
-        return x.transpose(axes)
+        return _native_order(x).transpose(axes)
 
     @staticmethod
     def backward(ctx, g):
@@ -159,7 +165,8 @@ class Concat(Op):
         shape = Concat.shape(*[x.shape for x in arrays], dim=dim)
         axis = dim % len(shape)
         ctx.saved = axis, [x.shape[axis] for x in arrays]
-        out = empty_ordered(shape, axis_order(arrays[0]), np.result_type(*arrays))
+        dtype = np.result_type(*arrays).newbyteorder("=")
+        out = empty_ordered(shape, axis_order(arrays[0]), dtype)
         return np.concatenate(arrays, axis=axis, out=out)
 
     @staticmethod
@@ -176,7 +183,10 @@ class Concat(Op):
 
 @register
 class Slice(Op):
-    """Elements start, start + step, ... before stop of every axis; always a view."""
+    """Elements start, start + step, ... before stop of every axis.
+
+    A view, unless a step is negative: kernels need not expect negative strides.
+    """
 
     name = "slice"
     onnx = "Slice"
@@ -190,10 +200,11 @@ class Slice(Op):
 
     @staticmethod
     def forward(ctx: Context, x, *, starts, stops, steps):
-        """Cut out a view."""
+        """Cut out a view, or a copy where steps are negative."""
         index = _slices(x.shape, starts, stops, steps)
         ctx.saved = x.shape, axis_order(x), index
-        return x[index]
+        y = _native_order(x)[index]
+        return y if all(n >= 0 for n in y.strides) else y.copy()
 
     @staticmethod
     def backward(ctx, g):
@@ -206,10 +217,10 @@ class Slice(Op):
 
 
 def _slices(x: tuple[int, ...], starts, stops, steps) -> tuple[slice, ...]:
-    """Return one slice per axis; raise ShapeError for wrong counts and steps below 1."""
+    """Return one slice per axis; raise ShapeError for wrong counts and steps of 0."""
     if not len(x) == len(starts) == len(stops) == len(steps):
         raise ShapeError(f"expected {len(x)} starts, stops and steps for shape {x}, "
                          f"got {len(starts)}, {len(stops)} and {len(steps)}")
-    if any(step is not None and step < 1 for step in steps):
-        raise ShapeError(f"slice steps must be at least 1, got {tuple(steps)}")
+    if 0 in steps:
+        raise ShapeError(f"slice steps must not be 0, got {tuple(steps)}")
     return tuple(slice(*s) for s in zip(starts, stops, steps, strict=True))

@@ -1,0 +1,386 @@
+"""Depthwise convolution (one kernel for each channel) on channels-last arrays.
+
+Arrays are C-contiguous and of one type, float32 or float64: x (N, H, W, C), w (kh, kw, C),
+y (N, OH, OW, C). Padding is what falls outside x: only its top and left are given, bottom
+and right follow from the size of y. A task of `forward` and `grad_input` is a block of rows
+of one sample; every output element is one sum in the order of (kh, kw), so that no cut
+changes it. `grad_weight` sums fixed blocks of rows or samples and then adds the blocks in
+order; their size depends on the layer alone.
+"""
+
+cimport numpy as cnp
+import numpy as np
+
+from convkit._kernels.dispatch cimport table
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+
+cnp.import_array()
+
+cdef extern from "depthwise.h" nogil:
+    ctypedef struct ck_depthwise_args:
+        const void* x
+        Py_ssize_t x_row_step, width
+        const void* w
+        Py_ssize_t w_row_step, w_step, rows, taps, first, stride, dilation, channels
+        void* y
+        Py_ssize_t columns, y_step
+        const void* bias
+        const void* residual
+        int activation
+        double alpha, beta
+    ctypedef struct ck_depthwise_sums_args:
+        const void* x
+        Py_ssize_t x_row_step, width
+        const void* gy
+        Py_ssize_t columns, rows, taps, first, stride, dilation, channels
+        void* sums
+        Py_ssize_t sums_step
+    ctypedef struct ck_depthwise_kernels:
+        int vector_length
+        void (*row)(const ck_depthwise_args*) noexcept nogil
+        void (*row_sums)(const ck_depthwise_sums_args*) noexcept nogil
+        void (*total)(const void*, Py_ssize_t, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+    ctypedef struct ck_depthwise_table:
+        ck_depthwise_kernels f32, f64
+
+# Bytes that one task reads and writes: it stays in a core's cache, and a task's cost
+# is far above that of starting it.
+cdef Py_ssize_t TASK_BYTES = 128 * 1024
+
+
+cdef struct Columns:
+    # The taps of one residue class of columns in the gradient of the input.
+    Py_ssize_t first, taps, last_tap
+
+
+cdef struct Problem:
+    const ck_depthwise_kernels* kernels
+    char* x
+    char* w
+    char* y
+    char* bias
+    char* residual
+    Py_ssize_t item, n, h, width, oh, ow, c, kh, kw
+    Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w
+    int activation
+    double alpha, beta
+    # The cut: tasks of `block` rows of a sample, or of `samples` whole samples.
+    Py_ssize_t block, blocks, samples
+    # The gradient of the input: residue classes of columns, and their count.
+    Columns* phases
+    Py_ssize_t phase_count, period_h, period_w
+    # The gradient of the weight: sums[task][kh * kw][sums_step]
+    char* sums
+    Py_ssize_t sums_step, tasks
+
+
+cdef Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """Return a / b rounded up, for b > 0."""
+    return -((-a) // b) if a <= 0 else (a + b - 1) // b
+
+
+cdef void _rows_inside(Py_ssize_t base, Py_ssize_t step, Py_ssize_t size, Py_ssize_t taps,
+                       Py_ssize_t* low, Py_ssize_t* high) noexcept nogil:
+    """Set the taps [low, high) for which base + tap * step is in [0, size)."""
+    low[0] = (-base + step - 1) // step if base < 0 else 0
+    high[0] = (size - base + step - 1) // step if base < size else 0
+    if high[0] > taps:
+        high[0] = taps
+    if low[0] > high[0]:
+        low[0] = high[0]
+
+
+cdef void _forward_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Compute one block of output rows."""
+    cdef Problem* p = <Problem*>ctx
+    cdef Py_ssize_t n = index // p.blocks
+    cdef Py_ssize_t row = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(row + p.block, p.oh)
+    cdef Py_ssize_t x_row = p.width * p.c, y_at, low, high
+    cdef ck_depthwise_args g
+    g.x_row_step = p.dilation_h * x_row
+    g.width = p.width
+    g.w_row_step = p.kw * p.c
+    g.w_step = g.channels = g.y_step = p.c
+    g.taps = p.kw
+    g.first = -p.left
+    g.stride = p.stride_w
+    g.dilation = p.dilation_w
+    g.columns = p.ow
+    g.bias = p.bias
+    g.activation = p.activation
+    g.alpha = p.alpha
+    g.beta = p.beta
+    while row < stop:
+        _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
+        g.rows = high - low
+        g.x = p.x + (n * p.h + row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
+        g.w = p.w + low * g.w_row_step * p.item
+        y_at = (n * p.oh + row) * p.ow * p.c * p.item
+        g.y = p.y + y_at
+        g.residual = p.residual + y_at if p.residual != NULL else NULL
+        p.kernels.row(&g)
+        row += 1
+
+
+cdef Columns _taps_reaching(Py_ssize_t position, Py_ssize_t stride, Py_ssize_t dilation,
+                            Py_ssize_t period, Py_ssize_t step, Py_ssize_t taps) noexcept nogil:
+    """Find the taps k with (position - k * dilation) divisible by the stride.
+
+    They are `period` apart. The result's `first` is the output that the last of them reads;
+    each tap before it reads `step` outputs further on.
+    """
+    cdef Columns found
+    cdef Py_ssize_t k = 0
+    found.first = found.taps = found.last_tap = 0
+    while k < min(period, taps):
+        if (position - k * dilation) % stride == 0:
+            found.taps = (taps - 1 - k) // period + 1
+            found.last_tap = k + (found.taps - 1) * period
+            found.first = (position - k * dilation) // stride - (found.taps - 1) * step
+            break
+        k += 1
+    return found
+
+
+cdef void _grad_input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Gather one block of rows of the gradient of the input.
+
+    x here is the gradient of the output, y that of the input, h and width the sizes of the
+    former, oh and ow those of the latter.
+    """
+    cdef Problem* p = <Problem*>ctx
+    cdef Py_ssize_t n = index // p.blocks
+    cdef Py_ssize_t row = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(row + p.block, p.oh)
+    cdef Py_ssize_t x_row = p.width * p.c, step_h, low, high, phase
+    cdef Columns vertical, horizontal
+    cdef ck_depthwise_args g
+    step_h = p.dilation_h * p.period_h // p.stride_h
+    g.x_row_step = step_h * x_row
+    g.width = p.width
+    g.w_row_step = -p.period_h * p.kw * p.c
+    g.w_step = -p.period_w * p.c
+    g.channels = p.c
+    g.y_step = p.phase_count * p.c
+    g.stride = 1
+    g.dilation = p.dilation_w * p.period_w // p.stride_w
+    g.bias = g.residual = NULL
+    g.activation = 0
+    g.alpha = g.beta = 0
+    while row < stop:
+        vertical = _taps_reaching(row + p.top, p.stride_h, p.dilation_h, p.period_h, step_h, p.kh)
+        _rows_inside(vertical.first, step_h, p.h, vertical.taps, &low, &high)
+        for phase in range(p.phase_count):
+            horizontal = p.phases[phase]
+            g.rows = high - low if horizontal.taps > 0 else 0
+            g.taps = horizontal.taps
+            g.first = horizontal.first
+            g.x = p.x + (n * p.h + vertical.first + low * step_h) * x_row * p.item
+            g.w = p.w + ((vertical.last_tap - low * p.period_h) * p.kw
+                         + horizontal.last_tap) * p.c * p.item
+            g.y = p.y + ((n * p.oh + row) * p.ow + phase) * p.c * p.item
+            g.columns = _ceil_div(p.ow - phase, p.phase_count)
+            p.kernels.row(&g)
+        row += 1
+
+
+cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Sum one block of rows, or of samples, into its own partial gradient.
+
+    y here is the gradient of the output.
+    """
+    cdef Problem* p = <Problem*>ctx
+    cdef Py_ssize_t n = (index // p.blocks) * p.samples
+    cdef Py_ssize_t n_stop = min(n + p.samples, p.n)
+    cdef Py_ssize_t start = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t x_row = p.width * p.c, row, low, high, i
+    cdef Py_ssize_t size = p.kh * p.kw * p.sums_step * p.item
+    cdef char* sums = p.sums + index * size
+    cdef ck_depthwise_sums_args g
+    for i in range(size):
+        sums[i] = 0
+    g.x_row_step = p.dilation_h * x_row
+    g.width = p.width
+    g.columns = p.ow
+    g.taps = p.kw
+    g.first = -p.left
+    g.stride = p.stride_w
+    g.dilation = p.dilation_w
+    g.channels = p.c
+    g.sums_step = p.sums_step
+    while n < n_stop:
+        for row in range(start, stop):
+            _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
+            g.rows = high - low
+            g.x = p.x + (n * p.h + row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
+            g.gy = p.y + (n * p.oh + row) * p.ow * p.c * p.item
+            g.sums = sums + low * p.kw * p.sums_step * p.item
+            p.kernels.row_sums(&g)
+        n += 1
+
+
+cdef void _total_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add up the partial gradients of one tap, in the order of the blocks."""
+    cdef Problem* p = <Problem*>ctx
+    p.kernels.total(p.sums + index * p.sums_step * p.item, p.tasks,
+                    p.kh * p.kw * p.sums_step, p.c, p.w + index * p.c * p.item)
+
+
+cdef char* _data(array, tuple shape, dtype) except? NULL:
+    """Return the address of an array's first element, after checking what C relies on."""
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        raise ValueError(f"expected a C-contiguous {dtype} array of shape {shape}, "
+                         f"got {array.dtype} of shape {array.shape}")
+    return <char*>cnp.PyArray_DATA(array)
+
+
+cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
+    """Describe a convolution from x to y; either may be a gradient."""
+    cdef Problem p
+    cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
+    dtype = x.dtype
+    if dtype != np.float32 and dtype != np.float64:
+        raise ValueError(f"expected float32 or float64, got {dtype}")
+    p.n, p.h, p.width, p.c = x.shape
+    p.oh, p.ow = y.shape[1:3]
+    p.kh, p.kw = w.shape[:2]
+    p.stride_h, p.stride_w = stride
+    p.top, p.left = pad
+    p.dilation_h, p.dilation_w = dilation
+    if min(p.stride_h, p.stride_w, p.dilation_h, p.dilation_w) < 1:
+        raise ValueError(f"expected positive stride and dilation, got {stride} and {dilation}")
+    p.item = dtype.itemsize
+    p.kernels = &kernels.f32 if p.item == 4 else &kernels.f64
+    p.x = _data(x, (p.n, p.h, p.width, p.c), dtype)
+    p.y = _data(y, (p.n, p.oh, p.ow, p.c), dtype)
+    p.w = _data(w, (p.kh, p.kw, p.c), dtype)
+    p.bias = p.residual = NULL
+    p.activation = 0
+    p.alpha = p.beta = 0
+    p.samples = 1
+    p.phases = NULL
+    p.sums = NULL
+    return p
+
+
+cdef void _cut_rows(Problem* p) noexcept nogil:
+    """Cut each sample into blocks of rows of y, of about TASK_BYTES read and written."""
+    cdef Py_ssize_t sample = (p.h * p.width + p.oh * p.ow) * p.c * p.item
+    cdef Py_ssize_t blocks = max(min(_ceil_div(sample, TASK_BYTES), p.oh), 1)
+    p.block = max(_ceil_div(p.oh, blocks), 1)
+    p.blocks = max(_ceil_div(p.oh, p.block), 1)
+
+
+cdef double _work(Problem* p) noexcept nogil:
+    """Return what threads_for wants to know: bytes moved, or vector multiply-adds if more."""
+    cdef double moved = <double>p.n * (p.h * p.width + p.oh * p.ow) * p.c * p.item
+    cdef double sums = <double>p.n * p.oh * p.ow * p.c * p.kh * p.kw / 4
+    return max(moved, sums)
+
+
+def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, double alpha,
+            double beta, int threads):
+    """Write the depthwise convolution of x with w into y.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C)
+    w : ndarray (kh, kw, C)
+    bias : ndarray (C,) or None
+    residual : ndarray (N, OH, OW, C) or None
+        Added before the activation. Must not share memory with y.
+    y : ndarray (N, OH, OW, C)
+        Overwritten.
+    stride, pad, dilation : (int, int)
+        Vertical and horizontal; pad is that of the top and of the left.
+    activation : int
+        0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky relu of slope alpha.
+    threads : int
+        At most so many threads work.
+    """
+    cdef Problem p = _problem(x, y, w, stride, pad, dilation)
+    cdef Py_ssize_t count
+    if bias is not None:
+        p.bias = _data(bias, (p.c,), x.dtype)
+    if residual is not None:
+        p.residual = _data(residual, y.shape, x.dtype)
+    p.activation = activation
+    p.alpha = alpha
+    p.beta = beta
+    if y.size == 0:
+        return
+    with nogil:
+        _cut_rows(&p)
+        count = p.n * p.blocks
+        parallel_for(_forward_task, &p, count, threads_for(threads, count, _work(&p)))
+
+
+def grad_input(gy, w, gx, stride, pad, dilation, int threads):
+    """Write the gradient of the input, for the gradient gy of the output, into gx.
+
+    Parameters
+    ----------
+    gy : ndarray (N, OH, OW, C)
+    w : ndarray (kh, kw, C)
+    gx : ndarray (N, H, W, C)
+        Overwritten.
+    stride, pad, dilation, threads
+        As in `forward`.
+    """
+    cdef Problem p = _problem(gy, gx, w, stride, pad, dilation)
+    cdef Py_ssize_t count, phase
+    if gx.size == 0:
+        return
+    p.period_h = p.stride_h // np.gcd(p.stride_h, p.dilation_h)
+    p.period_w = p.stride_w // np.gcd(p.stride_w, p.dilation_w)
+    p.phase_count = min(p.stride_w, p.ow)
+    p.phases = <Columns*>take(p.phase_count * sizeof(Columns))
+    if p.phases == NULL:
+        raise MemoryError("no memory for a table of column phases")
+    with nogil:
+        for phase in range(p.phase_count):
+            p.phases[phase] = _taps_reaching(
+                phase + p.left, p.stride_w, p.dilation_w, p.period_w,
+                p.dilation_w * p.period_w // p.stride_w, p.kw)
+        _cut_rows(&p)
+        count = p.n * p.blocks
+        parallel_for(_grad_input_task, &p, count, threads_for(threads, count, _work(&p)))
+        give(p.phases, p.phase_count * sizeof(Columns))
+
+
+def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
+    """Write the gradient of the weight into gw; the same bits for any number of threads.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C)
+    gy : ndarray (N, OH, OW, C)
+    gw : ndarray (kh, kw, C)
+        Overwritten.
+    stride, pad, dilation, threads
+        As in `forward`.
+    """
+    cdef Problem p = _problem(x, gy, gw, stride, pad, dilation)
+    cdef Py_ssize_t sample, size, taps = p.kh * p.kw
+    cdef int length = p.kernels.vector_length
+    if gw.size == 0:
+        return
+    if x.size == 0 or gy.size == 0:
+        gw.fill(0)
+        return
+    _cut_rows(&p)
+    sample = (p.h * p.width + p.oh * p.ow) * p.c * p.item
+    p.samples = max(TASK_BYTES // sample, 1)
+    p.tasks = _ceil_div(p.n, p.samples) * p.blocks
+    p.sums_step = _ceil_div(p.c, length) * length
+    size = p.tasks * taps * p.sums_step * p.item
+    p.sums = <char*>take(size)
+    if p.sums == NULL:
+        raise MemoryError(f"no memory for {size} bytes of partial gradients")
+    with nogil:
+        parallel_for(_grad_weight_task, &p, p.tasks, threads_for(threads, p.tasks, _work(&p)))
+        parallel_for(_total_task, &p, taps, threads_for(threads, taps, <double>size))
+        give(p.sums, size)

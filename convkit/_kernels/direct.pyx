@@ -1,0 +1,263 @@
+"""Direct convolution: loops around the batch-reduce GEMM, without an im2col matrix.
+
+One engine serves the forward pass, the gradient of the input, transposed convolution, 1x1
+convolution and linear layers. It computes, for a grid of pixels (i, j) of each sample,
+
+    y[i * out_step + out_start, j * ...] = sum over taps (r, c) of
+        x[i * stride + rows[r], j * stride + cols[c], :] @ weights[r, c]
+
+with zeros outside x. The taps of a kernel row are neighbours in channels-last memory, so
+they form one long reduction where dilation allows. Where a strip of the output reaches over
+the border, its input rows are first copied into a scratch strip with the zeros in place;
+all tiles then read with one stride, and no tile knows about padding.
+
+Work is cut into (sample, strip of rows, chunk of output blocks). Each output element is
+one chain of multiply-adds in the order of taps and channels: the cut changes no bit.
+"""
+
+import numpy as np
+
+from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
+                                    part_start)
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+from libc.stddef cimport ptrdiff_t
+from libc.string cimport memcpy, memset
+
+# Bytes of a scratch strip, and of packed weights that one task goes through: together
+# with the output strip they stay in a second-level cache of one MiB or more.
+cdef Py_ssize_t STRIP_BYTES = 256 << 10
+cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+# A sample is cut into about this many tasks where that costs little.
+cdef Py_ssize_t TASKS_PER_SAMPLE = 8
+
+
+cdef struct Job:
+    const ck_gemm_kernels* kernels
+    ck_gemm_args proto             # what all tiles share
+    const char* x
+    const char* weights
+    const char* bias
+    const char* residual
+    char* y
+    char* scratch
+    Py_ssize_t itemsize, scratch_bytes
+    Py_ssize_t samples, in_h, in_w, in_c, in_group
+    Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
+    Py_ssize_t grid_h, grid_w                       # pixels computed
+    Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, col_hi
+    Py_ssize_t step_h, step_w, start_h, start_w
+    Py_ssize_t strips, chunks
+    Py_ssize_t columns, blocks, all_blocks, block_size  # of packed weights
+    Py_ssize_t last_w                               # pixels of the grid's last row
+    const ptrdiff_t* offsets_x                      # of the taps, in x itself
+    const ptrdiff_t* offsets_strip                  # of the taps, in a scratch strip
+    Py_ssize_t strip_width
+
+
+cdef void _fill_strip(Job* job, const char* x, Py_ssize_t first, Py_ssize_t count,
+                      char* strip) noexcept nogil:
+    """Copy `count` input rows from row `first` into a strip, zeros outside the input."""
+    cdef Py_ssize_t pixel = job.in_c * job.itemsize
+    cdef Py_ssize_t left = max(0, min(-job.col_lo, job.strip_width))
+    cdef Py_ssize_t skip = max(0, job.col_lo)
+    cdef Py_ssize_t inside = max(0, min(job.in_w - skip, job.strip_width - left))
+    cdef Py_ssize_t right = job.strip_width - left - inside
+    cdef Py_ssize_t i, row
+    for i in range(count):
+        row = first + i
+        if row < 0 or row >= job.in_h:
+            memset(strip, 0, job.strip_width * pixel)
+        else:
+            memset(strip, 0, left * pixel)
+            memcpy(strip + left * pixel, x + (row * job.in_w + skip) * pixel, inside * pixel)
+            memset(strip + (left + inside) * pixel, 0, right * pixel)
+        strip += job.strip_width * pixel
+
+
+cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
+                   Py_ssize_t width, Py_ssize_t a_step, Py_ssize_t y_step) noexcept nogil:
+    """Run the tiles of one row of pixels for one block of output channels."""
+    cdef int nv = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length
+    cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
+    cdef Py_ssize_t i, end, j = 0
+    for i in range(tiles):
+        end = part_start(width, tiles, i + 1)
+        args.a = a + j * a_step
+        args.c = y + j * y_step
+        if residual != NULL:
+            args.residual = residual + j * y_step
+        job.kernels.plain[nv][end - j](args)
+        j = end
+
+
+cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Job* job = <Job*>ctx
+    # Chunks are outermost, so that their weights stay in cache from sample to sample.
+    cdef Py_ssize_t strip = index % job.strips
+    cdef Py_ssize_t sample = index // job.strips % job.samples
+    cdef Py_ssize_t chunk = index // (job.strips * job.samples)
+    cdef Py_ssize_t size = job.itemsize
+    cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
+    cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
+    cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
+    cdef Py_ssize_t row_count = (last - 1 - first) * job.stride_h + job.row_hi - job.row_lo + 1
+    cdef const char* x = job.x + sample * job.in_h * job.in_w * job.in_c * size
+    cdef const char* a
+    cdef Py_ssize_t a_row, b, group, block, i, at, column
+    cdef ck_gemm_args args = job.proto
+    if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
+            and job.col_lo + job.strip_width <= job.in_w):
+        a = x + (row_first * job.in_w + job.col_lo) * job.in_c * size
+        a_row = job.stride_h * job.in_w * job.in_c * size
+        args.a_offsets = job.offsets_x
+    else:
+        a = job.scratch + slot * job.scratch_bytes
+        _fill_strip(job, x, row_first, row_count, <char*>a)
+        a_row = job.stride_h * job.strip_width * job.in_c * size
+        args.a_offsets = job.offsets_strip
+    for b in range(part_start(job.all_blocks, job.chunks, chunk),
+                   part_start(job.all_blocks, job.chunks, chunk + 1)):
+        group = b // job.blocks
+        column = b % job.blocks * job.columns       # within the group
+        args.n = <int>min(job.columns, job.out_group - column)
+        args.ldb = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length \
+            * job.kernels.vector_length
+        args.b_step = args.k * args.ldb
+        args.b = job.weights + b * job.block_size * size
+        column += group * job.out_group
+        args.bias = job.bias + column * size if job.bias != NULL else NULL
+        for i in range(first, last):
+            at = (((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
+                   + job.start_w) * job.out_c + column) * size
+            _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
+                     job.y + at, job.residual + at if job.residual != NULL else NULL,
+                     job.last_w if i == job.grid_h - 1 else job.grid_w,
+                     job.stride_w * job.in_c * size, job.step_w * job.out_c * size)
+
+
+def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
+        bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
+        int threads=1):
+    """Compute every pixel of a grid of the output as a sum over taps.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C)
+        Input, C-contiguous.
+    weights : Packed
+        One tap for each pair of `rows` and `cols`, rows outermost.
+    y : ndarray (N, H', W', O)
+        Output, C-contiguous; pixels outside the grid are left alone.
+    rows, cols : sequence of int
+        Where the taps lie relative to a pixel's origin; ascending.
+    stride : (int, int)
+        Input pixels from one grid pixel to the next.
+    grid : (int, int), optional
+        Grid pixels; by default all of `y`.
+    step, start : (int, int)
+        Which pixels of `y` the grid's are.
+    bias : ndarray (O,), optional
+    residual : ndarray like y, optional
+        Added before the activation.
+    activation, alpha, beta
+        As in c/gemm.h.
+    threads : int
+    """
+    cdef Job job
+    cdef Py_ssize_t size = x.itemsize
+    job.samples, job.in_h, job.in_w, job.in_c = x.shape
+    _, job.out_h, job.out_w, job.out_c = y.shape
+    job.grid_h, job.grid_w = y.shape[1:3] if grid is None else grid
+    if not (job.samples and job.grid_h and job.grid_w and job.out_c):
+        return
+    job.itemsize = size
+    job.kernels = kernels_for(size)
+    job.x = _address(x)
+    job.y = <char*>_address(y)
+    job.weights = weights.pointer
+    job.bias = _address(bias)
+    job.residual = _address(residual)
+    job.stride_h, job.stride_w = stride
+    job.step_h, job.step_w = step
+    job.start_h, job.start_w = start
+    job.row_lo, job.row_hi = rows[0], rows[-1]
+    job.col_lo, job.col_hi = cols[0], cols[-1]
+    job.in_group = job.in_c // weights.groups
+    job.out_group = job.out_c // weights.groups
+    job.columns = weights.width * weights.vector
+    job.blocks = weights.blocks
+    job.all_blocks = weights.blocks * weights.groups
+    job.block_size = weights.block_size()
+    job.last_w = job.grid_w
+    if _is_pointwise(&job, len(rows), len(cols)):
+        _lay_in_rows(&job, weights.width)
+    job.strip_width = (job.grid_w - 1) * job.stride_w + job.col_hi - job.col_lo + 1
+    _cut(&job)
+
+    # Neighbouring taps of a row are one reduction over all their channels.
+    merged = weights.groups == 1 and job.col_hi - job.col_lo + 1 == len(cols)
+    starts = [0] if merged else [c - cols[0] for c in cols]
+    offsets_x = np.array([((r - rows[0]) * job.in_w + c) * job.in_c
+                          for r in rows for c in starts], dtype=np.intp)
+    offsets_strip = np.array([((r - rows[0]) * job.strip_width + c) * job.in_c
+                              for r in rows for c in starts], dtype=np.intp)
+    job.offsets_x = <const ptrdiff_t*>_address(offsets_x)
+    job.offsets_strip = <const ptrdiff_t*>_address(offsets_strip)
+    job.proto.batch = len(rows) * len(starts)
+    job.proto.k = job.in_group * (len(cols) if merged else 1)
+    job.proto.lda = job.stride_w * job.in_c
+    job.proto.ldc = job.proto.ld_residual = job.step_w * job.out_c
+    job.proto.accumulate = 0
+    job.proto.residual = NULL
+    job.proto.activation = activation
+    job.proto.alpha = alpha
+    job.proto.beta = beta
+
+    cdef Py_ssize_t tasks = job.samples * job.strips * job.chunks
+    cdef double work = <double>job.samples * job.grid_h * job.grid_w * job.out_c \
+        * job.proto.batch * job.proto.k
+    cdef int team = threads_for(threads, tasks, work / job.kernels.vector_length)
+    with nogil:
+        job.scratch = <char*>take(team * job.scratch_bytes)
+        if job.scratch != NULL:
+            parallel_for(_task, &job, tasks, team)
+            give(job.scratch, team * job.scratch_bytes)
+    if job.scratch == NULL:
+        raise MemoryError(f"no memory for {team * job.scratch_bytes} bytes of scratch")
+
+
+cdef const char* _address(array):
+    return NULL if array is None else <const char*><size_t>array.ctypes.data
+
+
+cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
+    """Tell whether output pixel i is made of input pixel i alone, throughout."""
+    return (rows == 1 and cols == 1 and job.row_lo == 0 and job.col_lo == 0
+            and job.stride_h == 1 and job.stride_w == 1 and job.step_h == 1 and job.step_w == 1
+            and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w)
+
+
+cdef void _lay_in_rows(Job* job, int width):
+    """Lay the pixels of all samples in rows of eight full tiles, the last one shorter."""
+    cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
+    cdef Py_ssize_t row = 8 * job.kernels.max_mr[width]
+    job.samples = 1
+    job.grid_w = job.in_w = job.out_w = min(row, pixels)
+    job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w
+    job.last_w = pixels - (job.grid_h - 1) * job.grid_w
+
+
+cdef void _cut(Job* job):
+    """Choose strips and chunks from the sizes of one sample."""
+    cdef Py_ssize_t row_bytes = job.strip_width * job.in_c * job.itemsize
+    cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
+    cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
+    rows = min(rows, max(4, (job.grid_h + TASKS_PER_SAMPLE - 1) // TASKS_PER_SAMPLE))
+    rows = max(1, min(rows, job.grid_h))
+    job.strips = (job.grid_h + rows - 1) // rows
+    rows = (job.grid_h + job.strips - 1) // job.strips
+    job.scratch_bytes = ((rows * job.stride_h + max(extra, 0)) * row_bytes + 63) // 64 * 64
+    cdef Py_ssize_t by_cache = job.all_blocks * job.block_size * job.itemsize // CHUNK_BYTES
+    cdef Py_ssize_t by_tasks = (TASKS_PER_SAMPLE + job.strips - 1) // job.strips
+    job.chunks = max(1, min(job.all_blocks, max(by_cache, by_tasks)))

@@ -1,0 +1,59 @@
+"""C declarations of the batch-reduce GEMM, and the choice of its tile."""
+
+from libc.stddef cimport ptrdiff_t
+
+cdef extern from "gemm.h" nogil:
+    ctypedef struct ck_gemm_args:
+        const void* a
+        const ptrdiff_t* a_offsets
+        ptrdiff_t lda
+        const void* b
+        ptrdiff_t b_step
+        ptrdiff_t ldb
+        ptrdiff_t batch
+        ptrdiff_t k
+        void* c
+        ptrdiff_t ldc
+        int n
+        int accumulate
+        const void* bias
+        const void* residual
+        ptrdiff_t ld_residual
+        int activation
+        double alpha
+        double beta
+    ctypedef void (*ck_gemm_fn)(const ck_gemm_args*) noexcept nogil
+    ctypedef struct ck_gemm_kernels:
+        int vector_length
+        int max_mr[5]
+        ck_gemm_fn plain[5][15]
+        ck_gemm_fn transposed[5][15]
+    ctypedef struct ck_gemm_table:
+        ck_gemm_kernels f32
+        ck_gemm_kernels f64
+        double (*fma_rounds)(long steps) noexcept nogil
+
+# Kernels for arrays of 4-byte or 8-byte floats.
+cdef const ck_gemm_kernels* kernels_for(Py_ssize_t itemsize) noexcept nogil
+
+# How many vectors wide tiles should be for rows of `width` pixels and `columns` outputs.
+cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
+                      Py_ssize_t columns) noexcept nogil
+
+
+# Where part i of `parts` nearly equal parts of `total` begins.
+cdef inline Py_ssize_t part_start(Py_ssize_t total, Py_ssize_t parts, Py_ssize_t i) noexcept nogil:
+    return total // parts * i + min(i, total % parts)
+
+
+cdef class Packed:
+    cdef readonly object array          # the packed values, flat
+    cdef readonly Py_ssize_t groups, taps, depth, columns
+    cdef readonly int width, vector     # vectors per block, elements per vector
+    cdef readonly Py_ssize_t blocks     # per group
+    cdef readonly Py_ssize_t itemsize
+    cdef char* pointer
+
+    # Elements from one block to the next.
+    cdef inline Py_ssize_t block_size(self) noexcept nogil:
+        return self.taps * self.depth * self.width * self.vector

@@ -1,0 +1,113 @@
+"""The im2col matrix and its transpose: pixels by (group, tap, channel).
+
+`expand` copies, for each output pixel, the input pixels under every tap side by side (zeros
+outside); a convolution is then one matrix product. `fold` is its transpose: it adds the
+columns back to the input pixels they came from.
+"""
+
+import numpy as np
+
+from convkit._kernels.threads cimport parallel_for, threads_for
+from libc.string cimport memcpy, memset
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef struct Job:
+    const char* x
+    char* matrix
+    Py_ssize_t itemsize, samples, in_h, in_w, in_c, out_h, out_w, groups
+    Py_ssize_t stride_h, stride_w, n_rows, n_cols
+    const Py_ssize_t* rows
+    const Py_ssize_t* cols
+
+
+cdef void _expand_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Fill the matrix rows of one output row."""
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t sample = index // job.out_h, i = index % job.out_h
+    cdef Py_ssize_t part = job.in_c // job.groups * job.itemsize
+    cdef Py_ssize_t j, group, r, c, row, col
+    cdef char* out = job.matrix + index * job.out_w * job.n_rows * job.n_cols * job.in_c \
+        * job.itemsize
+    for j in range(job.out_w):
+        for group in range(job.groups):
+            for r in range(job.n_rows):
+                row = i * job.stride_h + job.rows[r]
+                for c in range(job.n_cols):
+                    col = j * job.stride_w + job.cols[c]
+                    if 0 <= row < job.in_h and 0 <= col < job.in_w:
+                        memcpy(out, job.x + ((sample * job.in_h + row) * job.in_w + col)
+                               * job.in_c * job.itemsize + group * part, part)
+                    else:
+                        memset(out, 0, part)
+                    out += part
+
+
+cdef void _fold_row(Job* job, Py_ssize_t sample, Py_ssize_t row, real* x, real* matrix) noexcept nogil:
+    """Gather into one input row everything that was taken from it, taps in order."""
+    cdef Py_ssize_t part = job.in_c // job.groups
+    cdef Py_ssize_t wide = job.n_rows * job.n_cols * part
+    cdef Py_ssize_t r, c, i, j, group, col, n
+    cdef real* target
+    cdef real* source
+    x += (sample * job.in_h + row) * job.in_w * job.in_c
+    memset(x, 0, job.in_w * job.in_c * sizeof(real))
+    for r in range(job.n_rows):
+        i = row - job.rows[r]
+        if i < 0 or i % job.stride_h or i // job.stride_h >= job.out_h:
+            continue
+        i = (sample * job.out_h + i // job.stride_h) * job.out_w
+        for c in range(job.n_cols):
+            for j in range(job.out_w):
+                col = j * job.stride_w + job.cols[c]
+                if col < 0 or col >= job.in_w:
+                    continue
+                for group in range(job.groups):
+                    target = x + col * job.in_c + group * part
+                    source = matrix + ((i + j) * job.groups + group) * wide \
+                        + (r * job.n_cols + c) * part
+                    for n in range(part):
+                        target[n] += source[n]
+
+
+cdef void _fold_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Job* job = <Job*>ctx
+    if job.itemsize == 4:
+        _fold_row[float](job, index // job.in_h, index % job.in_h, <float*>job.x,
+                         <float*>job.matrix)
+    else:
+        _fold_row[double](job, index // job.in_h, index % job.in_h, <double*>job.x,
+                          <double*>job.matrix)
+
+
+def expand(x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
+    """Fill `matrix` (N, H', W', groups * taps * C / groups) from `x` (N, H, W, C)."""
+    _call(True, x, matrix, rows, cols, stride, groups, threads)
+
+
+def fold(matrix, x, rows, cols, stride, Py_ssize_t groups, int threads):
+    """Overwrite `x` (N, H, W, C) with the sums of what `expand` would have taken from it."""
+    _call(False, x, matrix, rows, cols, stride, groups, threads)
+
+
+cdef _call(bint forward, x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
+    cdef Job job
+    row_array, col_array = np.array(rows, np.intp), np.array(cols, np.intp)
+    job.rows = <const Py_ssize_t*><size_t>row_array.ctypes.data
+    job.cols = <const Py_ssize_t*><size_t>col_array.ctypes.data
+    job.n_rows, job.n_cols = row_array.size, col_array.size
+    job.x = <const char*><size_t>x.ctypes.data
+    job.matrix = <char*><size_t>matrix.ctypes.data
+    job.itemsize = x.itemsize
+    job.samples, job.in_h, job.in_w, job.in_c = x.shape
+    _, job.out_h, job.out_w, _ = matrix.shape
+    job.stride_h, job.stride_w = stride
+    job.groups = groups
+    cdef Py_ssize_t tasks = job.samples * (job.out_h if forward else job.in_h)
+    cdef int team = threads_for(threads, tasks, <double>matrix.size)
+    with nogil:
+        parallel_for(_expand_task if forward else _fold_task, &job, tasks, team)

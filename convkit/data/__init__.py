@@ -1,0 +1,24 @@
+"""Data sets, readers of published files, and the loader that makes batches of them."""
+
+from __future__ import annotations
+
+from convkit.data.bundled import digits
+from convkit.data.cifar import CIFAR10
+from convkit.data.dataset import Dataset, ImageDataset, Subset, TensorDataset, random_split
+from convkit.data.folder import ImageFolder, load_image
+from convkit.data.loader import DataLoader
+from convkit.data.mnist import MNIST
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "DataLoader",
+    "Dataset",
+    "ImageDataset",
+    "ImageFolder",
+    "Subset",
+    "TensorDataset",
+    "digits",
+    "load_image",
+    "random_split",
+]

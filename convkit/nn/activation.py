@@ -1,0 +1,187 @@
+"""Activations as layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit import functional as F
+from convkit.autograd import Tensor
+from convkit.nn.linear import positive
+from convkit.nn.module import Module
+from convkit.nn.parameter import Parameter
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "Hardsigmoid",
+    "Hardswish",
+    "LeakyReLU",
+    "LogSoftmax",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]
+
+
+class ReLU(Module):
+    """max(x, 0). `inplace` is accepted for PyTorch's sake; results are always new."""
+
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.relu(input)
+
+
+class ReLU6(ReLU):
+    """min(max(x, 0), 6)."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.relu6(input)
+
+
+class Hardswish(ReLU):
+    """x min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.hardswish(input)
+
+
+class Hardsigmoid(ReLU):
+    """min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.hardsigmoid(input)
+
+
+class SiLU(ReLU):
+    """x / (1 + exp(-x))."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.silu(input)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.sigmoid(input)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.tanh(input)
+
+
+class LeakyReLU(Module):
+    """x where it is positive, negative_slope * x elsewhere."""
+
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False):
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.leaky_relu(input, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"negative_slope={self.negative_slope}"
+
+
+class PReLU(Module):
+    """x where it is positive, a learned factor times x elsewhere.
+
+    Parameters
+    ----------
+    num_parameters : int
+        1, or the number of channels.
+    init : float
+        The factors at first.
+    dtype : dtype_like
+        float32 or float64.
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32):
+        super().__init__()
+        self.num_parameters = positive(num_parameters, "num_parameters")
+        self.weight = Parameter(np.full(num_parameters, init, dtype))
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"num_parameters={self.num_parameters}"
+
+
+class ELU(Module):
+    """x where it is positive, alpha (exp(x) - 1) elsewhere."""
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False):
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.elu(input, self.alpha)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"alpha={self.alpha}"
+
+
+class GELU(Module):
+    """x times the normal distribution function of x; "tanh" is its approximation."""
+
+    def __init__(self, approximate: str = "none"):
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.gelu(input, self.approximate)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"approximate={self.approximate!r}"
+
+
+class Softmax(Module):
+    """exp(x) over its sum along an axis."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply along `dim`."""
+        return F.softmax(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """Logarithm of `Softmax`."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply along `dim`."""
+        return F.log_softmax(input, self.dim)

@@ -1,0 +1,236 @@
+"""Convolution and transposed convolution: 1-D and 2-D, any stride, dilation and groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit._kernels import gradweight, memory
+from convkit.errors import ShapeError
+from convkit.ops.conv_algorithms import choose
+from convkit.ops.conv_problem import (
+    ConvProblem,
+    check_dtypes,
+    forward_problem,
+    transposed_problem,
+)
+from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.op import Context, Op, register
+
+__all__ = ["Conv", "ConvTranspose", "activation_arguments"]
+
+# Activations that run in the convolution's own pass: enum ck_activation of c/gemm.h.
+_ACTIVATIONS = {None: (0, 0.0, 0.0), "relu": (1, 0.0, 0.0), "relu6": (2, 0.0, 6.0)}
+
+
+def activation_arguments(activation: str | None, args: tuple = ()) -> dict[str, Any]:
+    """Return the kernels' arguments for a fused activation.
+
+    Raises
+    ------
+    ValueError
+        When `activation` is none of None, "relu", "relu6", "leaky_relu".
+    """
+    if activation == "leaky_relu":
+        code, alpha, beta = 3, float(args[0]) if args else 0.01, 0.0
+    elif activation in _ACTIVATIONS:
+        code, alpha, beta = _ACTIVATIONS[activation]
+    else:
+        raise ValueError(f"expected activation None, 'relu', 'relu6' or 'leaky_relu', "
+                         f"got {activation!r}")
+    return {"activation": code, "alpha": alpha, "beta": beta}
+
+
+def _four(x: np.ndarray) -> np.ndarray:
+    """Return a channels-last array as (N, H, W, C); a 1-D signal gets height 1."""
+    last = to_last(x)
+    return last if last.ndim == 4 else last[:, None]
+
+
+def _logical(y: np.ndarray, rank: int) -> np.ndarray:
+    """Return the logical view of an (N, H, W, C) array with `rank` axes in all."""
+    return from_last(y if rank == 4 else y[:, 0])
+
+
+def _taps(weight: np.ndarray) -> np.ndarray:
+    """Return the weight with two spatial axes."""
+    return weight if weight.ndim == 4 else weight[:, :, None]
+
+
+def _check_bias(bias: np.ndarray | None, channels: int) -> np.ndarray | None:
+    if bias is None:
+        return None
+    if bias.shape != (channels,):
+        raise ShapeError(f"expected bias of shape ({channels},), got {bias.shape}")
+    return np.ascontiguousarray(bias)
+
+
+def _prepare(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None):
+    """Bring inputs to native order and check that their types agree."""
+    x, weight = native(x), native(weight, "weight")
+    bias = None if bias is None else native(bias, "bias")
+    check_dtypes(x, weight=weight, bias=bias)
+    return x, np.ascontiguousarray(weight), bias
+
+
+def _pad_attrs(padding: Any, mode: str) -> dict[str, Any]:
+    return {"padding": tuple(tuple(p) for p in padding), "mode": mode, "value": 0.0}
+
+
+def _zero_padding(padding: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((0, 0) for _ in padding)
+
+
+@register
+class Conv(Op):
+    """Cross-correlation of x (N, C, spatial...) with weight (O, C / groups, k...).
+
+    ``y[n, o, i, j] = bias[o] + sum over c, r, s of
+    weight[o, c, r, s] * x[n, c, i * stride + r * dilation - padding, ...]``
+    (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016).
+
+    `residual` (like y) is added and `activation` applied last; both are forms that compiled
+    programs use and have no backward.
+    """
+
+    name = "conv"
+    onnx = "Conv"
+    reads = (0, 1)
+
+    @staticmethod
+    def shape(x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
+              padding_mode="zeros", algorithm="auto", activation=None, activation_args=()):
+        """Return (N, O, spatial...)."""
+        p = forward_problem(x, weight, np.dtype(np.float32), stride=stride, padding=padding,
+                            dilation=dilation, groups=groups)
+        if bias is not None and bias != (p.out_channels,):
+            raise ShapeError(f"expected bias of shape ({p.out_channels},), got {bias}")
+        out = (p.batch, p.out_channels, *p.out_size[4 - len(x):])
+        if residual is not None and residual != out:
+            raise ShapeError(f"expected residual of shape {out}, got {residual}")
+        return out
+
+    @staticmethod
+    def forward(ctx: Context, x, weight, bias=None, residual=None, *, stride, padding, dilation,
+                groups, padding_mode="zeros", algorithm="auto", activation=None,
+                activation_args=()):
+        """Compute y, channels-last in memory."""
+        x, weight, bias = _prepare(x, weight, bias)
+        rank = x.ndim
+        pad_ctx = None
+        if padding_mode != "zeros":
+            x, pad_ctx = _pad(ctx, x, padding, padding_mode)
+            padding = _zero_padding(padding)
+        problem = forward_problem(x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
+                                  dilation=dilation, groups=groups)
+        bias = _check_bias(bias, problem.out_channels)
+        chosen = choose(problem, algorithm)
+        x_last, taps = _four(x), _taps(weight)
+        y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype)
+        if residual is not None:
+            check_dtypes(x, residual=residual)
+            expected = _logical(y, rank).shape
+            if residual.shape != expected:
+                raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
+            residual = _four(residual)
+        cache = ctx.cache[1] if len(ctx.cache) > 1 else None
+        chosen.forward(problem, x_last, taps, y, cache, ctx.threads, bias=bias,
+                       residual=residual, **activation_arguments(activation, activation_args))
+        if any(ctx.needs):
+            if activation is not None or residual is not None:
+                raise ValueError("fused activation and residual have no backward: "
+                                 "they are for compiled programs")
+            ctx.saved = (problem, chosen, x_last, taps, cache, rank, pad_ctx)
+        return _logical(y, rank)
+
+    @staticmethod
+    def backward(ctx: Context, gy):
+        """Gradients of x, weight and bias."""
+        problem, chosen, x, weight, cache, rank, pad_ctx = ctx.saved
+        gy = _four(gy)
+        gx = gw = gb = None
+        if ctx.needs[0]:
+            gx = memory.empty(x.shape, x.dtype)
+            chosen.grad_input(problem, gy, weight, gx, cache, ctx.threads)
+            gx = _logical(gx, rank)
+            if pad_ctx is not None:
+                gx = _pad_op().backward(pad_ctx, gx)[0]
+        if ctx.needs[1]:
+            gw = memory.empty(weight.shape, weight.dtype)
+            chosen.grad_weight(problem, x, gy, gw, ctx.threads)
+            gw = gw if rank == 4 else gw[:, :, 0]
+        if len(ctx.needs) > 2 and ctx.needs[2]:
+            gb = gradweight.sum_pixels(gy, ctx.threads)
+        return (gx, gw, gb, None)[:len(ctx.needs)]
+
+
+def _pad_op() -> type[Op]:
+    from convkit.ops.pad import Pad
+
+    return Pad
+
+
+def _pad(ctx: Context, x: np.ndarray, padding: Any, mode: str):
+    """Pad x by reflection, replication or wrapping; return it and the pad's context."""
+    pad_ctx = Context((ctx.needs[0],), ctx.threads, ())
+    attrs = _pad_attrs(((0, 0), (0, 0), *padding), mode)
+    return _pad_op().forward(pad_ctx, x, **attrs), pad_ctx
+
+
+@register
+class ConvTranspose(Op):
+    """Transposed convolution: the gradient of a convolution with respect to its input.
+
+    x (N, C, spatial...), weight (C, O / groups, k...); each input pixel adds its value times
+    the kernel to the output (Dumoulin and Visin 2016, chapter 4).
+    """
+
+    name = "conv_transpose"
+    onnx = "ConvTranspose"
+    reads = (0, 1)
+
+    @staticmethod
+    def shape(x, weight, bias=None, *, stride, padding, output_padding, groups, dilation):
+        """Return (N, O, spatial...)."""
+        p = transposed_problem(x, weight, np.dtype(np.float32), stride=stride, padding=padding,
+                               output_padding=output_padding, dilation=dilation, groups=groups)
+        if bias is not None and bias != (p.in_channels,):
+            raise ShapeError(f"expected bias of shape ({p.in_channels},), got {bias}")
+        return (p.batch, p.in_channels, *p.in_size[4 - len(x):])
+
+    @staticmethod
+    def forward(ctx: Context, x, weight, bias=None, *, stride, padding, output_padding, groups,
+                dilation):
+        """Compute y, channels-last in memory."""
+        x, weight, bias = _prepare(x, weight, bias)
+        problem = transposed_problem(
+            x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
+            output_padding=output_padding, dilation=dilation, groups=groups)
+        bias = _check_bias(bias, problem.in_channels)
+        chosen = choose(problem)
+        x_last, taps = _four(x), _taps(weight)
+        y = memory.empty((problem.batch, *problem.in_size, problem.in_channels), x.dtype)
+        cache = ctx.cache[1] if len(ctx.cache) > 1 else None
+        chosen.grad_input(problem, x_last, taps, y, cache, ctx.threads, bias=bias)
+        if any(ctx.needs):
+            ctx.saved = (problem, chosen, x_last, taps, cache, x.ndim)
+        return _logical(y, x.ndim)
+
+    @staticmethod
+    def backward(ctx: Context, gy):
+        """Gradients of x, weight and bias: the convolution itself and its weight gradient."""
+        problem, chosen, x, weight, cache, rank = ctx.saved
+        gy = _four(gy)
+        gx = gw = gb = None
+        if ctx.needs[0]:
+            gx = memory.empty(x.shape, x.dtype)
+            chosen.forward(problem, gy, weight, gx, cache, ctx.threads)
+            gx = _logical(gx, rank)
+        if ctx.needs[1]:
+            gw = memory.empty(weight.shape, weight.dtype)
+            chosen.grad_weight(problem, gy, x, gw, ctx.threads)
+            gw = gw if rank == 4 else gw[:, :, 0]
+        if len(ctx.needs) > 2 and ctx.needs[2]:
+            gb = gradweight.sum_pixels(gy, ctx.threads)
+        return (gx, gw, gb)[:len(ctx.needs)]
