@@ -35,8 +35,10 @@ def rng(request) -> np.random.Generator:
 
 @pytest.fixture
 def torch():
-    """Return PyTorch; the test is skipped where it is not installed."""
-    return pytest.importorskip("torch", reason="PyTorch is not installed")
+    """Return PyTorch, on one thread; the test is skipped where it is not installed."""
+    module = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module.set_num_threads(1)
+    return module
 
 
 @pytest.fixture(scope="session")

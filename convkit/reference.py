@@ -1,0 +1,1185 @@
+"""What every operation and its gradient means: plain, slow, obvious float64 NumPy.
+
+For each operation ``name`` there is ``name(*inputs, **attributes)``, which returns the output
+(or the tuple of outputs), and ``name_grad(gy, *inputs, **attributes)``, which returns the tuple
+of gradients of ``sum(gy * output)`` (of the first output) by the inputs: None for an input that
+is missing or has no gradient. Inputs and attributes are those of ``docs/architecture.md``.
+Arrays of any format come in, float64 goes out. Nothing here is fast, and nothing here looks at
+how the fast code works; tests hold the one against the other.
+
+Sizes per spatial axis may be given as one number for all; padding as one number, one number
+per axis, or a (before, after) pair per axis. Where not said otherwise, the meaning is the one
+that PyTorch documents for the operation of the same name
+(https://docs.pytorch.org/docs/stable/nn.functional.html).
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Sizes = int | Sequence[int]
+Pads = int | Sequence[int] | Sequence[tuple[int, int]]
+
+_slice = builtins.slice
+_sum = builtins.sum
+
+
+def _wide(*arrays: Any) -> list[Any]:
+    """Return the arrays in float64; None stays None."""
+    return [None if a is None else np.asarray(a, np.float64) for a in arrays]
+
+
+def _per_axis(value: Any, n: int) -> tuple:
+    """Return one entry per axis."""
+    return (value,) * n if np.ndim(value) == 0 else tuple(value)
+
+
+def _pairs(padding: Pads, n: int) -> tuple[tuple[int, int], ...]:
+    """Return (before, after) per axis."""
+    return tuple((p, p) if np.ndim(p) == 0 else tuple(p) for p in _per_axis(padding, n))
+
+
+def _spatial_axes(x: Array) -> tuple[int, ...]:
+    """Return the axes after samples and channels."""
+    return tuple(range(2, x.ndim))
+
+
+# -- padding --------------------------------------------------------------------------------
+
+
+def _pad_source(n: int, before: int, after: int, mode: str) -> Array:
+    """Return, for each element of a padded axis, the element it copies; -1 for the pad value."""
+    i = np.arange(-before, n + after)
+    if mode in ("zeros", "constant"):
+        return np.where((i >= 0) & (i < n), i, -1)
+    if mode == "replicate":
+        return np.clip(i, 0, n - 1)
+    if mode == "circular":
+        return i % n
+    if mode == "reflect":
+        period = max(2 * (n - 1), 1)
+        i = i % period
+        return np.where(i < n, i, period - i)
+    raise ValueError(f"unknown padding mode {mode!r}")
+
+
+def pad(x: Array, *, padding: Sequence[tuple[int, int]], mode: str = "constant",
+        value: float = 0.0) -> Array:
+    """Extend each axis by (before, after) elements; negative numbers cut some off."""
+    (x,) = _wide(x)
+    for axis, (before, after) in enumerate(padding):
+        source = _pad_source(x.shape[axis], before, after, mode)
+        outside = source < 0
+        if x.shape[axis] == 0:
+            shape = (*x.shape[:axis], len(source), *x.shape[axis + 1:])
+            x = np.full(shape, float(value))
+            continue
+        x = np.take(x, np.where(outside, 0, source), axis=axis)
+        x[(_slice(None),) * axis + (outside,)] = value
+    return x
+
+
+def pad_grad(gy: Array, x: Array, *, padding: Sequence[tuple[int, int]], mode: str = "constant",
+             value: float = 0.0) -> tuple[Array]:
+    """Give each element the sum of the gradients of its copies."""
+    (gy,) = _wide(gy)
+    for axis, (before, after) in enumerate(padding):
+        n = np.shape(x)[axis]
+        source = _pad_source(n, before, after, mode)
+        inside = np.flatnonzero(source >= 0)
+        gx = np.zeros((*gy.shape[:axis], n, *gy.shape[axis + 1:]))
+        np.add.at(gx, (_slice(None),) * axis + (source[inside],), np.take(gy, inside, axis=axis))
+        gy = gx
+    return (gy,)
+
+
+# -- convolution ----------------------------------------------------------------------------
+
+
+def _conv_steps(kernel: Sequence[int], out: Sequence[int], stride: Sequence[int],
+                dilation: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple]]:
+    """Yield each kernel position and the slices of the padded input that it meets."""
+    for at in np.ndindex(*kernel):
+        yield at, (..., *(
+            _slice(i * d, i * d + s * (n - 1) + 1, s) if n else _slice(0, 0)
+            for i, n, s, d in zip(at, out, stride, dilation, strict=True)))
+
+
+def _grouped(a: Array, groups: int) -> Array:
+    """Return (N, C, spatial...) as (N, group, C / groups, pixels)."""
+    n, c = a.shape[:2]
+    return a.reshape(n, groups, c // groups, math.prod(a.shape[2:]))
+
+
+def _grouped_weight(weight: Array, groups: int, at: tuple[int, ...]) -> Array:
+    """Return a weight's matrices at one kernel position as (group, rows / groups, columns)."""
+    w = weight[(_slice(None), _slice(None), *at)]
+    return w.reshape(groups, w.shape[0] // groups, w.shape[1])
+
+
+def _conv_setup(x: Array, weight: Array, stride: Sizes, padding: Pads, dilation: Sizes):
+    """Return stride and dilation per axis, padding per axis of `x` and the output's size."""
+    n = x.ndim - 2
+    stride, dilation, pairs = _per_axis(stride, n), _per_axis(dilation, n), _pairs(padding, n)
+    out = tuple((size + _sum(p) - d * (k - 1) - 1) // s + 1 for size, p, k, s, d in zip(
+        x.shape[2:], pairs, weight.shape[2:], stride, dilation, strict=True))
+    return stride, dilation, ((0, 0), (0, 0), *pairs), out
+
+
+def _fused(activation: str | None, args: Sequence[float]) -> tuple[Callable, Callable]:
+    """Return the function fused behind a convolution or linear layer, and its gradient."""
+    if activation is None:
+        return (lambda z: z), (lambda gy, z: (gy,))
+    if activation == "leaky_relu":
+        slope = {"negative_slope": args[0]} if len(args) else {}
+        return (lambda z: leaky_relu(z, **slope)), (lambda gy, z: leaky_relu_grad(gy, z, **slope))
+    return {"relu": (relu, relu_grad), "relu6": (relu6, relu6_grad)}[activation]
+
+
+def _conv_before_activation(x, weight, bias, residual, stride, padding, dilation, groups, mode):
+    """Return the convolution with bias and residual added."""
+    stride, dilation, pairs, out = _conv_setup(x, weight, stride, padding, dilation)
+    xp = pad(x, padding=pairs, mode=mode)
+    y = np.zeros((len(x), groups, weight.shape[0] // groups, math.prod(out)))
+    for at, window in _conv_steps(weight.shape[2:], out, stride, dilation):
+        y += np.einsum("ngcp,goc->ngop", _grouped(xp[window], groups),
+                       _grouped_weight(weight, groups, at))
+    y = y.reshape(len(x), weight.shape[0], *out)
+    if bias is not None:
+        y = y + bias.reshape(-1, *(1,) * len(out))
+    return y if residual is None else y + residual
+
+
+def conv(x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None, *,
+         stride: Sizes = 1, padding: Pads = 0, dilation: Sizes = 1, groups: int = 1,
+         padding_mode: str = "zeros", algorithm: str = "auto", activation: str | None = None,
+         activation_args: Sequence[float] = ()) -> Array:
+    """Cross-correlate x (N, C, spatial...) with weight (O, C / groups, kernel...).
+
+    ``y = activation(conv(x) + bias + residual)``. `algorithm` changes nothing here;
+    `activation_args` holds the slope of "leaky_relu".
+    """
+    x, weight, bias, residual = _wide(x, weight, bias, residual)
+    function, _ = _fused(activation, activation_args)
+    return function(_conv_before_activation(
+        x, weight, bias, residual, stride, padding, dilation, groups, padding_mode))
+
+
+def conv_grad(gy: Array, x: Array, weight: Array, bias: Array | None = None,
+              residual: Array | None = None, *, stride: Sizes = 1, padding: Pads = 0,
+              dilation: Sizes = 1, groups: int = 1, padding_mode: str = "zeros",
+              algorithm: str = "auto", activation: str | None = None,
+              activation_args: Sequence[float] = ()) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight, bias and residual."""
+    gy, x, weight, bias, residual = _wide(gy, x, weight, bias, residual)
+    if activation is not None:
+        z = _conv_before_activation(
+            x, weight, bias, residual, stride, padding, dilation, groups, padding_mode)
+        (gy,) = _fused(activation, activation_args)[1](gy, z)
+    stride, dilation, pairs, out = _conv_setup(x, weight, stride, padding, dilation)
+    xp = pad(x, padding=pairs, mode=padding_mode)
+    gxp, gw = np.zeros_like(xp), np.zeros_like(weight)
+    gyg = _grouped(gy, groups)
+    for at, window in _conv_steps(weight.shape[2:], out, stride, dilation):
+        patch = xp[window]
+        gxp[window] += np.einsum(
+            "ngop,goc->ngcp", gyg, _grouped_weight(weight, groups, at)).reshape(patch.shape)
+        gw[(_slice(None), _slice(None), *at)] = np.einsum(
+            "ngop,ngcp->goc", gyg, _grouped(patch, groups)).reshape(weight.shape[:2])
+    (gx,) = pad_grad(gxp, x, padding=pairs, mode=padding_mode)
+    return (gx, gw, None if bias is None else gy.sum(axis=(0, *_spatial_axes(gy))),
+            None if residual is None else gy)
+
+
+def _transpose_setup(x, weight, stride, padding, output_padding, dilation):
+    """Return stride, dilation, padding per axis and the uncropped output's size."""
+    n = x.ndim - 2
+    stride, dilation = _per_axis(stride, n), _per_axis(dilation, n)
+    full = tuple((size - 1) * s + d * (k - 1) + 1 + extra for size, k, s, d, extra in zip(
+        x.shape[2:], weight.shape[2:], stride, dilation, _per_axis(output_padding, n),
+        strict=True))
+    return stride, dilation, _pairs(padding, n), full
+
+
+def conv_transpose(x: Array, weight: Array, bias: Array | None = None, *, stride: Sizes = 1,
+                   padding: Pads = 0, output_padding: Sizes = 0, groups: int = 1,
+                   dilation: Sizes = 1) -> Array:
+    """Apply the transpose of a convolution of weight (C, O / groups, kernel...) to x.
+
+    Each input element adds its multiple of the kernel to the output, `stride` apart; then
+    `padding` elements are cut off each end, less `output_padding` at the far end.
+    """
+    x, weight, bias = _wide(x, weight, bias)
+    stride, dilation, pairs, full = _transpose_setup(
+        x, weight, stride, padding, output_padding, dilation)
+    n_out = weight.shape[1] * groups
+    y = np.zeros((len(x), n_out, *full))
+    for at, window in _conv_steps(weight.shape[2:], x.shape[2:], stride, dilation):
+        y[window] += np.einsum("ngcp,gco->ngop", _grouped(x, groups), _grouped_weight(
+            weight, groups, at)).reshape(len(x), n_out, *x.shape[2:])
+    y = pad(y, padding=((0, 0), (0, 0), *((-before, -after) for before, after in pairs)))
+    return y if bias is None else y + bias.reshape(-1, *(1,) * len(full))
+
+
+def conv_transpose_grad(gy: Array, x: Array, weight: Array, bias: Array | None = None, *,
+                        stride: Sizes = 1, padding: Pads = 0, output_padding: Sizes = 0,
+                        groups: int = 1, dilation: Sizes = 1) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight and bias."""
+    gy, x, weight, bias = _wide(gy, x, weight, bias)
+    stride, dilation, pairs, _ = _transpose_setup(
+        x, weight, stride, padding, output_padding, dilation)
+    gfull = pad(gy, padding=((0, 0), (0, 0), *pairs))
+    gx, gw = np.zeros_like(x), np.zeros_like(weight)
+    for at, window in _conv_steps(weight.shape[2:], x.shape[2:], stride, dilation):
+        part = _grouped(gfull[window], groups)
+        gx += np.einsum("ngop,gco->ngcp", part, _grouped_weight(
+            weight, groups, at)).reshape(x.shape)
+        gw[(_slice(None), _slice(None), *at)] = np.einsum(
+            "ngcp,ngop->gco", _grouped(x, groups), part).reshape(weight.shape[:2])
+    return gx, gw, None if bias is None else gy.sum(axis=(0, *_spatial_axes(gy)))
+
+
+# -- linear and matmul ----------------------------------------------------------------------
+
+
+def _linear_before_activation(x, weight, bias, residual):
+    """Return ``x weight^T + bias + residual``."""
+    y = x @ weight.T
+    y = y if bias is None else y + bias
+    return y if residual is None else y + residual
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None, *,
+           activation: str | None = None, activation_args: Sequence[float] = ()) -> Array:
+    """Return ``activation(x weight^T + bias + residual)``; x (..., I), weight (O, I)."""
+    function, _ = _fused(activation, activation_args)
+    return function(_linear_before_activation(*_wide(x, weight, bias, residual)))
+
+
+def linear_grad(gy: Array, x: Array, weight: Array, bias: Array | None = None,
+                residual: Array | None = None, *, activation: str | None = None,
+                activation_args: Sequence[float] = ()) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight, bias and residual."""
+    gy, x, weight, bias, residual = _wide(gy, x, weight, bias, residual)
+    z = _linear_before_activation(x, weight, bias, residual)
+    (gy,) = _fused(activation, activation_args)[1](gy, z)
+    rows = gy.reshape(math.prod(gy.shape[:-1]), gy.shape[-1])
+    gw = rows.T @ x.reshape(len(rows), x.shape[-1])
+    return (gy @ weight, gw, None if bias is None else rows.sum(axis=0),
+            None if residual is None else gy)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Multiply (batches of) matrices; 1-D arrays count as a row on the left, a column right."""
+    a, b = _wide(a, b)
+    return a @ b
+
+
+def matmul_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return ``gy b^T`` and ``a^T gy``, summed over broadcast batches."""
+    gy, a, b = _wide(gy, a, b)
+    a2 = a[np.newaxis, :] if a.ndim == 1 else a
+    b2 = b[:, np.newaxis] if b.ndim == 1 else b
+    gy = np.expand_dims(gy, -1) if b.ndim == 1 else gy
+    gy = np.expand_dims(gy, -2) if a.ndim == 1 else gy
+    ga = _sum_to(gy @ np.swapaxes(b2, -1, -2), a2.shape)
+    gb = _sum_to(np.swapaxes(a2, -1, -2) @ gy, b2.shape)
+    return ga.reshape(a.shape), gb.reshape(b.shape)
+
+
+# -- pooling --------------------------------------------------------------------------------
+
+
+def _pool_size(n: int, k: int, s: int, pads: tuple[int, int], d: int, ceil_mode: bool) -> int:
+    """Return a pooled axis' size; with `ceil_mode` no window may start in the far padding."""
+    span = n + _sum(pads) - d * (k - 1) - 1
+    out = (span + (s - 1 if ceil_mode else 0)) // s + 1
+    if ceil_mode and (out - 1) * s >= n + pads[0]:
+        out -= 1
+    return out
+
+
+def _pool_setup(x, kernel_size, stride, padding, dilation, ceil_mode):
+    """Return kernel, stride, padding, dilation and output size per axis."""
+    n = x.ndim - 2
+    kernel, dilation, pairs = _per_axis(kernel_size, n), _per_axis(dilation, n), _pairs(padding, n)
+    stride = kernel if stride is None else _per_axis(stride, n)
+    out = tuple(_pool_size(*args, ceil_mode) for args in zip(
+        x.shape[2:], kernel, stride, pairs, dilation, strict=True))
+    return kernel, stride, pairs, dilation, out
+
+
+def _max_of(x: Array, windows: Iterator[list[Array]], out: tuple[int, ...]):
+    """Return the largest of the elements that each window meets, and its flat place.
+
+    `windows` yields per axis the coordinate that each output position looks at, in reading
+    order; coordinates outside of the input are passed over. The first of equal elements
+    wins; NaN beats every number, and a later NaN an earlier one, as in PyTorch.
+    """
+    best = np.full((*x.shape[:2], *out), -np.inf)
+    place = np.full(best.shape, -1, np.int64)
+    sizes = x.shape[2:]
+    for coordinates in windows:
+        inside = np.ones(out, bool)
+        for axis, (c, size) in enumerate(zip(coordinates, sizes, strict=True)):
+            ok = (c >= 0) & (c < size)
+            inside &= ok.reshape(-1, *(1,) * (len(out) - 1 - axis))
+        grid = np.ix_(*(np.clip(c, 0, size - 1) for c, size in zip(
+            coordinates, sizes, strict=True)))
+        value = x[(_slice(None), _slice(None), *grid)]
+        flat = np.ravel_multi_index(np.broadcast_arrays(*grid), sizes)
+        better = inside & ((value > best) | np.isnan(value) | (place < 0))
+        best = np.where(better, value, best)
+        place = np.where(better, flat, place)
+    return best, place
+
+
+def _scatter(gy: Array, place: Array, shape: tuple[int, ...]) -> Array:
+    """Add each gradient at its flat place over the spatial axes; -1 is nowhere."""
+    n, c = shape[:2]
+    gx = np.zeros((n, c, math.prod(shape[2:])))
+    sample, channel, *_ = np.indices(gy.shape, sparse=True)
+    sample, channel = (np.broadcast_to(i, gy.shape) for i in (sample, channel))
+    there = place >= 0
+    np.add.at(gx, (sample[there], channel[there], place[there]), gy[there])
+    return gx.reshape(shape)
+
+
+def max_pool(x: Array, *, kernel_size: Sizes, stride: Sizes | None = None, padding: Pads = 0,
+             dilation: Sizes = 1, ceil_mode: bool = False) -> tuple[Array, Array]:
+    """Return the largest element of each window, and its place, flat over the spatial axes."""
+    (x,) = _wide(x)
+    kernel, stride, pairs, dilation, out = _pool_setup(
+        x, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = ([np.arange(n) * s - p[0] + i * d for n, s, p, i, d in zip(
+        out, stride, pairs, at, dilation, strict=True)] for at in np.ndindex(*kernel))
+    return _max_of(x, windows, out)
+
+
+def max_pool_grad(gy: Array, x: Array, *, kernel_size: Sizes, stride: Sizes | None = None,
+                  padding: Pads = 0, dilation: Sizes = 1, ceil_mode: bool = False) -> tuple[Array]:
+    """Send each gradient to the element that was chosen."""
+    (gy,) = _wide(gy)
+    _, place = max_pool(x, kernel_size=kernel_size, stride=stride, padding=padding,
+                        dilation=dilation, ceil_mode=ceil_mode)
+    return (_scatter(gy, place, np.shape(x)),)
+
+
+def _averages(shape: tuple[int, ...], bounds: Sequence[list[tuple[int, int]]],
+              divisors: Array) -> tuple[Array, ...]:
+    """Yield each output position, the slices of its window and its divisor."""
+    for at in np.ndindex(*shape):
+        window = tuple(_slice(*b[i]) for b, i in zip(bounds, at, strict=True))
+        yield at, (_slice(None), _slice(None), *window), divisors[at]
+
+
+def _avg_pool_windows(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor):
+    """Return the output's size and an iterator over average windows."""
+    kernel, stride, pairs, _, out = _pool_setup(x, kernel_size, stride, padding, 1, ceil_mode)
+    bounds, lengths = [], []
+    for n, k, s, (before, after), count in zip(
+            x.shape[2:], kernel, stride, pairs, out, strict=True):
+        starts = np.arange(count) * s - before
+        ends = np.minimum(starts + k, n + after)
+        first, last = np.clip(starts, 0, n), np.clip(ends, 0, n)
+        bounds.append(list(zip(first.tolist(), last.tolist(), strict=True)))
+        lengths.append(ends - starts if count_include_pad else last - first)
+    divisors = np.ones(())
+    for length in lengths:
+        divisors = np.multiply.outer(divisors, length)
+    if divisor is not None:
+        divisors = np.full(out, float(divisor))
+    return out, _averages(out, bounds, divisors)
+
+
+def _average(x, out, windows):
+    """Return the sum over each window divided by its divisor."""
+    y = np.zeros((*x.shape[:2], *out))
+    for at, window, divisor in windows:
+        y[(..., *at)] = x[window].sum(axis=_spatial_axes(x)) / divisor
+    return y
+
+
+def _average_grad(gy, x, windows):
+    """Spread each gradient evenly over its window."""
+    gx = np.zeros(x.shape)
+    for at, window, divisor in windows:
+        gx[window] += (gy[(..., *at)] / divisor).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+    return (gx,)
+
+
+def avg_pool(x: Array, *, kernel_size: Sizes, stride: Sizes | None = None, padding: Pads = 0,
+             ceil_mode: bool = False, count_include_pad: bool = True,
+             divisor_override: int | None = None) -> Array:
+    """Return the sum of each window over its size, with or without the padding counted."""
+    (x,) = _wide(x)
+    return _average(x, *_avg_pool_windows(
+        x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override))
+
+
+def avg_pool_grad(gy: Array, x: Array, *, kernel_size: Sizes, stride: Sizes | None = None,
+                  padding: Pads = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+                  divisor_override: int | None = None) -> tuple[Array]:
+    """Spread each gradient evenly over its window."""
+    gy, x = _wide(gy, x)
+    return _average_grad(gy, x, _avg_pool_windows(
+        x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)[1])
+
+
+def _adaptive_bounds(x: Array, output_size: Any) -> tuple[tuple[int, ...], list[list]]:
+    """Return the output's size and per axis the windows [floor(i n / m), ceil((i + 1) n / m))."""
+    sizes = _per_axis(output_size, x.ndim - 2)
+    out = tuple(n if m is None else m for n, m in zip(x.shape[2:], sizes, strict=True))
+    return out, [[(i * n // m, -((i + 1) * n // -m)) for i in range(m)]
+                 for n, m in zip(x.shape[2:], out, strict=True)]
+
+
+def _adaptive_avg_windows(x, output_size):
+    """Return the output's size and an iterator over average windows."""
+    out, bounds = _adaptive_bounds(x, output_size)
+    divisors = np.ones(())
+    for axis in bounds:
+        divisors = np.multiply.outer(divisors, [last - first for first, last in axis])
+    return out, _averages(out, bounds, divisors)
+
+
+def adaptive_avg_pool(x: Array, *, output_size: Any) -> Array:
+    """Average over windows that cut each axis into `output_size` parts."""
+    (x,) = _wide(x)
+    return _average(x, *_adaptive_avg_windows(x, output_size))
+
+
+def adaptive_avg_pool_grad(gy: Array, x: Array, *, output_size: Any) -> tuple[Array]:
+    """Spread each gradient evenly over its window."""
+    gy, x = _wide(gy, x)
+    return _average_grad(gy, x, _adaptive_avg_windows(x, output_size)[1])
+
+
+def adaptive_max_pool(x: Array, *, output_size: Any) -> tuple[Array, Array]:
+    """Return the largest element of each of `output_size` parts, and its flat place."""
+    (x,) = _wide(x)
+    out, bounds = _adaptive_bounds(x, output_size)
+    longest = [max((last - first for first, last in axis), default=0) for axis in bounds]
+    windows = ([np.array([first + i if first + i < last else -1 for first, last in axis], int)
+                for axis, i in zip(bounds, at, strict=True)] for at in np.ndindex(*longest))
+    return _max_of(x, windows, out)
+
+
+def adaptive_max_pool_grad(gy: Array, x: Array, *, output_size: Any) -> tuple[Array]:
+    """Send each gradient to the element that was chosen."""
+    (gy,) = _wide(gy)
+    _, place = adaptive_max_pool(x, output_size=output_size)
+    return (_scatter(gy, place, np.shape(x)),)
+
+
+# -- batch normalisation --------------------------------------------------------------------
+
+
+def _by_channel(a: Array, ndim: int) -> Array:
+    """Return (C,) in a shape that broadcasts over (N, C, spatial...)."""
+    return a.reshape(-1, *(1,) * (ndim - 2))
+
+
+def _affine(xhat: Array, weight: Array | None, bias: Array | None) -> Array:
+    """Return ``xhat * weight + bias`` by channel."""
+    y = xhat if weight is None else xhat * _by_channel(weight, xhat.ndim)
+    return y if bias is None else y + _by_channel(bias, xhat.ndim)
+
+
+def _affine_grads(gy: Array, xhat: Array, weight: Array | None, bias: Array | None):
+    """Return the gradients by xhat, weight and bias."""
+    axes = (0, *_spatial_axes(xhat))
+    return (gy if weight is None else gy * _by_channel(weight, gy.ndim),
+            None if weight is None else (gy * xhat).sum(axis=axes),
+            None if bias is None else gy.sum(axis=axes))
+
+
+def batch_norm(x: Array, weight: Array | None, bias: Array | None, running_mean: Array,
+               running_var: Array, *, eps: float = 1e-5) -> Array:
+    """Normalise each channel by given statistics (Ioffe and Szegedy, 2015, inference)."""
+    x, weight, bias, mean, var = _wide(x, weight, bias, running_mean, running_var)
+    xhat = (x - _by_channel(mean, x.ndim)) / np.sqrt(_by_channel(var, x.ndim) + eps)
+    return _affine(xhat, weight, bias)
+
+
+def batch_norm_grad(gy: Array, x: Array, weight: Array | None, bias: Array | None,
+                    running_mean: Array, running_var: Array, *,
+                    eps: float = 1e-5) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight and bias; the statistics are constants."""
+    gy, x, weight, bias, mean, var = _wide(gy, x, weight, bias, running_mean, running_var)
+    std = np.sqrt(_by_channel(var, x.ndim) + eps)
+    gxhat, gw, gb = _affine_grads(gy, (x - _by_channel(mean, x.ndim)) / std, weight, bias)
+    return gxhat / std, gw, gb, None, None
+
+
+def batch_norm_train(x: Array, weight: Array | None = None, bias: Array | None = None, *,
+                     eps: float = 1e-5) -> tuple[Array, Array, Array]:
+    """Normalise each channel by its own mean and biased variance; return those too."""
+    x, weight, bias = _wide(x, weight, bias)
+    axes = (0, *_spatial_axes(x))
+    mean = x.mean(axis=axes)
+    var = ((x - _by_channel(mean, x.ndim)) ** 2).mean(axis=axes)
+    return batch_norm(x, weight, bias, mean, var, eps=eps), mean, var
+
+
+def batch_norm_train_grad(gy: Array, x: Array, weight: Array | None = None,
+                          bias: Array | None = None, *,
+                          eps: float = 1e-5) -> tuple[Array | None, ...]:
+    """Return the gradients by x (through mean and variance too), weight and bias.
+
+    The three terms of the paper's section 3 together: the gradient by the normalised x less
+    its mean and less its projection on the normalised x, over the standard deviation.
+    """
+    gy, x, weight, bias = _wide(gy, x, weight, bias)
+    _, mean, var = batch_norm_train(x, eps=eps)
+    std = np.sqrt(_by_channel(var, x.ndim) + eps)
+    xhat = (x - _by_channel(mean, x.ndim)) / std
+    gxhat, gw, gb = _affine_grads(gy, xhat, weight, bias)
+    axes = (0, *_spatial_axes(x))
+    gx = (gxhat - gxhat.mean(axis=axes, keepdims=True)
+          - xhat * (gxhat * xhat).mean(axis=axes, keepdims=True)) / std
+    return gx, gw, gb
+
+
+# -- activations ----------------------------------------------------------------------------
+
+
+def relu(x: Array) -> Array:
+    """Return max(x, 0)."""
+    (x,) = _wide(x)
+    return np.maximum(x, 0.0)
+
+
+def relu_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy where x > 0; NaN counts as positive, as in PyTorch."""
+    gy, x = _wide(gy, x)
+    return (np.where(x <= 0, 0.0, gy),)
+
+
+def relu6(x: Array) -> Array:
+    """Return min(max(x, 0), 6)."""
+    (x,) = _wide(x)
+    return np.minimum(np.maximum(x, 0.0), 6.0)
+
+
+def relu6_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy where 0 < x < 6."""
+    gy, x = _wide(gy, x)
+    return (np.where((x <= 0) | (x >= 6), 0.0, gy),)
+
+
+def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
+    """Return x where x > 0, else negative_slope * x."""
+    (x,) = _wide(x)
+    return np.where(x > 0, x, negative_slope * x)
+
+
+def leaky_relu_grad(gy: Array, x: Array, *, negative_slope: float = 0.01) -> tuple[Array]:
+    """Return gy where x > 0, else negative_slope * gy."""
+    gy, x = _wide(gy, x)
+    return (np.where(x > 0, gy, negative_slope * gy),)
+
+
+def _prelu_slopes(x: Array, weight: Array) -> Array:
+    """Return the slopes in a shape that broadcasts over x (N, C, ...) or (C,)."""
+    if len(weight) == 1 or x.ndim < 2:
+        return weight.reshape(-1)
+    return _by_channel(weight, x.ndim)
+
+
+def prelu(x: Array, weight: Array) -> Array:
+    """Return x where x > 0, else weight * x; weight (1,) or one per channel."""
+    x, weight = _wide(x, weight)
+    return np.where(x > 0, x, _prelu_slopes(x, weight) * x)
+
+
+def prelu_grad(gy: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Return the gradients by x and weight."""
+    gy, x, weight = _wide(gy, x, weight)
+    slopes = _prelu_slopes(x, weight)
+    gw = _sum_to(np.where(x > 0, 0.0, gy * x), slopes.shape)
+    return np.where(x > 0, gy, slopes * gy), gw.reshape(weight.shape)
+
+
+def elu(x: Array, *, alpha: float = 1.0) -> Array:
+    """Return x where x > 0, else alpha * (exp(x) - 1)."""
+    (x,) = _wide(x)
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+
+def elu_grad(gy: Array, x: Array, *, alpha: float = 1.0) -> tuple[Array]:
+    """Return gy where x > 0, else gy * alpha * exp(x)."""
+    gy, x = _wide(gy, x)
+    return (gy * np.where(x <= 0, alpha * np.exp(np.minimum(x, 0.0)), 1.0),)
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + exp(-x))."""
+    (x,) = _wide(x)
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def sigmoid_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy * y * (1 - y), with 1 - sigmoid(x) = sigmoid(-x)."""
+    gy, x = _wide(gy, x)
+    return (gy * sigmoid(x) * sigmoid(-x),)
+
+
+def tanh(x: Array) -> Array:
+    """Return the hyperbolic tangent."""
+    (x,) = _wide(x)
+    return np.tanh(x)
+
+
+def tanh_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy / cosh(x)^2, as 4 sigmoid(2x) sigmoid(-2x) gy."""
+    gy, x = _wide(gy, x)
+    return (4.0 * gy * sigmoid(2.0 * x) * sigmoid(-2.0 * x),)
+
+
+def silu(x: Array) -> Array:
+    """Return x * sigmoid(x)."""
+    (x,) = _wide(x)
+    return x * sigmoid(x)
+
+
+def silu_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy * s * (1 + x * (1 - s)) with s = sigmoid(x)."""
+    gy, x = _wide(gy, x)
+    return (gy * sigmoid(x) * (1.0 + x * sigmoid(-x)),)
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+_GELU_TANH = (math.sqrt(2.0 / math.pi), 0.044715)
+
+
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """Return x times the normal distribution function of x, or its tanh approximation.
+
+    Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.
+    """
+    (x,) = _wide(x)
+    if approximate == "tanh":
+        a, b = _GELU_TANH
+        return x * sigmoid(2.0 * a * (x + b * x**3))
+    return x * 0.5 * _erfc(-x / math.sqrt(2.0))
+
+
+def gelu_grad(gy: Array, x: Array, *, approximate: str = "none") -> tuple[Array]:
+    """Return gy times the derivative."""
+    gy, x = _wide(gy, x)
+    if approximate == "tanh":
+        a, b = _GELU_TANH
+        inner = 2.0 * a * (x + b * x**3)
+        s = sigmoid(inner)
+        return (gy * (s + x * s * sigmoid(-inner) * 2.0 * a * (1.0 + 3.0 * b * x**2)),)
+    density = np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
+    return (gy * (0.5 * _erfc(-x / math.sqrt(2.0)) + x * density),)
+
+
+def hardsigmoid(x: Array) -> Array:
+    """Return min(max(x + 3, 0), 6) / 6."""
+    return relu6(np.asarray(x, np.float64) + 3.0) / 6.0
+
+
+def hardsigmoid_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy / 6 where -3 < x < 3."""
+    gy, x = _wide(gy, x)
+    return (np.where((x > -3) & (x < 3), gy / 6.0, 0.0),)
+
+
+def hardswish(x: Array) -> Array:
+    """Return x * hardsigmoid(x)."""
+    (x,) = _wide(x)
+    return x * hardsigmoid(x)
+
+
+def hardswish_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return 0 where x <= -3, gy where x >= 3, gy * (x / 3 + 1/2) between."""
+    gy, x = _wide(gy, x)
+    return (np.where(x <= -3, 0.0, np.where(x < 3, gy * (x / 3.0 + 0.5), gy)),)
+
+
+def softmax(x: Array, *, dim: int = -1) -> Array:
+    """Return exp(x) over its sum along an axis."""
+    return np.exp(log_softmax(x, dim=dim))
+
+
+def softmax_grad(gy: Array, x: Array, *, dim: int = -1) -> tuple[Array]:
+    """Return y * (gy - sum(gy * y))."""
+    gy, x = _wide(gy, x)
+    y = softmax(x, dim=dim)
+    return (y * (gy - (gy * y).sum(axis=dim, keepdims=True)),)
+
+
+def log_softmax(x: Array, *, dim: int = -1) -> Array:
+    """Return x less the logarithm of the sum of exp(x) along an axis."""
+    (x,) = _wide(x)
+    if x.shape[dim] == 0:
+        return x
+    x = x - x.max(axis=dim, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=dim, keepdims=True))
+
+
+def log_softmax_grad(gy: Array, x: Array, *, dim: int = -1) -> tuple[Array]:
+    """Return gy - softmax(x) * sum(gy)."""
+    gy, x = _wide(gy, x)
+    return (gy - softmax(x, dim=dim) * gy.sum(axis=dim, keepdims=True),)
+
+
+# -- arithmetic -----------------------------------------------------------------------------
+
+
+def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient over the axes along which an input of this shape was broadcast."""
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    axes = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=axes, keepdims=True)
+
+
+def add(a: Array, b: Array) -> Array:
+    """Return a + b, broadcast."""
+    a, b = _wide(a, b)
+    return a + b
+
+
+def add_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy and gy."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy, a.shape), _sum_to(gy, b.shape)
+
+
+def sub(a: Array, b: Array) -> Array:
+    """Return a - b, broadcast."""
+    a, b = _wide(a, b)
+    return a - b
+
+
+def sub_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy and -gy."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy, a.shape), _sum_to(-gy, b.shape)
+
+
+def mul(a: Array, b: Array) -> Array:
+    """Return a * b, broadcast."""
+    a, b = _wide(a, b)
+    return a * b
+
+
+def mul_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy * b and gy * a."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy * b, a.shape), _sum_to(gy * a, b.shape)
+
+
+def div(a: Array, b: Array) -> Array:
+    """Return a / b, broadcast."""
+    a, b = _wide(a, b)
+    return a / b
+
+
+def div_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy / b and -gy * a / b^2."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy / b, a.shape), _sum_to(-gy * a / b**2, b.shape)
+
+
+def neg(x: Array) -> Array:
+    """Return -x."""
+    (x,) = _wide(x)
+    return -x
+
+
+def neg_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return -gy."""
+    (gy,) = _wide(gy)
+    return (-gy,)
+
+
+def exp(x: Array) -> Array:
+    """Return e to the power of x."""
+    (x,) = _wide(x)
+    return np.exp(x)
+
+
+def exp_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy * exp(x)."""
+    gy, x = _wide(gy, x)
+    return (gy * np.exp(x),)
+
+
+def log(x: Array) -> Array:
+    """Return the natural logarithm."""
+    (x,) = _wide(x)
+    return np.log(x)
+
+
+def log_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy / x."""
+    gy, x = _wide(gy, x)
+    return (gy / x,)
+
+
+def sqrt(x: Array) -> Array:
+    """Return the square root."""
+    (x,) = _wide(x)
+    return np.sqrt(x)
+
+
+def sqrt_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy / (2 sqrt(x))."""
+    gy, x = _wide(gy, x)
+    return (gy / (2.0 * np.sqrt(x)),)
+
+
+def abs(x: Array) -> Array:
+    """Return the absolute value."""
+    (x,) = _wide(x)
+    return np.abs(x)
+
+
+def abs_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy * sign(x), with sign(0) = 0."""
+    gy, x = _wide(gy, x)
+    return (gy * np.sign(x),)
+
+
+def pow(x: Array, *, exponent: float) -> Array:
+    """Return x to the power of a number."""
+    (x,) = _wide(x)
+    return x ** float(exponent)
+
+
+def pow_grad(gy: Array, x: Array, *, exponent: float) -> tuple[Array]:
+    """Return gy * exponent * x^(exponent - 1); zero for the exponent 0."""
+    gy, x = _wide(gy, x)
+    if exponent == 0:
+        return (np.zeros_like(gy),)
+    return (gy * exponent * x ** float(exponent - 1),)
+
+
+# -- reductions -----------------------------------------------------------------------------
+
+
+def _axes(dim: Any, ndim: int) -> tuple[int, ...]:
+    """Return the axes that `dim` (None, a number or several) means, none negative."""
+    return tuple(range(ndim)) if dim is None else tuple(d % ndim for d in np.atleast_1d(dim))
+
+
+def sum(x: Array, *, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return the sum over axes; None means all."""
+    (x,) = _wide(x)
+    return np.sum(x, axis=_axes(dim, x.ndim), keepdims=keepdim)
+
+
+def sum_grad(gy: Array, x: Array, *, dim: Any = None, keepdim: bool = False) -> tuple[Array]:
+    """Return gy, repeated along the axes."""
+    (gy,) = _wide(gy)
+    if not keepdim:
+        gy = np.expand_dims(gy, _axes(dim, np.ndim(x)))
+    return (np.broadcast_to(gy, np.shape(x)).copy(),)
+
+
+def mean(x: Array, *, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return the mean over axes; None means all."""
+    (x,) = _wide(x)
+    return np.mean(x, axis=_axes(dim, x.ndim), keepdims=keepdim)
+
+
+def mean_grad(gy: Array, x: Array, *, dim: Any = None, keepdim: bool = False) -> tuple[Array]:
+    """Return gy over the number of elements, repeated along the axes."""
+    count = math.prod(np.shape(x)[i] for i in _axes(dim, np.ndim(x)))
+    return (sum_grad(gy, x, dim=dim, keepdim=keepdim)[0] / count,)
+
+
+# -- shapes ---------------------------------------------------------------------------------
+
+
+def reshape(x: Array, *, shape: Sequence[int]) -> Array:
+    """Return the elements in a new shape; one -1 stands for what is left."""
+    (x,) = _wide(x)
+    return x.reshape(tuple(shape))
+
+
+def reshape_grad(gy: Array, x: Array, *, shape: Sequence[int]) -> tuple[Array]:
+    """Return gy in the shape of x."""
+    (gy,) = _wide(gy)
+    return (gy.reshape(np.shape(x)),)
+
+
+def flatten(x: Array, *, start_dim: int = 0, end_dim: int = -1) -> Array:
+    """Join the axes from start_dim to end_dim, both included, into one."""
+    (x,) = _wide(x)
+    if x.ndim == 0:
+        return x.reshape(1)
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start:end + 1]), *x.shape[end + 1:])
+
+
+def flatten_grad(gy: Array, x: Array, *, start_dim: int = 0, end_dim: int = -1) -> tuple[Array]:
+    """Return gy in the shape of x."""
+    return reshape_grad(gy, x, shape=())
+
+
+def permute(x: Array, *, dims: Sequence[int]) -> Array:
+    """Reorder the axes."""
+    (x,) = _wide(x)
+    return x.transpose(dims)
+
+
+def permute_grad(gy: Array, x: Array, *, dims: Sequence[int]) -> tuple[Array]:
+    """Put the axes back."""
+    (gy,) = _wide(gy)
+    return (gy.transpose(np.argsort([d % gy.ndim for d in dims])),)
+
+
+def concat(*xs: Array, dim: int = 0) -> Array:
+    """Join arrays along an axis."""
+    return np.concatenate(_wide(*xs), axis=dim)
+
+
+def concat_grad(gy: Array, *xs: Array, dim: int = 0) -> tuple[Array, ...]:
+    """Cut gy where the arrays were joined."""
+    (gy,) = _wide(gy)
+    return tuple(np.split(gy, np.cumsum([np.shape(x)[dim] for x in xs])[:-1], axis=dim))
+
+
+def _cut(ndim: int, starts: Any, stops: Any, steps: Any) -> tuple:
+    """Return one slice per axis."""
+    return tuple(_slice(*bounds) for bounds in zip(
+        *(_per_axis(v, ndim) for v in (starts, stops, steps)), strict=True))
+
+
+def slice(x: Array, *, starts: Any = None, stops: Any = None, steps: Any = None) -> Array:
+    """Return ``x[starts[0]:stops[0]:steps[0], ...]``; None for the whole axis."""
+    (x,) = _wide(x)
+    return x[_cut(x.ndim, starts, stops, steps)]
+
+
+def slice_grad(gy: Array, x: Array, *, starts: Any = None, stops: Any = None,
+               steps: Any = None) -> tuple[Array]:
+    """Return gy where the slice was taken, zero elsewhere."""
+    gx = np.zeros(np.shape(x))
+    gx[_cut(gx.ndim, starts, stops, steps)] = gy
+    return (gx,)
+
+
+# -- resampling -----------------------------------------------------------------------------
+
+
+def _resample_matrix(n: int, m: int, mode: str, align_corners: bool | None,
+                     factor: float | None) -> Array:
+    """Return the (m, n) matrix that takes an axis of n elements to one of m.
+
+    PyTorch's habits in 2-D: an axis that keeps its size is copied whatever the factor, nearest
+    doubling repeats every element, and "nearest" rounds the scale to float32. (In 1-D, its
+    nearest gradients follow these habits, its values do not.)
+    """
+    if m == n:
+        return np.eye(n)
+    matrix = np.zeros((m, n))
+    i = np.arange(m)
+    if mode == "nearest" and m == 2 * n:
+        matrix[i, i // 2] = 1.0
+        return matrix
+    if mode == "nearest":
+        scale = np.float32(1.0 / factor) if factor else np.float32(n) / np.float32(m)
+        source = np.floor(i.astype(np.float32) * scale).astype(int)
+        matrix[i, np.minimum(source, n - 1)] = 1.0
+        return matrix
+    if align_corners:
+        place = i * ((n - 1) / (m - 1) if m > 1 else 0.0)
+    else:
+        place = np.maximum((i + 0.5) * (1.0 / factor if factor else n / m) - 0.5, 0.0)
+    low = np.minimum(place.astype(int), n - 1)
+    high = np.minimum(low + 1, n - 1)
+    weight = np.clip(place - low, 0.0, 1.0)
+    np.add.at(matrix, (i, low), 1.0 - weight)
+    np.add.at(matrix, (i, high), weight)
+    return matrix
+
+
+def _resample_matrices(shape, size, mode, align_corners, scale_factor) -> list[Array]:
+    """Return one matrix per spatial axis."""
+    spatial = shape[2:]
+    factors = _per_axis(scale_factor, len(spatial))
+    return [_resample_matrix(n, m, mode, align_corners, f)
+            for n, m, f in zip(spatial, _per_axis(size, len(spatial)), factors, strict=True)]
+
+
+def _apply_matrix(matrix: Array, x: Array, axis: int) -> Array:
+    """Multiply a matrix with an array along one axis."""
+    return np.moveaxis(np.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+
+
+def upsample(x: Array, *, size: Sizes, mode: str = "nearest", align_corners: bool | None = None,
+             scale_factor: Any = None) -> Array:
+    """Resample the spatial axes to `size`; the scale is 1 / scale_factor where that is given."""
+    (x,) = _wide(x)
+    for axis, matrix in enumerate(
+            _resample_matrices(x.shape, size, mode, align_corners, scale_factor)):
+        x = _apply_matrix(matrix, x, axis + 2)
+    return x
+
+
+def upsample_grad(gy: Array, x: Array, *, size: Sizes, mode: str = "nearest",
+                  align_corners: bool | None = None, scale_factor: Any = None) -> tuple[Array]:
+    """Apply the transposed matrices."""
+    (gy,) = _wide(gy)
+    for axis, matrix in enumerate(
+            _resample_matrices(np.shape(x), size, mode, align_corners, scale_factor)):
+        gy = _apply_matrix(matrix.T, gy, axis + 2)
+    return (gy,)
+
+
+# -- losses ---------------------------------------------------------------------------------
+
+
+def _reduce(losses: Array, reduction: str, weight_sum: float) -> Array:
+    """Return the losses, their sum, or their sum over a total weight."""
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / np.float64(weight_sum) if reduction == "mean" else total
+
+
+def _reduce_grad(gy: Array, shape: tuple[int, ...], reduction: str, weight_sum: float) -> Array:
+    """Return the gradient by each loss."""
+    if reduction == "none":
+        return gy
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gy = gy / np.float64(weight_sum) if reduction == "mean" else gy
+    return np.broadcast_to(gy, shape)
+
+
+def _one_hot(target: Array, classes: int, weight: Array, ignore_index: int) -> Array:
+    """Return (N, C, ...) with each target's class weight at its class, zero where ignored."""
+    target = np.asarray(target)
+    kept = target != ignore_index
+    hot = np.arange(classes).reshape(-1, *(1,) * (target.ndim - 1)) == target[:, np.newaxis]
+    return hot * kept[:, np.newaxis] * weight.reshape(-1, *(1,) * (target.ndim - 1))
+
+
+def _class_weight(weight: Array | None, classes: int) -> Array:
+    """Return the class weights, or ones."""
+    return np.ones(classes) if weight is None else weight
+
+
+def _smoothed(x, target, weight, ignore_index, label_smoothing):
+    """Return each class's share of every loss (N, C, ...), and what a mean divides by."""
+    classes = x.shape[1]
+    by_class = _class_weight(weight, classes)
+    column = by_class.reshape(-1, *(1,) * (x.ndim - 2))
+    target = np.asarray(target)
+    if target.dtype.kind == "f":
+        share = target.astype(np.float64) * (1.0 - label_smoothing) + label_smoothing / classes
+        return share * column, x.size / classes
+    hot = _one_hot(target, classes, by_class, ignore_index)
+    kept = (target != ignore_index)[:, np.newaxis]
+    share = (1.0 - label_smoothing) * hot + label_smoothing / classes * kept * column
+    return share, hot.sum()
+
+
+def cross_entropy(x: Array, target: Array, weight: Array | None = None, *,
+                  ignore_index: int = -100, label_smoothing: float = 0.0,
+                  reduction: str = "mean") -> Array:
+    """Return the cross entropy of log_softmax(x), x (N, C, ...), with classes or probabilities.
+
+    Integer targets have shape (N, ...), and a mean divides by the sum of their class weights;
+    floating-point targets are probabilities (N, C, ...), and a mean divides by the number of
+    samples and places. Label smoothing mixes in the uniform distribution (Szegedy et al., 2016).
+    """
+    x, weight = _wide(x, weight)
+    share, total = _smoothed(x, target, weight, ignore_index, label_smoothing)
+    losses = -(share * log_softmax(x, dim=1)).sum(axis=1)
+    return _reduce(losses, reduction, total)
+
+
+def cross_entropy_grad(gy: Array, x: Array, target: Array, weight: Array | None = None, *,
+                       ignore_index: int = -100, label_smoothing: float = 0.0,
+                       reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return the gradients by x and, where it holds probabilities, by target."""
+    gy, x, weight = _wide(gy, x, weight)
+    share, total = _smoothed(x, target, weight, ignore_index, label_smoothing)
+    shape = (x.shape[0], *x.shape[2:])
+    by_loss = _reduce_grad(gy, shape, reduction, total)[:, np.newaxis]
+    (gx,) = log_softmax_grad(-share * by_loss, x, dim=1)
+    if np.asarray(target).dtype.kind != "f":
+        return gx, None, None
+    column = _class_weight(weight, x.shape[1]).reshape(-1, *(1,) * (x.ndim - 2))
+    gt = -(1.0 - label_smoothing) * column * log_softmax(x, dim=1) * by_loss
+    return gx, gt, None
+
+
+def nll_loss(x: Array, target: Array, weight: Array | None = None, *, ignore_index: int = -100,
+             reduction: str = "mean") -> Array:
+    """Return minus x at each target's class, times its weight; x (N, C, ...) log-probabilities."""
+    x, weight = _wide(x, weight)
+    hot = _one_hot(target, x.shape[1], _class_weight(weight, x.shape[1]), ignore_index)
+    return _reduce(-np.where(hot != 0, hot * x, 0.0).sum(axis=1), reduction, hot.sum())
+
+
+def nll_loss_grad(gy: Array, x: Array, target: Array, weight: Array | None = None, *,
+                  ignore_index: int = -100,
+                  reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return the gradient by x."""
+    gy, x, weight = _wide(gy, x, weight)
+    hot = _one_hot(target, x.shape[1], _class_weight(weight, x.shape[1]), ignore_index)
+    shape = (x.shape[0], *x.shape[2:])
+    return -hot * _reduce_grad(gy, shape, reduction, hot.sum())[:, np.newaxis], None, None
+
+
+def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """Return (x - target)^2."""
+    x, target = _wide(x, target)
+    losses = (x - target) ** 2
+    return _reduce(losses, reduction, losses.size)
+
+
+def mse_loss_grad(gy: Array, x: Array, target: Array, *,
+                  reduction: str = "mean") -> tuple[Array, Array]:
+    """Return 2 (x - target) gy and its negative."""
+    gy, x, target = _wide(gy, x, target)
+    difference = x - target
+    g = 2.0 * difference * _reduce_grad(gy, difference.shape, reduction, difference.size)
+    return _sum_to(g, x.shape), _sum_to(-g, target.shape)
+
+
+def _bce_terms(x, target, weight, pos_weight):
+    """Return the weights of an element and of its positive part."""
+    weight = np.ones(()) if weight is None else weight
+    pos_weight = np.ones(()) if pos_weight is None else pos_weight
+    return weight, 1.0 + (pos_weight - 1.0) * target, pos_weight
+
+
+def bce_with_logits(x: Array, target: Array, weight: Array | None = None,
+                    pos_weight: Array | None = None, *, reduction: str = "mean") -> Array:
+    """Return the binary cross entropy of sigmoid(x).
+
+    -weight (pos_weight t log s(x) + (1 - t) log(1 - s(x))), with s the sigmoid.
+    """
+    x, target, weight, pos_weight = _wide(x, target, weight, pos_weight)
+    weight, positive, _ = _bce_terms(x, target, weight, pos_weight)
+    losses = weight * ((1.0 - target) * x + positive * np.logaddexp(0.0, -x))
+    return _reduce(losses, reduction, losses.size)
+
+
+def bce_with_logits_grad(gy: Array, x: Array, target: Array, weight: Array | None = None,
+                         pos_weight: Array | None = None, *,
+                         reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return the gradients by x and target."""
+    gy, x, target, weight, pos_weight = _wide(gy, x, target, weight, pos_weight)
+    weight, positive, pos = _bce_terms(x, target, weight, pos_weight)
+    losses = np.broadcast_shapes(x.shape, target.shape, weight.shape, pos.shape)
+    by_loss = weight * _reduce_grad(gy, losses, reduction, math.prod(losses))
+    gx = by_loss * ((1.0 - target) - positive * sigmoid(-x))
+    gt = by_loss * ((pos - 1.0) * np.logaddexp(0.0, -x) - x)
+    return _sum_to(gx, x.shape), _sum_to(gt, target.shape), None, None
