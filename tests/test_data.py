@@ -15,20 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import convkit
 from convkit import data
 from convkit.data.mnist import read_idx
 from convkit.errors import DataFormatError, DTypeError, ShapeError
 
-MNIST = Path(__file__).resolve().parents[2] / "shared/data/mnist"
-
 
 def loader_threads() -> int:
     return sum(thread.name == "convkit-loader" for thread in threading.enumerate())
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -51,11 +45,10 @@ def test_bundled_digits_are_balanced_real_images():
         data.digits("valid")
 
 
-def test_bundled_digits_come_from_mnist():
-    if not MNIST.is_dir():
-        pytest.skip("the MNIST files are not in ../shared/data")
+def test_bundled_digits_come_from_mnist(shared_data):
     for split in ("train", "test"):
-        published = {image.tobytes() for image in data.MNIST(MNIST, split == "train").images}
+        published = {image.tobytes() for image in
+                     data.MNIST(shared_data / "mnist", split == "train").images}
         assert all(image.tobytes() in published for image in data.digits(split).images)
 
 
@@ -163,10 +156,8 @@ def test_mnist_reads_its_files(tmp_path, rng, pack, below):
         data.MNIST(tmp_path, train=True)
 
 
-def test_published_mnist():
-    if not MNIST.is_dir():
-        pytest.skip("the MNIST files are not in ../shared/data")
-    train, test = data.MNIST(MNIST), data.MNIST(MNIST, train=False)
+def test_published_mnist(shared_data):
+    train, test = (data.MNIST(shared_data / "mnist", train) for train in (True, False))
     assert train.images.shape == (60000, 1, 28, 28) and test.images.shape == (10000, 1, 28, 28)
     assert train.labels[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
     assert np.bincount(test.labels).tolist() == [
@@ -340,6 +331,7 @@ def test_batches_are_stacked_items(photos, prefetch, drop_last, sizes):
     assert len(loader) == len(sizes) and [len(y) for _, y in batches] == sizes
     position = 0
     for images, labels in batches:
+        images, labels = images.numpy(), labels.numpy()
         assert images.dtype == np.float32 and images.strides[1] == 4 and labels.dtype == np.int64
         for image, label in zip(images, labels, strict=True):
             np.testing.assert_array_equal(image, photos[position][0])
@@ -347,8 +339,7 @@ def test_batches_are_stacked_items(photos, prefetch, drop_last, sizes):
             position += 1
 
 
-def test_normalised_batches_have_pytorchs_bits(photos):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+def test_normalised_batches_have_pytorchs_bits(photos, torch):
     mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
     (images, _), = data.DataLoader(photos, 50, mean=mean, std=std)
     expected = torch.from_numpy(photos.images.copy()).to(torch.float32).div(255)
@@ -368,7 +359,8 @@ def test_one_value_normalises_all_channels(photos):
 def test_shuffling_depends_on_seed_and_epoch_only(photos):
     def orders(seed, prefetch, epochs=3):
         loader = data.DataLoader(photos, 7, shuffle=True, seed=seed, prefetch=prefetch)
-        return [np.concatenate([x[:, 0, 0, 0] for x, _ in loader]).tolist() for _ in range(epochs)]
+        return [[pixel for x, _ in loader for pixel in x.numpy()[:, 0, 0, 0].tolist()]
+                for _ in range(epochs)]
 
     first = orders(5, 0)
     assert orders(5, 2) == first
@@ -385,7 +377,7 @@ def test_transform_draws_depend_on_the_position_only(photos):
     def run(prefetch):
         loader = data.DataLoader(photos, 8, shuffle=True, seed=1, prefetch=prefetch,
                                  transform=shift)
-        return [x.tobytes() for _ in range(2) for x, _ in loader]
+        return [x.numpy().tobytes() for _ in range(2) for x, _ in loader]
 
     assert run(0) == run(3)
     assert len(set(run(0))) == 14
@@ -396,19 +388,19 @@ def test_resumed_loader_gives_what_would_have_come(photos):
         return data.DataLoader(photos, 8, shuffle=True, seed=9,
                                transform=lambda x, rng: x + rng.integers(9, dtype=np.uint8))
 
-    whole = [x.tobytes() for loader in [make()] for _ in range(2) for x, _ in loader]
+    whole = [x.numpy().tobytes() for loader in [make()] for _ in range(2) for x, _ in loader]
     for stop in (0, 3, 6, 7, 8, 13):
         first = make()
         seen = []
         while len(seen) < stop:
             for x, _ in first:
-                seen.append(x.tobytes())
+                seen.append(x.numpy().tobytes())
                 if len(seen) == stop:
                     break
         second = data.DataLoader(photos, 8, shuffle=True, seed=1234, transform=first.transform)
         second.load_state_dict(first.state_dict())
         while len(seen) < len(whole):
-            seen += [x.tobytes() for x, _ in second]
+            seen += [x.numpy().tobytes() for x, _ in second]
         assert seen == whole
 
 
@@ -418,6 +410,16 @@ def test_a_new_pass_after_leaving_early_starts_the_next_epoch(photos):
     again = data.DataLoader(photos, 10, shuffle=True, seed=0)
     next(iter(again))
     assert [y.tolist() for _, y in again] == full[1]
+
+
+def test_manual_seed_fixes_the_order_of_loaders_without_a_seed(photos):
+    def labels():
+        return [y.tolist() for _, y in data.DataLoader(photos, 10, shuffle=True)]
+
+    convkit.manual_seed(3)
+    first, second = labels(), labels()
+    convkit.manual_seed(3)
+    assert labels() == first != second
 
 
 def test_bad_states_are_refused(photos):
@@ -454,7 +456,7 @@ def test_plain_python_data_sets_are_stacked():
             return np.full((2, 3, 4), i, np.float32), i * i
 
     images, labels = next(iter(data.DataLoader(Squares(), 5)))
-    assert images.shape == (5, 2, 3, 4) and images.strides[1] == 4
+    assert images.shape == (5, 2, 3, 4) and images.data.strides[1] == 4
     assert labels.tolist() == [0, 1, 4, 9, 16]
     singles = list(data.DataLoader([1.5, 2.5, 3.5], 2))
     assert [s.tolist() for s in singles] == [[1.5, 2.5], [3.5]]

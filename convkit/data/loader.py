@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from convkit import random
 from convkit._kernels import memory
+from convkit.autograd import Tensor
 from convkit.data.dataset import gather, unit_range
 from convkit.errors import ShapeError
 
@@ -38,7 +40,8 @@ class DataLoader:
     shuffle : bool
         A new order in each epoch, fixed by `seed` and the epoch's number.
     seed : int, optional
-        Without it, one is drawn when the loader is made.
+        Without it, one is drawn from `convkit.random` when the loader is made, so
+        `convkit.manual_seed` fixes it.
     drop_last : bool
         Leave out the last batch where it is smaller.
     prefetch : int
@@ -52,8 +55,8 @@ class DataLoader:
 
     Yields
     ------
-    tuple of numpy.ndarray
-        One for each entry of a sample, or a single array where samples are no tuples.
+    tuple of Tensor
+        One for each entry of a sample, or a single Tensor where samples are no tuples.
         uint8 images (N, C, H, W) in the first place come out as float32 with values from 0
         to 1, channels-last in memory, normalised where `mean` and `std` are given.
 
@@ -81,7 +84,7 @@ class DataLoader:
         self.drop_last = bool(drop_last)
         self.prefetch = _at_least(0, prefetch, "prefetch")
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+            seed = int(random.generator().integers(2**63))
         self.seed = _at_least(0, seed, "seed")
         self.transform = transform
         self.mean, self.std = _channel_values(mean, "mean"), _channel_values(std, "std")
@@ -184,11 +187,11 @@ class _Epoch:
         """Return one batch."""
         start = batch * self.batch_size
         arrays = gather(self.dataset, self.order[start:start + self.batch_size])
-        if isinstance(arrays, tuple):
-            return (self._finish(arrays[0], batch), *arrays[1:])
-        return self._finish(arrays, batch)
+        if not isinstance(arrays, tuple):
+            return self._finish(arrays, batch)
+        return self._finish(arrays[0], batch), *(Tensor(array) for array in arrays[1:])
 
-    def _finish(self, images: np.ndarray, batch: int) -> np.ndarray:
+    def _finish(self, images: np.ndarray, batch: int) -> Tensor:
         """Transform, scale and normalise the first array of a batch."""
         if self.transform is not None:
             images = self.transform(images, self._rng(TRANSFORM, batch))
@@ -196,7 +199,7 @@ class _Epoch:
             images = unit_range(images)
         if self.mean is not None or self.std is not None:
             images = _normalise(images, self.mean, self.std)
-        return images
+        return Tensor(images)
 
 
 def _normalise(images: np.ndarray, mean: np.ndarray | None, std: np.ndarray | None) -> np.ndarray:
