@@ -1,0 +1,228 @@
+"""Optimisers step by step beside PyTorch's, their state, groups, bits and schedules."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from harness import assert_same_bits
+from tolerances import assert_close, tolerance
+
+import convkit as ck
+from convkit import optim
+from convkit.nn import Parameter
+from convkit.optim.lr_scheduler import CosineAnnealingLR, StepLR
+
+SHAPES = [(17,), (3, 5, 3, 3), (1,), (130, 257)]
+
+SETTINGS = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.05}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "dampening": 0.3}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("Adam", {"lr": 0.01}),
+    ("Adam", {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.01, "amsgrad": True}),
+    ("AdamW", {"lr": 0.01}),
+    ("AdamW", {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True}),
+]
+
+
+def make_params(dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Parameter(rng.standard_normal(s).astype(dtype)) for s in SHAPES]
+
+
+def gradients(step, dtype):
+    rng = np.random.default_rng(100 + step)
+    return [(rng.standard_normal(s) * (1 + step)).astype(dtype) for s in SHAPES]
+
+
+def run(optimizer, params, steps, dtype, first=0):
+    for step in range(first, first + steps):
+        for p, g in zip(params, gradients(step, dtype), strict=True):
+            p.grad = ck.Tensor(g)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_trajectory_is_pytorchs(torch, name, settings, dtype):
+    params = make_params(dtype)
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
+    optimizer = getattr(optim, name)(params, **settings)
+    reference = getattr(torch.optim, name)(theirs, **settings)
+    for step in range(12):
+        run(optimizer, params, 1, dtype, step)
+        for p, g in zip(theirs, gradients(step, dtype), strict=True):
+            p.grad = torch.from_numpy(g)
+        reference.step()
+        for p, q in zip(params, theirs, strict=True):
+            assert_close(p.data, q.detach().numpy(), tolerance("forward", dtype), f"step {step}")
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS[2::3])
+def test_same_bits_for_any_number_of_threads(name, settings):
+    results = []
+    for threads in (1, 2, 3):
+        params = make_params("float32")
+        with ck.threads(threads):
+            run(getattr(optim, name)(params, **settings), params, 3, "float32")
+        results.append([p.data for p in params])
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS[2::3])
+def test_order_in_memory_does_not_matter(name, settings):
+    plain = make_params("float64")
+    rng = np.random.default_rng(5)
+    moved = []
+    for p in plain:
+        order = rng.permutation(p.ndim)
+        laid = np.ascontiguousarray(p.data.transpose(order)).transpose(np.argsort(order))
+        moved.append(Parameter(laid))
+    run(getattr(optim, name)(plain, **settings), plain, 3, "float64")
+    run(getattr(optim, name)(moved, **settings), moved, 3, "float64")
+    for p, q in zip(plain, moved, strict=True):
+        assert_same_bits(p.data, np.ascontiguousarray(q.data))
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS[2::3])
+def test_resuming_gives_the_same_bits(name, settings):
+    params = make_params("float32")
+    optimizer = getattr(optim, name)(params, **settings)
+    run(optimizer, params, 3, "float32")
+    saved = copy.deepcopy(optimizer.state_dict())
+    others = [Parameter(p.data) for p in params]
+    resumed = getattr(optim, name)(others, lr=123.0)
+    resumed.load_state_dict(saved)
+    run(optimizer, params, 2, "float32", 3)
+    run(resumed, others, 2, "float32", 3)
+    assert_same_bits([p.data for p in params], [p.data for p in others])
+
+
+def test_state_dict_is_pytorchs(torch):
+    params = make_params("float32")
+    optimizer = optim.AdamW(params, lr=0.01)
+    run(optimizer, params, 2, "float32")
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
+    reference = torch.optim.AdamW(theirs, lr=0.01)
+    for p, g in zip(theirs, gradients(0, "float32"), strict=True):
+        p.grad = torch.from_numpy(g)
+    reference.step()
+    ours, saved = optimizer.state_dict(), reference.state_dict()
+    assert list(ours["state"]) == list(saved["state"])
+    assert set(ours["state"][0]) == set(saved["state"][0])
+    assert ours["param_groups"][0]["params"] == saved["param_groups"][0]["params"]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": ours["param_groups"]})
+    assert optimizer.state[params[0]]["step"] == 1
+
+
+def test_groups_have_settings_of_their_own():
+    a, b = Parameter(np.ones(3, np.float32)), Parameter(np.ones(3, np.float32))
+    optimizer = optim.SGD([{"params": [a]}, {"params": b, "lr": 0.5}], lr=0.1)
+    a.grad = b.grad = ck.ones(3)
+    optimizer.step()
+    np.testing.assert_allclose(a.data, 0.9)
+    np.testing.assert_allclose(b.data, 0.5)
+    with pytest.raises(ValueError, match="appears twice"):
+        optimizer.add_param_group({"params": [a]})
+    with pytest.raises(ValueError, match="unknown settings"):
+        optimizer.add_param_group({"params": [Parameter(np.ones(1))], "momentun": 1})
+
+
+def test_parameters_without_gradient_stay():
+    a, b = Parameter(np.ones(3)), Parameter(np.ones(3))
+    optimizer = optim.Adam([a, b])
+    a.grad = ck.Tensor(np.ones(3))
+    optimizer.step()
+    assert (b.data == 1).all() and (a.data < 1).all()
+    assert b not in optimizer.state
+    optimizer.zero_grad(set_to_none=False)
+    assert (a.grad.data == 0).all() and b.grad is None
+    optimizer.zero_grad()
+    assert a.grad is None
+
+
+def test_update_counts_as_change_in_place():
+    p = Parameter(np.ones(3))
+    loss = (p * p).sum()
+    optimizer = optim.SGD([p], lr=0.1)
+    p.grad = ck.Tensor(np.ones(3))
+    packed = p._packed()
+    optimizer.step()
+    assert p._packed() is not packed
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(("cls", "settings", "message"), [
+    (optim.SGD, {"lr": -1}, "lr of at least 0.0, got -1"),
+    (optim.SGD, {"momentum": -0.1}, "momentum of at least"),
+    (optim.SGD, {"nesterov": True}, "nesterov needs a momentum"),
+    (optim.Adam, {"betas": (0.9, 1.0)}, "two betas from 0 to below 1"),
+    (optim.AdamW, {"lr": float("nan")}, "lr of at least"),
+])
+def test_bad_settings(cls, settings, message):
+    with pytest.raises(ValueError, match=message):
+        cls([Parameter(np.ones(3))], **settings)
+
+
+def test_bad_parameters():
+    with pytest.raises(ValueError, match="empty list"):
+        optim.SGD([])
+    with pytest.raises(TypeError, match="expected parameters as tensors, got ndarray"):
+        optim.SGD([np.ones(3)])
+    with pytest.raises(TypeError, match="expected an iterable of parameters"):
+        optim.SGD(Parameter(np.ones(3)))
+    with pytest.raises(ValueError, match="an operation made"):
+        optim.SGD([Parameter(np.ones(3)) * 2])
+
+
+def test_plain_tensors_and_views_can_be_optimised():
+    t = ck.Tensor(np.arange(12, dtype=np.float64).reshape(3, 4)[:, ::2], requires_grad=True)
+    optimizer = optim.SGD([t], lr=1.0)
+    t.sum().backward()
+    optimizer.step()
+    np.testing.assert_array_equal(t.data, np.arange(12.).reshape(3, 4)[:, ::2] - 1)
+
+
+def test_closure():
+    p = Parameter(np.ones(3))
+    optimizer = optim.SGD([p], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    with ck.no_grad():
+        loss = optimizer.step(closure)
+    assert loss.item() == 3
+    np.testing.assert_allclose(p.data, 0.8)
+
+
+@pytest.mark.parametrize(("cls", "args"), [
+    (StepLR, {"step_size": 3, "gamma": 0.5}),
+    (CosineAnnealingLR, {"T_max": 7, "eta_min": 0.01}),
+])
+def test_schedules_are_pytorchs(torch, cls, args):
+    optimizer = optim.SGD([{"params": [Parameter(np.ones(1))]},
+                           {"params": [Parameter(np.ones(1))], "lr": 0.3}], lr=0.1)
+    reference = torch.optim.SGD([{"params": [torch.zeros(1)]},
+                                 {"params": [torch.zeros(1)], "lr": 0.3}], lr=0.1)
+    ours = cls(optimizer, **args)
+    theirs = getattr(torch.optim.lr_scheduler, cls.__name__)(reference, **args)
+    for _ in range(20):
+        np.testing.assert_allclose(ours.get_last_lr(), theirs.get_last_lr(), rtol=1e-9)
+        reference.step()
+        theirs.step()
+        ours.step()
+    resumed = cls(optim.SGD([{"params": [Parameter(np.ones(1))]},
+                             {"params": [Parameter(np.ones(1))], "lr": 0.3}], lr=0.1), **args)
+    resumed.load_state_dict(ours.state_dict())
+    assert resumed.get_last_lr() == ours.get_last_lr()
