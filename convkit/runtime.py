@@ -77,7 +77,7 @@ _local_threads: contextvars.ContextVar[int | None] = contextvars.ContextVar(
     "convkit_threads", default=None)
 
 
-def _checked(n: int) -> int:
+def checked_threads(n: int) -> int:
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"expected a number of threads as an int, got {n!r}")
     n = n.__index__()
@@ -106,13 +106,13 @@ def set_num_threads(n: int) -> None:
         When `n` is no integer, or out of range.
     """
     global _process_threads
-    _process_threads = _checked(n)
+    _process_threads = checked_threads(n)
 
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
     """Use `n` threads within a ``with`` block, in this Python thread (or task) only."""
-    token = _local_threads.set(_checked(n))
+    token = _local_threads.set(checked_threads(n))
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from convkit.ops import (
     activation,
+    affine,
     conv,
     linear,
     math,
@@ -15,5 +16,5 @@ from convkit.ops import (
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "conv", "linear", "math", "norm",
-           "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv", "linear",
+           "math", "norm", "shape"]

@@ -1,0 +1,94 @@
+"""`compile`: trace, passes, self-check, Program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit.infer.check import compare, refuse_absurd
+from convkit.infer.dims import at_batch
+from convkit.infer.graph import Graph
+from convkit.infer.passes import run_pipeline
+from convkit.infer.program import Program
+from convkit.infer.trace import random_inputs, trace
+from convkit.infer.verify import verify
+
+__all__ = ["compile"]
+
+CHECK_BATCH = 2
+
+
+def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None = None,
+            check: bool = True, example: Any = None,
+            metadata: dict[str, Any] | None = None) -> Program:
+    """Make a Program from a model or a graph.
+
+    Batch norms are folded into the layers before (or after) them, activations and residual
+    additions are fused into the steps whose results they take, and what depends on
+    constants alone is computed once.
+
+    Parameters
+    ----------
+    model_or_graph : Module, callable or Graph
+        A model is run in eval mode on two small batches to see what it does; its training
+        flags are as before afterwards.
+    input_shape : tuple of int, list or dict of them, optional
+        The full shape of the input, batch first: ``(1, 3, 32, 32)``. The Program takes
+        any batch, whatever its size here. A list of shapes (or a dictionary by argument
+        name) for several inputs. May be left out with `example`, for a Graph, and for a
+        model with an attribute ``input_shape``.
+    threads : int, optional
+        Threads of each call; by default the process's setting at the time of the call.
+    check : bool
+        Whether to compare the Program with the graph before the passes on seeded random
+        numbers (or `example`), and keep the difference as ``program.max_error``.
+    example : array_like, list or dict of array_like, optional
+        Sample input to trace and check with instead of random numbers.
+    metadata : dict, optional
+        JSON values to go with the model, such as ``{"labels": [...]}``.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    ShapeError, UnsupportedOperatorError
+        When the model cannot be traced; the text says why.
+    ConvkitError
+        When the check finds a difference of more than 1e-3 (float64: 1e-10) of the largest
+        output, which no rounding explains.
+    """
+    if isinstance(model_or_graph, Program):
+        model_or_graph = model_or_graph.graph
+    if isinstance(model_or_graph, Graph):
+        graph = model_or_graph
+        verify(graph)
+    else:
+        graph = trace(model_or_graph, input_shape, example)
+    program = Program(run_pipeline(graph), threads, metadata)
+    if check:
+        _check(graph, program, example)
+    return program
+
+
+def _check(graph: Graph, program: Program, example: Any) -> None:
+    """Set ``program.max_error`` from a run beside the graph before the passes."""
+    if example is None:
+        shapes = [at_batch(graph.shape(p.value), CHECK_BATCH) for p in graph.inputs]
+        arrays = [x.astype(graph.values[p.value].dtype) for x, p
+                  in zip(random_inputs(shapes, seed=1), graph.inputs, strict=True)]
+    else:
+        given = example if isinstance(example, (dict, tuple, list)) else [example]
+        arrays = [np.asarray(x) for x in (given.values() if isinstance(given, dict) else given)]
+    results = [_listed(p.run(tuple(arrays)))
+               for p in (Program(graph, program.threads), program)]
+    program.max_error = compare(*results)
+    refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype)
+
+
+def _listed(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, dict):
+        return list(outputs.values())
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]

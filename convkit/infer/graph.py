@@ -1,0 +1,256 @@
+"""Graph: a network as a list of operations over numbered values.
+
+A graph is never changed: passes and `trace` make new ones. Every value has a number and is
+made once, by an input, a constant or a node; nodes stand in an order in which they can run.
+The operations are those of ``convkit.ops``, with the very attributes their forward takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convkit.infer.dims import Shape, show
+
+__all__ = ["Constant", "Editor", "Graph", "Node", "Port", "Value"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value before it is computed.
+
+    Attributes
+    ----------
+    shape : tuple of int or BatchDim
+        Logical shape; sizes that follow the batch are ``BatchDim``.
+    dtype : str
+        NumPy's name of the element type.
+    """
+
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output of a graph."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A weight, named as in the model's state_dict."""
+
+    name: str
+    array: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: a name from ``convkit.ops.op.REGISTRY``, and what it reads and makes.
+
+    Attributes
+    ----------
+    op : str
+        The operation's name.
+    inputs : tuple of (int or None)
+        Value numbers in the operation's order; None for an optional input left out.
+    outputs : tuple of int
+        Numbers of the values made.
+    attrs : dict
+        Attributes, JSON values with tuples for lists.
+    name : str
+        What people call it, usually the layer's path in the model.
+    """
+
+    op: str
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def with_attrs(self, **attrs: Any) -> Node:
+        """Return the node with some attributes changed."""
+        return dataclasses.replace(self, attrs={**self.attrs, **attrs})
+
+    def input(self, index: int) -> int | None:
+        """Return the value number of an input, None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network: inputs, constants, nodes in running order, outputs.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of Port
+        Named values that come in and go out.
+    constants : dict of int to Constant
+        Values known beforehand.
+    nodes : tuple of Node
+        The operations, each after those it reads from.
+    values : dict of int to Value
+        Shape and dtype of every value.
+    form : {"single", "tuple", "dict"}
+        How outputs are handed to the caller.
+    """
+
+    inputs: tuple[Port, ...]
+    constants: dict[int, Constant]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Port, ...]
+    values: dict[int, Value]
+    form: str = "single"
+
+    def uses(self) -> Counter[int]:
+        """Return how often each value is read, by nodes and by the graph's outputs."""
+        count = Counter(v for node in self.nodes for v in node.inputs if v is not None)
+        count.update(port.value for port in self.outputs)
+        return count
+
+    def producers(self) -> dict[int, int]:
+        """Return, for every value that a node makes, the node's position."""
+        return {v: i for i, node in enumerate(self.nodes) for v in node.outputs}
+
+    def shape(self, value: int) -> Shape:
+        """Return a value's shape."""
+        return self.values[value].shape
+
+    def array(self, value: int | None) -> np.ndarray | None:
+        """Return a constant's array, None when the value is no constant."""
+        constant = self.constants.get(value) if value is not None else None
+        return None if constant is None else constant.array
+
+    def parameters(self) -> int:
+        """Return the number of elements in all constants."""
+        return sum(c.array.size for c in self.constants.values())
+
+    def __str__(self) -> str:
+        """Return a table with a line for every input, node and output."""
+        rows = [("value", "op", "inputs", "shape", "attributes", "name")]
+        rows += [(f"%{p.value}", "input", "", show(self.shape(p.value)), "", p.name)
+                 for p in self.inputs]
+        rows += [self._row(node) for node in self.nodes]
+        rows += [("", "output", f"%{p.value}", show(self.shape(p.value)), "", p.name)
+                 for p in self.outputs]
+        return table(rows)
+
+    def _row(self, node: Node) -> tuple[str, ...]:
+        attrs = " ".join(f"{k}={_compact(v)}" for k, v in node.attrs.items() if v is not None)
+        return (" ".join(f"%{v}" for v in node.outputs), node.op,
+                " ".join(self._operand(v) for v in node.inputs),
+                show(self.shape(node.outputs[0])), attrs, node.name)
+
+    def _operand(self, value: int | None) -> str:
+        if value is None:
+            return "-"
+        return self.constants[value].name if value in self.constants else f"%{value}"
+
+
+def _compact(value: Any) -> str:
+    return str(value).replace(" ", "")
+
+
+def table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Lay out rows of text in columns; those listed in `right` are flush right."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(w) if i in right else cell.ljust(w)
+                       for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+             for row in rows]
+    return "\n".join(lines)
+
+
+class Editor:
+    """Collects the changes that a pass makes, then gives the new graph.
+
+    Nodes are addressed by their position in the graph that is edited.
+
+    Parameters
+    ----------
+    graph : Graph
+        The graph to start from; it is left as it is.
+    """
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self._nodes: list[Node | None] = list(graph.nodes)
+        self._constants = dict(graph.constants)
+        self._values = dict(graph.values)
+        self._aliases: dict[int, int] = {}
+        self._names = {c.name for c in graph.constants.values()}
+        self._uses = graph.uses()
+        self._next = max(graph.values, default=-1) + 1
+
+    def node(self, position: int) -> Node | None:
+        """Return the node that now stands at a position, None when it was dropped."""
+        return self._nodes[position]
+
+    def add_constant(self, array: np.ndarray, name: str, instead_of: int | None = None) -> int:
+        """Add a constant and return its value number.
+
+        The name is made unique, unless the constant `instead_of` bears it and nobody reads
+        that one but the node that is being rewritten: then the new constant takes its name.
+        """
+        old = self._constants.get(instead_of) if instead_of is not None else None
+        if old is not None and old.name == name and self._uses[instead_of] <= 1:
+            del self._constants[instead_of]
+            self._names.discard(name)
+        unique, k = name, 1
+        while unique in self._names:
+            unique, k = f"{name}_{k}", k + 1
+        self._names.add(unique)
+        value, self._next = self._next, self._next + 1
+        self._constants[value] = Constant(unique, array)
+        self._values[value] = Value(array.shape, array.dtype.name)
+        return value
+
+    def replace(self, position: int, node: Node) -> None:
+        """Put another node in place of the one at a position."""
+        self._nodes[position] = node
+
+    def drop(self, position: int) -> None:
+        """Remove the node at a position."""
+        self._nodes[position] = None
+
+    def alias(self, value: int, source: int) -> None:
+        """Let all who read `value` read `source` instead."""
+        self._aliases[value] = source
+
+    def array(self, value: int | None) -> np.ndarray | None:
+        """Return a constant's array, None when the value is no constant."""
+        if value is None:
+            return None
+        constant = self._constants.get(self._resolve(value))
+        return None if constant is None else constant.array
+
+    def name(self, value: int) -> str:
+        """Return a constant's name."""
+        return self._constants[self._resolve(value)].name
+
+    def _resolve(self, value: int) -> int:
+        while value in self._aliases:
+            value = self._aliases[value]
+        return value
+
+    def finish(self) -> Graph:
+        """Return the edited graph, without values and constants that nothing mentions."""
+        nodes = tuple(
+            dataclasses.replace(node, inputs=tuple(
+                None if v is None else self._resolve(v) for v in node.inputs))
+            for node in self._nodes if node is not None)
+        outputs = tuple(Port(p.name, self._resolve(p.value)) for p in self._graph.outputs)
+        alive = {v for node in nodes for v in (*node.inputs, *node.outputs)}
+        alive.update(p.value for p in (*self._graph.inputs, *outputs))
+        return Graph(
+            self._graph.inputs, {v: c for v, c in self._constants.items() if v in alive},
+            nodes, outputs, {v: info for v, info in self._values.items() if v in alive},
+            self._graph.form)

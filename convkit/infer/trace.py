@@ -1,0 +1,354 @@
+"""From a model to a graph: run it twice, record its operations, join the two records.
+
+The model runs in eval mode on two batches of different size and different data. What is the
+same in both runs is constant, what grows with the batch is tied to it, and everything else
+depends on the data in a way that a graph cannot hold: an error says what and where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convkit.autograd import Tensor, no_grad, tracing
+from convkit.errors import ShapeError, UnsupportedOperatorError
+from convkit.infer.dims import BatchDim, join
+from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.schema import SCHEMAS, complete
+from convkit.infer.verify import verify
+from convkit.ops.op import REGISTRY
+
+__all__ = ["random_inputs", "trace"]
+
+BATCHES = (2, 3)
+
+
+@dataclass
+class _Call:
+    """One recorded operation: inputs and outputs are value numbers of its record."""
+
+    op: str
+    inputs: tuple[int | None, ...]
+    attrs: dict[str, Any]
+    outputs: tuple[int, ...]
+
+
+class _Record:
+    """Everything one run of the model did; the tracer given to ``autograd.tracing``.
+
+    A value is known by the array object that holds it, so a tensor detached from another
+    is the same value. Arrays are kept alive, because an address may be used again.
+    """
+
+    def __init__(self, names: dict[int, str]):
+        self.calls: list[_Call] = []
+        self.arrays: list[np.ndarray] = []
+        self.constants: list[int] = []
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+        self._names = names
+        self._numbers: dict[int, int] = {}
+
+    def add(self, array: np.ndarray) -> int:
+        """Give a new value its number."""
+        self.arrays.append(array)
+        self._numbers[id(array)] = number = len(self.arrays) - 1
+        return number
+
+    def number(self, array: np.ndarray) -> int:
+        """Return a value's number; one that no operation made is a constant."""
+        found = self._numbers.get(id(array))
+        if found is None:
+            found = self.add(array)
+            self.constants.append(found)
+        return found
+
+    def name(self, number: int) -> str | None:
+        """Return the state_dict name of a constant, None when it has none."""
+        return self._names.get(id(self.arrays[number]))
+
+    def record(self, op, inputs, attrs, outputs) -> None:
+        """Take note of one operation."""
+        if REGISTRY.get(op.name) is not op or op.name not in SCHEMAS:
+            raise UnsupportedOperatorError(
+                f"operation {op.name or op.__name__!r} cannot be part of an inference graph")
+        numbers = tuple([None if x is None else self.number(_array(x)) for x in inputs])
+        self.calls.append(_Call(op.name, numbers, complete(op.name, attrs),
+                                tuple([self.add(t.data) for t in outputs])))
+
+
+def _array(x: Any) -> np.ndarray:
+    return x.data if isinstance(x, Tensor) else np.asarray(x)
+
+
+def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
+    """Run a model in eval mode and return what it did as a graph.
+
+    Parameters
+    ----------
+    model : Module or callable
+        Called with one Tensor per input; returns a Tensor, or a tuple, list or dictionary
+        of them. Training flags are as before afterwards.
+    input_shape : tuple of int, list or dict of them, optional
+        The full shape, batch first: ``(1, 3, 32, 32)``. The batch stays open, so its size
+        here does not matter. A list of shapes, or a dictionary of them by argument name,
+        for several inputs.
+    example : array_like, list or dict of array_like, optional
+        Sample input (with the batch axis) to run the model on instead of random numbers;
+        its shape then is the input shape.
+
+    Returns
+    -------
+    Graph
+        Constants are named as in the model's state_dict.
+
+    Raises
+    ------
+    ShapeError
+        When the graph depends on the data or on the batch's size in a way that a graph
+        cannot hold, or an operation does not accept its inputs.
+    UnsupportedOperatorError
+        When the model uses an operation without a place in inference graphs.
+    """
+    names, samples = _samples(model, input_shape, example)
+    first, second = (_run(model, [_rebatch(x, batch, turn) for x in samples])
+                     for turn, batch in enumerate(BATCHES))
+    form, output_names = first[1]
+    if (form, output_names) != second[1]:
+        raise ShapeError(f"the model's outputs depend on the data or the batch: "
+                         f"{first[1]} against {second[1]}")
+    graph = _join(first[0], second[0], names, form, output_names)
+    verify(graph)
+    return graph
+
+
+# -- inputs ---------------------------------------------------------------------------------
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(hasattr(n, "__index__") for n in value)
+
+
+def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[np.ndarray]:
+    """Return float32 arrays of standard normal numbers, the same for every call."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+def _samples(model: Any, input_shape: Any, example: Any) -> tuple[list[str], list[np.ndarray]]:
+    """Return the inputs' names and an array for each."""
+    if example is not None:
+        given = example if isinstance(example, (dict, tuple, list)) else [example]
+    else:
+        if input_shape is None:
+            input_shape = getattr(model, "input_shape", None)
+        if input_shape is None:
+            raise ValueError("expected input_shape, the full shape of the model's input with the "
+                             "batch first, such as (1, 3, 32, 32)")
+        given = [input_shape] if _is_shape(input_shape) else input_shape
+    values = list(given.values() if isinstance(given, dict) else given)
+    names = list(given) if isinstance(given, dict) else _argument_names(model, len(values))
+    if example is None:
+        for shape in values:
+            if not _is_shape(shape) or len(shape) < 1 or any(n < 1 for n in shape):
+                raise ShapeError(f"expected input_shape to be a full shape with the batch first, "
+                                 f"such as (1, 3, 32, 32), got {shape!r}")
+        return names, random_inputs([tuple(n.__index__() for n in shape) for shape in values])
+    arrays = [_array(x) for x in values]
+    for x in arrays:
+        if x.ndim < 1 or x.dtype.kind != "f" or x.size == 0:
+            raise ShapeError(f"expected example arrays of floating-point numbers with the batch "
+                             f"first, got shape {x.shape} of {x.dtype}")
+    return names, arrays
+
+
+def _argument_names(model: Any, count: int) -> list[str]:
+    """Return the names of the first arguments of forward, or input, input1, ..."""
+    call = getattr(model, "forward", model)
+    with contextlib.suppress(TypeError, ValueError):
+        positional = [p.name for p in inspect.signature(call).parameters.values()
+                      if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(positional) >= count:
+            return positional[:count]
+    return ["input" if i == 0 else f"input{i}" for i in range(count)]
+
+
+def _rebatch(x: np.ndarray, batch: int, turn: int) -> np.ndarray:
+    """Return `batch` samples made from those of `x`, different ones at each turn."""
+    if turn == 0 and len(x) == batch:
+        return x.copy()
+    out = np.resize(x, (batch, *x.shape[1:]))
+    for i in range(batch):
+        out[i] *= 1 - 0.1 * (i + turn)
+    return out
+
+
+# -- one run --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put a module tree in eval mode within the block."""
+    modules = list(model.modules()) if hasattr(model, "modules") else []
+    before = [m.training for m in modules]
+    for m in modules:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m, flag in zip(modules, before, strict=True):
+            m.training = flag
+
+
+def _constant_names(model: Any) -> dict[int, str]:
+    """Return the state_dict name of every array that is a parameter or buffer."""
+    found: dict[int, str] = {}
+    for listing in ("named_parameters", "named_buffers"):
+        for name, value in getattr(model, listing, tuple)():
+            if value is not None:
+                found.setdefault(id(_array(value)), name)
+    return found
+
+
+def _run(model: Any, arrays: list[np.ndarray]) -> tuple[_Record, tuple[str, list[str]]]:
+    """Run the model once; return the record, and the outputs' form and names."""
+    record = _Record(_constant_names(model))
+    tensors = [Tensor(x) for x in arrays]
+    record.inputs = [record.add(t.data) for t in tensors]
+    with _evaluating(model), no_grad(), tracing(record):
+        result = model(*tensors)
+    if isinstance(result, dict):
+        form, names, values = "dict", [str(k) for k in result], list(result.values())
+    elif isinstance(result, (tuple, list)):
+        form, values = "tuple", list(result)
+        names = [f"output{i}" for i in range(len(values))]
+    else:
+        form, names, values = "single", ["output"], [result]
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"expected the model to return tensors, got {type(value).__name__}")
+    if not values:
+        raise TypeError("expected the model to return at least one tensor")
+    record.outputs = [record.number(t.data) for t in values]
+    return record, (form, names)
+
+
+# -- two runs into one graph ----------------------------------------------------------------
+
+
+def _join(a: _Record, b: _Record, names: list[str], form: str, output_names: list[str]) -> Graph:
+    """Return the graph that both records are runs of."""
+    _check_same_calls(a, b)
+    values = {i: _join_value(a, b, i) for i in range(len(a.arrays))}
+    layer_names = _Names()
+    constants = _join_constants(a, b, values)
+    nodes = []
+    for position, (x, y) in enumerate(zip(a.calls, b.calls, strict=True)):
+        attrs = {key: _join_attr(position, x, y, key, values) for key in x.attrs}
+        layer = next((c.name.rpartition(".")[0] for v in x.inputs
+                      if (c := constants.get(v)) and "." in c.name), x.op)
+        nodes.append(Node(x.op, x.inputs, x.outputs, attrs, layer_names.unique(layer)))
+    return Graph(
+        tuple(Port(n, v) for n, v in zip(names, a.inputs, strict=True)), constants, tuple(nodes),
+        tuple(Port(n, v) for n, v in zip(output_names, a.outputs, strict=True)), values, form)
+
+
+class _Names:
+    """Hands out names, with a number where one is taken."""
+
+    def __init__(self):
+        self._taken: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """Return the name, or name_1, name_2, ... from the second time on."""
+        count = self._taken.get(name, 0)
+        self._taken[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+def _check_same_calls(a: _Record, b: _Record) -> None:
+    """Raise ShapeError unless both runs did the same operations on the same values."""
+    for i, (x, y) in enumerate(zip(a.calls, b.calls, strict=False)):
+        if (x.op, x.inputs, x.outputs) != (y.op, y.inputs, y.outputs):
+            raise ShapeError(f"the model does different things on different inputs: operation {i} "
+                             f"is {x.op} of values {x.inputs} in one run and {y.op} of values "
+                             f"{y.inputs} in another")
+    if len(a.calls) != len(b.calls) or a.outputs != b.outputs or a.constants != b.constants:
+        raise ShapeError(f"the model does different things on different inputs: "
+                         f"{len(a.calls)} operations in one run, {len(b.calls)} in another")
+
+
+def _join_value(a: _Record, b: _Record, number: int) -> Value:
+    """Return a value's shape with the batch left open."""
+    x, y = a.arrays[number], b.arrays[number]
+    try:
+        return Value(join(x.shape, y.shape, BATCHES), x.dtype.name)
+    except ShapeError as error:
+        raise ShapeError(f"{_place(a, number)}: {error}") from None
+
+
+def _place(record: _Record, number: int) -> str:
+    for i, call in enumerate(record.calls):
+        if number in call.outputs:
+            return f"operation {i} ({call.op})"
+    return "an array that no recorded operation made"
+
+
+def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[int, Constant]:
+    """Return the constants, named and as floats; raise ShapeError where the runs differ."""
+    constants, names = {}, _Names()
+    named = [a.name(v) for v in a.constants]
+    for name in named:
+        if name:
+            names.unique(name)
+    for number, name in zip(a.constants, named, strict=True):
+        x, y = a.arrays[number], b.arrays[number]
+        if x is not y and (x.shape != y.shape or x.dtype != y.dtype or x.tobytes() != y.tobytes()):
+            raise ShapeError(
+                f"an array of shape {x.shape} depends on the input but was not made by recorded "
+                "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
+        if x.dtype.kind in "iub":  # operations bring integers to the float they meet
+            x = x.astype(np.float32)
+            values[number] = Value(x.shape, x.dtype.name)
+        constants[number] = Constant(name or names.unique("constant"), x)
+    return constants
+
+
+def _join_attr(position: int, x: _Call, y: _Call, key: str, values: dict[int, Value]) -> Any:
+    """Return an attribute that holds for every batch."""
+    if key == "shape" and x.op == "reshape":
+        return _open_shape(position, x.attrs[key], values[x.outputs[0]])
+    if x.attrs[key] == y.attrs[key]:
+        return x.attrs[key]
+    if key == "stops" and x.op == "slice":
+        size = values[x.inputs[0]].shape
+        return tuple([_open_stop(position, s, t, d) for s, t, d
+                      in zip(x.attrs[key], y.attrs[key], size, strict=True)])
+    raise ShapeError(f"operation {position} ({x.op}): attribute {key} depends on the data or the "
+                     f"batch: {x.attrs[key]} in one run, {y.attrs[key]} in another")
+
+
+def _open_shape(position: int, shape: tuple[int, ...], result: Value) -> tuple[int, ...]:
+    """Return a reshape's target with -1 where the batch is; as it is where there is none."""
+    free = sum(isinstance(d, BatchDim) for d in result.shape)
+    if free == 0:
+        return shape
+    if free > 1:
+        raise ShapeError(f"operation {position} (reshape): the batch is in {free} axes of "
+                         f"{result.shape}, expected one")
+    return tuple([-1 if isinstance(d, BatchDim) else d for d in result.shape])
+
+
+def _open_stop(position: int, x: int | None, y: int | None, size: int | BatchDim) -> int | None:
+    """Return a slice's stop: None for one that follows the size of the whole axis."""
+    if x == y:
+        return x
+    if isinstance(size, BatchDim) and (x, y) == tuple(size.factor * n for n in BATCHES):
+        return None
+    raise ShapeError(f"operation {position} (slice): where it stops depends on the batch: "
+                     f"{x} for {BATCHES[0]} samples, {y} for {BATCHES[1]}")

@@ -1,0 +1,113 @@
+"""Whether a graph is sound: references, attributes and shapes checked from the ground up."""
+
+from __future__ import annotations
+
+from convkit.errors import ShapeError
+from convkit.infer.dims import BatchDim, Shape, infer, show
+from convkit.infer.graph import Graph, Node, Value
+from convkit.infer.schema import OpSchema, check_attrs, schema_of
+from convkit.ops.op import REGISTRY
+
+__all__ = ["FORMS", "check_input", "infer_node", "verify"]
+
+FORMS = ("single", "tuple", "dict")
+FLOATS = ("float32", "float64")
+# More elements than this in one sample's value is a mistake or an attack.
+MAX_ELEMENTS = 2**40
+
+
+def verify(graph: Graph) -> None:
+    """Check that a graph can run: what any pass must keep, and any file must fulfil.
+
+    Raises
+    ------
+    ShapeError
+        When a value is read before it is made or made twice, an attribute is out of its
+        range, or a declared shape or dtype is not the one inferred.
+    UnsupportedOperatorError
+        When an operation is unknown.
+    """
+    known: dict[int, Value] = {}
+
+    def define(value: int, info: Value) -> None:
+        if value in known:
+            raise ShapeError(f"value {value} is made twice")
+        if graph.values.get(value) != info:
+            raise ShapeError(f"value {value}: inferred {info}, declared {graph.values.get(value)}")
+        known[value] = info
+
+    for port in graph.inputs:
+        check_input(port.name, graph.values[port.value].shape)
+        define(port.value, graph.values[port.value])
+    for value, constant in graph.constants.items():
+        define(value, Value(constant.array.shape, constant.array.dtype.name))
+    for position, node in enumerate(graph.nodes):
+        for value in node.inputs:
+            if value is not None and value not in known:
+                raise ShapeError(f"node {position} ({node.op}) reads value {value} "
+                                 "before it is made")
+        operands = [None if v is None else known[v] for v in node.inputs]
+        results = infer_node(node, operands)
+        if len(results) != len(node.outputs):
+            raise ShapeError(f"node {position} ({node.op}): expected {len(results)} outputs, "
+                             f"got {len(node.outputs)}")
+        for value, info in zip(node.outputs, results, strict=True):
+            define(value, info)
+    if graph.form not in FORMS or not graph.outputs:
+        raise ShapeError(f"expected outputs in one of the forms {FORMS}, got {graph.form!r} "
+                         f"with {len(graph.outputs)} outputs")
+    for port in graph.outputs:
+        if port.value not in known:
+            raise ShapeError(f"output {port.name!r} is value {port.value}, which is never made")
+
+
+def check_input(name: str, shape: Shape) -> None:
+    """Raise ShapeError unless an input has the batch as its first axis and nowhere else."""
+    if not shape or shape[0] != BatchDim() or any(isinstance(d, BatchDim) for d in shape[1:]):
+        raise ShapeError(f"input {name!r}: expected a shape (N, ...), got {show(shape)}")
+    _check_elements(shape)
+
+
+def infer_node(node: Node, operands: list[Value | None]) -> list[Value]:
+    """Return what a node makes of its operands, with every rule of its schema checked."""
+    schema = schema_of(node.op)
+    _check_inputs(node.op, schema, operands)
+    shapes = [None if v is None else v.shape for v in operands]
+    attrs = check_attrs(node.op, node.attrs, len(shapes[0]))
+    first = infer(REGISTRY[node.op].shape, shapes, attrs)
+    _check_elements(first)
+    dtype = max((v.dtype for v in operands if v is not None), key=_width)
+    rest = zip(schema.extra_shapes(first), schema.extra, strict=True)
+    return [Value(first, dtype)] + [Value(shape, own or dtype) for shape, (_, own) in rest]
+
+
+def _width(dtype: str) -> tuple[bool, int]:
+    return dtype in FLOATS, int(dtype[-2:])
+
+
+def _check_inputs(op: str, schema: OpSchema, operands: list[Value | None]) -> None:
+    """Check number, presence, rank and kind of a node's operands."""
+    most = len(operands) if schema.variadic else schema.required + schema.optional
+    if not schema.required <= len(operands) <= most:
+        raise ShapeError(f"{op}: expected {schema.required} to {most} inputs, got {len(operands)}")
+    fixed = len(operands) if schema.variadic else schema.required
+    for i, value in enumerate(operands):
+        if value is None and i < fixed and i not in schema.nullable:
+            raise ShapeError(f"{op}: input {i} is missing")
+        if value is not None and value.dtype not in FLOATS and not schema.moves_any:
+            raise ShapeError(f"{op}: expected floating-point inputs, got {value.dtype}")
+    rank = len(operands[0].shape)
+    if schema.ranks and rank not in schema.ranks:
+        raise ShapeError(f"{op}: expected an input of rank {schema.ranks}, got {rank}")
+
+
+def _check_elements(shape: Shape) -> None:
+    """Raise ShapeError for negative sizes and for more elements than any network has."""
+    count = 1
+    for d in shape:
+        size = d.factor if isinstance(d, BatchDim) else d
+        if size < 0:
+            raise ShapeError(f"negative size in shape {show(shape)}")
+        count *= size
+        if count > MAX_ELEMENTS:
+            raise ShapeError(f"shape {show(shape)} has more than {MAX_ELEMENTS} elements a sample")

@@ -1,0 +1,7 @@
+"""Files: networks as .ckit, which is safetensors with a graph."""
+
+from __future__ import annotations
+
+from convkit.io.ckit import load, max_format_version, save
+
+__all__ = ["load", "max_format_version", "save"]

@@ -1,0 +1,143 @@
+"""The .ckit file: a network in one safetensors file, described in docs/ckit-format.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from convkit.errors import ModelFormatError
+from convkit.infer import Program, compile, verify
+from convkit.infer.graph import Graph
+from convkit.io.graph_json import graph_from_json, graph_to_json
+from convkit.io.safetensors_read import open_file
+from convkit.io.safetensors_write import write_file
+from convkit.io.storage import CODES, StoredTensor, decode, encode
+from convkit.io.strict_json import parse_json
+
+__all__ = ["load", "max_format_version", "save"]
+
+FORMAT = "ckit"
+max_format_version = 1
+KEYS = {"format", "format_version", "graph", "metadata"}
+# Inputs that are stored in the type asked for; everything else stays float32.
+WEIGHTS = {"conv": (1,), "conv_transpose": (1,), "linear": (1,), "matmul": (0, 1)}
+
+
+def save(model: Any, path: Any, weights: str = "float32", metadata: dict[str, Any] | None = None,
+         input_shape: Any = None) -> None:
+    """Write a network to a .ckit file.
+
+    The file is written beside its final place and renamed, so that the path always holds
+    a whole file: the old one when anything fails.
+
+    Parameters
+    ----------
+    model : Module, Program or Graph
+        A Module is compiled first (batch norms folded, activations fused).
+    path : path_like
+        Where to write; by custom, the name ends in ``.ckit``.
+    weights : {"float32", "float16", "bfloat16"}
+        Storage of the weights of convolutions and matrix products. Biases and other
+        vectors stay float32, and so does the arithmetic after loading.
+    metadata : dict, optional
+        JSON values to keep with the network ("labels" gives ``program.labels``), on top of
+        the Program's own.
+    input_shape : tuple of int, or list or dict of them, optional
+        For a Module: as `convkit.compile` takes it.
+
+    Raises
+    ------
+    ValueError
+        When `weights` is none of the three, a weight is too large for float16, or the
+        metadata is not JSON.
+    OSError
+        When the file cannot be written.
+    """
+    if weights not in CODES:
+        raise ValueError(f"weights: expected one of {', '.join(CODES)}, got {weights!r}")
+    program = model if isinstance(model, (Program, Graph)) else compile(model, input_shape)
+    graph = program.graph if isinstance(program, Program) else program
+    own = program.metadata if isinstance(program, Program) else {}
+    verify(graph)
+    write_file(path, _stored(graph, weights), {
+        "format": FORMAT, "format_version": str(max_format_version),
+        "graph": json.dumps(graph_to_json(graph), allow_nan=False, separators=(",", ":")),
+        "metadata": _metadata_text({**own, **(metadata or {})})})
+
+
+def _stored(graph: Graph, weights: str) -> dict[str, StoredTensor]:
+    """Return every constant in its storage type."""
+    heavy = {node.inputs[i] for node in graph.nodes for i in WEIGHTS.get(node.op, ())}
+    stored = {}
+    for value, constant in graph.constants.items():
+        if constant.array.dtype.kind != "f":
+            raise ValueError(f"constant {constant.name!r} holds {constant.array.dtype}, expected "
+                             "floating-point numbers")
+        stored[constant.name] = encode(
+            constant.array, weights if value in heavy else "float32", constant.name)
+    return stored
+
+
+def _metadata_text(metadata: dict[str, Any]) -> str:
+    """Return metadata as JSON that reads back as it was."""
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be JSON values: {error}") from None
+    if json.loads(text).keys() != metadata.keys():
+        raise ValueError("metadata must have strings as keys")
+    return text
+
+
+def load(path: Any, threads: int | None = None) -> Program:
+    """Read a .ckit file.
+
+    The file is mapped into memory: float32 weights are used where they lie and shared
+    between processes, so the file must not be changed in place while the Program lives
+    (`save` never does; it replaces). No code from the file is run, and every field is
+    checked before it is used.
+
+    Parameters
+    ----------
+    path : path_like
+        The file.
+    threads : int, optional
+        Threads of each call; by default the process's setting at the time of the call.
+
+    Returns
+    -------
+    Program
+        Gives the same bits as the saved one where weights were stored as float32.
+
+    Raises
+    ------
+    ModelFormatError
+        When the file is not a .ckit file, is damaged or hostile, or was written in a newer
+        version of the format than `max_format_version`.
+    OSError
+        When the file cannot be opened.
+    """
+    tensors, fields, size = open_file(path)
+    _check_version(fields)
+    if fields.keys() != KEYS:
+        raise ModelFormatError(f"__metadata__: expected {sorted(KEYS)}, got "
+                               f"{sorted(fields)[:8]!r:.200}")
+    metadata = parse_json(fields["metadata"].encode(), "metadata", size)
+    if not isinstance(metadata, dict):
+        raise ModelFormatError("metadata: expected an object")
+    data = parse_json(fields["graph"].encode(), "graph", size)
+    graph = graph_from_json(data, {name: decode(t) for name, t in tensors.items()})
+    return Program(graph, threads, metadata)
+
+
+def _check_version(fields: dict[str, str]) -> None:
+    """Raise ModelFormatError unless this code can read the file's version."""
+    if fields.get("format") != FORMAT:
+        raise ModelFormatError(f"not a .ckit file: its format is {fields.get('format')!r:.40}")
+    version = fields.get("format_version", "")
+    if not (version.isascii() and version.isdigit() and len(version) < 10 and int(version) > 0):
+        raise ModelFormatError(f"format_version: expected a whole number, got {version!r:.40}")
+    if int(version) > max_format_version:
+        raise ModelFormatError(
+            f"the file is in version {int(version)} of the format, this convkit reads up to "
+            f"{max_format_version}: load it with a newer convkit")

@@ -1,0 +1,220 @@
+"""A graph as JSON and back, every field checked on the way back.
+
+Values need no numbers in the file: inputs come first, then constants, then the outputs of
+the nodes, in the order in which they are listed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import ConvkitError, ModelFormatError
+from convkit.infer.dims import BatchDim, Shape
+from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.schema import SCHEMAS, check_attrs
+from convkit.infer.verify import FORMS, check_input, infer_node
+
+__all__ = ["graph_from_json", "graph_to_json"]
+
+MAX_NODES = 16_384
+MAX_PORTS = 1024
+MAX_NODE_INPUTS = 1024
+MAX_NAME = 512
+MAX_RANK = 8
+MAX_DIM = 2**40
+INPUT_DTYPE = "float32"
+INFINITIES = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+# -- writing --------------------------------------------------------------------------------
+
+
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """Return a graph as JSON values; constants are given by name only."""
+    numbers: dict[int, int] = {}
+    for value in (*(p.value for p in graph.inputs), *graph.constants,
+                  *(v for node in graph.nodes for v in node.outputs)):
+        numbers[value] = len(numbers)
+    return {
+        "inputs": [{"name": p.name, "shape": _shape_out(graph.shape(p.value)),
+                    "dtype": INPUT_DTYPE} for p in graph.inputs],
+        "constants": [c.name for c in graph.constants.values()],
+        "nodes": [{
+            "op": node.op, "name": node.name,
+            "inputs": [None if v is None else numbers[v] for v in node.inputs],
+            "attrs": {key: _attr_out(value) for key, value in node.attrs.items()},
+            "shapes": [_shape_out(graph.shape(v)) for v in node.outputs],
+        } for node in graph.nodes],
+        "outputs": [{"name": p.name, "value": numbers[p.value]} for p in graph.outputs],
+        "form": graph.form,
+    }
+
+
+def _shape_out(shape: Shape) -> list[int | str]:
+    return [str(d) if isinstance(d, BatchDim) else d for d in shape]
+
+
+def _attr_out(value: Any) -> Any:
+    """Return an attribute as JSON; floats that JSON lacks become the words of `INFINITIES`."""
+    if isinstance(value, tuple):
+        return [_attr_out(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+# -- reading --------------------------------------------------------------------------------
+
+
+def graph_from_json(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
+    """Return the graph that JSON values describe.
+
+    Parameters
+    ----------
+    data : object
+        What was parsed.
+    arrays : dict of str to numpy.ndarray
+        The file's tensors; each must be named once by the graph's constants.
+
+    Raises
+    ------
+    ModelFormatError
+        When a field is missing, unknown, of the wrong type or out of range, a reference
+        leads nowhere or forward, or a shape is not the one that follows.
+    """
+    try:
+        return _read_graph(data, arrays)
+    except ModelFormatError:
+        raise
+    except ConvkitError as error:
+        raise ModelFormatError(f"graph: {error}") from None
+
+
+def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
+    _fields(data, "graph", {"inputs", "constants", "nodes", "outputs", "form"})
+    values: dict[int, Value] = {}
+    inputs = []
+    for entry in _list(data["inputs"], "inputs", MAX_PORTS):
+        _fields(entry, "input", {"name", "shape", "dtype"})
+        if entry["dtype"] != INPUT_DTYPE:
+            raise ModelFormatError(f"input: expected dtype {INPUT_DTYPE}, "
+                                   f"got {entry['dtype']!r:.40}")
+        port = Port(_name(entry["name"], "input"), len(values))
+        shape = _shape_in(entry["shape"])
+        check_input(port.name, shape)
+        inputs.append(port)
+        values[port.value] = Value(shape, INPUT_DTYPE)
+    constants = {}
+    for name in _list(data["constants"], "constants", len(arrays)):
+        if not isinstance(name, str) or name not in arrays:
+            raise ModelFormatError(f"constant {name!r:.80}: the file has no such tensor")
+        constants[len(values)] = Constant(name, arrays[name])
+        values[len(values)] = Value(arrays[name].shape, arrays[name].dtype.name)
+    names = {c.name for c in constants.values()}
+    if len(names) != len(arrays) or len(names) != len(constants):
+        raise ModelFormatError(f"{len(arrays)} tensors, of which the graph names {len(names)} in "
+                               f"{len(constants)} constants; expected each once")
+    nodes = [_read_node(entry, i, values)
+             for i, entry in enumerate(_list(data["nodes"], "nodes", MAX_NODES))]
+    outputs = []
+    for entry in _list(data["outputs"], "outputs", MAX_PORTS):
+        _fields(entry, "output", {"name", "value"})
+        outputs.append(Port(_name(entry["name"], "output"),
+                            _reference(entry["value"], len(values), "output")))
+    if not isinstance(data["form"], str) or data["form"] not in FORMS:
+        raise ModelFormatError(f"form: expected one of {', '.join(FORMS)}")
+    _check_ports(inputs, outputs, data["form"])
+    return Graph(tuple(inputs), constants, tuple(nodes), tuple(outputs), values, data["form"])
+
+
+def _read_node(entry: Any, position: int, values: dict[int, Value]) -> Node:
+    """Return a node with checked attributes; its outputs are added to `values`."""
+    what = f"node {position}"
+    _fields(entry, what, {"op", "name", "inputs", "attrs", "shapes"})
+    op = entry["op"]
+    if not isinstance(op, str) or op not in SCHEMAS:
+        raise ModelFormatError(f"{what}: unknown operation {op!r:.80}")
+    inputs = tuple([None if v is None else _reference(v, len(values), what)
+                    for v in _list(entry["inputs"], what, MAX_NODE_INPUTS)])
+    if not inputs or inputs[0] is None:
+        raise ModelFormatError(f"{what} ({op}): the first input is missing")
+    if not isinstance(entry["attrs"], dict):
+        raise ModelFormatError(f"{what} ({op}): attrs: expected an object")
+    attrs = check_attrs(op, {k: _attr_in(v) for k, v in entry["attrs"].items()},
+                        len(values[inputs[0]].shape))
+    shapes = [_shape_in(s) for s in _list(entry["shapes"], what, 3)]
+    outputs = tuple(range(len(values), len(values) + len(shapes)))
+    node = Node(op, inputs, outputs, attrs, _name(entry["name"], what, empty=True))
+    try:
+        results = infer_node(node, [None if v is None else values[v] for v in inputs])
+    except Exception as error:  # whatever a shape rule makes of hostile sizes, it is the file
+        raise ModelFormatError(f"{what} ({op}): {error}") from None
+    if [r.shape for r in results] != shapes:
+        raise ModelFormatError(f"{what} ({op}): declared shapes {shapes}, but "
+                               f"{[r.shape for r in results]} follow")
+    values.update(zip(outputs, results, strict=True))
+    return node
+
+
+def _check_ports(inputs: list[Port], outputs: list[Port], form: str) -> None:
+    """Check that ports are there and can be told apart."""
+    for what, ports in (("input", inputs), ("output", outputs)):
+        if not ports or len({p.name for p in ports}) != len(ports):
+            raise ModelFormatError(f"expected at least one {what}, each with a name of its own")
+    if form == "single" and len(outputs) != 1:
+        raise ModelFormatError(f"form single with {len(outputs)} outputs")
+
+
+# -- single fields --------------------------------------------------------------------------
+
+
+def _fields(entry: Any, what: str, expected: set[str]) -> None:
+    if not isinstance(entry, dict):
+        raise ModelFormatError(f"{what}: expected an object, got {type(entry).__name__}")
+    if entry.keys() != expected:
+        wrong = sorted(entry.keys() ^ expected)[0]
+        raise ModelFormatError(f"{what}: field {wrong!r:.80} is "
+                               + ("missing" if wrong in expected else "unknown"))
+
+
+def _list(value: Any, what: str, most: int) -> list:
+    if not isinstance(value, list) or len(value) > most:
+        raise ModelFormatError(f"{what}: expected a list of at most {most} entries")
+    return value
+
+
+def _name(value: Any, what: str, empty: bool = False) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME or not (value or empty):
+        raise ModelFormatError(f"{what}: expected a name of 1 to {MAX_NAME} characters")
+    return value
+
+
+def _reference(value: Any, known: int, what: str) -> int:
+    if type(value) is not int or not 0 <= value < known:
+        raise ModelFormatError(f"{what}: value {value!r:.40} is not one of the {known} before it")
+    return value
+
+
+def _shape_in(value: Any) -> Shape:
+    """Read a shape: sizes, and "N" or "4N" for the batch and multiples of it."""
+    return tuple([_dim(d) for d in _list(value, "shape", MAX_RANK)])
+
+
+def _dim(value: Any) -> int | BatchDim:
+    if type(value) is int and 0 <= value <= MAX_DIM:
+        return value
+    if isinstance(value, str) and len(value) <= 14 and value.endswith("N"):
+        digits = value[:-1] or "1"
+        if digits.isascii() and digits.isdigit() and str(BatchDim(int(digits))) == value:
+            return BatchDim(int(digits))
+    raise ModelFormatError(f"shape: expected a size or a multiple of N, got {value!r:.40}")
+
+
+def _attr_in(value: Any) -> Any:
+    """Return an attribute with lists as tuples and the words of `INFINITIES` as floats."""
+    if isinstance(value, list):
+        return tuple([_attr_in(v) for v in value])
+    return INFINITIES.get(value, value) if isinstance(value, str) else value

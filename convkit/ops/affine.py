@@ -1,0 +1,74 @@
+"""One multiply-add per channel, what an inference batch norm amounts to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convkit.errors import ShapeError
+from convkit.ops.layout import like, native
+from convkit.ops.op import Context, Op, register
+
+__all__ = ["Affine"]
+
+
+def _per_channel(v: np.ndarray, ndim: int) -> np.ndarray:
+    """Return (C,) so that it broadcasts over axis 1 of an array of `ndim` axes."""
+    return v.reshape(-1, *(1,) * (ndim - 2))
+
+
+@register
+class Affine(Op):
+    """activation(x * scale + shift), with one scale and shift per channel (axis 1).
+
+    Compiled graphs use it for batch norms that no layer takes up, with `activation` one of
+    None, "relu", "relu6" and "leaky_relu" (its slope in `activation_args`).
+    """
+
+    name = "affine"
+    reads = (0, 1)
+    reads_output = True
+
+    @staticmethod
+    def shape(x, scale, shift, *, activation=None, activation_args=()):
+        """Return the input's shape."""
+        if len(x) < 2:
+            raise ShapeError(f"expected x of shape (N, C, ...), got {x}")
+        for what, got in (("scale", scale), ("shift", shift)):
+            if got != (x[1],):
+                raise ShapeError(
+                    f"expected {what} of shape ({x[1]},) for x of shape {x}, got {got}")
+        return x
+
+    @staticmethod
+    def forward(ctx: Context, x, scale, shift, *, activation=None, activation_args=()):
+        """Scale, shift and activate."""
+        Affine.shape(x.shape, scale.shape, shift.shape)
+        x = native(x)
+        y = np.multiply(x, _per_channel(scale, x.ndim).astype(x.dtype, copy=False), out=like(x))
+        np.add(y, _per_channel(shift, x.ndim).astype(x.dtype, copy=False), out=y)
+        if activation in ("relu", "relu6"):
+            np.maximum(y, 0, out=y)
+        if activation == "relu6":
+            np.minimum(y, 6, out=y)
+        elif activation == "leaky_relu":
+            np.multiply(y, activation_args[0], out=y, where=y < 0)
+        if any(ctx.needs):
+            ctx.saved = x, scale, y, activation, activation_args
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        """Return the gradients of x, scale and shift.
+
+        The activation's slope is read off its output: none of them (with a slope of at
+        least 0) changes the sign.
+        """
+        x, scale, y, activation, args = ctx.saved
+        if activation == "leaky_relu":
+            g = np.where(y > 0, g, g * g.dtype.type(args[0]))
+        elif activation is not None:
+            g = np.where((y > 0) & ((y < 6) | (activation == "relu")), g, g.dtype.type(0))
+        axes = tuple(i for i in range(x.ndim) if i != 1)
+        return (g * _per_channel(scale, x.ndim).astype(x.dtype) if ctx.needs[0] else None,
+                np.sum(g * x, axis=axes).astype(scale.dtype) if ctx.needs[1] else None,
+                np.sum(g, axis=axes) if ctx.needs[2] else None)
