@@ -465,8 +465,9 @@ class Tensor:
         return self
 
     def _inplace(self, other: Any, change: Callable, combine: Callable) -> Tensor:
-        """Run ``t += other``: in place, or out of place where a gradient is wanted."""
-        if _state.grad and (self._node is not None or getattr(other, "requires_grad", False)):
+        """Run ``t += other``: in place, or out of place where a record of it is wanted."""
+        if _state.tracer is not None or (_state.grad and (
+                self._node is not None or getattr(other, "requires_grad", False))):
             return combine(other)
         return change(other)
 

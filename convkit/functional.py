@@ -214,7 +214,7 @@ def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, grou
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {_shape(weight)}")
     attrs = {
         "stride": per_axis(stride, axes, "stride"),
-        "padding": per_axis(padding, axes, "padding"),
+        "padding": tuple((p, p) for p in per_axis(padding, axes, "padding")),
         "output_padding": per_axis(output_padding, axes, "output_padding"),
         "groups": groups,
         "dilation": per_axis(dilation, axes, "dilation"),

@@ -1,4 +1,4 @@
-"""How far a compiled graph is from the one before the passes."""
+"""How far a compiled graph is from the model it was made from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ BOUNDS = {"float32": 1e-3, "float64": 1e-10}
 
 
 class MaxError(NamedTuple):
-    """Largest difference between two graphs' outputs.
+    """Largest difference of a Program's outputs from the model's.
 
     Attributes
     ----------
     absolute : float
         Largest |a - b| over all elements of all outputs.
     relative : float
-        Largest, over the outputs, of max |a - b| / max |a|, where a is the graph before the
-        passes.
+        Largest, over the outputs, of max |a - b| / max |a|, where a is the model's.
     """
 
     absolute: float

@@ -11,7 +11,7 @@ from convkit.infer.dims import at_batch
 from convkit.infer.graph import Graph
 from convkit.infer.passes import run_pipeline
 from convkit.infer.program import Program
-from convkit.infer.trace import random_inputs, trace
+from convkit.infer.trace import random_inputs, trace_and_run
 from convkit.infer.verify import verify
 
 __all__ = ["compile"]
@@ -41,8 +41,9 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None
     threads : int, optional
         Threads of each call; by default the process's setting at the time of the call.
     check : bool
-        Whether to compare the Program with the graph before the passes on seeded random
-        numbers (or `example`), and keep the difference as ``program.max_error``.
+        Whether to compare the Program with the model itself (or the Graph as given) on
+        seeded random numbers (or `example`), and keep the difference as
+        ``program.max_error``.
     example : array_like, list or dict of array_like, optional
         Sample input to trace and check with instead of random numbers.
     metadata : dict, optional
@@ -63,32 +64,33 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None
     if isinstance(model_or_graph, Program):
         model_or_graph = model_or_graph.graph
     if isinstance(model_or_graph, Graph):
-        graph = model_or_graph
+        graph, inputs, expected = model_or_graph, None, None
         verify(graph)
     else:
-        graph = trace(model_or_graph, input_shape, example)
+        graph, inputs, expected = trace_and_run(model_or_graph, input_shape, example)
     program = Program(run_pipeline(graph), threads, metadata)
     if check:
-        _check(graph, program, example)
+        if inputs is None:
+            inputs = _inputs(graph, example)
+            expected = _outputs(Program(graph, threads), inputs)
+        program.max_error = compare(expected, _outputs(program, inputs))
+        refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype)
     return program
 
 
-def _check(graph: Graph, program: Program, example: Any) -> None:
-    """Set ``program.max_error`` from a run beside the graph before the passes."""
+def _inputs(graph: Graph, example: Any) -> list[np.ndarray]:
+    """Return what to compare a graph on: the example, or seeded random numbers."""
     if example is None:
         shapes = [at_batch(graph.shape(p.value), CHECK_BATCH) for p in graph.inputs]
-        arrays = [x.astype(graph.values[p.value].dtype) for x, p
-                  in zip(random_inputs(shapes, seed=1), graph.inputs, strict=True)]
-    else:
-        given = example if isinstance(example, (dict, tuple, list)) else [example]
-        arrays = [np.asarray(x) for x in (given.values() if isinstance(given, dict) else given)]
-    results = [_listed(p.run(tuple(arrays)))
-               for p in (Program(graph, program.threads), program)]
-    program.max_error = compare(*results)
-    refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype)
+        return [x.astype(graph.values[p.value].dtype) for x, p
+                in zip(random_inputs(shapes), graph.inputs, strict=True)]
+    given = example if isinstance(example, (dict, tuple, list)) else [example]
+    return [np.asarray(x) for x in (given.values() if isinstance(given, dict) else given)]
 
 
-def _listed(outputs: Any) -> list[np.ndarray]:
+def _outputs(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Run a Program and list its outputs."""
+    outputs = program.run(tuple(inputs))
     if isinstance(outputs, dict):
         return list(outputs.values())
     return list(outputs) if isinstance(outputs, tuple) else [outputs]

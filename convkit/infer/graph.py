@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convkit.infer.dims import Shape, show
+from convkit.infer.schema import defaults
 
 __all__ = ["Constant", "Editor", "Graph", "Node", "Port", "Value"]
 
@@ -134,7 +135,10 @@ class Graph:
         return sum(c.array.size for c in self.constants.values())
 
     def __str__(self) -> str:
-        """Return a table with a line for every input, node and output."""
+        """Return a table with a line for every input, node and output.
+
+        Attributes at their default are left out.
+        """
         rows = [("value", "op", "inputs", "shape", "attributes", "name")]
         rows += [(f"%{p.value}", "input", "", show(self.shape(p.value)), "", p.name)
                  for p in self.inputs]
@@ -144,7 +148,9 @@ class Graph:
         return table(rows)
 
     def _row(self, node: Node) -> tuple[str, ...]:
-        attrs = " ".join(f"{k}={_compact(v)}" for k, v in node.attrs.items() if v is not None)
+        usual = defaults(node.op)
+        attrs = " ".join(f"{k}={_compact(v)}" for k, v in node.attrs.items()
+                         if k not in usual or usual[k] != v)
         return (" ".join(f"%{v}" for v in node.outputs), node.op,
                 " ".join(self._operand(v) for v in node.inputs),
                 show(self.shape(node.outputs[0])), attrs, node.name)

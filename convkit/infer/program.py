@@ -48,8 +48,8 @@ class Program:
     threads : int or None
         As given.
     max_error : MaxError or None
-        Largest difference from the graph before the passes, on random numbers; None where
-        nothing was compared.
+        Largest difference from the model (or graph) that was compiled, on random numbers;
+        None where nothing was compared.
     """
 
     def __init__(self, graph: Graph, threads: int | None = None,

@@ -18,7 +18,8 @@ from typing import Any
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
 
-__all__ = ["MAX_SIZE", "SCHEMAS", "Attr", "OpSchema", "check_attrs", "complete", "schema_of"]
+__all__ = ["MAX_SIZE", "SCHEMAS", "Attr", "OpSchema", "check_attrs", "complete", "defaults",
+           "schema_of"]
 
 MAX_SIZE = 2**31 - 1
 Check = Callable[[Any, int], Any]
@@ -187,7 +188,7 @@ _ACTIVATION = {
     "activation": Attr(optional(choice("relu", "relu6", "leaky_relu")), None),
     "activation_args": Attr(listed(real(), None), ()),
 }
-_POOL = {"kernel_size": _steps, "stride": _steps, "padding": _edges}
+_POOL = {"kernel_size": _steps, "stride": _steps, "padding": Attr(per_spatial(_size))}
 _INDICES = (("same", "int64"),)
 _plain = OpSchema(1)
 _binary = OpSchema(2)
@@ -238,7 +239,7 @@ SCHEMAS: dict[str, OpSchema] = {
     "slice": OpSchema(1, 0, {
         "starts": Attr(per_axis(optional(integer(-MAX_SIZE)))),
         "stops": Attr(per_axis(optional(integer(-MAX_SIZE)))),
-        "steps": Attr(per_axis(optional(_count)))}, moves_any=True),
+        "steps": Attr(per_axis(optional(integer(-MAX_SIZE))))}, moves_any=True),
     "pad": OpSchema(1, 0, {
         "padding": Attr(per_axis(pair(integer(-MAX_SIZE)))),
         "mode": Attr(choice("constant", "reflect", "replicate", "circular"), "constant"),
@@ -275,12 +276,15 @@ def canonical(value: Any) -> Any:
     raise TypeError(f"expected a number, string, boolean, None or a list of them, got {value!r}")
 
 
+def defaults(op: str) -> dict[str, Any]:
+    """Return the defaults of those attributes of an operation that have one."""
+    return {name: attr.default for name, attr in schema_of(op).attrs.items()
+            if attr.default is not _Required}
+
+
 def complete(op: str, attrs: dict[str, Any]) -> dict[str, Any]:
-    """Return canonical attributes in the schema's order, with defaults filled in."""
-    given = {name: canonical(value) for name, value in attrs.items()}
-    defaults = {name: attr.default for name, attr in schema_of(op).attrs.items()
-                if attr.default is not _Required and name not in given}
-    return {**given, **defaults}
+    """Return canonical attributes with defaults filled in."""
+    return {**defaults(op), **{name: canonical(value) for name, value in attrs.items()}}
 
 
 def check_attrs(op: str, attrs: dict[str, Any], rank: int) -> dict[str, Any]:

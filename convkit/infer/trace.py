@@ -23,7 +23,7 @@ from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
 
-__all__ = ["random_inputs", "trace"]
+__all__ = ["random_inputs", "trace", "trace_and_run"]
 
 BATCHES = (2, 3)
 
@@ -53,19 +53,29 @@ class _Record:
         self.outputs: list[int] = []
         self._names = names
         self._numbers: dict[int, int] = {}
+        self._versions: dict[int, tuple[list[int], int]] = {}
 
-    def add(self, array: np.ndarray) -> int:
+    def add(self, x: Any) -> int:
         """Give a new value its number."""
+        array = _array(x)
         self.arrays.append(array)
         self._numbers[id(array)] = number = len(self.arrays) - 1
+        if isinstance(x, Tensor):
+            self._versions[number] = x._cell, x._cell[0]
         return number
 
-    def number(self, array: np.ndarray) -> int:
+    def number(self, x: Any) -> int:
         """Return a value's number; one that no operation made is a constant."""
-        found = self._numbers.get(id(array))
+        found = self._numbers.get(id(_array(x)))
         if found is None:
-            found = self.add(array)
+            found = self.add(x)
             self.constants.append(found)
+        elif found in self._versions:
+            cell, version = self._versions[found]
+            if cell[0] != version:
+                raise UnsupportedOperatorError(
+                    "a tensor was changed in place, which a graph cannot hold; write x = x + y "
+                    "for x.add_(y)")
         return found
 
     def name(self, number: int) -> str | None:
@@ -77,9 +87,9 @@ class _Record:
         if REGISTRY.get(op.name) is not op or op.name not in SCHEMAS:
             raise UnsupportedOperatorError(
                 f"operation {op.name or op.__name__!r} cannot be part of an inference graph")
-        numbers = tuple([None if x is None else self.number(_array(x)) for x in inputs])
+        numbers = tuple([None if x is None else self.number(x) for x in inputs])
         self.calls.append(_Call(op.name, numbers, complete(op.name, attrs),
-                                tuple([self.add(t.data) for t in outputs])))
+                                tuple([self.add(t) for t in outputs])))
 
 
 def _array(x: Any) -> np.ndarray:
@@ -115,6 +125,13 @@ def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
     UnsupportedOperatorError
         When the model uses an operation without a place in inference graphs.
     """
+    return trace_and_run(model, input_shape, example)[0]
+
+
+def trace_and_run(
+    model: Any, input_shape: Any = None, example: Any = None,
+) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
+    """Return the graph, and what the model was run on and gave in one of the two runs."""
     names, samples = _samples(model, input_shape, example)
     first, second = (_run(model, [_rebatch(x, batch, turn) for x in samples])
                      for turn, batch in enumerate(BATCHES))
@@ -124,7 +141,8 @@ def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
                          f"{first[1]} against {second[1]}")
     graph = _join(first[0], second[0], names, form, output_names)
     verify(graph)
-    return graph
+    arrays = first[0].arrays
+    return graph, [arrays[i] for i in first[0].inputs], [arrays[i] for i in first[0].outputs]
 
 
 # -- inputs ---------------------------------------------------------------------------------
@@ -180,8 +198,6 @@ def _argument_names(model: Any, count: int) -> list[str]:
 
 def _rebatch(x: np.ndarray, batch: int, turn: int) -> np.ndarray:
     """Return `batch` samples made from those of `x`, different ones at each turn."""
-    if turn == 0 and len(x) == batch:
-        return x.copy()
     out = np.resize(x, (batch, *x.shape[1:]))
     for i in range(batch):
         out[i] *= 1 - 0.1 * (i + turn)
@@ -219,7 +235,7 @@ def _run(model: Any, arrays: list[np.ndarray]) -> tuple[_Record, tuple[str, list
     """Run the model once; return the record, and the outputs' form and names."""
     record = _Record(_constant_names(model))
     tensors = [Tensor(x) for x in arrays]
-    record.inputs = [record.add(t.data) for t in tensors]
+    record.inputs = [record.add(t) for t in tensors]
     with _evaluating(model), no_grad(), tracing(record):
         result = model(*tensors)
     if isinstance(result, dict):
@@ -234,7 +250,7 @@ def _run(model: Any, arrays: list[np.ndarray]) -> tuple[_Record, tuple[str, list
             raise TypeError(f"expected the model to return tensors, got {type(value).__name__}")
     if not values:
         raise TypeError("expected the model to return at least one tensor")
-    record.outputs = [record.number(t.data) for t in values]
+    record.outputs = [record.number(t) for t in values]
     return record, (form, names)
 
 
@@ -312,9 +328,11 @@ def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[in
             raise ShapeError(
                 f"an array of shape {x.shape} depends on the input but was not made by recorded "
                 "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
-        if x.dtype.kind in "iub":  # operations bring integers to the float they meet
-            x = x.astype(np.float32)
-            values[number] = Value(x.shape, x.dtype.name)
+        # A copy: the graph stays what it is when the model is trained on. Integers become
+        # what operations turn them into where they meet floats.
+        x = x.astype(np.float32) if x.dtype.kind in "iub" else x.copy()
+        x.flags.writeable = False
+        values[number] = Value(x.shape, x.dtype.name)
         constants[number] = Constant(name or names.unique("constant"), x)
     return constants
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from convkit._kernels import memory, norm
 from convkit.errors import ShapeError
-from convkit.ops.layout import like, native
+from convkit.ops.conv import activation_arguments
+from convkit.ops.layout import from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Affine"]
@@ -43,15 +45,12 @@ class Affine(Op):
     def forward(ctx: Context, x, scale, shift, *, activation=None, activation_args=()):
         """Scale, shift and activate."""
         Affine.shape(x.shape, scale.shape, shift.shape)
-        x = native(x)
-        y = np.multiply(x, _per_channel(scale, x.ndim).astype(x.dtype, copy=False), out=like(x))
-        np.add(y, _per_channel(shift, x.ndim).astype(x.dtype, copy=False), out=y)
-        if activation in ("relu", "relu6"):
-            np.maximum(y, 0, out=y)
-        if activation == "relu6":
-            np.minimum(y, 6, out=y)
-        elif activation == "leaky_relu":
-            np.multiply(y, activation_args[0], out=y, where=y < 0)
+        last = to_last(native(x))
+        scale, shift = native(scale, "scale"), native(shift, "shift")
+        y = memory.empty(last.shape, last.dtype)
+        norm.affine(last, scale, shift, out=y, threads=ctx.threads,
+                    **activation_arguments(activation, activation_args))
+        y = from_last(y)
         if any(ctx.needs):
             ctx.saved = x, scale, y, activation, activation_args
         return y

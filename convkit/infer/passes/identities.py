@@ -52,7 +52,7 @@ def _is_identity(graph: Graph, node: Node) -> bool:
     attrs = node.attrs
     match node.op:
         case "slice":
-            return same_shape  # steps are positive, so nothing left out means nothing moved
+            return same_shape and all(step in (None, 1) for step in attrs["steps"])
         case "permute":
             rank = len(attrs["dims"])
             return [d % rank for d in attrs["dims"]] == list(range(rank))
