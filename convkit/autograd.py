@@ -319,8 +319,8 @@ class Tensor:
                     f"backward without a gradient needs a single element, got shape {self.shape}")
             grad = np.ones_like(self.data)
         else:
-            grad = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient,
-                              dtype=self.dtype)
+            grad = np.require(gradient.data if isinstance(gradient, Tensor) else gradient,
+                              self.dtype, "A")
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
         sweep = _Sweep()
