@@ -8,6 +8,8 @@ changes it. `grad_weight` sums fixed blocks of rows or samples and then adds the
 order; their size depends on the layer alone.
 """
 
+from math import gcd
+
 cimport numpy as cnp
 import numpy as np
 
@@ -23,6 +25,7 @@ cdef extern from "depthwise.h" nogil:
         Py_ssize_t x_row_step, width
         const void* w
         Py_ssize_t w_row_step, w_step, rows, taps, first, stride, dilation, channels
+        Py_ssize_t from_ "from", to
         void* y
         Py_ssize_t columns, y_step
         const void* bias
@@ -48,6 +51,11 @@ cdef extern from "depthwise.h" nogil:
 # is far above that of starting it.
 cdef Py_ssize_t TASK_BYTES = 128 * 1024
 
+# Bytes of the input rows under one output row that should stay in the first-level cache
+# until the next output row reads them again: a task walks its rows once for each block of
+# so many channels.
+cdef Py_ssize_t WINDOW_BYTES = 32 * 1024
+
 
 cdef struct Columns:
     # The taps of one residue class of columns in the gradient of the input.
@@ -67,6 +75,8 @@ cdef struct Problem:
     double alpha, beta
     # The cut: tasks of `block` rows of a sample, or of `samples` whole samples.
     Py_ssize_t block, blocks, samples
+    # Channels for which a task walks its rows at once.
+    Py_ssize_t channels
     # The gradient of the input: residue classes of columns, and their count.
     Columns* phases
     Py_ssize_t phase_count, period_h, period_w
@@ -95,9 +105,9 @@ cdef void _forward_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Compute one block of output rows."""
     cdef Problem* p = <Problem*>ctx
     cdef Py_ssize_t n = index // p.blocks
-    cdef Py_ssize_t row = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(row + p.block, p.oh)
-    cdef Py_ssize_t x_row = p.width * p.c, y_at, low, high
+    cdef Py_ssize_t start = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t x_row = p.width * p.c, row, y_at, low, high
     cdef ck_depthwise_args g
     g.x_row_step = p.dilation_h * x_row
     g.width = p.width
@@ -112,16 +122,19 @@ cdef void _forward_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     g.activation = p.activation
     g.alpha = p.alpha
     g.beta = p.beta
-    while row < stop:
-        _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
-        g.rows = high - low
-        g.x = p.x + (n * p.h + row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
-        g.w = p.w + low * g.w_row_step * p.item
-        y_at = (n * p.oh + row) * p.ow * p.c * p.item
-        g.y = p.y + y_at
-        g.residual = p.residual + y_at if p.residual != NULL else NULL
-        p.kernels.row(&g)
-        row += 1
+    g.from_ = 0
+    while g.from_ < p.c:
+        g.to = min(g.from_ + p.channels, p.c)
+        for row in range(start, stop):
+            _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
+            g.rows = high - low
+            g.x = p.x + (n * p.h + row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
+            g.w = p.w + low * g.w_row_step * p.item
+            y_at = (n * p.oh + row) * p.ow * p.c * p.item
+            g.y = p.y + y_at
+            g.residual = p.residual + y_at if p.residual != NULL else NULL
+            p.kernels.row(&g)
+        g.from_ = g.to
 
 
 cdef Columns _taps_reaching(Py_ssize_t position, Py_ssize_t stride, Py_ssize_t dilation,
@@ -152,9 +165,9 @@ cdef void _grad_input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil
     """
     cdef Problem* p = <Problem*>ctx
     cdef Py_ssize_t n = index // p.blocks
-    cdef Py_ssize_t row = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(row + p.block, p.oh)
-    cdef Py_ssize_t x_row = p.width * p.c, step_h, low, high, phase
+    cdef Py_ssize_t start = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t x_row = p.width * p.c, row, step_h, low, high, phase
     cdef Columns vertical, horizontal
     cdef ck_depthwise_args g
     step_h = p.dilation_h * p.period_h // p.stride_h
@@ -169,21 +182,24 @@ cdef void _grad_input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil
     g.bias = g.residual = NULL
     g.activation = 0
     g.alpha = g.beta = 0
-    while row < stop:
-        vertical = _taps_reaching(row + p.top, p.stride_h, p.dilation_h, p.period_h, step_h, p.kh)
-        _rows_inside(vertical.first, step_h, p.h, vertical.taps, &low, &high)
-        for phase in range(p.phase_count):
-            horizontal = p.phases[phase]
-            g.rows = high - low if horizontal.taps > 0 else 0
-            g.taps = horizontal.taps
-            g.first = horizontal.first
-            g.x = p.x + (n * p.h + vertical.first + low * step_h) * x_row * p.item
-            g.w = p.w + ((vertical.last_tap - low * p.period_h) * p.kw
-                         + horizontal.last_tap) * p.c * p.item
-            g.y = p.y + ((n * p.oh + row) * p.ow + phase) * p.c * p.item
-            g.columns = _ceil_div(p.ow - phase, p.phase_count)
-            p.kernels.row(&g)
-        row += 1
+    g.from_ = 0
+    while g.from_ < p.c:
+        g.to = min(g.from_ + p.channels, p.c)
+        for row in range(start, stop):
+            vertical = _taps_reaching(row + p.top, p.stride_h, p.dilation_h, p.period_h, step_h, p.kh)
+            _rows_inside(vertical.first, step_h, p.h, vertical.taps, &low, &high)
+            for phase in range(p.phase_count):
+                horizontal = p.phases[phase]
+                g.rows = high - low if horizontal.taps > 0 else 0
+                g.taps = horizontal.taps
+                g.first = horizontal.first
+                g.x = p.x + (n * p.h + vertical.first + low * step_h) * x_row * p.item
+                g.w = p.w + ((vertical.last_tap - low * p.period_h) * p.kw
+                             + horizontal.last_tap) * p.c * p.item
+                g.y = p.y + ((n * p.oh + row) * p.ow + phase) * p.c * p.item
+                g.columns = _ceil_div(p.ow - phase, p.phase_count)
+                p.kernels.row(&g)
+        g.from_ = g.to
 
 
 cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -272,6 +288,9 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     cdef Py_ssize_t blocks = max(min(_ceil_div(sample, TASK_BYTES), p.oh), 1)
     p.block = max(_ceil_div(p.oh, blocks), 1)
     p.blocks = max(_ceil_div(p.oh, p.block), 1)
+    cdef Py_ssize_t vector = p.kernels.vector_length
+    cdef Py_ssize_t parts = _ceil_div(p.kh * p.width * p.c * p.item, WINDOW_BYTES)
+    p.channels = max(_ceil_div(_ceil_div(p.c, parts), vector), 1) * vector
 
 
 cdef double _work(Problem* p) noexcept nogil:
@@ -334,8 +353,8 @@ def grad_input(gy, w, gx, stride, pad, dilation, int threads):
     cdef Py_ssize_t count, phase
     if gx.size == 0:
         return
-    p.period_h = p.stride_h // np.gcd(p.stride_h, p.dilation_h)
-    p.period_w = p.stride_w // np.gcd(p.stride_w, p.dilation_w)
+    p.period_h = p.stride_h // gcd(p.stride_h, p.dilation_h)
+    p.period_w = p.stride_w // gcd(p.stride_w, p.dilation_w)
     p.phase_count = min(p.stride_w, p.ow)
     p.phases = <Columns*>take(p.phase_count * sizeof(Columns))
     if p.phases == NULL:

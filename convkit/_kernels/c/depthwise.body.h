@@ -55,21 +55,22 @@ CK_INLINE uint64_t dw_columns_inside(ptrdiff_t base, ptrdiff_t width, int count)
                                                                                                    \
     CK_INLINE void dw_finish_##S(const ck_depthwise_args *g, ptrdiff_t c, int n, ptrdiff_t t0,     \
                                  int cols, V *acc) {                                               \
-        T *y = (T *)g->y + t0 * g->y_step + c;                                                     \
+        const ptrdiff_t step = g->y_step;                                                          \
+        T *y = (T *)g->y + t0 * step + c;                                                          \
         if (g->bias) {                                                                             \
             V bias = dw_load_##S((const T *)g->bias + c, n);                                       \
             DW_UNROLL for (int t = 0; t < cols; t++) acc[t] += bias;                               \
         }                                                                                          \
         if (g->residual) {                                                                         \
-            const T *r = (const T *)g->residual + t0 * g->y_step + c;                              \
-            DW_UNROLL for (int t = 0; t < cols; t++) acc[t] += dw_load_##S(r + t * g->y_step, n);  \
+            const T *r = (const T *)g->residual + t0 * step + c;                                   \
+            DW_UNROLL for (int t = 0; t < cols; t++) acc[t] += dw_load_##S(r + t * step, n);       \
         }                                                                                          \
         if (g->activation != CK_ACT_NONE) {                                                        \
             const ck_gemm_args a = {                                                               \
                 .activation = g->activation, .alpha = g->alpha, .beta = g->beta};                  \
             DW_UNROLL for (int t = 0; t < cols; t++) acc[t] = gemm_activate_##S(&a, acc[t]);       \
         }                                                                                          \
-        DW_UNROLL for (int t = 0; t < cols; t++) dw_store_##S(y + t * g->y_step, acc[t], n);       \
+        DW_UNROLL for (int t = 0; t < cols; t++) dw_store_##S(y + t * step, acc[t], n);            \
     }                                                                                              \
                                                                                                    \
     /* Output columns t0 ... t0 + cols with any kernel; taps [q0, q1) are inside for all. */       \
@@ -115,7 +116,7 @@ CK_INLINE uint64_t dw_columns_inside(ptrdiff_t base, ptrdiff_t width, int count)
             dw_any_vector_##S(g, 0, (int)g->channels, lo, hi);                                     \
             return;                                                                                \
         }                                                                                          \
-        for (ptrdiff_t c = 0; c < g->channels; c += L)                                             \
+        for (ptrdiff_t c = g->from; c < g->to; c += L)                                             \
             dw_any_vector_##S(g, DW_VECTOR_START(c, L, g->channels), L, lo, hi);                   \
     }                                                                                              \
                                                                                                    \
@@ -170,37 +171,79 @@ CK_INLINE uint64_t dw_columns_inside(ptrdiff_t base, ptrdiff_t width, int count)
 DW_TEMPLATE(float, vfloat, f, VL_F)
 DW_TEMPLATE(double, vdouble, d, VL_D)
 
-/* Kernels of a known width and stride, undilated, in float32. */
+/* Kernels of a known width and stride, undilated, in float32. Input columns are reached from a base pointer for every third one; the empty asm
+   keeps the compiler from deriving the pointers from one another again. */
+#define DW_POINTERS(p, start, count, C)                                  \
+    const float *p[7];                                                   \
+    DW_UNROLL for (int k = 0; k < ((count) + 2) / 3; k++) {              \
+        p[k] = (start) + 3 * k * (C);                                    \
+        __asm__("" : "+r"(p[k]));                                        \
+    }
+/* Keeps a loaded vector in its register: folded into each multiply-add that uses it, the
+   load would be repeated, and loads are what these kernels have most of. */
+#if defined(__x86_64__)
+#define DW_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define DW_KEEP(v) (void)0
+#endif
+#define DW_AT(p, i, C) (p[(i) / 3] + (i) % 3 * (C))
 
-CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, ptrdiff_t t0, int cols,
-                       uint64_t inside, int taps, int stride) {
-    const ptrdiff_t C = g->channels, start = (g->first + t0 * stride) * C + c;
+/* Columns [t0, t1), each with the taps that are inside the input. */
+static void dw_columns(const ck_depthwise_args *g, ptrdiff_t t0, ptrdiff_t t1) {
+    for (; t0 < t1; t0++) {
+        ptrdiff_t q0, q1;
+        dw_taps_inside(g->first + t0 * g->stride, 1, g->width, g->taps, &q0, &q1);
+        for (ptrdiff_t c = g->from; c < g->to; c += VL_F)
+            dw_any_tile_f(g, DW_VECTOR_START(c, VL_F, g->channels), VL_F, t0, 1, q0, q1);
+    }
+}
+
+/* Output columns t0 ... t0 + cols; of the input columns that their windows span, the first
+   `left` and the last `right` are outside. */
+CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, ptrdiff_t t0, int cols, int taps,
+                       int stride, int left, int right) {
+    const int count = (cols - 1) * stride + taps;
+    const ptrdiff_t C = g->channels, w_step = g->w_step;
+    const float *w = (const float *)g->w + c;
     vfloat acc[DW_COLUMNS];
     DW_UNROLL for (int t = 0; t < cols; t++) acc[t] = (vfloat){0};
-    for (ptrdiff_t r = 0; r < g->rows; r++) {
-        const float *x = (const float *)g->x + r * g->x_row_step;
-        const float *w = (const float *)g->w + r * g->w_row_step + c;
+    DW_POINTERS(p, (const float *)g->x + (g->first + t0 * stride) * C + c, count, C)
+    for (ptrdiff_t r = g->rows; r > 0; r--) {
         vfloat wv[8];
-        DW_UNROLL for (int q = 0; q < taps; q++) wv[q] = load_f(w + q * g->w_step);
-        ptrdiff_t at = start;
-        DW_UNROLL for (int i = 0; i < (cols - 1) * stride + taps; i++) {
-            if (inside >> i & 1) {
-                vfloat xv = load_f(x + at);
-                DW_UNROLL for (int t = 0; t < cols; t++)
-                    if (i >= t * stride && i < t * stride + taps)
-                        acc[t] += xv * wv[i - t * stride];
-            }
-            at += C;
+        DW_UNROLL for (int q = 0; q < taps; q++) wv[q] = load_f(w + q * w_step);
+        DW_UNROLL for (int i = left; i < count - right; i++) {
+            vfloat xv = load_f(DW_AT(p, i, C));
+            DW_KEEP(xv);
+            DW_UNROLL for (int t = 0; t < cols; t++)
+                if (i >= t * stride && i < t * stride + taps) acc[t] += xv * wv[i - t * stride];
         }
+        DW_UNROLL for (int k = 0; k < (count + 2) / 3; k++) p[k] += g->x_row_step;
+        w += g->w_row_step;
     }
     dw_finish_f(g, c, VL_F, t0, cols, acc);
 }
 
+/* A strip of columns; one whose windows reach further out than half a kernel, or out of both
+   sides unevenly, goes column by column. */
 CK_INLINE void dw_strip(const ck_depthwise_args *g, ptrdiff_t t0, int cols, int taps, int stride) {
-    const uint64_t inside =
-        dw_columns_inside(g->first + t0 * stride, g->width, (cols - 1) * stride + taps);
-    for (ptrdiff_t c = 0; c < g->channels; c += VL_F)
-        dw_tile(g, DW_VECTOR_START(c, VL_F, g->channels), t0, cols, inside, taps, stride);
+    const int count = (cols - 1) * stride + taps, half = taps / 2;
+    const ptrdiff_t base = g->first + t0 * stride;
+    const ptrdiff_t left = base < 0 ? -base : 0;
+    const ptrdiff_t right = base + count > g->width ? base + count - g->width : 0;
+    const int form = (left == half ? 2 : left ? 4 : 0) + (right == half ? 1 : right ? 4 : 0);
+#define DW_EACH_VECTOR(left, right)                        \
+    for (ptrdiff_t c = g->from; c < g->to; c += VL_F)      \
+        dw_tile(g, DW_VECTOR_START(c, VL_F, g->channels), t0, cols, taps, stride, left, right)
+    if (left == 0 && right == 0)
+        DW_EACH_VECTOR(0, 0);
+    else if (form == 1)
+        DW_EACH_VECTOR(0, half);
+    else if (form == 2)
+        DW_EACH_VECTOR(half, 0);
+    else if (form == 3)
+        DW_EACH_VECTOR(half, half);
+    else
+        dw_columns(g, t0, t0 + cols);
 }
 
 /* A row as strips of 8 columns or, so that none is thin, nearly 8. */
@@ -214,8 +257,7 @@ CK_INLINE void dw_row(const ck_depthwise_args *g, int taps, int stride) {
         case 6: dw_strip(g, t0, 6, taps, stride); break;
         case 5: dw_strip(g, t0, 5, taps, stride); break;
         case 4: dw_strip(g, t0, 4, taps, stride); break;
-        default:
-            for (; t0 < t1; t0++) dw_strip(g, t0, 1, taps, stride);
+        default: dw_columns(g, t0, t1);
         }
     }
 }

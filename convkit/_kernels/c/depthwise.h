@@ -18,6 +18,7 @@ typedef struct ck_depthwise_args {
     ptrdiff_t rows, taps; /* tap rows inside the input (0 is allowed), taps of each */
     ptrdiff_t first, stride, dilation;
     ptrdiff_t channels;
+    ptrdiff_t from, to; /* the channels to compute; `from` is a multiple of the vector */
     void *y;
     ptrdiff_t columns, y_step;
     const void *bias;     /* `channels` values, or NULL */
