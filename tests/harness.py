@@ -48,7 +48,7 @@ Array = np.ndarray
 def _channels_last(a: Array) -> Array:
     """Return the values of (N, C, spatial...) in memory order (N, spatial..., C)."""
     if a.ndim < 3:
-        return np.ascontiguousarray(a)
+        return np.array(a, order="C")
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
 
 

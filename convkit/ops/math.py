@@ -10,6 +10,7 @@ import numpy as np
 from convkit._kernels import memory
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.layout import axis_order, empty_ordered, like, native
+from convkit.ops.linear import Linear
 from convkit.ops.op import Context, Op, register
 
 __all__ = [
@@ -358,8 +359,10 @@ class Abs(_Unary):
 
     @staticmethod
     def backward(ctx, g):
-        """Return g sign(x)."""
-        return (_binary(np.multiply, g, _unary(np.sign, ctx.saved)),)
+        """Return g sign(x), where the sign of NaN is 0, as in PyTorch."""
+        x = ctx.saved
+        sign = np.subtract(x > 0, x < 0, out=like(x), dtype=x.dtype)
+        return (np.multiply(sign, g, out=sign),)
 
 
 @register
@@ -504,25 +507,24 @@ class MatMul(Op):
     def forward(ctx: Context, a, b):
         """Multiply."""
         shape = MatMul.shape(a.shape, b.shape)
-        if any(ctx.needs):
-            ctx.saved = a, b
         a, b = _promote(native(a, "a"), native(b, "b"))
-        return np.matmul(_rows(a), _columns(b)).reshape(shape)
+        ctx.saved = a, b
+        return _products(ctx, _rows(a), _columns(b)).reshape(shape)
 
     @staticmethod
     def backward(ctx, g):
         """Return g b^T and a^T g, summed over broadcast axes."""
         a, b = ctx.saved
-        rows, columns = _promote(_rows(a), _columns(b))
+        rows, columns = _rows(a), _columns(b)
         g = g.reshape((*broadcast_shape(rows.shape[:-2], columns.shape[:-2]),
                        rows.shape[-2], columns.shape[-1]))
         ga = gb = None
         if ctx.needs[0]:
-            ga = np.matmul(g, columns.swapaxes(-1, -2))
-            ga = _unbroadcast(ga, (rows.shape, a.dtype)).reshape(a.shape)
+            ga = _products(ctx, g, columns.swapaxes(-1, -2))
+            ga = _unbroadcast(ga, _kind(rows)).reshape(a.shape)
         if ctx.needs[1]:
-            gb = np.matmul(rows.swapaxes(-1, -2), g)
-            gb = _unbroadcast(gb, (columns.shape, b.dtype)).reshape(b.shape)
+            gb = _products(ctx, rows.swapaxes(-1, -2), g)
+            gb = _unbroadcast(gb, _kind(columns)).reshape(b.shape)
         return ga, gb
 
 
@@ -532,3 +534,22 @@ def _rows(a: np.ndarray) -> np.ndarray:
 
 def _columns(b: np.ndarray) -> np.ndarray:
     return b[:, None] if b.ndim == 1 else b
+
+
+def _products(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a b for stacks of matrices, each product run as a linear layer.
+
+    NumPy's own product would bring in the threads of a second library, and bits that
+    depend on their number.
+    """
+    stack = broadcast_shape(a.shape[:-2], b.shape[:-2])
+    out = memory.empty((*stack, a.shape[-2], b.shape[-1]), a.dtype)
+    if 0 in out.shape or a.shape[-1] == 0:
+        out.fill(0)
+        return out
+    inner = Context((False, False), ctx.threads, (None, None))
+    a = np.broadcast_to(a, (*stack, *a.shape[-2:]))
+    b = np.broadcast_to(b, (*stack, *b.shape[-2:]))
+    for i in np.ndindex(stack):
+        out[i] = Linear.forward(inner, a[i], b[i].T)
+    return out
