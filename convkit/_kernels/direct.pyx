@@ -116,18 +116,20 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         _fill_strip(job, x, row_first, row_count, <char*>a)
         a_row = job.stride_h * job.strip_width * job.in_c * size
         args.a_offsets = job.offsets_strip
-    for b in range(part_start(job.all_blocks, job.chunks, chunk),
-                   part_start(job.all_blocks, job.chunks, chunk + 1)):
-        group = b // job.blocks
-        column = b % job.blocks * job.columns       # within the group
-        args.n = <int>min(job.columns, job.out_group - column)
-        args.ldb = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length \
-            * job.kernels.vector_length
-        args.b_step = args.k * args.ldb
-        args.b = job.weights + b * job.block_size * size
-        column += group * job.out_group
-        args.bias = job.bias + column * size if job.bias != NULL else NULL
-        for i in range(first, last):
+    # Row by row, all blocks of a row: the output is written in order, and the weights of a
+    # block serve a row's tiles from the first-level cache where they fit it.
+    for i in range(first, last):
+        for b in range(part_start(job.all_blocks, job.chunks, chunk),
+                       part_start(job.all_blocks, job.chunks, chunk + 1)):
+            group = b // job.blocks
+            column = b % job.blocks * job.columns       # within the group
+            args.n = <int>min(job.columns, job.out_group - column)
+            args.ldb = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length \
+                * job.kernels.vector_length
+            args.b_step = args.k * args.ldb
+            args.b = job.weights + b * job.block_size * size
+            column += group * job.out_group
+            args.bias = job.bias + column * size if job.bias != NULL else NULL
             at = (((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
                    + job.start_w) * job.out_c + column) * size
             _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,

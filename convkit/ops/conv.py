@@ -10,7 +10,6 @@ from convkit._kernels import gradweight, memory
 from convkit.errors import ShapeError
 from convkit.ops.conv_algorithms import choose
 from convkit.ops.conv_problem import (
-    ConvProblem,
     check_dtypes,
     forward_problem,
     transposed_problem,

@@ -16,7 +16,7 @@ __all__ = ["Linear"]
 
 
 def _problem(rows: int, weight: np.ndarray) -> ConvProblem:
-    """A linear layer over `rows` vectors is a 1x1 convolution over as many pixels."""
+    """Return the 1x1 convolution over `rows` pixels that a linear layer is."""
     out_features, in_features = weight.shape
     return ConvProblem(1, in_features, (1, rows), out_features, (1, rows), (1, 1), (1, 1),
                        ((0, 0), (0, 0)), (1, 1), 1, weight.dtype)
