@@ -4,29 +4,45 @@ This is the one table that says which operations an inference graph is made of a
 values each attribute may take. Files are checked against it, and traced attributes are
 completed from it, so that a node always has every attribute.
 
-A check is a function of (value, rank of the first input) that returns the value in its
-canonical form (tuples for lists) or raises ValueError with the reason.
+Every attribute has a `Check`, which also says in words what it accepts: the table of
+operations in docs/ckit-format.md is made from these.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
 
-__all__ = ["MAX_SIZE", "SCHEMAS", "Attr", "OpSchema", "check_attrs", "complete", "defaults",
-           "schema_of"]
+__all__ = ["REQUIRED", "SCHEMAS", "Attr", "Check", "OpSchema", "check_attrs", "complete",
+           "defaults", "schema_of"]
 
 MAX_SIZE = 2**31 - 1
-Check = Callable[[Any, int], Any]
+MAX_ENTRIES = 64
 
 
-class _Required:
+class REQUIRED:
     """Marks an attribute without a default."""
+
+
+class Check(NamedTuple):
+    """What an attribute may be.
+
+    Attributes
+    ----------
+    text : str
+        What is accepted, in words.
+    run : callable
+        Takes (value, rank of the first input) and returns the value in its canonical form
+        (tuples for lists), or raises ValueError with the reason.
+    """
+
+    text: str
+    run: Callable[[Any, int], Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Attr:
     """
 
     check: Check
-    default: Any = _Required
+    default: Any = REQUIRED
 
 
 @dataclass(frozen=True)
@@ -47,35 +63,44 @@ class OpSchema:
 
     Attributes
     ----------
-    required, optional : int
-        How many inputs are always listed, and how many more may be.
-    nullable : tuple of int
-        Which of the required inputs may be None; optional ones always may.
+    inputs : str
+        Names of the inputs; one with a question mark may be None, and left out at the end;
+        one with dots may come any number of times.
     attrs : dict of str to Attr
         Attributes by name.
-    variadic : bool
-        Whether any number of inputs from `required` on is allowed.
     ranks : tuple of int
         Ranks allowed for the first input; empty for any.
-    extra : tuple of (str, str)
+    extra : tuple of (str, str, str)
         For each output after the first: "same" or "channels" (its shape, by the first
-        output's) and its dtype ("" for the input's).
+        output's), its dtype ("" for the input's), and the attribute that must be true for
+        it to be there ("" for always).
     moves_any : bool
         Whether the operation only moves elements, so that integers pass too.
     """
 
-    required: int
-    optional: int = 0
+    inputs: str
     attrs: dict[str, Attr] = field(default_factory=dict)
-    variadic: bool = False
-    nullable: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
-    extra: tuple[tuple[str, str], ...] = ()
+    extra: tuple[tuple[str, str, str], ...] = ()
     moves_any: bool = False
 
-    def extra_shapes(self, first: Shape) -> list[Shape]:
-        """Return the shapes of the outputs after the first."""
-        return [first if kind == "same" else (first[1],) for kind, _ in self.extra]
+    def check_inputs(self, given: Sequence[Any]) -> None:
+        """Raise ShapeError unless there are as many inputs, and Nones, as there may be."""
+        names = self.inputs.split()
+        if names[-1].endswith("..."):
+            names = [names[-1]] * max(len(given), 1)
+        required = max(i + 1 for i, name in enumerate(names) if not name.endswith("?"))
+        if not required <= len(given) <= len(names):
+            raise ShapeError(f"expected {required} to {len(names)} inputs ({self.inputs}), "
+                             f"got {len(given)}")
+        for name, value in zip(names, given, strict=False):
+            if value is None and not name.endswith("?"):
+                raise ShapeError(f"input {name!r} is missing")
+
+    def extras(self, first: Shape, dtype: str, attrs: dict[str, Any]) -> list[tuple[Shape, str]]:
+        """Return shape and dtype of the outputs after the first."""
+        return [(first if kind == "same" else (first[1],), own or dtype)
+                for kind, own, when in self.extra if not when or attrs[when]]
 
 
 # -- checks of one value --------------------------------------------------------------------
@@ -83,28 +108,29 @@ class OpSchema:
 
 def integer(low: int, high: int = MAX_SIZE) -> Check:
     """Accept an int from `low` to `high`."""
-    def check(value: Any, rank: int) -> int:
+    def run(value: Any, rank: int) -> int:
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"expected an integer from {low} to {high}, got {value!r}")
         return value
-    return check
+    return Check("int" if low < -1 else f"int >= {low}", run)
 
 
 def real(low: float = -math.inf, high: float = math.inf) -> Check:
     """Accept a number from `low` to `high` (NaN only where there are no limits)."""
-    def check(value: Any, rank: int) -> float:
+    limited = (low, high) != (-math.inf, math.inf)
+
+    def run(value: Any, rank: int) -> float:
         if type(value) is int and abs(value) <= 2**53:
             value = float(value)
         if type(value) is not float:
             raise ValueError(f"expected a number, got {value!r}")
-        if not low <= value <= high and (low, high) != (-math.inf, math.inf):
+        if limited and not low <= value <= high:
             raise ValueError(f"expected a number from {low} to {high}, got {value}")
         return value
-    return check
+    return Check(f"{low:g} to {high:g}" if limited else "number", run)
 
 
-def flag(value: Any, rank: int) -> bool:
-    """Accept True or False."""
+def _flag(value: Any, rank: int) -> bool:
     if type(value) is not bool:
         raise ValueError(f"expected true or false, got {value!r}")
     return value
@@ -112,144 +138,150 @@ def flag(value: Any, rank: int) -> bool:
 
 def choice(*words: str) -> Check:
     """Accept one of some words."""
-    def check(value: Any, rank: int) -> str:
+    def run(value: Any, rank: int) -> str:
         if type(value) is not str or value not in words:
             raise ValueError(f"expected one of {', '.join(words)}, got {value!r}")
         return value
-    return check
+    return Check(" or ".join(f'"{word}"' for word in words), run)
 
 
 def optional(check: Check) -> Check:
     """Accept None besides what another check accepts."""
-    return lambda value, rank: None if value is None else check(value, rank)
+    return Check(f"{check.text} or null",
+                 lambda value, rank: None if value is None else check.run(value, rank))
 
 
-def _sequence(value: Any, length: int | None, most: int = 64) -> tuple:
-    if type(value) not in (tuple, list):
-        raise ValueError(f"expected a list, got {value!r}")
-    if length is not None and len(value) != length:
-        raise ValueError(f"expected {length} entries, got {len(value)}")
-    if len(value) > most:
-        raise ValueError(f"expected at most {most} entries, got {len(value)}")
-    return tuple(value)
+def listed(check: Check, length: Callable[[int], int | None], text: str) -> Check:
+    """Accept a list of entries, as many as `length` says for a rank (None: any number)."""
+    def run(value: Any, rank: int) -> tuple:
+        wanted = length(rank)
+        if type(value) not in (tuple, list):
+            raise ValueError(f"expected a list, got {value!r}")
+        if len(value) > MAX_ENTRIES or (wanted is not None and len(value) != wanted):
+            raise ValueError(f"expected {MAX_ENTRIES if wanted is None else wanted} entries, "
+                             f"got {len(value)}")
+        return tuple([check.run(v, rank) for v in value])
+    inner = f"({check.text})" if " or " in check.text else check.text
+    return Check(f"[{text}: {inner}]", run)
 
 
 def per_spatial(check: Check) -> Check:
     """Accept one entry per spatial axis (all but the first two)."""
-    return lambda value, rank: tuple(
-        [check(v, rank) for v in _sequence(value, max(rank - 2, 0))])
+    return listed(check, lambda rank: max(rank - 2, 0), "k")
 
 
 def per_axis(check: Check) -> Check:
     """Accept one entry per axis."""
-    return lambda value, rank: tuple([check(v, rank) for v in _sequence(value, rank)])
+    return listed(check, lambda rank: rank, "r")
 
 
 def pair(check: Check) -> Check:
     """Accept two entries: before and after."""
-    return lambda value, rank: tuple([check(v, rank) for v in _sequence(value, 2)])
+    return listed(check, lambda rank: 2, "2")
 
 
-def listed(check: Check, length: int | None = None) -> Check:
-    """Accept a list of entries, `length` of them if given."""
-    return lambda value, rank: tuple([check(v, rank) for v in _sequence(value, length)])
+def any_number(check: Check) -> Check:
+    """Accept a list of any length."""
+    return listed(check, lambda rank: None, "any")
 
 
-def axis(value: Any, rank: int) -> int:
-    """Accept an axis, counted from the front or (negative) from the back."""
-    return integer(-max(rank, 1), max(rank, 1) - 1)(value, rank)
+def _axis(value: Any, rank: int) -> int:
+    return integer(-max(rank, 1), max(rank, 1) - 1).run(value, rank)
 
 
-def axes(value: Any, rank: int) -> tuple[int, ...]:
-    """Accept distinct axes; a single one becomes a list."""
-    found = listed(axis)((value,) if type(value) is int else value, rank)
+def _axes(value: Any, rank: int) -> tuple[int, ...]:
+    found = any_number(axis).run((value,) if type(value) is int else value, rank)
     if len({a % max(rank, 1) for a in found}) != len(found):
         raise ValueError(f"an axis is named twice in {list(found)}")
     return found
 
 
-def permutation(value: Any, rank: int) -> tuple[int, ...]:
-    """Accept every axis once."""
-    found = axes(value, rank)
+def _permutation(value: Any, rank: int) -> tuple[int, ...]:
+    found = _axes(value, rank)
     if len(found) != rank:
         raise ValueError(f"expected each of {rank} axes once, got {list(found)}")
     return found
+
+
+flag = Check("bool", _flag)
+axis = Check("axis", _axis)  # counted from the front or (negative) from the back
+axes = Check("[any: axis, each once]", _axes)
+permutation = Check("[r: every axis once]", _permutation)
 
 
 # -- the table ------------------------------------------------------------------------------
 
 _count = integer(1)
 _size = integer(0)
-_spatial = (2, 3, 4)
-_pooled = (3, 4)
+_batched = (2, 3, 4)
+_spatial = (3, 4)
 _edges = Attr(per_spatial(pair(_size)))
 _steps = Attr(per_spatial(_count))
 _ACTIVATION = {
     "activation": Attr(optional(choice("relu", "relu6", "leaky_relu")), None),
-    "activation_args": Attr(listed(real(), None), ()),
+    "activation_args": Attr(any_number(real()), ()),
 }
 _POOL = {"kernel_size": _steps, "stride": _steps, "padding": Attr(per_spatial(_size))}
-_INDICES = (("same", "int64"),)
-_plain = OpSchema(1)
-_binary = OpSchema(2)
+_INDICES = (("same", "int64", "return_indices"),)
+_unary = OpSchema("x")
+_binary = OpSchema("a b")
 
 SCHEMAS: dict[str, OpSchema] = {
-    "conv": OpSchema(2, 2, {
+    "conv": OpSchema("x weight bias? residual?", {
         "stride": _steps, "padding": _edges, "dilation": _steps, "groups": Attr(_count, 1),
         "padding_mode": Attr(choice("zeros", "reflect", "replicate", "circular"), "zeros"),
         "algorithm": Attr(choice("auto", "direct", "im2col"), "auto"), **_ACTIVATION,
-    }, ranks=_pooled),
-    "conv_transpose": OpSchema(2, 1, {
+    }, ranks=_spatial),
+    "conv_transpose": OpSchema("x weight bias?", {
         "stride": _steps, "padding": _edges, "output_padding": Attr(per_spatial(_size)),
-        "groups": Attr(_count, 1), "dilation": _steps}, ranks=_pooled),
-    "linear": OpSchema(2, 2, dict(_ACTIVATION)),
-    "max_pool": OpSchema(1, 0, {
-        **_POOL, "dilation": _steps, "ceil_mode": Attr(flag, False)},
-        ranks=_pooled, extra=_INDICES),
-    "avg_pool": OpSchema(1, 0, {
+        "groups": Attr(_count, 1), "dilation": _steps}, ranks=_spatial),
+    "linear": OpSchema("x weight bias? residual?", dict(_ACTIVATION)),
+    "max_pool": OpSchema("x", {
+        **_POOL, "dilation": _steps, "ceil_mode": Attr(flag, False),
+        "return_indices": Attr(flag, False)}, ranks=_spatial, extra=_INDICES),
+    "avg_pool": OpSchema("x", {
         **_POOL, "ceil_mode": Attr(flag, False), "count_include_pad": Attr(flag, True),
-        "divisor_override": Attr(optional(_count), None)}, ranks=_pooled),
-    "adaptive_max_pool": OpSchema(
-        1, 0, {"output_size": Attr(per_spatial(_count))}, ranks=_pooled, extra=_INDICES),
+        "divisor_override": Attr(optional(_count), None)}, ranks=_spatial),
+    "adaptive_max_pool": OpSchema("x", {
+        "output_size": Attr(per_spatial(_count)), "return_indices": Attr(flag, False)},
+        ranks=_spatial, extra=_INDICES),
     "adaptive_avg_pool": OpSchema(
-        1, 0, {"output_size": Attr(per_spatial(_count))}, ranks=_pooled),
-    "batch_norm": OpSchema(
-        5, 0, {"eps": Attr(real(0.0, 1e30))}, nullable=(1, 2), ranks=_spatial),
+        "x", {"output_size": Attr(per_spatial(_count))}, ranks=_spatial),
+    "batch_norm": OpSchema("x weight? bias? running_mean running_var",
+                           {"eps": Attr(real(0.0, 1e30), 1e-5)}, ranks=_batched),
     "batch_norm_train": OpSchema(
-        1, 2, {"eps": Attr(real(0.0, 1e30))}, ranks=_spatial,
-        extra=(("channels", ""), ("channels", ""))),
-    "affine": OpSchema(3, 0, dict(_ACTIVATION), ranks=_spatial),
+        "x weight? bias?", {"eps": Attr(real(0.0, 1e30), 1e-5)}, ranks=_batched,
+        extra=(("channels", "", ""), ("channels", "", ""))),
+    "affine": OpSchema("x scale shift", dict(_ACTIVATION), ranks=_batched),
     **dict.fromkeys(("relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid",
-                     "neg", "exp", "log", "sqrt", "abs"), _plain),
-    "leaky_relu": OpSchema(1, 0, {"negative_slope": Attr(real(), 0.01)}),
-    "prelu": OpSchema(2),
-    "elu": OpSchema(1, 0, {"alpha": Attr(real(), 1.0)}),
-    "gelu": OpSchema(1, 0, {"approximate": Attr(choice("none", "tanh"), "none")}),
-    "softmax": OpSchema(1, 0, {"dim": Attr(axis)}),
-    "log_softmax": OpSchema(1, 0, {"dim": Attr(axis)}),
+                     "neg", "exp", "log", "sqrt", "abs"), _unary),
+    "leaky_relu": OpSchema("x", {"negative_slope": Attr(real(), 0.01)}),
+    "prelu": OpSchema("x weight"),
+    "elu": OpSchema("x", {"alpha": Attr(real(), 1.0)}),
+    "gelu": OpSchema("x", {"approximate": Attr(choice("none", "tanh"), "none")}),
+    "softmax": OpSchema("x", {"dim": Attr(axis)}),
+    "log_softmax": OpSchema("x", {"dim": Attr(axis)}),
     **dict.fromkeys(("add", "sub", "mul", "div", "matmul"), _binary),
-    "pow": OpSchema(1, 0, {"exponent": Attr(real())}),
-    **dict.fromkeys(("sum", "mean"), OpSchema(1, 0, {
+    "pow": OpSchema("x", {"exponent": Attr(real())}),
+    **dict.fromkeys(("sum", "mean"), OpSchema("x", {
         "dim": Attr(optional(axes), None), "keepdim": Attr(flag, False)})),
-    "reshape": OpSchema(1, 0, {"shape": Attr(listed(integer(-1)))}, moves_any=True),
-    "flatten": OpSchema(1, 0, {"start_dim": Attr(axis, 0), "end_dim": Attr(axis, -1)},
+    "reshape": OpSchema("x", {"shape": Attr(any_number(integer(-1)))}, moves_any=True),
+    "flatten": OpSchema("x", {"start_dim": Attr(axis, 0), "end_dim": Attr(axis, -1)},
                         moves_any=True),
-    "permute": OpSchema(1, 0, {"dims": Attr(permutation)}, moves_any=True),
-    "concat": OpSchema(1, 0, {"dim": Attr(axis, 0)}, variadic=True, moves_any=True),
-    "slice": OpSchema(1, 0, {
-        "starts": Attr(per_axis(optional(integer(-MAX_SIZE)))),
-        "stops": Attr(per_axis(optional(integer(-MAX_SIZE)))),
-        "steps": Attr(per_axis(optional(integer(-MAX_SIZE))))}, moves_any=True),
-    "pad": OpSchema(1, 0, {
+    "permute": OpSchema("x", {"dims": Attr(permutation)}, moves_any=True),
+    "concat": OpSchema("x...", {"dim": Attr(axis, 0)}, moves_any=True),
+    "slice": OpSchema("x", {
+        name: Attr(per_axis(optional(integer(-MAX_SIZE)))) for name in ("starts", "stops", "steps")
+    }, moves_any=True),
+    "pad": OpSchema("x", {
         "padding": Attr(per_axis(pair(integer(-MAX_SIZE)))),
         "mode": Attr(choice("constant", "reflect", "replicate", "circular"), "constant"),
         "value": Attr(real(), 0.0)}),
-    "upsample": OpSchema(1, 0, {
+    "upsample": OpSchema("x", {
         "size": Attr(per_spatial(_count)),
         "mode": Attr(choice("nearest", "linear", "bilinear"), "nearest"),
-        "align_corners": Attr(optional(flag), None),
-        "scale_factor": Attr(optional(per_spatial(optional(real(0.0)))), None)},
-        ranks=_pooled),
+        "align_corners": Attr(flag, False),
+        "scale_factor": Attr(optional(per_spatial(real(1e-9, 1e9))), None)}, ranks=_spatial),
 }
 
 
@@ -279,12 +311,14 @@ def canonical(value: Any) -> Any:
 def defaults(op: str) -> dict[str, Any]:
     """Return the defaults of those attributes of an operation that have one."""
     return {name: attr.default for name, attr in schema_of(op).attrs.items()
-            if attr.default is not _Required}
+            if attr.default is not REQUIRED}
 
 
 def complete(op: str, attrs: dict[str, Any]) -> dict[str, Any]:
-    """Return canonical attributes with defaults filled in."""
-    return {**defaults(op), **{name: canonical(value) for name, value in attrs.items()}}
+    """Return canonical attributes in the schema's order, with defaults filled in."""
+    given = {**defaults(op), **{name: canonical(value) for name, value in attrs.items()}}
+    known = {name: given.pop(name) for name in schema_of(op).attrs if name in given}
+    return {**known, **given}
 
 
 def check_attrs(op: str, attrs: dict[str, Any], rank: int) -> dict[str, Any]:
@@ -313,12 +347,12 @@ def check_attrs(op: str, attrs: dict[str, Any], rank: int) -> dict[str, Any]:
     checked = {}
     for name, attr in known.items():
         if name not in attrs:
-            if attr.default is _Required:
+            if attr.default is REQUIRED:
                 raise ShapeError(f"{op}: attribute {name!r} is missing")
             checked[name] = attr.default
             continue
         try:
-            checked[name] = attr.check(attrs[name], rank)
+            checked[name] = attr.check.run(attrs[name], rank)
         except ValueError as error:
             raise ShapeError(f"{op}: attribute {name!r}: {error}") from None
     return checked

@@ -77,8 +77,8 @@ def infer_node(node: Node, operands: list[Value | None]) -> list[Value]:
     first = infer(REGISTRY[node.op].shape, shapes, attrs)
     _check_elements(first)
     dtype = max((v.dtype for v in operands if v is not None), key=_width)
-    rest = zip(schema.extra_shapes(first), schema.extra, strict=True)
-    return [Value(first, dtype)] + [Value(shape, own or dtype) for shape, (_, own) in rest]
+    return [Value(first, dtype),
+            *(Value(*extra) for extra in schema.extras(first, dtype, attrs))]
 
 
 def _width(dtype: str) -> tuple[bool, int]:
@@ -87,13 +87,11 @@ def _width(dtype: str) -> tuple[bool, int]:
 
 def _check_inputs(op: str, schema: OpSchema, operands: list[Value | None]) -> None:
     """Check number, presence, rank and kind of a node's operands."""
-    most = len(operands) if schema.variadic else schema.required + schema.optional
-    if not schema.required <= len(operands) <= most:
-        raise ShapeError(f"{op}: expected {schema.required} to {most} inputs, got {len(operands)}")
-    fixed = len(operands) if schema.variadic else schema.required
-    for i, value in enumerate(operands):
-        if value is None and i < fixed and i not in schema.nullable:
-            raise ShapeError(f"{op}: input {i} is missing")
+    try:
+        schema.check_inputs(operands)
+    except ShapeError as error:
+        raise ShapeError(f"{op}: {error}") from None
+    for value in operands:
         if value is not None and value.dtype not in FLOATS and not schema.moves_any:
             raise ShapeError(f"{op}: expected floating-point inputs, got {value.dtype}")
     rank = len(operands[0].shape)

@@ -117,16 +117,17 @@ def load(path: Any, threads: int | None = None) -> Program:
     OSError
         When the file cannot be opened.
     """
-    tensors, fields, size = open_file(path)
+    file = open_file(path)
+    fields = file.metadata
     _check_version(fields)
     if fields.keys() != KEYS:
         raise ModelFormatError(f"__metadata__: expected {sorted(KEYS)}, got "
                                f"{sorted(fields)[:8]!r:.200}")
-    metadata = parse_json(fields["metadata"].encode(), "metadata", size)
+    metadata = parse_json(fields["metadata"].encode(), "metadata", file.size)
     if not isinstance(metadata, dict):
         raise ModelFormatError("metadata: expected an object")
-    data = parse_json(fields["graph"].encode(), "graph", size)
-    graph = graph_from_json(data, {name: decode(t) for name, t in tensors.items()})
+    data = parse_json(fields["graph"].encode(), "graph", file.size)
+    graph = graph_from_json(data, {name: decode(t) for name, t in file.tensors().items()})
     return Program(graph, threads, metadata)
 
 

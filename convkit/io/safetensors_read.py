@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import struct
+from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from convkit.errors import ModelFormatError
 from convkit.io.storage import STORAGE, StoredTensor
 from convkit.io.strict_json import parse_json
 
-__all__ = ["MAX_HEADER", "MAX_TENSORS", "open_file"]
+__all__ = ["MAX_HEADER", "MAX_TENSORS", "SafetensorsFile", "open_file"]
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 65_536
@@ -27,41 +28,64 @@ MAX_NAME = 512
 MAX_RANK = 8
 
 
-def open_file(path: Any) -> tuple[dict[str, StoredTensor], dict[str, str], int]:
-    """Map a safetensors file and check all of its header.
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A mapped file whose header is parsed; `tensors` checks and gives the rest.
+
+    Attributes
+    ----------
+    metadata : dict of str to str
+        What the file says under "__metadata__".
+    size : int
+        Bytes in the whole file.
+    """
+
+    metadata: dict[str, str]
+    size: int
+    _fields: dict[str, Any]
+    _data: memoryview
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Return the tensors by name, their bytes as views of the map.
+
+        Raises
+        ------
+        ModelFormatError
+            When a tensor's entry is out of order, or they do not cover the data exactly.
+        """
+        spans = _check_tensors(self._fields, len(self._data))
+        return {name: StoredTensor(dtype, shape, self._data[begin:end])
+                for name, (dtype, shape, begin, end) in spans.items()}
+
+
+def open_file(path: Any) -> SafetensorsFile:
+    """Map a safetensors file and parse its header.
 
     Parameters
     ----------
     path : path_like
         The file.
 
-    Returns
-    -------
-    tuple
-        Tensors by name (their bytes are views of the map), metadata, and the file's size.
-
     Raises
     ------
     OSError
         When the file cannot be opened.
     ModelFormatError
-        When anything in it is out of order.
+        When it is no regular file, the header's length does not fit, or the header is not
+        the JSON of an honest file.
     """
     path = Path(path)
-    if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
+    if not path.is_dir() and not stat.S_ISREG(os.stat(path).st_mode):
         raise ModelFormatError(f"{path}: not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         header = _read_header(file, size)
-        start = 8 + len(header)
-        whole = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
+        data = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))[8 + len(header):]
     fields = parse_json(header, "header", size)
     if not isinstance(fields, dict):
         raise ModelFormatError(f"header: expected an object, got {type(fields).__name__}")
     metadata = _check_metadata(fields.pop("__metadata__", {}))
-    spans = _check_tensors(fields, size - start)
-    return ({name: StoredTensor(dtype, shape, whole[start + begin:start + end])
-             for name, (dtype, shape, begin, end) in spans.items()}, metadata, size)
+    return SafetensorsFile(metadata, size, fields, data)
 
 
 def _read_header(file: Any, size: int) -> bytes:

@@ -36,7 +36,7 @@ def write_file(path: Any, tensors: dict[str, StoredTensor], metadata: dict[str, 
         begin, end = end, end + len(tensor.data)
         fields[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape),
                         "data_offsets": [begin, end]}
-    header = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    header = json.dumps(fields, separators=(",", ":")).encode("ascii")
     header += b" " * (-(8 + len(header)) % DATA_ALIGNMENT)
     if len(header) > MAX_HEADER or len(tensors) > MAX_TENSORS:
         raise ValueError(f"a header of {len(header)} bytes for {len(tensors)} tensors is more than "

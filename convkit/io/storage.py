@@ -27,7 +27,8 @@ def decode(tensor: StoredTensor) -> np.ndarray:
     """Return a tensor as float32; float32 data is used where it lies, read-only."""
     stored = np.frombuffer(tensor.data, STORAGE[tensor.dtype])
     if tensor.dtype == "BF16":
-        values = (stored.astype(np.uint32) << 16).view(np.float32)
+        bits = stored.astype(np.uint32)
+        values = np.left_shift(bits, 16, out=bits).view(np.float32)
     else:
         values = stored.astype(np.float32, copy=False)
     values = values.reshape(tensor.shape)

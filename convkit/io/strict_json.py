@@ -31,7 +31,8 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
     """
     containers = text.count(b"[") + text.count(b"{")
     entries = text.count(b",") + text.count(b":") + containers
-    estimate = containers * CONTAINER_BYTES + entries * ENTRY_BYTES + 2 * len(text)
+    copies = 2 if text.isascii() else 8  # decoded, and cut into strings of 1 to 4 bytes a letter
+    estimate = containers * CONTAINER_BYTES + entries * ENTRY_BYTES + copies * len(text)
     if estimate > max(4 * file_size, MEMORY_FLOOR):
         raise ModelFormatError(f"{what}: {containers} lists and objects with {entries} entries are "
                                f"out of proportion to a file of {file_size} bytes")

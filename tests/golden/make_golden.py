@@ -1,0 +1,86 @@
+"""Write golden .ckit files, each with an .npz of inputs and what the network gave.
+
+Files that are there are never overwritten: they must load for ever. A new version of the
+format, or a new operation, gets a new file: add a network here and run
+``python tests/golden/make_golden.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import convkit as ck
+import convkit.functional as F
+from convkit import nn
+
+HERE = Path(__file__).parent
+
+
+class Classifier(nn.Module):
+    """Convolutions with batch norm, a residual, a strided and a grouped one, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.down = nn.Conv2d(8, 12, 3, stride=2, padding=1, dilation=1)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu6(self.depth(x) + x)
+        x = F.leaky_relu(self.down(x), 0.1)
+        return self.fc(x.mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """Two inputs, two outputs by name, shape operations, a lone batch norm, transposition."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv1d(2, 4, 3, padding=2, padding_mode="zeros", dilation=2)
+        self.norm = nn.BatchNorm1d(4)
+        self.up = nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, signal, image):
+        s = self.norm(F.sigmoid(self.a(signal)))
+        i = self.up(image)
+        both = F.concat([s.reshape(s.shape[0], -1), F.flatten(i, 1)], 1)
+        shuffled = i.reshape(i.shape[0], 2, 1, *i.shape[2:]).permute(0, 2, 1, 3, 4)
+        return {"all": F.tanh(both[:, ::3]), "image": F.gelu(shuffled.reshape(i.shape)) / 2 - 1}
+
+
+NETWORKS = {
+    "v1-classifier-float32": (Classifier, {"input": (2, 3, 7, 9)}, "float32"),
+    "v1-classifier-float16": (Classifier, {"input": (2, 3, 7, 9)}, "float16"),
+    "v1-branches-bfloat16": (Branches, {"signal": (2, 2, 6), "image": (2, 4, 3, 4)}, "bfloat16"),
+}
+
+
+def main() -> None:
+    """Write the files that are missing."""
+    for name, (network, shapes, weights) in NETWORKS.items():
+        file = HERE / f"{name}.ckit"
+        if file.exists():
+            continue
+        ck.manual_seed(1)
+        model = network()
+        rng = np.random.default_rng(2)
+        with ck.no_grad():
+            for key, buffer in model.named_buffers():
+                if buffer.dtype.kind == "f":
+                    buffer.copy_(rng.uniform(0.5, 1.5, buffer.shape))
+        ck.save(model, file, weights=weights, input_shape=list(shapes.values()),
+                metadata={"labels": ["a", "b", "c", "d", "e"], "licence": "BSD-3-Clause"})
+        inputs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes.values()]
+        outputs = ck.load(file).run(tuple(inputs))
+        outputs = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+        np.savez(file.with_suffix(".npz"), **{f"in{i}": x for i, x in enumerate(inputs)},
+                 **{f"out{i}": np.ascontiguousarray(y) for i, y in enumerate(outputs)})
+
+
+if __name__ == "__main__":
+    main()
