@@ -22,20 +22,16 @@ import convkit.ops
 from convkit import autograd, runtime
 from convkit.ops.op import REGISTRY, Op
 
-try:
-    import torch as _torch
-
-    _torch.set_num_threads(1)
-except ImportError:
-    _torch = None
-
 __all__ = [
     "LAYOUTS",
+    "Run",
     "assert_same_bits",
     "check_batch_invariance",
     "check_op",
     "lay_out",
+    "pytorch",
     "random_array",
+    "run_op",
     "run_python",
 ]
 
@@ -63,7 +59,7 @@ def _strided(a: Array) -> Array:
 def _reversed(a: Array) -> Array:
     """Return the values as a view with negative strides."""
     flip = (slice(None, None, -1),) * a.ndim
-    return np.ascontiguousarray(a[flip])[flip]
+    return np.array(a[flip], order="C")[flip]
 
 
 def _read_only(a: Array) -> Array:
@@ -134,15 +130,15 @@ def assert_same_bits(a: Any, b: Any, what: str = "results") -> None:
 # -- running an operation -------------------------------------------------------------------
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Outputs and input gradients (None where not asked for) of one call."""
 
     outputs: tuple[Array, ...]
     grads: tuple[Array | None, ...]
 
 
-def _run(op: type[Op], inputs: Sequence, attrs: dict, wrt: Iterable[int], gy: Array | None,
-         threads: int = 1, cached: bool = False) -> _Run:
+def run_op(op: type[Op], inputs: Sequence, attrs: dict, wrt: Iterable[int], gy: Array | None,
+           threads: int = 1, cached: bool = False) -> Run:
     """Run forward, and backward where `wrt` names inputs, through the tape."""
     kind = autograd._Cached if cached else autograd.Tensor
     wrt = set(wrt)
@@ -160,7 +156,7 @@ def _run(op: type[Op], inputs: Sequence, attrs: dict, wrt: Iterable[int], gy: Ar
             assert outputs[0].requires_grad, f"{op.name}: the output does not require grad"
             outputs[0].backward(gy)
     grads = tuple(None if a is None or a.grad is None else a.grad.data for a in args)
-    return _Run(tuple(y.data for y in outputs), grads)
+    return Run(tuple(y.data for y in outputs), grads)
 
 
 def _as_outputs(result: Any) -> tuple[Array, ...]:
@@ -232,15 +228,15 @@ def check_op(op: type[Op] | str, inputs: Sequence, attrs: dict | None = None, *,
             what = f"{op.name}[{dtype.name}, {layout}]"
             laid = [lay_out(a, layout) if _is_float(a) else a for a in arrays]
             before = [None if a is None else np.array(a) for a in laid]
-            runs = [_run(op, laid, attrs, active, lay_out(gy, layout), n,
+            runs = [run_op(op, laid, attrs, active, lay_out(gy, layout), n,
                          cached=layout == "channels_last") for n in threads]
             for n, other in zip(threads[1:], runs[1:], strict=True):
                 assert_same_bits(runs[0], other, f"{what}: {threads[0]} and {n} threads")
             assert_same_bits(laid, before, f"{what}: inputs before and after")
             _compare(runs[0], want, grads, dtype, kind, what)
         _check_single_gradients(op, arrays, attrs, active, gy, what)
-        if torch is not None and _torch is not None:
-            _compare_torch(torch, arrays, active, gy, want, grads, op.name)
+        if torch is not None and (module := pytorch()) is not None:
+            _compare_torch(module, torch, arrays, active, gy, want, grads, op.name)
         if gradcheck and dtype == np.float64:
             for i in active:
                 _check_direction(op, arrays, attrs, i, gy, seed + 2 + i)
@@ -264,7 +260,7 @@ def _check_shape(op, arrays, attrs, want) -> None:
     assert all(type(n) is int for n in got), f"{op.name}.shape gives no plain ints: {got!r}"
 
 
-def _compare(run: _Run, want, grads, dtype, kind, what) -> None:
+def _compare(run: Run, want, grads, dtype, kind, what) -> None:
     """Compare outputs and gradients with the reference's."""
     assert len(run.outputs) == len(want), f"{what}: {len(run.outputs)} outputs"
     for i, (y, r) in enumerate(zip(run.outputs, want, strict=True)):
@@ -285,9 +281,9 @@ def _check_single_gradients(op, arrays, attrs, active, gy, what) -> None:
     """A gradient's bits do not depend on which other gradients are wanted."""
     if len(active) < 2:
         return
-    together = _run(op, arrays, attrs, active, gy)
+    together = run_op(op, arrays, attrs, active, gy)
     for i in active:
-        alone = _run(op, arrays, attrs, [i], gy)
+        alone = run_op(op, arrays, attrs, [i], gy)
         assert_same_bits(alone.grads[i], together.grads[i], f"{what}: gradient {i} asked for alone")
         others = [j for j, g in enumerate(alone.grads) if g is not None and j != i]
         assert not others, f"{what}: inputs {others} got gradients that nobody asked for"
@@ -301,12 +297,12 @@ def _check_direction(op, arrays, attrs, i, gy, seed) -> None:
     def weighted(sign: float) -> tuple[float, float]:
         moved = list(arrays)
         moved[i] = arrays[i] + sign * step * direction
-        terms = _run(op, moved, attrs, (), None).outputs[0] * gy
+        terms = run_op(op, moved, attrs, (), None).outputs[0] * gy
         return float(terms.sum()), float(np.abs(terms).sum())
 
     (above, size), (below, _) = weighted(1.0), weighted(-1.0)
     numeric = (above - below) / (2 * step)
-    grad = _run(op, arrays, attrs, [i], gy).grads[i]
+    grad = run_op(op, arrays, attrs, [i], gy).grads[i]
     exact = float((grad * direction).sum())
     allowed = GRADCHECK["relative"] * float(np.linalg.norm(grad)) + GRADCHECK["roundoff"] * size
     assert abs(numeric - exact) <= allowed, (
@@ -314,12 +310,22 @@ def _check_direction(op, arrays, attrs, i, gy, seed) -> None:
         f"difference {numeric!r} (allowed error {allowed:.3g})")
 
 
-def _compare_torch(function, arrays, active, gy, want, grads, name) -> None:
+def pytorch() -> Any:
+    """Return PyTorch, on one thread, or None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    return torch
+
+
+def _compare_torch(torch, function, arrays, active, gy, want, grads, name) -> None:
     """Compare the reference's outputs and gradients with PyTorch's in float64."""
     tensors = []
     for i, a in enumerate(arrays):
         wide = a.astype(np.float64) if _is_float(a) else a
-        t = None if a is None else _torch.from_numpy(np.array(wide))
+        t = None if a is None else torch.from_numpy(np.array(wide))
         tensors.append(t.requires_grad_() if i in active else t)
     outputs = _as_outputs(function(*tensors))
     bounds = tolerance("forward", np.float64)
@@ -327,7 +333,7 @@ def _compare_torch(function, arrays, active, gy, want, grads, name) -> None:
         assert_close(r, t.detach().numpy(), bounds, f"reference.{name} beside PyTorch: output {i}")
     if not active:
         return
-    outputs[0].backward(_torch.from_numpy(gy.astype(np.float64)))
+    outputs[0].backward(torch.from_numpy(gy.astype(np.float64)))
     bounds = tolerance("gradient", np.float64)
     for i in active:
         assert_close(grads[i], tensors[i].grad.numpy(), bounds,

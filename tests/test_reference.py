@@ -58,8 +58,6 @@ def check_differences(case: Case) -> None:
 
 def check_torch(case: Case, torch: Any) -> None:
     """Compare outputs and gradients with PyTorch's, in float64."""
-    # PyTorch's hardsigmoid multiplies by the float32 nearest to 1/6, in float64 too.
-    bounds = tolerance("elementwise", np.float32) if case.name == "hardsigmoid" else None
     grads = grads_of(case, gy := _upstream(outputs_of(case, *case.inputs)[0]))
     tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in case.inputs]
     for t, g in zip(tensors, grads, strict=False):
@@ -68,12 +66,11 @@ def check_torch(case: Case, torch: Any) -> None:
     outputs = case.torch(torch.nn.functional, *tensors)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     for got, want in zip(outputs_of(case, *case.inputs), outputs, strict=False):
-        assert_close(got, want.detach().numpy(), bounds or tolerance("forward", np.float64),
-                     str(case))
+        assert_close(got, want.detach().numpy(), tolerance("forward", np.float64), str(case))
     outputs[0].backward(torch.from_numpy(gy))
     for i, (t, g) in enumerate(zip(tensors, grads, strict=False)):
         if g is not None:
-            assert_close(g, t.grad.numpy(), bounds or tolerance("gradient", np.float64),
+            assert_close(g, t.grad.numpy(), tolerance("gradient", np.float64),
                          f"{case} {i}")
 
 
