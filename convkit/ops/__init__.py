@@ -12,9 +12,10 @@ from convkit.ops import (
     linear,
     math,
     norm,
+    pool,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv", "linear",
-           "math", "norm", "shape"]
+           "math", "norm", "pool", "shape"]

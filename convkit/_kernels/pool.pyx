@@ -1,0 +1,179 @@
+"""Max pooling over channels-last arrays (N, H, W, C)."""
+
+import numpy as np
+cimport numpy as cnp
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+from convkit._kernels.axis cimport Axis, ck_axis, rows_per_task
+from convkit._kernels.dispatch cimport table
+from convkit._kernels.threads cimport parallel_for, threads_for
+
+cnp.import_array()
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct ck_pool_args:
+        const ck_axis* h
+        const ck_axis* w
+        Py_ssize_t channels
+        int32_t window_w
+        int wide
+    ctypedef struct ck_pool_kernels:
+        void (*max_forward)(const ck_pool_args*, const void* x, void* y, void* index,
+                            Py_ssize_t row0, Py_ssize_t row1) noexcept nogil
+        void (*max_backward)(const ck_pool_args*, const void* gy, const void* index, void* gx,
+                             Py_ssize_t row0, Py_ssize_t row1) noexcept nogil
+    ctypedef struct ck_pool_table:
+        ck_pool_kernels f32, f64
+
+# One call. Sizes of a sample are in bytes; a task is a block of rows of the targets.
+cdef struct Job:
+    ck_pool_args args
+    const ck_pool_kernels* kernels
+    const char* source
+    char* target
+    char* index
+    Py_ssize_t source_bytes, target_bytes, index_bytes
+    Py_ssize_t rows, rows_per_task, tasks_per_sample
+
+
+cdef void _run_forward(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t n = task // job.tasks_per_sample
+    cdef Py_ssize_t row = (task % job.tasks_per_sample) * job.rows_per_task
+    cdef char* index = NULL if job.index == NULL else job.index + n * job.index_bytes
+    job.kernels.max_forward(&job.args, job.source + n * job.source_bytes,
+                            job.target + n * job.target_bytes, index,
+                            row, min(row + job.rows_per_task, job.rows))
+
+
+cdef void _run_backward(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t n = task // job.tasks_per_sample
+    cdef Py_ssize_t row = (task % job.tasks_per_sample) * job.rows_per_task
+    job.kernels.max_backward(&job.args, job.source + n * job.source_bytes,
+                             job.index + n * job.index_bytes, job.target + n * job.target_bytes,
+                             row, min(row + job.rows_per_task, job.rows))
+
+
+cdef _run(Job* job, bint forward, cnp.ndarray source, cnp.ndarray target, index, Axis h, Axis w,
+          Py_ssize_t window_w, int threads):
+    """Fill in what both directions share and run the tasks."""
+    cdef Py_ssize_t samples = target.shape[0], channels = target.shape[3]
+    cdef Py_ssize_t item = target.itemsize
+    cdef Py_ssize_t row_bytes
+    cdef double work
+    cdef const ck_pool_table* family
+    if not (h.has_taps and w.has_taps):
+        raise ValueError("max pooling needs axes with taps")
+    if source.size == 0 or target.size == 0:
+        target.fill(0)
+        return
+    job.args.h = &h.lists
+    job.args.w = &w.lists
+    job.args.channels = channels
+    job.args.window_w = <int32_t>window_w
+    family = <const ck_pool_table*>table().pool
+    job.kernels = &family.f32 if item == 4 else &family.f64
+    job.source = <const char*>cnp.PyArray_DATA(source)
+    job.target = <char*>cnp.PyArray_DATA(target)
+    job.index = NULL
+    job.source_bytes = h.sources * w.sources * channels * item
+    job.target_bytes = h.targets * w.targets * channels * item
+    if index is not None:
+        job.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>index)
+        job.args.wide = index.itemsize == sizeof(int32_t)
+        job.index_bytes = (h.targets * w.targets if forward else h.sources * w.sources) \
+            * channels * index.itemsize
+    job.rows = h.targets
+    row_bytes = (job.source_bytes + job.target_bytes) // job.rows
+    job.rows_per_task = rows_per_task(job.rows, row_bytes)
+    job.tasks_per_sample = (job.rows + job.rows_per_task - 1) // job.rows_per_task
+    work = <double>samples * h.entries * w.entries * channels * item
+    samples *= job.tasks_per_sample
+    threads = threads_for(threads, samples, work)
+    with nogil:
+        parallel_for(_run_forward if forward else _run_backward, job, samples, threads)
+
+
+def index_dtype(Py_ssize_t window_h, Py_ssize_t window_w):
+    """Return the dtype in which a window's taps are counted: uint8 where they fit."""
+    return np.uint8 if window_h * window_w <= 256 else np.int32
+
+
+def max_forward(cnp.ndarray x not None, cnp.ndarray y not None, index, Axis h not None,
+                Axis w not None, Py_ssize_t window_w, int threads):
+    """Write to `y` the largest tap of every window, and to `index` (or None) its number.
+
+    All arrays are C-contiguous, (N, H, W, C) and of the sizes of the axes; `index` has
+    `index_dtype`. Sizes are the caller's to check.
+    """
+    cdef Job job
+    _run(&job, True, x, y, index, h, w, window_w, threads)
+
+
+def max_backward(cnp.ndarray gy not None, cnp.ndarray index not None, cnp.ndarray gx not None,
+                 Axis h not None, Axis w not None, Py_ssize_t window_w, int threads):
+    """Write to `gx` the sum of the gradients of the windows that took each input.
+
+    `h` and `w` are the axes of the forward call; they are transposed here.
+    """
+    cdef Job job
+    _run(&job, False, gy, gx, index, h.transposed(), w.transposed(), window_w, threads)
+
+
+cdef struct FlatJob:
+    const uint8_t* bytes
+    const int32_t* words
+    int64_t* flat
+    const int64_t* corner_h
+    const int64_t* corner_w
+    const int64_t* offset
+    const ck_axis* h
+    const ck_axis* w
+    Py_ssize_t channels
+
+
+cdef void _run_flat(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
+    cdef FlatJob* job = <FlatJob*>ctx
+    cdef Py_ssize_t at = task * job.w.targets * job.channels
+    cdef Py_ssize_t row = task % job.h.targets
+    cdef Py_ssize_t q, c, tap
+    cdef int64_t corner
+    cdef bint nothing
+    for q in range(job.w.targets):
+        corner = job.corner_h[row] + job.corner_w[q]
+        nothing = job.h.begin[row] == job.h.begin[row + 1] or job.w.begin[q] == job.w.begin[q + 1]
+        for c in range(job.channels):
+            tap = job.bytes[at] if job.bytes != NULL else job.words[at]
+            job.flat[at] = -1 if nothing else corner + job.offset[tap]
+            at += 1
+
+
+def flat_indices(cnp.ndarray index not None, cnp.ndarray flat not None, Axis h not None,
+                 Axis w not None, cnp.ndarray corner_h not None, cnp.ndarray corner_w not None,
+                 cnp.ndarray offset not None, int threads):
+    """Write to `flat` (int64) each output's place in the input's H * W.
+
+    The place is ``corner_h[row] + corner_w[column] + offset[tap]``, all three int64, or -1
+    where no tap of the window lies in the input.
+    """
+    cdef FlatJob job
+    if index.size == 0:
+        return
+    job.bytes = NULL
+    job.words = NULL
+    if index.itemsize == sizeof(int32_t):
+        job.words = <const int32_t*>cnp.PyArray_DATA(index)
+    else:
+        job.bytes = <const uint8_t*>cnp.PyArray_DATA(index)
+    job.flat = <int64_t*>cnp.PyArray_DATA(flat)
+    job.corner_h = <const int64_t*>cnp.PyArray_DATA(corner_h)
+    job.corner_w = <const int64_t*>cnp.PyArray_DATA(corner_w)
+    job.offset = <const int64_t*>cnp.PyArray_DATA(offset)
+    job.h = &h.lists
+    job.w = &w.lists
+    job.channels = index.shape[3]
+    cdef Py_ssize_t tasks = index.shape[0] * h.targets
+    threads = threads_for(threads, tasks, <double>index.size * 8)
+    with nogil:
+        parallel_for(_run_flat, &job, tasks, threads)
