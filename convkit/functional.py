@@ -275,9 +275,9 @@ def _max_pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, return
         "padding": per_axis(padding, axes, "padding"),
         "dilation": per_axis(dilation, axes, "dilation"),
         "ceil_mode": bool(ceil_mode),
+        "return_indices": bool(return_indices),
     }
-    out = _batched(x, axes, lambda x: apply(OPS["max_pool"], x, **attrs))
-    return out if return_indices else out[0]
+    return _batched(x, axes, lambda x: apply(OPS["max_pool"], x, **attrs))
 
 
 def _given(stride: Any) -> bool:
@@ -372,9 +372,9 @@ def _output_size(output_size: Any, axes: int, x: Any) -> tuple[int, ...]:
                      for s, n in zip(sizes, _shape(x)[-axes:], strict=True)], axes, "output_size")
 
 
-def _adaptive(name: str, axes: int, x: Any, output_size: Any) -> Any:
+def _adaptive(name: str, axes: int, x: Any, output_size: Any, **attrs: Any) -> Any:
     size = _output_size(output_size, axes, x)
-    return _batched(x, axes, lambda x: apply(OPS[name], x, output_size=size))
+    return _batched(x, axes, lambda x: apply(OPS[name], x, output_size=size, **attrs))
 
 
 def adaptive_avg_pool1d(input: Any, output_size: Any) -> Tensor:
@@ -389,14 +389,14 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Tensor:
 
 def adaptive_max_pool1d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
     """Take maxima of (N, C, L) over `output_size` windows of nearly equal length."""
-    out = _adaptive("adaptive_max_pool", 1, input, output_size)
-    return out if return_indices else out[0]
+    return _adaptive("adaptive_max_pool", 1, input, output_size,
+                     return_indices=bool(return_indices))
 
 
 def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
     """Take maxima of (N, C, H, W) over windows of nearly equal size."""
-    out = _adaptive("adaptive_max_pool", 2, input, output_size)
-    return out if return_indices else out[0]
+    return _adaptive("adaptive_max_pool", 2, input, output_size,
+                     return_indices=bool(return_indices))
 
 
 # -- normalisation --------------------------------------------------------------------------

@@ -352,22 +352,27 @@ def _scatter(gy: Array, place: Array, shape: tuple[int, ...]) -> Array:
 
 
 def max_pool(x: Array, *, kernel_size: Sizes, stride: Sizes | None = None, padding: Pads = 0,
-             dilation: Sizes = 1, ceil_mode: bool = False) -> tuple[Array, Array]:
-    """Return the largest element of each window, and its place, flat over the spatial axes."""
+             dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """Return the largest element of each window, and its place, flat over the spatial axes.
+
+    The places come as a second array where `return_indices` asks for them.
+    """
     (x,) = _wide(x)
     kernel, stride, pairs, dilation, out = _pool_setup(
         x, kernel_size, stride, padding, dilation, ceil_mode)
     windows = ([np.arange(n) * s - p[0] + i * d for n, s, p, i, d in zip(
         out, stride, pairs, at, dilation, strict=True)] for at in np.ndindex(*kernel))
-    return _max_of(x, windows, out)
+    y, place = _max_of(x, windows, out)
+    return (y, place) if return_indices else y
 
 
 def max_pool_grad(gy: Array, x: Array, *, kernel_size: Sizes, stride: Sizes | None = None,
-                  padding: Pads = 0, dilation: Sizes = 1, ceil_mode: bool = False) -> tuple[Array]:
+                  padding: Pads = 0, dilation: Sizes = 1, ceil_mode: bool = False,
+                  return_indices: bool = False) -> tuple[Array]:
     """Send each gradient to the element that was chosen."""
     (gy,) = _wide(gy)
     _, place = max_pool(x, kernel_size=kernel_size, stride=stride, padding=padding,
-                        dilation=dilation, ceil_mode=ceil_mode)
+                        dilation=dilation, ceil_mode=ceil_mode, return_indices=True)
     return (_scatter(gy, place, np.shape(x)),)
 
 
@@ -461,20 +466,22 @@ def adaptive_avg_pool_grad(gy: Array, x: Array, *, output_size: Any) -> tuple[Ar
     return _average_grad(gy, x, _adaptive_avg_windows(x, output_size)[1])
 
 
-def adaptive_max_pool(x: Array, *, output_size: Any) -> tuple[Array, Array]:
-    """Return the largest element of each of `output_size` parts, and its flat place."""
+def adaptive_max_pool(x: Array, *, output_size: Any, return_indices: bool = False) -> Any:
+    """Return the largest element of each of `output_size` parts, and if asked its flat place."""
     (x,) = _wide(x)
     out, bounds = _adaptive_bounds(x, output_size)
     longest = [max((last - first for first, last in axis), default=0) for axis in bounds]
     windows = ([np.array([first + i if first + i < last else -1 for first, last in axis], int)
                 for axis, i in zip(bounds, at, strict=True)] for at in np.ndindex(*longest))
-    return _max_of(x, windows, out)
+    y, place = _max_of(x, windows, out)
+    return (y, place) if return_indices else y
 
 
-def adaptive_max_pool_grad(gy: Array, x: Array, *, output_size: Any) -> tuple[Array]:
+def adaptive_max_pool_grad(gy: Array, x: Array, *, output_size: Any,
+                           return_indices: bool = False) -> tuple[Array]:
     """Send each gradient to the element that was chosen."""
     (gy,) = _wide(gy)
-    _, place = adaptive_max_pool(x, output_size=output_size)
+    _, place = adaptive_max_pool(x, output_size=output_size, return_indices=True)
     return (_scatter(gy, place, np.shape(x)),)
 
 

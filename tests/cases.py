@@ -164,7 +164,8 @@ def pool_cases(rng: Rng, wide: bool, count: int = 24) -> list[Case]:
             return (F.max_pool1d, F.max_pool2d)[n - 1](x, k, s, p, d, ceil, return_indices=True)
 
         attrs = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil}
-        cases.append(Case("max_pool", [x], {**attrs, "dilation": dilation}, run_max, str(i)))
+        cases.append(Case("max_pool", [x], {**attrs, "dilation": dilation, "return_indices": True},
+                          run_max, str(i)))
         include = bool(i // 4 % 2)
         divisor = 3 if ndim == 2 and i % 3 == 0 else None
 
@@ -181,7 +182,7 @@ def pool_cases(rng: Rng, wide: bool, count: int = 24) -> list[Case]:
             "adaptive_avg_pool", [x], {"output_size": out},
             lambda F, x, n=ndim, o=out: getattr(F, f"adaptive_avg_pool{n}d")(x, o), str(i)))
         cases.append(Case(
-            "adaptive_max_pool", [x], {"output_size": out},
+            "adaptive_max_pool", [x], {"output_size": out, "return_indices": True},
             lambda F, x, n=ndim, o=out: getattr(F, f"adaptive_max_pool{n}d")(
                 x, o, return_indices=True), str(i)))
     return cases

@@ -127,11 +127,11 @@ def test_transposed_convolution_is_the_adjoint(rng):
 def test_max_pool_takes_the_first_of_equals_and_nan():
     x = np.zeros((1, 1, 4, 4))
     x[0, 0, 3, 2] = np.nan
-    y, places = reference.max_pool(x, kernel_size=2)
+    y, places = reference.max_pool(x, kernel_size=2, return_indices=True)
     np.testing.assert_array_equal(places[0, 0], [[0, 2], [8, 14]])
     np.testing.assert_array_equal(y[0, 0], [[0, 0], [0, np.nan]])
     lowest = np.full((1, 1, 3), -np.inf)
-    y, places = reference.max_pool(lowest, kernel_size=3, padding=1, stride=1)
+    y, places = reference.max_pool(lowest, kernel_size=3, padding=1, stride=1, return_indices=True)
     np.testing.assert_array_equal(places[0, 0], [0, 0, 1])
     assert (y == -np.inf).all()
 
@@ -139,7 +139,7 @@ def test_max_pool_takes_the_first_of_equals_and_nan():
 def test_max_pool_agrees_with_pytorch_on_ties_and_nan(torch, rng):
     x = rng.integers(0, 3, (2, 3, 7, 9)).astype(float)
     x[rng.random(x.shape) < 0.05] = np.nan
-    got = reference.max_pool(x, kernel_size=3, stride=2, padding=1)
+    got = reference.max_pool(x, kernel_size=3, stride=2, padding=1, return_indices=True)
     want = torch.nn.functional.max_pool2d(
         torch.from_numpy(x), 3, 2, 1, return_indices=True)
     for a, b in zip(got, want, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,12 +156,14 @@ class _Saved(NamedTuple):
     index: np.ndarray | None = None
 
 
-def _max_forward(ctx: Context, x: np.ndarray, windows: list[_Windows], return_indices: bool):
+def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
+                 windows: Iterable[_Windows], return_indices: bool):
     """Run max pooling; keep the taps where somebody will ask for them."""
-    h, w = windows if len(windows) == 2 else (_NO_HEIGHT, *windows)
     source = image(x)
-    shape = (*x.shape[:2], *[a.axis.targets for a in windows])
-    y, target = empty_image(shape, source.dtype)
+    shape = (*x.shape[:2], *sizes)
+    y, target = empty_image(shape, source.dtype)  # before the lists, which it may dwarf
+    *first, w = windows
+    h = first[0] if first else _NO_HEIGHT
     index = None
     if return_indices or any(ctx.needs):
         _, index = empty_image(shape, kernels.index_dtype(h.taps, w.taps))
@@ -191,11 +193,13 @@ def _max_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None
     return (gx,)
 
 
-def _avg_forward(ctx: Context, x: np.ndarray, axes: list[Axis]) -> np.ndarray:
+def _avg_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
+                 axes: Iterable[Axis]) -> np.ndarray:
     """Run average pooling as a weighted gather."""
-    h, w = axes if len(axes) == 2 else (_NO_HEIGHT.axis, *axes)
     source = image(x)
-    y, target = empty_image((*x.shape[:2], *[a.targets for a in axes]), source.dtype)
+    y, target = empty_image((*x.shape[:2], *sizes), source.dtype)
+    *first, w = axes
+    h = first[0] if first else _NO_HEIGHT.axis
     resample.gather(source, target, h, w, ctx.threads)
     if any(ctx.needs):
         ctx.saved = _Saved(x.shape, source.dtype, h, w)
@@ -235,9 +239,9 @@ class MaxPool(Op):
                 ceil_mode=False, return_indices=False):
         """Pool (N, C, L) or (N, C, H, W)."""
         g = _geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-        windows = [_max_windows(*a) for a in zip(
-            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, g.dilation, strict=True)]
-        return _max_forward(ctx, x, windows, return_indices)
+        windows = (_max_windows(*a) for a in zip(
+            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, g.dilation, strict=True))
+        return _max_forward(ctx, x, g.outputs, windows, return_indices)
 
     backward = staticmethod(_max_backward)
 
@@ -257,8 +261,8 @@ class AdaptiveMaxPool(Op):
     def forward(ctx: Context, x, *, output_size, return_indices=False):
         """Pool (N, C, L) or (N, C, H, W)."""
         sizes = _adaptive_size(x.shape, output_size)
-        windows = [_adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True)]
-        return _max_forward(ctx, x, windows, return_indices)
+        windows = (_adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True))
+        return _max_forward(ctx, x, sizes, windows, return_indices)
 
     backward = staticmethod(_max_backward)
 
@@ -291,9 +295,9 @@ class AvgPool(Op):
         # the override divides along one axis, the other ones only sum
         divisors = [None] * len(g.kernel) if divisor_override is None \
             else [divisor_override, 1][:len(g.kernel)]
-        axes = [_avg_axis(size, *a, bool(count_include_pad), divisor) for size, *a, divisor in zip(
-            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, divisors, strict=True)]
-        return _avg_forward(ctx, x, axes)
+        axes = (_avg_axis(size, *a, bool(count_include_pad), divisor) for size, *a, divisor in zip(
+            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, divisors, strict=True))
+        return _avg_forward(ctx, x, g.outputs, axes)
 
     backward = staticmethod(_avg_backward)
 
@@ -313,7 +317,7 @@ class AdaptiveAvgPool(Op):
     def forward(ctx: Context, x, *, output_size):
         """Pool (N, C, L) or (N, C, H, W)."""
         sizes = _adaptive_size(x.shape, output_size)
-        axes = [_adaptive_windows(*a).axis for a in zip(x.shape[2:], sizes, strict=True)]
-        return _avg_forward(ctx, x, axes)
+        axes = (_adaptive_windows(*a).axis for a in zip(x.shape[2:], sizes, strict=True))
+        return _avg_forward(ctx, x, sizes, axes)
 
     backward = staticmethod(_avg_backward)
