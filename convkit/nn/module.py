@@ -169,15 +169,16 @@ class Module:
         return result
 
     def _locate(self, error: ConvkitError) -> None:
-        """Put this layer's type, or the name of the child it came through, into an error.
+        """Put this layer's type, or the name of the layer it came through, into an error.
 
-        The child is found by the mark that it left on the error.
+        That layer is found by the mark that it left on the error; it may lie deeper than a
+        child, as where forward walks through a ModuleList.
         """
         if error.source is None:
             error.locate(type(self).__name__)
         else:
-            for name, module in self._modules.items():
-                if module is error.source:
+            for name, module in self.named_modules():
+                if module is error.source and name:
                     error.prepend(name)
                     break
         error.source = self
