@@ -1,0 +1,416 @@
+"""Threads, memory, and being a good guest in another program's process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import assert_same_bits, random_array, run_python
+
+import convkit as ck
+from convkit import functional as F
+from convkit import runtime
+from convkit._kernels import dispatch, memory
+from convkit._kernels import threads as kernel_threads
+
+needs_openmp = pytest.mark.skipif(
+    not kernel_threads.have_openmp(), reason="built without OpenMP")
+
+
+# -- how many threads -----------------------------------------------------------------------
+
+
+def test_set_and_get():
+    before = ck.get_num_threads()
+    try:
+        ck.set_num_threads(3)
+        assert ck.get_num_threads() == 3
+        ck.set_num_threads(np.int64(2))
+        assert ck.get_num_threads() == 2
+    finally:
+        ck.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1025])
+def test_a_number_out_of_range(n):
+    with pytest.raises(ValueError, match=f"expected 1 to 1024 threads, got {n}"):
+        ck.set_num_threads(n)
+    with pytest.raises(ValueError, match=f"got {n}"), ck.threads(n):
+        pass
+
+
+@pytest.mark.parametrize("n", [1.5, "2", None, True])
+def test_no_number(n):
+    with pytest.raises(TypeError, match="expected a number of threads as an int"):
+        ck.set_num_threads(n)
+
+
+def test_context_restores_also_after_an_error():
+    before = ck.get_num_threads()
+    with ck.threads(5):
+        assert ck.get_num_threads() == 5
+        with ck.threads(7):
+            assert ck.get_num_threads() == 7
+        assert ck.get_num_threads() == 5
+    with pytest.raises(KeyError), ck.threads(9):
+        raise KeyError
+    assert ck.get_num_threads() == before
+
+
+def test_context_is_this_python_threads_own():
+    seen = []
+    with ck.threads(6):
+        other = threading.Thread(target=lambda: seen.append(ck.get_num_threads()))
+        other.start()
+        other.join()
+    assert seen == [runtime._process_threads]
+
+
+def threads_of_child(**env):
+    code = "import convkit; print(convkit.get_num_threads())"
+    return run_python(code, {"OMP_NUM_THREADS": "", **env}, check=False)
+
+
+def test_environment():
+    assert threads_of_child(CONVKIT_NUM_THREADS="7").stdout == "7\n"
+    assert threads_of_child(CONVKIT_NUM_THREADS="7", OMP_NUM_THREADS="1").stdout == "7\n"
+    assert threads_of_child(OMP_NUM_THREADS="1").stdout == "1\n"
+    assert int(threads_of_child(OMP_NUM_THREADS="900").stdout) <= os.cpu_count()
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "many", "1.5", "99999"])
+def test_a_wrong_environment_is_an_import_error(text):
+    done = threads_of_child(CONVKIT_NUM_THREADS=text)
+    assert done.returncode == 1
+    assert (f"ImportError: CONVKIT_NUM_THREADS={text!r}: expected a number of threads "
+            "from 1 to 1024") in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_affinity_is_respected():
+    code = """
+        import os
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        import convkit
+        print(convkit.get_num_threads())
+    """
+    assert run_python(code, {"OMP_NUM_THREADS": ""}).stdout == "1\n"
+
+
+def fake_cgroup(tmp_path, monkeypatch, files):
+    """Let the runtime read control groups from files below a folder."""
+    for name, text in files.items():
+        path = tmp_path / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(
+        runtime, "Path", lambda first, *rest: Path(tmp_path, first.lstrip("/"), *rest))
+
+
+@pytest.mark.parametrize(("quota", "expected"), [
+    ("150000 100000", 1.5), ("50000 100000", 0.5), ("max 100000", None), ("nonsense", None)])
+def test_cgroup_version_2(tmp_path, monkeypatch, quota, expected):
+    fake_cgroup(tmp_path, monkeypatch, {
+        "/proc/self/cgroup": "0::/app/job\n", "/sys/fs/cgroup/app/job/cpu.max": quota + "\n"})
+    assert runtime._cgroup_quota() == expected
+
+
+def test_cgroup_version_2_inside_a_container(tmp_path, monkeypatch):
+    fake_cgroup(tmp_path, monkeypatch, {
+        "/proc/self/cgroup": "0::/not/mounted/here\n",
+        "/sys/fs/cgroup/cpu.max": "200000 100000\n"})
+    assert runtime._cgroup_quota() == 2
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("250000", 2.5), ("-1", None)])
+def test_cgroup_version_1(tmp_path, monkeypatch, quota, expected):
+    folder = "/sys/fs/cgroup/cpu/job"
+    fake_cgroup(tmp_path, monkeypatch, {
+        "/proc/self/cgroup": "5:memory:/job\n4:cpu,cpuacct:/job\n",
+        f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"})
+    assert runtime._cgroup_quota() == expected
+
+
+def test_unreadable_cgroups_mean_no_limit(tmp_path, monkeypatch):
+    fake_cgroup(tmp_path, monkeypatch, {})
+    assert runtime._cgroup_quota() is None
+
+
+def test_quota_limits_the_default(monkeypatch):
+    for name in ("CONVKIT_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    for quota, expected in ((0.5, 1), (1.5, 2), (16, 16), (None, 64), (100, 64)):
+        monkeypatch.setattr(runtime, "_cgroup_quota", lambda q=quota: q)
+        assert runtime.default_num_threads() == expected
+
+
+def test_show_config(capsys):
+    ck.show_config()
+    text = capsys.readouterr().out
+    for part in (ck.__version__, dispatch.isa(), dispatch.cpu_name(), np.__version__):
+        assert part in text
+    assert runtime.config()["instruction set in use"] in dispatch.supported_isas()
+
+
+# -- memory ---------------------------------------------------------------------------------
+
+
+def test_arrays_are_aligned_and_reused():
+    a = memory.empty((300, 7, 5), np.float32)
+    assert a.shape == (300, 7, 5) and a.flags.c_contiguous and a.flags.writeable
+    address = a.ctypes.data
+    assert address % 64 == 0
+    before = memory.stats()["reused"]
+    del a
+    b = memory.empty((300 * 35,), np.float32)
+    assert b.ctypes.data == address
+    assert memory.stats()["reused"] == before + 1
+
+
+def test_a_view_keeps_its_memory():
+    a = memory.empty((64, 64), np.float64)
+    a[...] = 3
+    view = a[5:7].T
+    del a
+    others = [memory.zeros((64, 64), np.float64) for _ in range(8)]
+    np.testing.assert_array_equal(view, 3)
+    del others
+
+
+def test_the_pool_is_bounded():
+    before = memory.stats()["bound"]
+    try:
+        memory.set_bound(1 << 20)
+        arrays = [memory.empty((1 << 18,), np.uint8) for _ in range(32)]
+        del arrays
+        assert memory.stats()["held"] <= 1 << 20
+        memory.trim()
+        assert memory.stats()["held"] == 0
+    finally:
+        memory.set_bound(before)
+
+
+def test_sizes_beyond_memory():
+    for shape in ((1 << 62, 1 << 62), (1 << 60,), (1 << 45,)):
+        with pytest.raises(MemoryError, match=r"too large|could not allocate"):
+            memory.empty(shape, np.float64)
+    assert memory.empty((0, 1 << 50), np.float32).shape == (0, 1 << 50)
+
+
+def test_a_steady_step_asks_the_system_for_nothing():
+    x, w = random_array((4, 16, 20, 20)), ck.Tensor(random_array((16, 16, 3, 3)), True)
+
+    def step():
+        y = F.relu(F.conv2d(x, w, padding=1))
+        y.backward(y.detach())
+        w.grad = None
+
+    for _ in range(3):
+        step()
+    before = memory.stats()["fresh"]
+    for _ in range(10):
+        step()
+    assert memory.stats()["fresh"] == before
+
+
+# -- the host program's process -------------------------------------------------------------
+
+STEP = """
+    import sys
+    import numpy as np
+    import convkit as ck
+    from convkit import functional as F
+    from convkit._kernels import threads as kernel_threads
+    from harness import random_array
+
+    kernel_threads.set_work_per_thread(0.0)
+    x, w = random_array((6, 8, 24, 24)), random_array((16, 8, 3, 3), seed=1)
+
+    def step():
+        t, v = ck.Tensor(x, requires_grad=True), ck.Tensor(w, requires_grad=True)
+        y = F.relu(F.conv2d(t, v, padding=1))
+        y.backward(y.detach())
+        return b"".join(np.ascontiguousarray(a).tobytes() for a in (y.data, t.grad, v.grad))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_child_works_and_has_the_same_bits(threads):
+    code = STEP + """
+    import os
+    import time
+    import warnings
+
+    warnings.simplefilter("ignore", DeprecationWarning)
+    before = step()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if step() == before else 7)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() - start > 5:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            sys.exit("the child hangs")
+        time.sleep(0.01)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"the child ended with {os.waitstatus_to_exitcode(status)}")
+    assert step() == before
+    """
+    run_python(code, {"CONVKIT_NUM_THREADS": str(threads)})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_while_another_thread_computes():
+    code = STEP + """
+    import os
+    import threading
+    import warnings
+
+    warnings.simplefilter("ignore", DeprecationWarning)
+    want = step()
+    stop = False
+
+    def work():
+        while not stop:
+            step()
+
+    other = threading.Thread(target=work)
+    other.start()
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if step() == want else 7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stop = True
+    other.join()
+    """
+    run_python(code, {"CONVKIT_NUM_THREADS": "2"}, timeout=60)
+
+
+def denormals_work() -> bool:
+    """Tell whether this thread computes with denormals: neither flushed nor read as zero."""
+    tiny = np.array([np.finfo(np.float32).tiny], np.float32)
+    half = tiny * np.float32(0.5)
+    return bool(half[0] > 0) and bool((half * np.float32(2))[0] == tiny[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_floating_point_state_is_left_alone(threads):
+    assert denormals_work()
+    x = ck.Tensor(random_array((4, 8, 20, 20)), requires_grad=True)
+    w = ck.Tensor(random_array((8, 8, 3, 3)), requires_grad=True)
+    with ck.threads(threads):
+        y = F.relu(F.conv2d(x, w))
+        assert denormals_work()
+        y.backward(y.detach())
+    assert denormals_work()
+
+
+def test_import_leaves_the_floating_point_state_alone():
+    code = """
+        import numpy as np
+        half = np.array([np.finfo(np.float32).tiny], np.float32)
+        import convkit, convkit.nn
+        assert (half * np.float32(0.5))[0] > 0
+    """
+    run_python(code)
+
+
+def test_import_starts_no_process_and_opens_no_connection():
+    code = """
+        import sys
+        import numpy
+        seen = []
+
+        def watch(event, args):
+            if event.split(".")[0] in ("subprocess", "socket", "urllib", "http", "ftplib") or (
+                    event in ("os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn",
+                              "os.spawn")):
+                seen.append((event, args))
+
+        sys.addaudithook(watch)
+        import convkit
+        import convkit.nn, convkit.optim, convkit.functional
+        assert not seen, seen
+        heavy = {"torch", "scipy", "onnx", "matplotlib", "sklearn", "PIL", "tqdm", "pandas",
+                 "unittest", "asyncio", "multiprocessing"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    run_python(code)
+
+
+def test_other_python_threads_keep_running():
+    """While kernels run, another Python thread ticks: they do not hold the GIL."""
+    x, w = random_array((8, 64, 64, 64)), random_array((64, 64, 3, 3))
+    F.conv2d(x, w, padding=1)
+    ticks, stop = [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    other = threading.Thread(target=tick)
+    other.start()
+    try:
+        with ck.threads(1):
+            inside = 0
+            for _ in range(200):
+                start = time.perf_counter()
+                F.conv2d(x, w, padding=1)
+                end = time.perf_counter()
+                inside += sum(start < t < end for t in ticks[-1000:])
+                if inside > 20:
+                    break
+    finally:
+        stop.set()
+        other.join()
+    assert inside > 20
+
+
+def test_python_threads_compute_side_by_side():
+    """Calls from several Python threads at once give the bits that one alone gives."""
+    x, w = random_array((3, 8, 20, 20)), random_array((16, 8, 3, 3))
+    want = F.conv2d(x, w).data.copy()
+    wrong = []
+
+    def work(n):
+        for _ in range(20):
+            with ck.threads(n):
+                try:
+                    assert_same_bits(F.conv2d(x, w).data, want)
+                except AssertionError as error:
+                    wrong.append(error)
+
+    workers = [threading.Thread(target=work, args=(1 + i % 3,)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@needs_openmp
+def test_idle_threads_cost_nothing():
+    """After a call the workers sleep: the process uses hardly any CPU time."""
+    code = STEP + """
+    import time
+
+    step()
+    time.sleep(0.02)
+    before = time.process_time()
+    time.sleep(0.5)
+    used = time.process_time() - before
+    assert used < 0.05, f"{used} s of CPU in 0.5 s of idling"
+    """
+    run_python(code, {"CONVKIT_NUM_THREADS": "2"})
