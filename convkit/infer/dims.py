@@ -15,8 +15,9 @@ from convkit.errors import ShapeError
 
 __all__ = ["PROBES", "BatchDim", "Shape", "at_batch", "infer", "join", "show"]
 
-# Two batches tell k * N from a constant; 1 is avoided, because it broadcasts.
-PROBES = (2, 3)
+# Two batches tell k * N from a constant. 1 is avoided, because it broadcasts, and batches of
+# which halves or thirds round to the same.
+PROBES = (2, 5)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def at_batch(shape: Shape, batch: int) -> tuple[int, ...]:
     return tuple([d.factor * batch if isinstance(d, BatchDim) else d for d in shape])
 
 
-def join(first: Sequence[int], second: Sequence[int], batches: tuple[int, int] = PROBES) -> Shape:
-    """Return the shape that is `first` at one batch and `second` at the other.
+def join(first: Sequence[int], second: Sequence[int]) -> Shape:
+    """Return the shape that is `first` at one of the batches of `PROBES`, `second` at the other.
 
     Raises
     ------
@@ -49,19 +50,19 @@ def join(first: Sequence[int], second: Sequence[int], batches: tuple[int, int] =
     """
     if len(first) != len(second):
         raise ShapeError(
-            f"the number of axes depends on the batch: {tuple(first)} for {batches[0]} samples, "
-            f"{tuple(second)} for {batches[1]}")
+            f"the number of axes depends on the batch: {tuple(first)} for {PROBES[0]} samples, "
+            f"{tuple(second)} for {PROBES[1]}")
     joined: list[int | BatchDim] = []
     for a, b in zip(first, second, strict=True):
-        factor, rest = divmod(a, batches[0])
+        factor, rest = divmod(a, PROBES[0])
         if a == b:
             joined.append(a)
-        elif rest == 0 and b == factor * batches[1]:
+        elif rest == 0 and b == factor * PROBES[1]:
             joined.append(BatchDim(factor))
         else:
             raise ShapeError(
                 f"a size is neither constant nor a multiple of the batch: {tuple(first)} for "
-                f"{batches[0]} samples, {tuple(second)} for {batches[1]}")
+                f"{PROBES[0]} samples, {tuple(second)} for {PROBES[1]}")
     return tuple(joined)
 
 

@@ -17,15 +17,13 @@ import numpy as np
 
 from convkit.autograd import Tensor, no_grad, tracing
 from convkit.errors import ShapeError, UnsupportedOperatorError
-from convkit.infer.dims import BatchDim, join
+from convkit.infer.dims import PROBES, BatchDim, join
 from convkit.infer.graph import Constant, Graph, Node, Port, Value
 from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
 
 __all__ = ["random_inputs", "trace", "trace_and_run"]
-
-BATCHES = (2, 3)
 
 
 @dataclass
@@ -134,7 +132,7 @@ def trace_and_run(
     """Return the graph, and what the model was run on and gave in one of the two runs."""
     names, samples = _samples(model, input_shape, example)
     first, second = (_run(model, [_rebatch(x, batch, turn) for x in samples])
-                     for turn, batch in enumerate(BATCHES))
+                     for turn, batch in enumerate(PROBES))
     form, output_names = first[1]
     if (form, output_names) != second[1]:
         raise ShapeError(f"the model's outputs depend on the data or the batch: "
@@ -303,7 +301,7 @@ def _join_value(a: _Record, b: _Record, number: int) -> Value:
     """Return a value's shape with the batch left open."""
     x, y = a.arrays[number], b.arrays[number]
     try:
-        return Value(join(x.shape, y.shape, BATCHES), x.dtype.name)
+        return Value(join(x.shape, y.shape), x.dtype.name)
     except ShapeError as error:
         raise ShapeError(f"{_place(a, number)}: {error}") from None
 
@@ -366,7 +364,7 @@ def _open_stop(position: int, x: int | None, y: int | None, size: int | BatchDim
     """Return a slice's stop: None for one that follows the size of the whole axis."""
     if x == y:
         return x
-    if isinstance(size, BatchDim) and (x, y) == tuple(size.factor * n for n in BATCHES):
+    if isinstance(size, BatchDim) and (x, y) == tuple(size.factor * n for n in PROBES):
         return None
     raise ShapeError(f"operation {position} (slice): where it stops depends on the batch: "
-                     f"{x} for {BATCHES[0]} samples, {y} for {BATCHES[1]}")
+                     f"{x} for {PROBES[0]} samples, {y} for {PROBES[1]}")
