@@ -51,10 +51,12 @@ cdef extern from "depthwise.h" nogil:
 # is far above that of starting it.
 cdef Py_ssize_t TASK_BYTES = 128 * 1024
 
-# Bytes of the input rows under one output row that should stay in the first-level cache
-# until the next output row reads them again: a task walks its rows once for each block of
-# so many channels.
-cdef Py_ssize_t WINDOW_BYTES = 32 * 1024
+# A task walks its rows once for each block of channels, so that the input rows under one
+# output row stay in the first-level cache until the next one reads them again: about so many
+# bytes of them. Blocks below the second number, per pixel, would cost more by breaking
+# up the stream from memory than they save.
+cdef Py_ssize_t WINDOW_BYTES = 16 * 1024
+cdef Py_ssize_t RUN_BYTES = 512
 
 
 cdef struct Columns:
@@ -289,8 +291,9 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     p.block = max(_ceil_div(p.oh, blocks), 1)
     p.blocks = max(_ceil_div(p.oh, p.block), 1)
     cdef Py_ssize_t vector = p.kernels.vector_length
-    cdef Py_ssize_t parts = _ceil_div(p.kh * p.width * p.c * p.item, WINDOW_BYTES)
-    p.channels = max(_ceil_div(_ceil_div(p.c, parts), vector), 1) * vector
+    cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
+                                p.c * p.item // RUN_BYTES)
+    p.channels = max(_ceil_div(_ceil_div(p.c, max(parts, 1)), vector), 1) * vector
 
 
 cdef double _work(Problem* p) noexcept nogil:

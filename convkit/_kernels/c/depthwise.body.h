@@ -274,6 +274,7 @@ CK_INLINE void dw_sums_tile(const ck_depthwise_sums_args *g, const float *x, con
         if (inside >> i & 1) {
             DW_UNROLL for (int r = 0; r < rows; r++) {
                 vfloat xv = load_f(x + r * g->x_row_step + at);
+                DW_KEEP(xv);
                 DW_UNROLL for (int t = 0; t < cols; t++)
                     if (i >= t * stride && i < t * stride + taps)
                         acc[r][i - t * stride] += xv * gv[t];
@@ -283,28 +284,34 @@ CK_INLINE void dw_sums_tile(const ck_depthwise_sums_args *g, const float *x, con
     }
 }
 
-/* `rows` tap rows at once, so that rows * taps chains of sums hide each other's latency. */
+/* Columns [t, t1). `rows` tap rows at once, so that rows * taps chains of sums hide each
+   other's latency. */
 CK_INLINE void dw_sums_vector(const ck_depthwise_sums_args *g, ptrdiff_t r0, int rows, int taps,
-                              int stride, ptrdiff_t v, ptrdiff_t c) {
+                              int stride, ptrdiff_t v, ptrdiff_t t, ptrdiff_t t1) {
+    const ptrdiff_t c = DW_VECTOR_START(v, VL_F, g->channels);
     vfloat acc[3][8];
     float *sums = (float *)g->sums + r0 * taps * g->sums_step + v;
     const float *x = (const float *)g->x + r0 * g->x_row_step + c;
     const float *gy = (const float *)g->gy + c;
     DW_UNROLL for (int k = 0; k < rows * taps; k++)
         acc[k / taps][k % taps] = load_f(sums + k * g->sums_step);
-    ptrdiff_t t = 0;
-    for (; t + 4 <= g->columns; t += 4) dw_sums_tile(g, x, gy, t, 4, rows, taps, stride, acc);
-    for (; t < g->columns; t++) dw_sums_tile(g, x, gy, t, 1, rows, taps, stride, acc);
+    for (; t + 4 <= t1; t += 4) dw_sums_tile(g, x, gy, t, 4, rows, taps, stride, acc);
+    for (; t < t1; t++) dw_sums_tile(g, x, gy, t, 1, rows, taps, stride, acc);
     DW_UNROLL for (int k = 0; k < rows * taps; k++)
         store_f(sums + k * g->sums_step, acc[k / taps][k % taps]);
 }
 
+/* Strips of columns outside, channels inside: the input then comes from memory in runs. */
 CK_INLINE void dw_sums(const ck_depthwise_sums_args *g, int group, int taps, int stride) {
-    for (ptrdiff_t v = 0; v < g->channels; v += VL_F) {
-        const ptrdiff_t c = DW_VECTOR_START(v, VL_F, g->channels);
-        ptrdiff_t r = 0;
-        for (; r + group <= g->rows; r += group) dw_sums_vector(g, r, group, taps, stride, v, c);
-        for (; r < g->rows; r++) dw_sums_vector(g, r, 1, taps, stride, v, c);
+    enum { STRIP = 32 };
+    for (ptrdiff_t t = 0; t < g->columns; t += STRIP) {
+        const ptrdiff_t end = t + STRIP < g->columns ? t + STRIP : g->columns;
+        for (ptrdiff_t v = 0; v < g->channels; v += VL_F) {
+            ptrdiff_t r = 0;
+            for (; r + group <= g->rows; r += group)
+                dw_sums_vector(g, r, group, taps, stride, v, t, end);
+            for (; r < g->rows; r++) dw_sums_vector(g, r, 1, taps, stride, v, t, end);
+        }
     }
 }
 
