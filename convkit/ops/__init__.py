@@ -12,10 +12,12 @@ from convkit.ops import (
     linear,
     math,
     norm,
+    pad,
     pool,
+    resample,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv", "linear",
-           "math", "norm", "pool", "shape"]
+           "math", "norm", "pad", "pool", "resample", "shape"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,15 @@ from convkit._kernels import resample
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.op import Context, Op, register
-from convkit.ops.spatial import empty_image, image, image_gradient, per_axis, spatial_axes
+from convkit.ops.spatial import (
+    UNIT,
+    empty_image,
+    image,
+    image_gradient,
+    per_axis,
+    remembered,
+    spatial_axes,
+)
 
 __all__ = ["AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "MaxPool"]
 
@@ -30,14 +37,6 @@ class _Windows(NamedTuple):
     axis: Axis
 
 
-def _by_size(build: Callable) -> Callable:
-    """Remember what `build(size, ...)` returned, but few of the large ones."""
-    small = functools.lru_cache(maxsize=256)(build)
-    large = functools.lru_cache(maxsize=2)(build)
-    return functools.wraps(build)(
-        lambda size, *args: (small if size <= 65_536 else large)(size, *args))
-
-
 def _entries(start: np.ndarray, taps: int, step: int, low: np.ndarray | int,
              high: np.ndarray | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (output, position, tap) of every tap whose position is in low <= p < high."""
@@ -47,7 +46,7 @@ def _entries(start: np.ndarray, taps: int, step: int, low: np.ndarray | int,
     return output, position[inside], tap
 
 
-@_by_size
+@remembered
 def _max_windows(size: int, outputs: int, kernel: int, stride: int, padding: int,
                  dilation: int) -> _Windows:
     """Return the windows of max pooling along an axis."""
@@ -56,7 +55,7 @@ def _max_windows(size: int, outputs: int, kernel: int, stride: int, padding: int
     return _Windows(start, kernel, dilation, Axis(outputs, size, output, position, tap=tap))
 
 
-@_by_size
+@remembered
 def _adaptive_windows(size: int, outputs: int) -> _Windows:
     """Return windows from floor(o * size / outputs) to ceil((o + 1) * size / outputs)."""
     start = np.arange(outputs) * size // outputs
@@ -67,7 +66,7 @@ def _adaptive_windows(size: int, outputs: int) -> _Windows:
     return _Windows(start, int(length.max()), 1, axis)
 
 
-@_by_size
+@remembered
 def _avg_axis(size: int, outputs: int, kernel: int, stride: int, padding: int,
               count_include_pad: bool, divisor: int | None) -> Axis:
     """Return the averaging lists along an axis; `divisor` replaces the count of taps."""
@@ -82,7 +81,7 @@ def _avg_axis(size: int, outputs: int, kernel: int, stride: int, padding: int,
     return Axis(outputs, size, output, position, 1.0 / count[output])
 
 
-_NO_HEIGHT = _Windows(np.zeros(1, np.int64), 1, 1, Axis(1, 1, [0], [0], [1.0], [0]))
+_NO_HEIGHT = _Windows(np.zeros(1, np.int64), 1, 1, UNIT)
 
 
 # -- sizes ----------------------------------------------------------------------------------
@@ -199,7 +198,7 @@ def _avg_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     source = image(x)
     y, target = empty_image((*x.shape[:2], *sizes), source.dtype)
     *first, w = axes
-    h = first[0] if first else _NO_HEIGHT.axis
+    h = first[0] if first else UNIT
     resample.gather(source, target, h, w, ctx.threads)
     if any(ctx.needs):
         ctx.saved = _Saved(x.shape, source.dtype, h, w)

@@ -1,20 +1,39 @@
-"""What operations on images and signals share: checks of their attributes, one 4-D form."""
+"""What operations on images and signals share: checks, one 4-D form, remembered lists."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from convkit._kernels import memory
+from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.layout import from_last, native, to_last
 
-__all__ = ["LIMIT", "empty_image", "image", "image_gradient", "per_axis", "spatial_axes"]
+__all__ = ["LIMIT", "UNIT", "empty_image", "image", "image_gradient", "per_axis", "remembered",
+           "spatial_axes"]
 
 # Sizes of axes, and attributes that are added to them, stay below this: kernels count in int32.
 LIMIT = 2 ** 31 - 1
+
+# The axis that stands in for the missing height of signals.
+UNIT = Axis(1, 1, [0], [0], [1.0], [0])
+
+
+def remembered(build: Callable) -> Callable:
+    """Remember what ``build(size, outputs, ...)`` returned, but few of the large ones."""
+    small = functools.lru_cache(maxsize=256)(build)
+    large = functools.lru_cache(maxsize=2)(build)
+
+    @functools.wraps(build)
+    def find(size: int, outputs: int, *args: Any) -> Any:
+        return (small if max(size, outputs) <= 65_536 else large)(size, outputs, *args)
+
+    return find
 
 
 def spatial_axes(x: tuple[int, ...]) -> int:

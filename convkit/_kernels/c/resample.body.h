@@ -15,8 +15,8 @@
     } resample_list_##S;                                                                           \
                                                                                                    \
     CK_INLINE resample_list_##S resample_list_of_##S(const ck_axis *axis, ptrdiff_t target) {      \
-        int32_t e = axis->begin[target];                                                            \
-        return (resample_list_##S){axis->begin[target + 1] - e, axis->source + e, axis->W + e};     \
+        int32_t e = axis->begin[target];                                                           \
+        return (resample_list_##S){axis->begin[target + 1] - e, axis->source + e, axis->W + e};    \
     }                                                                                              \
                                                                                                    \
     /* nv vectors of channels of one target. */                                                    \
@@ -82,11 +82,19 @@ LANES_EACH_DOUBLE(RESAMPLE_DOUBLE)
 CK_INLINE ptrdiff_t resample_run(const ck_axis *w, ptrdiff_t q) {
     ptrdiff_t end = q + 1;
     int32_t next = w->source[w->begin[q]] + 1;
-    while (end < w->targets && w->begin[end + 1] > w->begin[end] && w->source[w->begin[end]] == next) {
+    while (end < w->targets && w->begin[end + 1] > w->begin[end] &&
+           w->source[w->begin[end]] == next) {
         end++;
         next++;
     }
     return end - q;
+}
+
+/* Whether target r > 0 has the same source as the one before it. */
+CK_INLINE int resample_repeats(const ck_axis *h, ptrdiff_t r) {
+    const int32_t *e = h->begin + r;
+    if (e[0] == e[-1] || e[1] == e[0]) return e[0] == e[-1] && e[1] == e[0];
+    return h->source[e[0]] == h->source[e[-1]];
 }
 
 #define RESAMPLE_ENTRY(name, T, CALL)                                                              \
@@ -98,19 +106,25 @@ CK_INLINE ptrdiff_t resample_run(const ck_axis *w, ptrdiff_t q) {
     static void resample_copy_##name(const ck_resample_args *p, const void *x, void *y,            \
                                      ptrdiff_t row0, ptrdiff_t row1) {                             \
         const ptrdiff_t n = p->channels;                                                           \
-        T *out = (T *)y + row0 * p->w->targets * n;                                                \
+        const ptrdiff_t length = p->w->targets * n;                                                \
+        T *out = (T *)y + row0 * length;                                                           \
         for (ptrdiff_t r = row0; r < row1; r++) {                                                  \
-            int empty = p->h->begin[r] == p->h->begin[r + 1];                                        \
+            int empty = p->h->begin[r] == p->h->begin[r + 1];                                      \
+            if (r > row0 && resample_repeats(p->h, r)) {                                           \
+                memcpy(out, out - length, (size_t)length * sizeof(T));                             \
+                out += length;                                                                     \
+                continue;                                                                          \
+            }                                                                                      \
             const T *line =                                                                        \
-                empty ? x : (const T *)x + p->h->source[p->h->begin[r]] * p->w->sources * n;        \
+                empty ? x : (const T *)x + p->h->source[p->h->begin[r]] * p->w->sources * n;       \
             for (ptrdiff_t q = 0; q < p->w->targets;) {                                            \
-                if (empty || p->w->begin[q] == p->w->begin[q + 1]) {                                 \
+                if (empty || p->w->begin[q] == p->w->begin[q + 1]) {                               \
                     for (ptrdiff_t c = 0; c < n; c++) *out++ = (T)p->fill;                         \
                     q++;                                                                           \
                     continue;                                                                      \
                 }                                                                                  \
                 ptrdiff_t run = resample_run(p->w, q);                                             \
-                memcpy(out, line + p->w->source[p->w->begin[q]] * n,                                \
+                memcpy(out, line + p->w->source[p->w->begin[q]] * n,                               \
                        (size_t)(run * n) * sizeof(T));                                             \
                 out += run * n;                                                                    \
                 q += run;                                                                          \

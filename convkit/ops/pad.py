@@ -1,0 +1,164 @@
+"""Padding: elements added around an array, or cut off."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convkit._kernels import memory
+from convkit._kernels import resample as kernels
+from convkit._kernels.axis import Axis
+from convkit.errors import ShapeError
+from convkit.ops.layout import axis_order, native
+from convkit.ops.op import Context, Op, register
+from convkit.ops.spatial import LIMIT, UNIT, remembered
+
+__all__ = ["Pad"]
+
+MODES = ("constant", "zeros", "reflect", "replicate", "circular")
+
+
+@remembered
+def _pad_axis(size: int, outputs: int, before: int, mode: str) -> Axis:
+    """Return the element that each padded position copies, or none."""
+    output = np.arange(outputs)
+    place = output - before
+    if mode == "replicate":
+        place = np.clip(place, 0, size - 1)
+    elif mode == "circular":
+        place = place % max(size, 1)
+    elif mode == "reflect":
+        place = np.abs(place)
+        place = np.where(place < size, place, 2 * (size - 1) - place)
+    inside = (place >= 0) & (place < size)
+    return Axis(outputs, size, output[inside], place[inside], np.ones(np.count_nonzero(inside)))
+
+
+def _padded(x: tuple[int, ...], padding: Any, mode: str) -> tuple[int, ...]:
+    """Return the padded shape; raise ShapeError where the padding does not fit."""
+    if mode not in MODES:
+        raise ValueError(f"expected mode {', '.join(map(repr, MODES))}, got {mode!r}")
+    if not x:
+        raise ShapeError("expected x with at least one axis, got shape ()")
+    if len(padding) != len(x) or any(len(pair) != 2 for pair in padding):
+        raise ShapeError(
+            f"expected padding with (before, after) for each of {len(x)} axes, got {padding}")
+    shape = []
+    for n, (before, after) in zip(x, padding, strict=True):
+        most = {"reflect": n - 1, "circular": n, "replicate": LIMIT if n else 0}.get(mode, LIMIT)
+        if max(before, after) > max(most, 0):
+            raise ShapeError(
+                f"expected {mode} padding of at most {max(most, 0)} for an axis of size {n}, "
+                f"got {(before, after)} for x of shape {tuple(x)}")
+        size = n + before.__index__() + after.__index__()
+        if size < 0 or size > LIMIT:
+            raise ShapeError(f"padding {(before, after)} makes an axis of size {n} one of {size}")
+        shape.append(size)
+    return tuple(shape)
+
+
+class _Step(NamedTuple):
+    """One pass over an array in memory order, seen as (outer, height, width, inner)."""
+
+    before: tuple[int, ...]  # shape in memory order before the pass, and after it
+    after: tuple[int, ...]
+    at: int  # the axis in memory order that is the width; the one before it is the height
+    h: Axis
+    w: Axis
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """Return the array in the four axes of the kernel."""
+        s = array.shape
+        pair = self.h is not UNIT
+        return array.reshape(math.prod(s[:self.at - pair]), s[self.at - 1] if pair else 1,
+                             s[self.at], math.prod(s[self.at + 1:]))
+
+
+def _steps(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> list[_Step]:
+    """Cut the padding of an array in memory order into passes over one or two axes."""
+    todo = [i for i, pair in enumerate(padding) if any(pair)] or [len(x) - 1]
+    steps = []
+    while todo:
+        at = todo.pop()
+        pair = bool(todo) and todo[-1] == at - 1
+        axes = [at - 1, at] if pair else [at]
+        if pair:
+            todo.pop()
+        after = list(x)
+        lists = [UNIT]
+        for i in axes:
+            after[i] += sum(padding[i])
+            lists.append(_pad_axis(x[i], after[i], padding[i][0], mode))
+        steps.append(_Step(x, tuple(after), at, *lists[-2:]))
+        x = tuple(after)
+    return steps
+
+
+def _in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Return `x` with its axes in the given order, C-contiguous."""
+    last = x if order is None else x.transpose(order)
+    if last.flags.c_contiguous:
+        return last
+    copy = memory.empty(last.shape, x.dtype)
+    np.copyto(copy, last)
+    return copy
+
+
+def _logical(array: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Return the view of an array in memory order with its axes in logical order."""
+    return array if order is None else array.transpose(np.argsort(order))
+
+
+@register
+class Pad(Op):
+    """x with elements added before and after each axis, as `torch.nn.functional.pad`.
+
+    Attributes: padding, (before, after) for every axis of x, of which negative numbers cut
+    elements off; mode ("constant" or "zeros", "reflect", "replicate", "circular", each by the
+    whole of x, whatever is cut off); value, for the mode "constant". The output has the
+    memory order of x.
+    """
+
+    name = "pad"
+    onnx = "Pad"
+
+    @staticmethod
+    def shape(x, *, padding, mode="constant", value=0.0):
+        """Return the padded shape."""
+        return _padded(x, padding, mode)
+
+    @staticmethod
+    def forward(ctx: Context, x, *, padding, mode="constant", value=0.0):
+        """Pad an array of one axis or more."""
+        shape = _padded(x.shape, padding, mode)
+        memory.empty(shape, x.dtype)  # refuses sizes beyond memory before lists are made
+        x = native(x)
+        order = axis_order(x)
+        array = _in_order(x, order)
+        pads = [tuple(padding[i]) for i in order or range(x.ndim)]
+        steps = _steps(array.shape, pads, mode)
+        fill = float(value) if mode == "constant" else 0.0
+        for step in steps:
+            out = memory.empty(step.after, x.dtype)
+            kernels.copy(step.view(array), step.view(out), step.h, step.w, fill, ctx.threads)
+            array = out
+        if any(ctx.needs):
+            ctx.saved = order, steps, x.dtype, mode
+        return _logical(array, order)
+
+    @staticmethod
+    def backward(ctx: Context, g):
+        """Give each element the sum of the gradients of its copies."""
+        order, steps, dtype, mode = ctx.saved
+        array = _in_order(g.astype(dtype, copy=False), order)
+        for step in reversed(steps):
+            out = memory.empty(step.before, dtype)
+            args = step.view(array), step.view(out), step.h.transposed(), step.w.transposed()
+            if mode in ("constant", "zeros"):  # one copy of each element at most
+                kernels.copy(*args, 0.0, ctx.threads)
+            else:
+                kernels.gather(*args, ctx.threads)
+            array = out
+        return (_logical(array, order),)
