@@ -554,6 +554,22 @@ def batch_norm_train_grad(gy: Array, x: Array, weight: Array | None = None,
     return gx, gw, gb
 
 
+def affine(x: Array, scale: Array, shift: Array, *, activation: str | None = None,
+           activation_args: Sequence[float] = ()) -> Array:
+    """Return ``activation(x * scale + shift)``, with one scale and shift per channel."""
+    function, _ = _fused(activation, activation_args)
+    return function(_affine(*_wide(x, scale, shift)))
+
+
+def affine_grad(gy: Array, x: Array, scale: Array, shift: Array, *,
+                activation: str | None = None,
+                activation_args: Sequence[float] = ()) -> tuple[Array | None, ...]:
+    """Return the gradients by x, scale and shift."""
+    gy, x, scale, shift = _wide(gy, x, scale, shift)
+    (gz,) = _fused(activation, activation_args)[1](gy, _affine(x, scale, shift))
+    return _affine_grads(gz, x, scale, shift)
+
+
 # -- activations ----------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ of the operations; `wide` adds channel counts that fill, and do not divide, kern
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,9 @@ def pool_cases(rng: Rng, wide: bool, count: int = 24) -> list[Case]:
     cases = []
     for i in range(count):
         ndim = 1 + i % 2
-        x = rng.standard_normal((2, _channels(rng, wide), *_sizes(rng, ndim, 6, 12)))
+        shape = (2, _channels(rng, wide), *_sizes(rng, ndim, 6, 12))
+        # Apart by more than the steps of central differences, so that no maximum moves.
+        x = rng.permutation(math.prod(shape)).reshape(shape) / 64.0 - 5.0
         kernel, stride = _sizes(rng, ndim, 1, 5), _sizes(rng, ndim, 1, 4)
         padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
         ceil = bool(i // 2 % 2)
@@ -212,6 +215,17 @@ def norm_cases(rng: Rng, wide: bool) -> list[Case]:
                 return y, x.mean(axes), x.var(axes, unbiased=False)
 
             cases.append(Case("batch_norm_train", [x, *wb], {"eps": 1e-3}, train, tag))
+    for activation in (None, "relu", "relu6", "leaky_relu"):
+        c = _channels(rng, wide)
+        args = (0.2,) if activation == "leaky_relu" else ()
+
+        def affine(F, x, w, b, activation=activation, args=args):
+            z = x * w[:, None, None] + b[:, None, None]
+            return getattr(F, activation)(z, *args) if activation else z
+
+        inputs = [3 * rng.standard_normal(shape) for shape in ((2, c, 4, 5), (c,), (c,))]
+        cases.append(Case("affine", inputs, {"activation": activation, "activation_args": args},
+                          affine, str(activation)))
     return cases
 
 

@@ -33,8 +33,8 @@ class Affine(Op):
     @staticmethod
     def shape(x, scale, shift, *, activation=None, activation_args=()):
         """Return the input's shape."""
-        if len(x) < 2:
-            raise ShapeError(f"expected x of shape (N, C, ...), got {x}")
+        if not 2 <= len(x) <= 4:
+            raise ShapeError(f"expected x of shape (N, C), (N, C, L) or (N, C, H, W), got {x}")
         for what, got in (("scale", scale), ("shift", shift)):
             if got != (x[1],):
                 raise ShapeError(

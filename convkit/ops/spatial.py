@@ -70,7 +70,8 @@ def per_axis(value: Any, axes: int, name: str, low: int) -> tuple[int, ...]:
         raise ShapeError(f"expected {name} with {axes} values, one per spatial axis, got {value}")
     values = tuple(n.__index__() for n in values)
     if not all(low <= n <= LIMIT for n in values):
-        raise ShapeError(f"expected {name} of at least {low}, got {value}")
+        bound = f"at least {low}" if min(values) < low else f"at most {LIMIT}"
+        raise ShapeError(f"expected {name} of {bound}, got {value}")
     return values
 
 
