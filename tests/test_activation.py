@@ -105,11 +105,13 @@ def test_only_what_backward_needs_is_kept():
         assert ctx.saved is None
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu"])
+@pytest.mark.parametrize("name", ["relu", "gelu", "softmax", "log_softmax"])
 def test_batch_invariance(name):
+    attrs = {"dim": 1} if "softmax" in name else {}
+
     def run(x):
         with no_grad():
-            return apply(REGISTRY[name], x)
+            return apply(REGISTRY[name], x, **attrs)
 
     for layout in ("contiguous", "channels_last"):
         check_batch_invariance(run, random_array((5, 19, 13, 7), layout=layout))
@@ -135,6 +137,34 @@ def test_prelu_sums_over_many_blocks():
              torch=tF.prelu if torch else None)
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape, dim", [
+    ((3, 10), 1), ((3, 10), -1), ((3, 10), 0), ((1, 1), 1), ((5,), 0), ((2, 17, 5, 3), 1),
+    ((2, 17, 5, 3), 3), ((2, 17, 5, 3), -2), ((2, 3, 40), 2), ((3, 1000), 1), ((2, 64, 3, 3), 1)])
+def test_softmax(name, shape, dim):
+    check_op(name, [shape], {"dim": dim},
+             torch=(lambda x: getattr(torch, name)(x, dim)) if torch else None)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_of_extremes(name):
+    inf = np.inf
+    x = np.array([[1e4, 1e4 + 1, 0], [-1e30, 0, 1], [-inf, 0, 1], [-inf, -inf, -inf],
+                  [inf, 0, 1], [np.nan, 0, 1], [-200, 0, 200]], np.float32)
+    with no_grad():
+        y = apply(REGISTRY[name], x, dim=1).data
+    want = {"softmax": np.array([[0, 0.26894143, 0.7310586]]),
+            "log_softmax": np.array([[-1.3132616, -0.31326166, -1e4 - 0.31326166]])}
+    assert np.isnan(y[3:6]).all()
+    assert not np.isnan(np.delete(y, [3, 4, 5], 0)).any()
+    if name == "softmax":
+        np.testing.assert_allclose(y[1], want[name][0], rtol=1e-6)
+        np.testing.assert_allclose(y[2], want[name][0], rtol=1e-6)
+    else:
+        np.testing.assert_allclose(y[0], [-1.3132616, -0.31326166, -10001.313], rtol=1e-6)
+        assert y[2, 0] == -inf
+
+
 def test_errors_say_what_was_expected():
     x = np.zeros((2, 3, 4, 4), np.float32)
     with pytest.raises(DTypeError, match="expected x of float32 or float64, got int64"):
@@ -144,6 +174,8 @@ def test_errors_say_what_was_expected():
         apply(REGISTRY["prelu"], x, np.zeros(4, np.float32))
     with pytest.raises(DTypeError, match="expected weight of float32 like x, got float64"):
         apply(REGISTRY["prelu"], x, np.zeros(3))
+    with pytest.raises(ShapeError, match="dim 4 is out of range for 4 axes"):
+        apply(REGISTRY["softmax"], x, dim=4)
     with pytest.raises(ValueError, match="expected approximate of 'none' or 'tanh', got 'erf'"):
         apply(REGISTRY["gelu"], x, approximate="erf")
 
@@ -188,4 +220,6 @@ def test_other_instruction_sets(isa):
         for name, attrs in UNARY:
             check_op(name, [away_from_kinks((3, 37))], attrs, kind="elementwise")
         check_op("prelu", [away_from_kinks((3, 19, 2, 2)), np.full(19, 0.3)])
+        for name in ("softmax", "log_softmax"):
+            check_op(name, [(3, 37)], {"dim": 1})
         """, {"CONVKIT_ISA": isa})

@@ -76,8 +76,7 @@ def test_limits(dtype):
     np.testing.assert_array_equal(run("tanh", x), [-1, -1, -1, -0.0, 0, 1, 1, 1, nan])
     assert np.signbit(run("tanh", x)[3])
     np.testing.assert_array_equal(run("elu", x, 1.0),
-                                  [-1, -1, -1, 0, 0, 200, 1e30, inf, nan][:6]
-                                  + [dtype(1e30), inf, nan])
+                                  [-1, -1, -1, 0, 0, 200, dtype(1e30), inf, nan])
     gelu = run("gelu", x)
     np.testing.assert_array_equal(gelu[3:], np.array([0, 0, 200, 1e30, inf, nan], dtype))
     assert np.isnan(gelu[0]) and abs(gelu[1]) == 0

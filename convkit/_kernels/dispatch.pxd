@@ -1,5 +1,7 @@
 """C declarations of the kernel table, for the other extension modules."""
 
+from libc.stdint cimport int64_t
+
 cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
     ctypedef struct ck_depthwise_table
@@ -45,6 +47,57 @@ cdef extern from "table.h" nogil:
         ck_prelu_fn prelu[2]
         ck_prelu_grad_fn prelu_grad[2]
 
+    ctypedef struct ck_cross_entropy:
+        Py_ssize_t classes
+        const void* x
+        const int64_t* target
+        const void* probabilities
+        const void* weight
+        int64_t ignore
+        double smoothing
+        void* most
+        void* log_sum
+        void* losses
+        const void* gy
+        double factor
+        void* gx
+        void* g_probabilities
+    ctypedef void (*ck_cross_entropy_fn)(const ck_cross_entropy* args, Py_ssize_t begin,
+                                         Py_ssize_t end, double* sums) noexcept nogil
+    ctypedef void (*ck_cross_entropy_grad_fn)(const ck_cross_entropy* args, Py_ssize_t begin,
+                                              Py_ssize_t end) noexcept nogil
+    ctypedef struct ck_pointwise:
+        const void* x
+        const void* target
+        const void* weight
+        const void* pos_weight
+        void* losses
+        const void* gy
+        double factor
+        void* gx
+        void* g_target
+    ctypedef double (*ck_pointwise_fn)(const ck_pointwise* args, Py_ssize_t begin,
+                                       Py_ssize_t end) noexcept nogil
+    ctypedef void (*ck_pointwise_grad_fn)(const ck_pointwise* args, Py_ssize_t begin,
+                                          Py_ssize_t end) noexcept nogil
+    ctypedef struct ck_loss_table:
+        ck_cross_entropy_fn cross_entropy[2]
+        ck_cross_entropy_grad_fn cross_entropy_grad[2]
+        ck_pointwise_fn mse[2]
+        ck_pointwise_fn bce[2]
+        ck_pointwise_grad_fn mse_grad[2]
+        ck_pointwise_grad_fn bce_grad[2]
+
+    ctypedef void (*ck_softmax_fn)(const void* x, void* y, Py_ssize_t rows,
+                                   Py_ssize_t length) noexcept nogil
+    ctypedef void (*ck_softmax_grad_fn)(const void* gy, const void* y, void* gx, Py_ssize_t rows,
+                                        Py_ssize_t length) noexcept nogil
+    ctypedef struct ck_softmax_table:
+        ck_softmax_fn softmax[2]
+        ck_softmax_fn log_softmax[2]
+        ck_softmax_grad_fn softmax_grad[2]
+        ck_softmax_grad_fn log_softmax_grad[2]
+
     ctypedef struct ck_optim_table
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table
@@ -54,10 +107,12 @@ cdef extern from "table.h" nogil:
         const ck_gemm_table* gemm
         const ck_depthwise_table* depthwise
         const ck_elementwise_table* elementwise
+        const ck_loss_table* loss
         const ck_norm_table* norm
         const ck_optim_table* optim
         const ck_pool_table* pool
         const ck_resample_table* resample
+        const ck_softmax_table* softmax
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

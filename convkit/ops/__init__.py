@@ -10,6 +10,7 @@ from convkit.ops import (
     affine,
     conv,
     linear,
+    loss,
     math,
     norm,
     pad,
@@ -20,4 +21,4 @@ from convkit.ops import (
 from convkit.ops.op import REGISTRY, Context, Op, register
 
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv", "linear",
-           "math", "norm", "pad", "pool", "resample", "shape"]
+           "loss", "math", "norm", "pad", "pool", "resample", "shape"]

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from convkit._kernels import elementwise, memory, norm
+from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, from_last, native, to_last
+from convkit.ops.layout import axis_order, from_last, in_order, logical, native, to_last
 from convkit.ops.op import Context, Op, register
 
 __all__ = [
@@ -22,11 +22,13 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "LeakyRelu",
+    "LogSoftmax",
     "Prelu",
     "Relu",
     "Relu6",
     "Sigmoid",
     "Silu",
+    "Softmax",
     "Tanh",
 ]
 
@@ -34,38 +36,23 @@ __all__ = [
 # -- functions of one variable ----------------------------------------------------------------
 
 
-def _in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
-    """Return the values of `x` as a C-contiguous array with its axes in `order`."""
-    moved = x if order is None else x.transpose(order)
-    if moved.flags.c_contiguous:
-        return moved
-    copy = memory.empty(moved.shape, x.dtype)
-    np.copyto(copy, moved)
-    return copy
-
-
-def _logical(y: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
-    """Undo the permutation of axes of `_in_order`, as a view."""
-    return y if order is None else y.transpose(np.argsort(order))
-
-
 def _map(kernel: str, x: np.ndarray, threads: int, a: float) -> np.ndarray:
     """Return f(x), laid out in memory as `x` is."""
     order = axis_order(x)
-    flat = _in_order(x, order)
+    flat = in_order(x, order)
     y = memory.empty(flat.shape, x.dtype)
     elementwise.unary(kernel, flat, y, threads, a)
-    return _logical(y, order)
+    return logical(y, order)
 
 
 def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
               a: float) -> np.ndarray:
     """Return gy * f', laid out in memory as `saved` is."""
     order = axis_order(saved)
-    flat = _in_order(saved, order)
+    flat = in_order(saved, order)
     gx = memory.empty(flat.shape, saved.dtype)
-    elementwise.unary_grad(kernel, _in_order(gy, order), flat, gx, threads, a)
-    return _logical(gx, order)
+    elementwise.unary_grad(kernel, in_order(gy, order), flat, gx, threads, a)
+    return logical(gx, order)
 
 
 class _Unary(Op):
@@ -273,10 +260,10 @@ def _per_channel(weight: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def _channels_in_last_axis(x: np.ndarray) -> np.ndarray:
     """Return `x` with axis 1 last and contiguous; arrays of fewer axes get one of length 1."""
     if x.ndim < 2:
-        return _in_order(x, None)[..., None]
+        return in_order(x, None)[..., None]
     if x.ndim <= 4:
         return to_last(x)
-    return _in_order(np.moveaxis(x, 1, -1), None)
+    return in_order(np.moveaxis(x, 1, -1), None)
 
 
 def _channels_in_axis_one(y: np.ndarray, ndim: int) -> np.ndarray:
@@ -284,3 +271,68 @@ def _channels_in_axis_one(y: np.ndarray, ndim: int) -> np.ndarray:
     if ndim < 2:
         return y[..., 0]
     return from_last(y) if ndim <= 4 else np.moveaxis(y, -1, 1)
+
+
+# -- softmax ------------------------------------------------------------------------------------
+
+
+class _Normalised(Op):
+    """Softmax or its logarithm along one axis.
+
+    The kernels run along the last axis in memory. Over the channels of a channels-last array
+    that is no copy, nor over the last axis of an array in C order.
+    """
+
+    reads_output = True
+    log: ClassVar[bool] = False
+
+    @staticmethod
+    def shape(x: tuple[int, ...], *, dim: int = -1) -> tuple[int, ...]:
+        """Return the input's shape."""
+        _axis(dim, len(x))
+        return x
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, dim: int = -1) -> np.ndarray:
+        """Compute the function; the axis `dim` of the result is its last in memory."""
+        dim = _axis(dim, x.ndim)
+        moved = in_order(np.moveaxis(np.atleast_1d(native(x)), dim, -1), None)
+        out = memory.empty(moved.shape, moved.dtype)
+        softmax.softmax(moved, out, ctx.threads, cls.log)
+        if ctx.needs[0]:
+            ctx.saved = (out, dim)
+        return np.moveaxis(out, -1, dim) if x.ndim else out[0]
+
+    @classmethod
+    def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
+        """Return the gradient of x, from the values."""
+        values, dim = ctx.saved
+        moved = in_order(np.moveaxis(np.atleast_1d(gy), dim, -1), None)
+        gx = memory.empty(values.shape, values.dtype)
+        softmax.softmax_grad(moved, values, gx, ctx.threads, cls.log)
+        return (np.moveaxis(gx, -1, dim) if gy.ndim else gx[0],)
+
+
+@register
+class Softmax(_Normalised):
+    """exp(x) / sum(exp(x)) along an axis."""
+
+    name = "softmax"
+    onnx = "Softmax"
+
+
+@register
+class LogSoftmax(_Normalised):
+    """X - log(sum(exp(x))) along an axis."""
+
+    name = "log_softmax"
+    onnx = "LogSoftmax"
+    log = True
+
+
+def _axis(dim: int, ndim: int) -> int:
+    """Return a non-negative axis; raise ShapeError where there is no such axis."""
+    last = max(ndim, 1)
+    if not -last <= dim < last:
+        raise ShapeError(f"dim {dim} is out of range for {ndim} axes")
+    return dim % last

@@ -12,8 +12,8 @@ import numpy as np
 from convkit._kernels import memory
 from convkit.errors import DTypeError
 
-__all__ = ["FLOATS", "axis_order", "empty_last", "empty_ordered", "from_last", "like", "native",
-           "to_last"]
+__all__ = ["FLOATS", "axis_order", "empty_last", "empty_ordered", "from_last", "in_order", "like",
+           "logical", "native", "to_last"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -66,6 +66,21 @@ def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
     if order is not None and x.transpose(order).flags.c_contiguous:
         return order
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
+
+
+def in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Return the values of `x` as a C-contiguous, aligned array with its axes in `order`."""
+    moved = x if order is None else x.transpose(order)
+    if moved.flags.c_contiguous and moved.flags.aligned:
+        return moved
+    copy = memory.empty(moved.shape, x.dtype)
+    np.copyto(copy, moved)
+    return copy
+
+
+def logical(y: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    """Return an array whose axes are in `order` with its axes in logical order, as a view."""
+    return y if order is None else y.transpose(np.argsort(order))
 
 
 def empty_ordered(

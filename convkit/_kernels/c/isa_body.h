@@ -80,6 +80,8 @@ CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
 #include "gemm.body.h"
 #include "depthwise.body.h"
 #include "elementwise.body.h"
+#include "softmax.body.h"
+#include "loss.body.h"
 #include "norm.body.h"
 #include "optim.body.h"
 #include "pool.body.h"
@@ -91,10 +93,12 @@ const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .gemm = &gemm_table,
     .depthwise = &depthwise_table,
     .elementwise = &elementwise_table,
+    .loss = &loss_table,
     .norm = &norm_table,
     .optim = &optim_table,
     .pool = &pool_table,
     .resample = &resample_table,
+    .softmax = &softmax_table,
 };
 
 #ifdef CK_TARGET

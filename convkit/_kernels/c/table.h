@@ -9,10 +9,12 @@
 #include "depthwise.h"
 #include "elementwise.h"
 #include "gemm.h"
+#include "loss.h"
 #include "norm.h"
 #include "optim.h"
 #include "pool.h"
 #include "resample.h"
+#include "softmax.h"
 
 typedef struct ck_table {
     const char *name;
@@ -20,10 +22,12 @@ typedef struct ck_table {
     const ck_gemm_table *gemm;
     const ck_depthwise_table *depthwise;
     const ck_elementwise_table *elementwise;
+    const ck_loss_table *loss;
     const ck_norm_table *norm;
     const ck_optim_table *optim;
     const ck_pool_table *pool;
     const ck_resample_table *resample;
+    const ck_softmax_table *softmax;
 } ck_table;
 
 extern const ck_table ck_table_generic;

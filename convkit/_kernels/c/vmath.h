@@ -25,6 +25,10 @@ CK_INLINE vint64 first_lanes_d(int n) {
     return *(const vint64_u *)lanes < n;
 }
 
+/* The first n lanes; the others are zero. */
+CK_INLINE vfloat keep_first_f(vfloat v, int n) { return (vfloat)((vint32)v & first_lanes_f(n)); }
+CK_INLINE vdouble keep_first_d(vdouble v, int n) { return (vdouble)((vint64)v & first_lanes_d(n)); }
+
 /* Loads or stores n lanes where n < VL, else all of them. */
 CK_INLINE vfloat load_some_f(const float *p, ptrdiff_t n) {
     return n >= VL_F ? load_f(p) : load_part_f(p, (int)n);
