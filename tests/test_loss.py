@@ -12,13 +12,12 @@ from convkit.errors import DTypeError, ShapeError
 from convkit.ops.op import REGISTRY
 
 try:
-    import torch
     import torch.nn.functional as tF
 except ImportError:
     tF = None
 
 REDUCTIONS = ("mean", "sum", "none")
-SHAPES = [(1, 2), (5, 10), (7, 17), (3, 1000), (2, 3, 9), (2, 21, 5, 4), (4, 1)]
+SHAPES = [(1, 2), (7, 17), (3, 1000), (2, 21, 5, 4)]
 
 
 def in_torch(name, **attrs):
@@ -50,10 +49,7 @@ def test_cross_entropy_of_classes(shape, reduction, weighted, smoothing):
     attrs = {"ignore_index": -100, "label_smoothing": smoothing, "reduction": reduction}
     t = targets(shape)
     w = class_weight(shape) if weighted else None
-    torch_form = None if tF is None else (
-        lambda x, *rest: tF.cross_entropy(x, torch.from_numpy(t),
-                                          None if w is None else torch.from_numpy(w), **attrs))
-    check_op("cross_entropy", [shape, t, w], attrs, torch=torch_form)
+    check_op("cross_entropy", [shape, t, w], attrs, torch=in_torch("cross_entropy", **attrs))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -74,9 +70,7 @@ def test_ignored_targets(name, reduction, ignored):
     t = targets(shape, ignored=ignored)
     w = class_weight(shape)
     attrs = {"ignore_index": ignored, "reduction": reduction}
-    torch_form = None if tF is None else (
-        lambda x, *rest: getattr(tF, name)(x, torch.from_numpy(t), torch.from_numpy(w), **attrs))
-    check_op(name, [shape, t, w], attrs, torch=torch_form)
+    check_op(name, [shape, t, w], attrs, torch=in_torch(name, **attrs))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -126,6 +120,14 @@ def test_targets_changed_after_forward_do_no_harm():
     np.testing.assert_allclose(x.grad.data.sum(1), 0, atol=1e-6)
 
 
+def test_one_class_has_no_loss():
+    for t in (np.zeros(4, np.int64), np.ones((4, 1), np.float32)):
+        x = Tensor(random_array((4, 1)), requires_grad=True)
+        loss = apply(REGISTRY["cross_entropy"], x, t, None, label_smoothing=0.1)
+        loss.backward()
+        assert abs(float(loss.data)) < 1e-6 and np.abs(x.grad.data).max() < 1e-7
+
+
 def test_extreme_logits():
     inf = np.inf
     x = np.array([[1e4, 1e4 + 1, 0], [-inf, 0, 1], [1e30, -1e30, 0]], np.float32)
@@ -145,7 +147,7 @@ def test_mse(shape, reduction):
     rng = np.random.default_rng(8)
     check_op("mse_loss", [rng.standard_normal(shape), rng.standard_normal(shape)],
              {"reduction": reduction}, torch=in_torch("mse_loss", reduction=reduction),
-             layouts=("contiguous", "channels_last", "strided"))
+             layouts=("contiguous", "channels_last", "fortran"))
 
 
 def test_mse_broadcasts_with_a_warning():
@@ -154,7 +156,7 @@ def test_mse_broadcasts_with_a_warning():
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("shape", [(1,), (5, 3), (2, 3, 5, 7), (3, 40, 29, 31)])
+@pytest.mark.parametrize("shape", [(1,), (5, 3), (2, 3, 5, 7), (3, 10, 29, 31)])
 def test_bce_with_logits(shape, reduction):
     rng = np.random.default_rng(9)
     t, w, p = rng.random(shape), rng.random(shape), rng.uniform(0.5, 3, shape[-1])
@@ -172,7 +174,7 @@ def test_bce_of_extreme_logits():
     x = np.array([-1e4, -100, -20, 0, 20, 100, 1e4], np.float32)
     for t in (0.0, 1.0):
         leaf = Tensor(x, requires_grad=True)
-        loss = apply(REGISTRY["bce_with_logits"], leaf, np.full(7, t, np.float32),
+        loss = apply(REGISTRY["bce_with_logits"], leaf, np.full(7, t, np.float32), None, None,
                      reduction="none")
         loss.backward(np.ones(7, np.float32))
         wide = x.astype(np.float64)
@@ -206,18 +208,18 @@ def test_errors_say_what_was_expected():
         apply(ce, x, np.zeros((4, 3), bool), None)
     with pytest.raises(ShapeError, match=r"expected weight of shape \(5,\), one for each class"):
         apply(ce, x, classes, np.ones(4, np.float32))
-    with pytest.raises(ShapeError, match=r"expected x of shape \(N, C, ...\), got \(5,\)"):
+    with pytest.raises(ShapeError, match=r"expected x of shape \(N, C, \.\.\.\), got \(5,\)"):
         apply(ce, x[0, :, 0], np.int64(0), None)
-    with pytest.raises(ValueError, match="expected label_smoothing from 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"expected label_smoothing from 0 to 1, got 1\.5"):
         apply(ce, x, classes, None, label_smoothing=1.5)
-    with pytest.raises(ValueError, match="expected reduction of 'mean', 'sum' or 'none', got 'avg'"):
+    with pytest.raises(ValueError, match="expected reduction of 'mean', 'sum' or 'none'"):
         apply(ce, x, classes, None, reduction="avg")
     with pytest.raises(RuntimeError, match="the gradient of weight is not defined"):
         apply(ce, x, classes, Tensor(np.ones(5, np.float32), requires_grad=True))
     with pytest.raises(ShapeError, match=r"expected a target of shape \(4, 5, 3\) like x"):
         apply(mse, x, np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ShapeError, match=r"expected a target of shape \(4, 5, 3\) like x"):
-        apply(bce, x, np.zeros((4, 1, 3), np.float32))
+        apply(bce, x, np.zeros((4, 1, 3), np.float32), None, None)
     with pytest.raises(ShapeError, match=r"expected pos_weight that broadcasts to the shape"):
         apply(bce, x, x, None, np.ones(5, np.float32))
 

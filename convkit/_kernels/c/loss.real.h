@@ -119,15 +119,16 @@ static void FN(mse_grad)(const ck_pointwise *a, ptrdiff_t at, ptrdiff_t end) {
     }
 }
 
-/* log(1 + exp(-x)) = log1p(exp(-|x|)) + max(-x, 0). */
-CK_INLINE V FN(softplus_of_negative)(V x) {
-    return FN(log1p)(FN(exp)(-FN(abs)(x))) + FN(at_least)(-x, (V){0});
-}
+/* With positive = 1 + (pos_weight - 1) t, the loss is (1 - t) x + positive log(1 + exp(-x)).
+   Since log(1 + exp(-x)) = log1p(exp(-|x|)) + max(-x, 0), what is linear in x comes to
+   (1 - t) x above zero and to -pos_weight t x below, so that nothing cancels. */
+CK_INLINE V FN(log1p_exp)(V x) { return FN(log1p)(FN(exp)(-FN(abs)(x))); }
 CK_INLINE V FN(binary)(const ck_pointwise *a, ptrdiff_t at, ptrdiff_t c, ptrdiff_t left) {
     const V zero = {0}, one = FN(set)((T)1);
     V x = FROM(a->x, zero), t = FROM(a->target, zero);
-    V positive = (FROM(a->pos_weight, one) - one) * t + one;
-    V loss = (one - t) * x + positive * FN(softplus_of_negative)(x);
+    V pos = FROM(a->pos_weight, one), positive = (pos - one) * t + one;
+    V linear = FN(select)(x < zero, -pos * t, one - t) * x;
+    V loss = positive * FN(log1p_exp)(x) + linear;
     if (a->weight) loss *= FROM(a->weight, one);
     if (a->losses) FN(store_some)((T *)a->losses + at + c, loss, left);
     return loss;
@@ -149,7 +150,8 @@ static void FN(bce_grad)(const ck_pointwise *a, ptrdiff_t at, ptrdiff_t end) {
             FN(store_some)((T *)a->gx + at + c, g * slope, left);
         }
         if (a->g_target) {
-            V slope = (pos - one) * FN(softplus_of_negative)(x) - x;
+            V softplus = FN(log1p_exp)(x) + FN(at_least)(-x, zero);
+            V slope = (pos - one) * softplus - x;
             FN(store_some)((T *)a->g_target + at + c, g * slope, left);
         }
     }
