@@ -145,8 +145,10 @@ class Tensor:
         The accumulated gradient, of the same shape and dtype.
     """
 
-    __slots__ = ("__weakref__", "_cell", "_hooks", "_node", "_output", "data", "grad",
-                 "requires_grad")
+    # `_edge` says where gradients of a recorded result go: (node, output number). `_cell`
+    # counts changes in place and is shared by tensors over the same memory. `_hooks` is
+    # unset until a leaf gets one.
+    __slots__ = ("__weakref__", "_cell", "_edge", "_hooks", "data", "grad", "requires_grad")
     __array_priority__ = 1000
     __hash__ = object.__hash__
 
@@ -166,10 +168,8 @@ class Tensor:
         self.data = array
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
-        self._node: Node | None = None
-        self._output = 0
+        self._edge: tuple[Node, int] | None = None
         self._cell = [0]
-        self._hooks: list[Callable] | None = None
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made this tensor."""
-        return self._node is None
+        return self._edge is None
 
     def numpy(self) -> np.ndarray:
         """Return the values without a copy; raise RuntimeError when a gradient is recorded."""
@@ -251,14 +251,14 @@ class Tensor:
         text = np.array2string(self.data, separator=", ", prefix="tensor(")
         if self.data.dtype not in (np.float32, np.int64, np.bool_):
             text += f", dtype={self.data.dtype}"
-        if self._node is not None:
-            text += f", grad_fn=<{self._node.op.__name__}>"
+        if self._edge is not None:
+            text += f", grad_fn=<{self._edge[0].op.__name__}>"
         elif self.requires_grad:
             text += ", requires_grad=True"
         return f"tensor({text})"
 
     def __reduce_ex__(self, protocol):
-        if self._node is not None:
+        if self._edge is not None:
             raise RuntimeError("only leaf tensors can be copied or pickled; use t.detach()")
         return _rebuild, (type(self), self._writable(), self.requires_grad, self.grad)
 
@@ -324,8 +324,7 @@ class Tensor:
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
         sweep = _Sweep()
-        sweep.send((self, -1) if self._node is None else (self._node, self._output), grad,
-                   owned=False)
+        sweep.send(self._edge or (self, -1), grad, owned=False)
         sweep.run(retain_graph)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -338,7 +337,7 @@ class Tensor:
         DTypeError
             When its elements are no floating-point numbers.
         """
-        if self._node is not None:
+        if self._edge is not None:
             raise RuntimeError("requires_grad can be changed on leaf tensors only; use t.detach()")
         if requires_grad and self.data.dtype.kind != "f":
             raise DTypeError(
@@ -348,7 +347,7 @@ class Tensor:
 
     def retain_grad(self) -> None:
         """Have backward fill `grad` of this tensor too, though it is no leaf."""
-        if self._node is None:
+        if self._edge is None:
             return
         here = weakref.ref(self)
 
@@ -375,12 +374,13 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("a hook on a tensor that does not require grad would never run")
-        if self._node is None:
-            hooks, entry = self._hooks or [], hook
-            self._hooks = hooks
+        if self._edge is None:
+            entry: Any = hook
+            hooks = self._hooks = getattr(self, "_hooks", [])
         else:
-            hooks, entry = self._node.hooks or [], (self._output, hook)
-            self._node.hooks = hooks
+            node, output = self._edge
+            entry = (output, hook)
+            hooks = node.hooks = node.hooks or []
         hooks.append(entry)
         return lambda: hooks.remove(entry) if entry in hooks else None
 
@@ -410,7 +410,7 @@ class Tensor:
             When a gradient is being recorded, which a change in place would falsify.
         """
         if _state.grad and self.requires_grad:
-            what = "a leaf" if self._node is None else "a tensor"
+            what = "a leaf" if self._edge is None else "a tensor"
             raise RuntimeError(
                 f"{what} that requires grad cannot be changed in place while gradients are "
                 "recorded; do so within convkit.no_grad()")
@@ -467,7 +467,7 @@ class Tensor:
     def _inplace(self, other: Any, change: Callable, combine: Callable) -> Tensor:
         """Run ``t += other``: in place, or out of place where a record of it is wanted."""
         if _state.tracer is not None or (_state.grad and (
-                self._node is not None or getattr(other, "requires_grad", False))):
+                self._edge is not None or getattr(other, "requires_grad", False))):
             return combine(other)
         return change(other)
 
@@ -733,7 +733,7 @@ class _Sweep:
         slots[output] = value if before is None else np.add(before, value, out=like(before))
 
     def _send_leaf(self, leaf: Tensor, value: np.ndarray, owned: bool) -> None:
-        if not leaf._hooks:
+        if not getattr(leaf, "_hooks", None):
             leaf._accumulate(value, owned)
             return
         before = self._hooked.get(id(leaf))
@@ -752,7 +752,7 @@ class _Sweep:
                 if edge is not None and value is not None:
                     self.send(edge, value, owned)
         for leaf, value in self._hooked.values():
-            for hook in tuple(leaf._hooks or ()):
+            for hook in tuple(leaf._hooks):
                 value = _hooked(hook, value)
             leaf._accumulate(value, owned=False)
 
@@ -775,22 +775,24 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         As many as the operation has outputs.
     """
     grad = _state.grad
-    arrays: list = []
-    needs: list = []
-    cache: list = []
-    wanted = False
+    arrays = []
+    wanted = kept = False
     for x in inputs:
         if isinstance(x, Tensor):
             arrays.append(x.data)
-            need = grad and x.requires_grad
-            wanted = wanted or need
-            needs.append(need)
-            cache.append(x._packed() if isinstance(x, _Cached) else None)
+            if grad and x.requires_grad:
+                wanted = True
+            if isinstance(x, _Cached):
+                kept = True
         else:
             arrays.append(x if x is None or isinstance(x, np.ndarray) else Tensor(x).data)
-            needs.append(False)
-            cache.append(None)
-    ctx = Context(tuple(needs), runtime.get_num_threads(), tuple(cache))
+    count = len(arrays)
+    ctx = Context(
+        tuple([isinstance(x, Tensor) and x.requires_grad for x in inputs]) if wanted
+        else (False,) * count,
+        runtime.get_num_threads(),
+        tuple([x._packed() if isinstance(x, _Cached) else None for x in inputs]) if kept
+        else (None,) * count)
     result = op.forward(ctx, *arrays, **attrs)
     several = isinstance(result, tuple)
     tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
@@ -804,30 +806,36 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
     return tensors if several else tensors[0]
 
 
+_new = Tensor.__new__
+
+
 def _wrap(array: np.ndarray) -> Tensor:
     """Make a Tensor of an operation's result without the constructor's checks."""
-    t = Tensor.__new__(Tensor)
+    t = _new(Tensor)
     t.data = array
     t.requires_grad = False
     t.grad = None
-    t._node = None
-    t._output = 0
+    t._edge = None
     t._cell = [0]
-    t._hooks = None
     return t
 
 
 def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor, ...]) -> None:
     """Leave a node on the differentiable outputs."""
-    edges = [None if not need else (x, -1) if x._node is None else (x._node, x._output)
-             for x, need in zip(inputs, ctx.needs, strict=True)]
-    cells = [x._cell for i in op.reads if i < len(inputs) and isinstance(x := inputs[i], Tensor)]
+    edges = [(x._edge or (x, -1)) if need else None
+             for x, need in zip(inputs, ctx.needs)]  # noqa: B905 (of one length by construction)
+    versions = []
+    for i in op.reads:
+        if i < len(inputs) and isinstance(inputs[i], Tensor):
+            cell = inputs[i]._cell
+            versions.append((cell, cell[0]))
     if op.reads_output:
-        cells.append(outputs[0]._cell)
-    node = Node(op, ctx, edges, [(c, c[0]) for c in cells], op.differentiable)
-    for i, y in enumerate(outputs[:op.differentiable]):
-        y._node = node
-        y._output = i
+        cell = outputs[0]._cell
+        versions.append((cell, cell[0]))
+    node = Node(op, ctx, edges, versions, op.differentiable)
+    for i in range(op.differentiable):
+        y = outputs[i]
+        y._edge = (node, i)
         y.requires_grad = True
 
 
