@@ -290,13 +290,13 @@ def test_errors_name_the_layer():
     outer = nn.Sequential({"body": nn.Sequential(nn.Identity(), nn.Linear(3, 4))})
     with pytest.raises(ck.ShapeError, match=r"^Linear 'body\.1': expected 3 input features"):
         outer(np.zeros((2, 5), np.float32))
-    with pytest.raises(ck.ShapeError, match="^BatchNorm2d: expected 8 channels"):
+    with pytest.raises(ck.ShapeError, match=r"^BatchNorm2d: expected 8 channels"):
         net.bn(np.zeros((8, 4, 9, 9), np.float32))
-    with pytest.raises(ck.ShapeError, match="^BatchNorm2d: expected x with 4 axes, got x of shape"):
+    with pytest.raises(ck.ShapeError, match=r"^BatchNorm2d: expected x with 4 axes, got x of"):
         net.bn(np.zeros((8, 4), np.float32))
-    with pytest.raises(ck.ShapeError, match="^BatchNorm1d: expected more than 1 value per channel"):
+    with pytest.raises(ck.ShapeError, match=r"^BatchNorm1d: expected more than 1 value"):
         nn.BatchNorm1d(3)(np.zeros((1, 3), np.float32))
-    with pytest.raises(ck.DTypeError, match="^Conv2d 'stem': expected"):
+    with pytest.raises(ck.DTypeError, match=r"^Conv2d 'stem': expected"):
         net(np.zeros((8, 3, 9, 9), np.int64))
 
 
