@@ -493,6 +493,31 @@ def test_bad_settings(make, error, message):
         make()
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_dropout(layout):
+    array = random_array((8, 16, 10, 9), layout=layout)
+    x = ck.Tensor(array, requires_grad=True)
+    for layer, axes in ((nn.Dropout(0.3), ()), (nn.Dropout2d(0.3), (2, 3))):
+        ck.manual_seed(1)
+        y = layer(x)
+        dropped = y.data == 0
+        assert abs(dropped.mean() - 0.3) < (0.1 if axes else 0.02)
+        if axes:
+            assert (dropped.all(axes) == dropped.any(axes)).all()
+        np.testing.assert_allclose(y.data, np.where(dropped, 0, array / np.float32(0.7)), rtol=1e-6)
+        x.grad = None
+        y.sum().backward()
+        np.testing.assert_array_equal(x.grad.data == 0, dropped)
+        ck.manual_seed(1)
+        assert_same_bits(layer(x).data, y.data)
+        assert layer.eval()(x) is x
+    assert (nn.Dropout(1.0)(x).data == 0).all() and nn.Dropout(0.0)(x) is x
+    with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
+        nn.Dropout(1.5)
+    with pytest.raises(ck.ShapeError, match="expected x with 4 axes"):
+        nn.Dropout2d()(ck.ones(3, 4))
+
+
 # -- initialisers ---------------------------------------------------------------------------
 
 

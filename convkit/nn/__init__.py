@@ -24,6 +24,7 @@ from convkit.nn.activation import (
 from convkit.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from convkit.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
 from convkit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from convkit.nn.dropout import Dropout, Dropout2d
 from convkit.nn.linear import Identity, Linear
 from convkit.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from convkit.nn.module import Module
@@ -65,6 +66,8 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "Dropout",
+    "Dropout2d",
     "ELU",
     "Flatten",
     "GELU",
