@@ -30,7 +30,7 @@ from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
-    from convkit import data, functional, infer, io, models, nn, optim, training
+    from convkit import data, functional, infer, io, models, nn, optim
     from convkit.infer import compile
     from convkit.io import load, save
 
@@ -55,7 +55,6 @@ __all__ = [
     "is_grad_enabled",
     "load",
     "manual_seed",
-    "models",
     "nn",
     "no_grad",
     "ones",
@@ -68,13 +67,12 @@ __all__ = [
     "show_config",
     "tensor",
     "threads",
-    "training",
     "zeros",
     "zeros_like",
 ]
 
 # Loaded when first asked for, so that `import convkit` costs little.
-_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference", "training")
+_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference")
 _FUNCTIONS = {"compile": "convkit.infer", "load": "convkit.io", "save": "convkit.io"}
 
 
