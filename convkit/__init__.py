@@ -30,7 +30,7 @@ from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
-    from convkit import data, functional, infer, io, models, nn, optim
+    from convkit import data, functional, infer, io, nn, optim
     from convkit.infer import compile
     from convkit.io import load, save
 
