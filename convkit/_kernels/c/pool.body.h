@@ -118,6 +118,12 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
                 T *out = gx + (r * width + q) * n;                                                 \
                 if (h.n == 1 && w.n == 1)                                                          \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 1);                       \
+                else if (h.n == 1 && w.n == 2)                                                     \
+                    pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 2);                       \
+                else if (h.n == 2 && w.n == 1)                                                     \
+                    pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 1);                       \
+                else if (h.n == 2 && w.n == 2)                                                     \
+                    pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 2);                       \
                 else                                                                               \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, h.n, w.n);                   \
             }                                                                                      \
