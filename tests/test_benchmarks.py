@@ -20,7 +20,7 @@ if not FOLDER.is_dir():
     pytest.skip("benchmarks/ is not part of an installed package", allow_module_level=True)
 
 
-@pytest.mark.parametrize("script, entries", [("conv_layers", 6)])
+@pytest.mark.parametrize("script, entries", [("conv_layers", 6), ("training_step", 3)])
 def test_script_runs(script, entries, tmp_path, torch):
     output = tmp_path / "results.json"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(
