@@ -25,6 +25,12 @@ def loader_threads() -> int:
     return sum(thread.name == "convkit-loader" for thread in threading.enumerate())
 
 
+def run_code(code: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"PYTHONPATH": str(Path(convkit.__file__).parents[1])}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True,
+                          timeout=60)
+
+
 @pytest.fixture
 def photos(rng):
     images = rng.integers(0, 256, (50, 3, 7, 5), dtype=np.uint8)
@@ -516,7 +522,7 @@ def test_interpreter_ends_with_a_loader_in_use():
             "next(batches)\n"
             "print('last line')\n")
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_code(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "last line\n", "")
     assert time.monotonic() - start < 20
 
@@ -541,7 +547,7 @@ def test_after_a_fork_old_iterators_say_so_and_new_ones_work():
         os.waitpid(child, 0)
         print(sum(len(y) for _, y in batches))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_code(code)
     assert done.stdout == "this iterator was made before a fork an 4000\n3968\n", done.stderr
 
 

@@ -1,0 +1,100 @@
+"""What turns an image into a network's input, as kept in a .ckit file's metadata."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from convkit import data
+from convkit.errors import ModelFormatError, ShapeError
+
+__all__ = ["Preprocessing"]
+
+KEY = "preprocessing"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Images are scaled to [0, 1], then ``(image - mean) / std`` by channel.
+
+    Attributes
+    ----------
+    channels, height, width : int
+    mean, std : list of float
+        One value for each channel.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: list[float]
+    std: list[float]
+
+    @classmethod
+    def of(cls, train: data.ImageDataset) -> Preprocessing:
+        """Return what suits a training set: its own mean and standard deviation."""
+        mean, std = train.statistics()
+        # A channel without variation is centred, not blown up.
+        return cls(*train.images.shape[1:], mean, [s if s > 1e-6 else 1.0 for s in std])
+
+    @classmethod
+    def from_program(cls, program: Any) -> Preprocessing:
+        """Return what a file's metadata says, or no normalisation where it says nothing.
+
+        Raises
+        ------
+        ModelFormatError
+            When the network takes no images, or the metadata does not fit it.
+        """
+        shapes = list(program.input_shapes.values())
+        shape = tuple(shapes[0][1:])
+        if len(shapes) != 1 or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
+            raise ModelFormatError("expected a network with one input (N, C, H, W), got inputs "
+                                   + ", ".join(str(tuple(s)) for s in shapes))
+        entry = program.metadata.get(KEY)
+        if entry is None:
+            return cls(*shape, [0.0] * shape[0], [1.0] * shape[0])
+        fields = list(cls.__dataclass_fields__)
+        if not isinstance(entry, dict) or sorted(entry) != sorted(fields):
+            raise ModelFormatError(f"metadata {KEY!r}: expected the fields {', '.join(fields)}")
+        if (entry["channels"], entry["height"], entry["width"]) != shape:
+            raise ModelFormatError(f"metadata {KEY!r}: does not fit an input of shape {shape}")
+        for name in ("mean", "std"):
+            if not _numbers(entry[name], shape[0]) or (name == "std" and min(entry[name]) <= 0):
+                raise ModelFormatError(
+                    f"metadata {KEY!r}: expected {shape[0]} finite numbers as {name}")
+        return cls(**entry)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the entry for a file's metadata."""
+        return {KEY: asdict(self)}
+
+    def loader(self, dataset: Any, batch_size: int, **options: Any) -> data.DataLoader:
+        """Return a loader whose batches are the network's inputs.
+
+        Raises
+        ------
+        ShapeError
+            When the images have another size.
+        """
+        images = getattr(dataset, "images", None)
+        shape = (self.channels, self.height, self.width)
+        if images is not None and images.shape[1:] != shape:
+            raise ShapeError(f"expected images of shape {shape}, got {images.shape[1:]}")
+        return data.DataLoader(dataset, batch_size, mean=self.mean, std=self.std, **options)
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Return network input for images (N, C, H, W): uint8, or floats from 0 to 1."""
+        dataset = data.TensorDataset(images)
+        (batch,), = self.loader(dataset, len(images), prefetch=0)
+        return batch.numpy()
+
+
+def _numbers(values: Any, count: int) -> bool:
+    """Tell whether a metadata field is a list of `count` finite numbers."""
+    return (isinstance(values, list) and len(values) == count
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+                    for v in values))
