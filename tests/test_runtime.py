@@ -157,6 +157,27 @@ def test_show_config(capsys):
     assert runtime.config()["instruction set in use"] in dispatch.supported_isas()
 
 
+@needs_openmp
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_small_work_stays_on_one_thread():
+    code = """
+        import os
+        import numpy as np
+        from convkit import functional as F
+        from convkit._kernels import threads as kernel_threads
+
+        x = np.ones((4, 16, 20, 20), np.float32)
+        w = np.ones((16, 16, 3, 3), np.float32)
+        before = len(os.listdir("/proc/self/task"))
+        F.conv2d(x[:1, :, :4, :4], w)
+        assert len(os.listdir("/proc/self/task")) == before, "small work started a team"
+        kernel_threads.set_work_per_thread(0.0)
+        F.conv2d(x, w)
+        assert len(os.listdir("/proc/self/task")) == before + 2, "no team of three"
+    """
+    run_python(code, {"CONVKIT_NUM_THREADS": "3"})
+
+
 # -- memory ---------------------------------------------------------------------------------
 
 
