@@ -14,6 +14,7 @@
 #include "table.h"
 
 #ifdef CK_TARGET
+#include <immintrin.h>
 #if defined(__clang__)
 #define CK_PRAGMA(x) _Pragma(#x)
 #define CK_PUSH(t) CK_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
@@ -51,21 +52,53 @@ CK_INLINE void store_d(double *p, vdouble v) { *(vdouble_u *)p = v; }
 CK_INLINE vfloat set_f(float x) { return x - (vfloat){0}; }
 CK_INLINE vdouble set_d(double x) { return x - (vdouble){0}; }
 
-/* Loads or stores the first n < VL lanes; the others read as zero. */
+/* Loads or stores the first n <= VL lanes; the others read as zero, and nothing beyond the
+   n is touched. */
+#if CK_VBYTES == 64
+#define CK_LANES(n) ((1u << (n)) - 1)
+CK_INLINE vfloat load_part_f(const float *p, int n) {
+    return (vfloat)_mm512_maskz_loadu_ps((__mmask16)CK_LANES(n), p);
+}
+CK_INLINE vdouble load_part_d(const double *p, int n) {
+    return (vdouble)_mm512_maskz_loadu_pd((__mmask8)CK_LANES(n), p);
+}
+CK_INLINE void store_part_f(float *p, vfloat v, int n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)CK_LANES(n), (__m512)v);
+}
+CK_INLINE void store_part_d(double *p, vdouble v, int n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)CK_LANES(n), (__m512d)v);
+}
+#elif CK_VBYTES == 32
+#define CK_LANES_F(n) ((__m256i)((vint32){0, 1, 2, 3, 4, 5, 6, 7} < (n)))
+#define CK_LANES_D(n) ((__m256i)((vint64){0, 1, 2, 3} < (int64_t)(n)))
+CK_INLINE vfloat load_part_f(const float *p, int n) {
+    return (vfloat)_mm256_maskload_ps(p, CK_LANES_F(n));
+}
+CK_INLINE vdouble load_part_d(const double *p, int n) {
+    return (vdouble)_mm256_maskload_pd(p, CK_LANES_D(n));
+}
+CK_INLINE void store_part_f(float *p, vfloat v, int n) {
+    _mm256_maskstore_ps(p, CK_LANES_F(n), (__m256)v);
+}
+CK_INLINE void store_part_d(double *p, vdouble v, int n) {
+    _mm256_maskstore_pd(p, CK_LANES_D(n), (__m256d)v);
+}
+#else
+#define CK_EACH_LANE(i, lanes, n) \
+    _Pragma("GCC unroll 8") for (int i = 0; i < (lanes); i++) if (i < (n))
 CK_INLINE vfloat load_part_f(const float *p, int n) {
     vfloat v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(float));
+    CK_EACH_LANE(i, VL_F, n) v[i] = p[i];
     return v;
 }
 CK_INLINE vdouble load_part_d(const double *p, int n) {
     vdouble v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(double));
+    CK_EACH_LANE(i, VL_D, n) v[i] = p[i];
     return v;
 }
-CK_INLINE void store_part_f(float *p, vfloat v, int n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
-CK_INLINE void store_part_d(double *p, vdouble v, int n) {
-    memcpy(p, &v, (size_t)n * sizeof(double));
-}
+CK_INLINE void store_part_f(float *p, vfloat v, int n) { CK_EACH_LANE(i, VL_F, n) p[i] = v[i]; }
+CK_INLINE void store_part_d(double *p, vdouble v, int n) { CK_EACH_LANE(i, VL_D, n) p[i] = v[i]; }
+#endif
 
 /* mask ? a : b by lanes, with a comparison's result (all ones or all zeros) as the mask. */
 CK_INLINE vfloat select_f(vint32 mask, vfloat a, vfloat b) {
