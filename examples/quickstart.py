@@ -16,15 +16,16 @@ from convkit import data, nn, optim, training
 
 
 class Net(nn.Module):
-    """Convolution, batch norm, ReLU, pooling, three times over; then ten scores."""
+    """Convolution, batch norm, ReLU, pooling, four times over; then ten scores."""
 
     def __init__(self):
         super().__init__()
         self.stages = nn.Sequential(
             *self.stage(1, 16), nn.MaxPool2d(2),
             *self.stage(16, 32), nn.MaxPool2d(2),
-            *self.stage(32, 64), nn.AdaptiveAvgPool2d(1))
-        self.scores = nn.Linear(64, 10)
+            *self.stage(32, 64), nn.MaxPool2d(2),
+            *self.stage(64, 128), nn.AdaptiveAvgPool2d(1))
+        self.scores = nn.Linear(128, 10)
 
     @staticmethod
     def stage(before: int, after: int) -> list[nn.Module]:

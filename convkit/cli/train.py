@@ -27,7 +27,7 @@ from convkit.errors import ConvkitError
 __all__ = ["add_parser", "run"]
 
 # What --lr and --weight-decay are without a word: they belong together with the optimiser.
-RATES = {"sgd": 0.05, "adam": 0.002, "adamw": 0.002}
+RATES = {"sgd": 0.1, "adam": 0.002, "adamw": 0.002}
 DECAYS = {"sgd": 5e-4, "adam": 0.0, "adamw": 1e-2}
 
 TEST_BATCH = 500
