@@ -193,15 +193,19 @@ static void dw_columns(const ck_depthwise_args *g, ptrdiff_t t0, ptrdiff_t t1) {
     for (; t0 < t1; t0++) {
         ptrdiff_t q0, q1;
         dw_taps_inside(g->first + t0 * g->stride, 1, g->width, g->taps, &q0, &q1);
+        if (g->channels < VL_F) {
+            dw_any_tile_f(g, 0, (int)g->channels, t0, 1, q0, q1);
+            continue;
+        }
         for (ptrdiff_t c = g->from; c < g->to; c += VL_F)
             dw_any_tile_f(g, DW_VECTOR_START(c, VL_F, g->channels), VL_F, t0, 1, q0, q1);
     }
 }
 
-/* Output columns t0 ... t0 + cols; of the input columns that their windows span, the first
-   `left` and the last `right` are outside. */
-CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, ptrdiff_t t0, int cols, int taps,
-                       int stride, int left, int right) {
+/* Output columns t0 ... t0 + cols of n channels; of the input columns that their windows
+   span, the first `left` and the last `right` are outside. */
+CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, int n, ptrdiff_t t0, int cols,
+                       int taps, int stride, int left, int right) {
     const int count = (cols - 1) * stride + taps;
     const ptrdiff_t C = g->channels, w_step = g->w_step;
     const float *w = (const float *)g->w + c;
@@ -210,9 +214,9 @@ CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, ptrdiff_t t0, in
     DW_POINTERS(p, (const float *)g->x + (g->first + t0 * stride) * C + c, count, C)
     for (ptrdiff_t r = g->rows; r > 0; r--) {
         vfloat wv[8];
-        DW_UNROLL for (int q = 0; q < taps; q++) wv[q] = load_f(w + q * w_step);
+        DW_UNROLL for (int q = 0; q < taps; q++) wv[q] = dw_load_f(w + q * w_step, n);
         DW_UNROLL for (int i = left; i < count - right; i++) {
-            vfloat xv = load_f(DW_AT(p, i, C));
+            vfloat xv = dw_load_f(DW_AT(p, i, C), n);
             DW_KEEP(xv);
             DW_UNROLL for (int t = 0; t < cols; t++)
                 if (i >= t * stride && i < t * stride + taps) acc[t] += xv * wv[i - t * stride];
@@ -220,7 +224,7 @@ CK_INLINE void dw_tile(const ck_depthwise_args *g, ptrdiff_t c, ptrdiff_t t0, in
         DW_UNROLL for (int k = 0; k < (count + 2) / 3; k++) p[k] += g->x_row_step;
         w += g->w_row_step;
     }
-    dw_finish_f(g, c, VL_F, t0, cols, acc);
+    dw_finish_f(g, c, n, t0, cols, acc);
 }
 
 /* A strip of columns; one whose windows reach further out than half a kernel, or out of both
@@ -233,8 +237,13 @@ CK_INLINE void dw_strip(const ck_depthwise_args *g, ptrdiff_t t0, int cols, int 
     const int form = (left == half ? 2 : left ? 4 : 0) + (right == half ? 1 : right ? 4 : 0);
 #define DW_EACH_VECTOR(left, right)                        \
     for (ptrdiff_t c = g->from; c < g->to; c += VL_F)      \
-        dw_tile(g, DW_VECTOR_START(c, VL_F, g->channels), t0, cols, taps, stride, left, right)
-    if (left == 0 && right == 0)
+        dw_tile(g, DW_VECTOR_START(c, VL_F, g->channels), VL_F, t0, cols, taps, stride, left, right)
+    if (g->channels < VL_F) {
+        if (form == 0)
+            dw_tile(g, 0, (int)g->channels, t0, cols, taps, stride, 0, 0);
+        else
+            dw_columns(g, t0, t0 + cols);
+    } else if (form == 0)
         DW_EACH_VECTOR(0, 0);
     else if (form == 1)
         DW_EACH_VECTOR(0, half);
@@ -335,7 +344,7 @@ DW_SUM_WIDTHS(DW_DEFINE_SUMS)
     if (g->taps == k && g->stride == s) { dw_sums_##k##_##s(g); return; }
 
 static void dw_row_f32(const ck_depthwise_args *g) {
-    if (g->channels >= VL_F && g->dilation == 1) { DW_WIDTHS(DW_CALL) }
+    if (g->dilation == 1) { DW_WIDTHS(DW_CALL) }
     dw_any_row_f(g);
 }
 
