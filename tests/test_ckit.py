@@ -47,8 +47,9 @@ class Net(nn.Module):
         y = F.leaky_relu(self.norm(self.conv(x)), 0.1)
         z = F.sigmoid(self.alone(y))
         y = F.concat([y, z], 1)[:, 3:8]
-        y = self.up(y).mean((2, 3))
-        return {"logits": self.fc(y.reshape(y.shape[0], -1)), "features": y}
+        y, places = F.max_pool2d(self.up(y), 3, 2, padding=1, return_indices=True)
+        y = F.adaptive_avg_pool2d(F.avg_pool2d(y, 2, 1), (2, 3)).mean((2, 3))
+        return {"logits": self.fc(y.reshape(y.shape[0], -1)), "features": y, "places": places}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_loaded_program_gives_the_same_bits(program, sample, path):
     assert loaded.labels == ["a", "b", "ç"]
     assert loaded.input_shapes == program.input_shapes
     got, want = loaded(sample), program(sample)
-    assert list(got) == list(want) == ["logits", "features"]
+    assert list(got) == list(want) == ["logits", "features", "places"]
     assert_same_bits(list(got.values()), list(want.values()))
 
 
@@ -403,7 +404,7 @@ GRAPH_DAMAGE = {
     "missing field": (remove("form"), "field 'form' is missing"),
     "form": (setter("form", "list"), "form: expected one of"),
     "form type": (setter("form", ["dict"]), "form: expected one of"),
-    "single": (setter("form", "single"), "form single with 2 outputs"),
+    "single": (setter("form", "single"), "form single with 3 outputs"),
     "no outputs": (setter("outputs", []), "expected at least one output"),
     "no inputs": (setter("inputs", []), "node 0 (conv)"),
     "twin outputs": (lambda g: setter("outputs", [g["outputs"][0]] * 2)(g), "a name of its own"),
@@ -531,6 +532,11 @@ BOMBS = {
     "keys": b"{" + b",".join(b'"%d":0' % i for i in range(200_000)) + b"}",
     "emoji": '{"🐈": "'.encode() + b"x" * 8_000_000 + b'"}',
     "string": b'{"a": "' + b"[" * 1_000_000 + b'"}',
+    "quotes": b'{"a": "' + b'\\"' * 500_000,
+    "quotes, backslash": b'{"a": "' + b'\\"' * 500_000 + b"\\",
+    "strings": b'{"a": [' + b'"",' * 60_000 + b'""]}',
+    "backslashes": b'{"a": "' + b"\\\\" * 500_000 + b'"}',
+    "same keys": b"{" + b",".join(b'"%d":0' % (i // 2) for i in range(40_000)) + b"}",
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from reprlib import repr
 from typing import Any, NamedTuple
 
 from convkit.errors import ShapeError, UnsupportedOperatorError
@@ -110,7 +111,7 @@ def integer(low: int, high: int = MAX_SIZE) -> Check:
     """Accept an int from `low` to `high`."""
     def run(value: Any, rank: int) -> int:
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"expected an integer from {low} to {high}, got {value!r}")
+            raise ValueError(f"expected an integer from {low} to {high}, got {repr(value)}")
         return value
     return Check("int" if low < -1 else f"int >= {low}", run)
 
@@ -123,7 +124,7 @@ def real(low: float = -math.inf, high: float = math.inf) -> Check:
         if type(value) is int and abs(value) <= 2**53:
             value = float(value)
         if type(value) is not float:
-            raise ValueError(f"expected a number, got {value!r}")
+            raise ValueError(f"expected a number, got {repr(value)}")
         if limited and not low <= value <= high:
             raise ValueError(f"expected a number from {low} to {high}, got {value}")
         return value
@@ -132,7 +133,7 @@ def real(low: float = -math.inf, high: float = math.inf) -> Check:
 
 def _flag(value: Any, rank: int) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"expected true or false, got {value!r}")
+        raise ValueError(f"expected true or false, got {repr(value)}")
     return value
 
 
@@ -140,7 +141,7 @@ def choice(*words: str) -> Check:
     """Accept one of some words."""
     def run(value: Any, rank: int) -> str:
         if type(value) is not str or value not in words:
-            raise ValueError(f"expected one of {', '.join(words)}, got {value!r}")
+            raise ValueError(f"expected one of {', '.join(words)}, got {repr(value)}")
         return value
     return Check(" or ".join(f'"{word}"' for word in words), run)
 
@@ -156,7 +157,7 @@ def listed(check: Check, length: Callable[[int], int | None], text: str) -> Chec
     def run(value: Any, rank: int) -> tuple:
         wanted = length(rank)
         if type(value) not in (tuple, list):
-            raise ValueError(f"expected a list, got {value!r}")
+            raise ValueError(f"expected a list, got {repr(value)}")
         if len(value) > MAX_ENTRIES or (wanted is not None and len(value) != wanted):
             raise ValueError(f"expected {MAX_ENTRIES if wanted is None else wanted} entries, "
                              f"got {len(value)}")

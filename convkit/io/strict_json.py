@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from convkit.errors import ModelFormatError
@@ -11,6 +12,7 @@ from convkit.errors import ModelFormatError
 __all__ = ["parse_json"]
 
 MAX_DEPTH = 16
+MAX_ENTRIES = 1_000_000
 # What parsing may take: four times the file's size, or this for small files.
 MEMORY_FLOOR = 16 * 2**20
 # Upper bounds on what CPython takes for one container and for one entry of one.
@@ -33,7 +35,7 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
     entries = text.count(b",") + text.count(b":") + containers
     copies = 2 if text.isascii() else 8  # decoded, and cut into strings of 1 to 4 bytes a letter
     estimate = containers * CONTAINER_BYTES + entries * ENTRY_BYTES + copies * len(text)
-    if estimate > max(4 * file_size, MEMORY_FLOOR):
+    if estimate > max(4 * file_size, MEMORY_FLOOR) or entries > MAX_ENTRIES:
         raise ModelFormatError(f"{what}: {containers} lists and objects with {entries} entries are "
                                f"out of proportion to a file of {file_size} bytes")
     if _depth(text) > MAX_DEPTH:
@@ -50,7 +52,10 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
     return value
 
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string (one that never ends reaches to the end of the text, or a scan from each of its
+# escaped quotes would take quadratic time), or a bracket.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _depth(text: bytes) -> int:
@@ -71,8 +76,7 @@ def _depth(text: bytes) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(n for n in names if names.count(n) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ModelFormatError(f"key {twice[:80]!r} appears twice")
     return found
 
@@ -90,5 +94,5 @@ def _refuse_surrogates(value: Any, what: str) -> None:
     elif isinstance(value, list):
         for item in value:
             _refuse_surrogates(item, what)
-    elif isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+    elif isinstance(value, str) and _SURROGATE.search(value):
         raise ModelFormatError(f"{what}: a string holds half of a surrogate pair")
