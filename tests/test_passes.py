@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from harness import check_batch_invariance, check_op, random_array
 
 import convkit as ck
 import convkit.functional as F
 from convkit import nn
+from convkit.autograd import apply
 from convkit.infer import Editor, Program, passes, run_pipeline, trace, verify
 from convkit.infer.check import compare
+from convkit.ops.op import REGISTRY
 
 RNG = np.random.default_rng(0)
 
@@ -91,6 +94,8 @@ def test_identities_go(identity):
     lambda x: x.permute(0, 1, 3, 2),
     lambda x: x[:, :, ::2],
     lambda x: x[:, :1],
+    lambda x: apply(REGISTRY["slice"], x, starts=(None,) * 4, stops=(None,) * 4,
+                    steps=(None, None, -1, 1)),
     lambda x: x.reshape(x.shape[0], -1),
 ])
 def test_what_is_no_identity_stays(change):
@@ -256,6 +261,34 @@ def test_batch_norm_without_weight_and_bias_becomes_affine():
     graph = trace(lambda x: F.batch_norm(x, norm["running_mean"], norm["running_var"]),
                   (1, 4, 5, 5))
     check(passes.batch_norm_to_affine, graph, ["affine"])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 17, 5), (3, 1, 4, 7), (2, 40, 9, 9)])
+def test_the_affine_operation(shape):
+    channels = (shape[1],)
+    check_op("affine", [shape, channels, channels])
+    for name, args in (("relu", ()), ("relu6", ()), ("leaky_relu", (0.3,))):
+        check_op("affine", [shape, channels, channels], wrt=(), gradcheck=False,
+                 attrs={"activation": name, "activation_args": args})
+    scale, shift = array(*channels), array(*channels)
+    check_batch_invariance(lambda x: apply(REGISTRY["affine"], x, scale, shift),
+                           random_array(shape))
+
+
+@pytest.mark.parametrize("x, scale, shift, message", [
+    ((2,), (2,), (2,), r"expected x of shape \(N, C\), .*, got \(2,\)"),
+    ((2, 3), (2,), (3,), r"expected scale of shape \(3,\) for x of shape \(2, 3\), got \(2,\)"),
+    ((2, 3), (3,), (1, 3), r"expected shift of shape \(3,\)"),
+])
+def test_wrong_shapes_of_affine(x, scale, shift, message):
+    with pytest.raises(ck.ShapeError, match=message):
+        apply(REGISTRY["affine"], array(*x), array(*scale), array(*shift))
+
+
+def test_a_fused_activation_has_no_backward():
+    x = ck.tensor(array(2, 3), requires_grad=True)
+    with pytest.raises(ValueError, match="no backward"):
+        apply(REGISTRY["affine"], x, array(3), array(3), activation="relu")
 
 
 def affine_then(layer, shape, channels: int = 4):

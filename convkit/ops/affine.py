@@ -13,11 +13,6 @@ from convkit.ops.op import Context, Op, register
 __all__ = ["Affine"]
 
 
-def _per_channel(v: np.ndarray, ndim: int) -> np.ndarray:
-    """Return (C,) so that it broadcasts over axis 1 of an array of `ndim` axes."""
-    return v.reshape(-1, *(1,) * (ndim - 2))
-
-
 @register
 class Affine(Op):
     """activation(x * scale + shift), with one scale and shift per channel (axis 1).
@@ -28,7 +23,6 @@ class Affine(Op):
 
     name = "affine"
     reads = (0, 1)
-    reads_output = True
 
     @staticmethod
     def shape(x, scale, shift, *, activation=None, activation_args=()):
@@ -50,24 +44,22 @@ class Affine(Op):
         y = memory.empty(last.shape, last.dtype)
         norm.affine(last, scale, shift, out=y, threads=ctx.threads,
                     **activation_arguments(activation, activation_args))
-        y = from_last(y)
         if any(ctx.needs):
-            ctx.saved = x, scale, y, activation, activation_args
-        return y
+            if activation is not None:
+                raise ValueError("a fused activation has no backward: it is for compiled programs")
+            ctx.saved = last, scale
+        return from_last(y)
 
     @staticmethod
     def backward(ctx, g):
-        """Return the gradients of x, scale and shift.
-
-        The activation's slope is read off its output: none of them (with a slope of at
-        least 0) changes the sign.
-        """
-        x, scale, y, activation, args = ctx.saved
-        if activation == "leaky_relu":
-            g = np.where(y > 0, g, g * g.dtype.type(args[0]))
-        elif activation is not None:
-            g = np.where((y > 0) & ((y < 6) | (activation == "relu")), g, g.dtype.type(0))
-        axes = tuple(i for i in range(x.ndim) if i != 1)
-        return (g * _per_channel(scale, x.ndim).astype(x.dtype) if ctx.needs[0] else None,
-                np.sum(g * x, axis=axes).astype(scale.dtype) if ctx.needs[1] else None,
-                np.sum(g, axis=axes) if ctx.needs[2] else None)
+        """Return the gradients of x, scale and shift."""
+        last, scale = ctx.saved
+        g = to_last(g)
+        gx = None
+        if ctx.needs[0]:
+            gx = memory.empty(g.shape, g.dtype)
+            norm.affine(g, scale, np.zeros_like(scale), out=gx, activation=0, threads=ctx.threads)
+            gx = from_last(gx)
+        sums, products = norm.grad_sums(g, last, np.zeros(scale.shape, last.dtype), ctx.threads)
+        return (gx, products.astype(scale.dtype) if ctx.needs[1] else None,
+                sums.astype(scale.dtype) if ctx.needs[2] else None)
