@@ -507,21 +507,6 @@ def _affine_grads(gy: Array, xhat: Array, weight: Array | None, bias: Array | No
             None if bias is None else gy.sum(axis=axes))
 
 
-def affine(x: Array, scale: Array, shift: Array, *, activation: str | None = None,
-           activation_args: Sequence[float] = ()) -> Array:
-    """Return ``activation(x * scale + shift)``, with one scale and shift per channel."""
-    function, _ = _fused(activation, activation_args)
-    return function(_affine(*_wide(x, scale, shift)))
-
-
-def affine_grad(gy: Array, x: Array, scale: Array, shift: Array, *, activation: str | None = None,
-                activation_args: Sequence[float] = ()) -> tuple[Array | None, ...]:
-    """Return the gradients by x, scale and shift."""
-    gy, x, scale, shift = _wide(gy, x, scale, shift)
-    (gy,) = _fused(activation, activation_args)[1](gy, _affine(x, scale, shift))
-    return _affine_grads(gy, x, scale, shift)
-
-
 def batch_norm(x: Array, weight: Array | None, bias: Array | None, running_mean: Array,
                running_var: Array, *, eps: float = 1e-5) -> Array:
     """Normalise each channel by given statistics (Ioffe and Szegedy, 2015, inference)."""
