@@ -45,21 +45,35 @@ class Affine(Op):
         norm.affine(last, scale, shift, out=y, threads=ctx.threads,
                     **activation_arguments(activation, activation_args))
         if any(ctx.needs):
-            if activation is not None:
-                raise ValueError("a fused activation has no backward: it is for compiled programs")
-            ctx.saved = last, scale
+            ctx.saved = last, scale, shift, activation, activation_args
         return from_last(y)
 
     @staticmethod
     def backward(ctx, g):
         """Return the gradients of x, scale and shift."""
-        last, scale = ctx.saved
+        last, scale, shift, activation, args = ctx.saved
         g = to_last(g)
-        gx = None
-        if ctx.needs[0]:
-            gx = memory.empty(g.shape, g.dtype)
-            norm.affine(g, scale, np.zeros_like(scale), out=gx, activation=0, threads=ctx.threads)
-            gx = from_last(gx)
+        if activation is not None:
+            z = _scaled(last, scale, shift, ctx.threads)
+            g = g * _slope(z, activation, args)
+        gx = from_last(_scaled(g, scale, np.zeros_like(scale), ctx.threads)) \
+            if ctx.needs[0] else None
         sums, products = norm.grad_sums(g, last, np.zeros(scale.shape, last.dtype), ctx.threads)
         return (gx, products.astype(scale.dtype) if ctx.needs[1] else None,
                 sums.astype(scale.dtype) if ctx.needs[2] else None)
+
+
+def _scaled(last: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int) -> np.ndarray:
+    """Return last * scale + shift."""
+    out = memory.empty(last.shape, last.dtype)
+    norm.affine(last, scale, shift, 0, out, threads)
+    return out
+
+
+def _slope(z: np.ndarray, activation: str, args: tuple) -> np.ndarray:
+    """Return the derivative of an activation; NaN counts as positive, as in PyTorch."""
+    low = args[0] if activation == "leaky_relu" and args else 0.01
+    slope = np.where(z <= 0, low if activation == "leaky_relu" else 0, 1)
+    if activation == "relu6":
+        slope = np.where(z >= 6, 0, slope)
+    return slope.astype(z.dtype)
