@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import all_cases
 from harness import assert_same_bits, run_python
 
 import convkit as ck
 import convkit.functional as F
 from convkit import nn
+from convkit.autograd import apply
 from convkit.infer import Program, run_pipeline, trace, verify
 from convkit.infer.schema import REQUIRED, SCHEMAS
 from convkit.io import ckit, load, max_format_version, safetensors_write, save
@@ -705,6 +707,37 @@ def operations_table() -> str:
             f"{f' if {when}' if when else ''}" for kind, dtype, when in schema.extra])
         lines.append(f"| `{op}` | {inputs} | {attrs} | {ranks} | {outputs} |")
     return "\n".join(lines)
+
+
+# Operations on whose cases the first axis need not be a batch.
+BOUND_TO_A_BATCH = {"add", "concat", "div", "flatten", "matmul", "mean", "mul", "permute", "slice",
+                    "sub", "sum"}
+
+
+@pytest.mark.parametrize("case", [
+    case for case in all_cases(seed=7) if case.name in SCHEMAS and np.ndim(case.inputs[0]) > 1
+    and case.name not in ("reshape", "batch_norm_train")
+    and case.inputs[0].shape[0] > 0], ids=str)
+def test_every_operation_survives_compiling_and_a_file(case, path):
+    x, *others = [None if a is None else a.astype(np.float32) for a in case.inputs]
+
+    def model(x):
+        return apply(REGISTRY[case.name], x, *others, **case.attrs)
+
+    batched = [a for a in others if a is not None and a.shape[:1] == x.shape[:1] and a.ndim > 1]
+    try:
+        program = ck.compile(model, x.shape)
+    except (ck.ShapeError, ck.UnsupportedOperatorError):
+        # Cases whose other operands, or attributes, hold for one batch only.
+        assert batched or case.name in BOUND_TO_A_BATCH
+        return
+    save(program, path)
+    loaded = load(path)
+    assert loaded.input_shapes == program.input_shapes
+    for got, want in ((loaded(x), program(x)), (program(x), model(x))):
+        got, want = [list(y) if isinstance(y, tuple) else [y] for y in (got, want)]
+        assert_same_bits(got, [getattr(y, "data", y) for y in want]
+                         if not isinstance(want[0], np.ndarray) else want)
 
 
 def test_the_document_lists_the_operations_as_they_are():
