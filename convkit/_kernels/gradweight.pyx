@@ -25,6 +25,9 @@ cdef Py_ssize_t PARTS = 32
 cdef Py_ssize_t BLOCK_BYTES = 768 << 10
 # Where there are fewer strips than this, columns are cut further.
 cdef Py_ssize_t MIN_TASKS = 8
+# Columns that are joined at a time.
+cdef enum:
+    JOIN_COLUMNS = 16
 # Pixels that a tile reduces over before it goes back to memory.
 cdef Py_ssize_t STRIP_PIXELS = 384
 
@@ -143,19 +146,30 @@ ctypedef fused real:
 
 
 cdef void _join(Job* job, Py_ssize_t index, real* partial, real* target) noexcept nogil:
-    """Add up the parts of one (group, input channel) and write them where weights lie."""
-    cdef Py_ssize_t group = index // job.in_group, depth = index % job.in_group
-    cdef Py_ssize_t taps = job.n_rows * job.n_cols, tap, n, p
-    cdef real total
+    """Add up the parts of JOIN_COLUMNS columns and write them where weights lie.
+
+    Reads run along columns and writes along the columns' own weights, so that both stay
+    within a few open cache lines.
+    """
+    cdef Py_ssize_t per_group = (job.out_group + JOIN_COLUMNS - 1) // JOIN_COLUMNS
+    cdef Py_ssize_t group = index // per_group, first = index % per_group * JOIN_COLUMNS
+    cdef Py_ssize_t count = min(JOIN_COLUMNS, job.out_group - first)
+    cdef Py_ssize_t taps = job.n_rows * job.n_cols, tap, depth, n, p
+    cdef real total[16]
     cdef real* source
-    target += group * job.group_step + depth * job.depth_step
-    for tap in range(taps):
-        source = partial + ((group * taps + tap) * job.in_group + depth) * job.out_group
-        for n in range(job.out_group):
-            total = source[n]
+    cdef real* out
+    for depth in range(job.in_group):
+        for tap in range(taps):
+            source = partial + ((group * taps + tap) * job.in_group + depth) * job.out_group + first
+            for n in range(count):
+                total[n] = source[n]
             for p in range(1, job.parts):
-                total = total + source[p * job.result_size + n]
-            target[n * job.column_step + job.tap_steps[tap]] = total
+                for n in range(count):
+                    total[n] += source[p * job.result_size + n]
+            out = target + group * job.group_step + depth * job.depth_step + job.tap_steps[tap] \
+                + first * job.column_step
+            for n in range(count):
+                out[n * job.column_step] = total[n]
 
 
 cdef void _join_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -227,12 +241,13 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t 
     cdef double work = <double>job.samples * job.out_h * job.out_w * job.out_c * job.in_group * taps
     cdef int team = threads_for(threads, job.parts * job.chunks, work / job.kernels.vector_length)
     cdef Py_ssize_t bytes = job.parts * job.result_size * size
+    cdef Py_ssize_t joins = groups * ((job.out_group + JOIN_COLUMNS - 1) // JOIN_COLUMNS)
     with nogil:
         job.partial = <char*>take(bytes)
         if job.partial != NULL:
             parallel_for(_zero_task, &job, job.parts, team)
             parallel_for(_sum_task, &job, job.parts * job.chunks, team)
-            parallel_for(_join_task, &job, groups * job.in_group, team)
+            parallel_for(_join_task, &job, joins, team)
             give(job.partial, bytes)
     if job.partial == NULL:
         raise MemoryError(f"no memory for {bytes} bytes of partial sums")

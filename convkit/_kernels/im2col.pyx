@@ -25,26 +25,59 @@ cdef struct Job:
     const Py_ssize_t* cols
 
 
+cdef void _expand_taps(Job* job, const char* x, char* out, Py_ssize_t i, Py_ssize_t j,
+                       Py_ssize_t part) noexcept nogil:
+    """Copy `part` bytes under every tap of output pixel (i, j)."""
+    cdef Py_ssize_t r, c, row, col
+    for r in range(job.n_rows):
+        row = i * job.stride_h + job.rows[r]
+        for c in range(job.n_cols):
+            col = j * job.stride_w + job.cols[c]
+            if 0 <= row < job.in_h and 0 <= col < job.in_w:
+                memcpy(out, x + (row * job.in_w + col) * job.in_c * job.itemsize, part)
+            else:
+                memset(out, 0, part)
+            out += part
+
+
+cdef void _expand_runs(Job* job, const char* x, char* out, Py_ssize_t i,
+                       Py_ssize_t j) noexcept nogil:
+    """Copy whole kernel rows under output pixel (i, j): taps side by side, one group."""
+    cdef Py_ssize_t pixel = job.in_c * job.itemsize
+    cdef Py_ssize_t first = j * job.stride_w + job.cols[0]
+    cdef Py_ssize_t left = min(job.n_cols, max(0, -first))
+    cdef Py_ssize_t inside = max(0, min(job.n_cols - left, job.in_w - first - left))
+    cdef Py_ssize_t r, row
+    for r in range(job.n_rows):
+        row = i * job.stride_h + job.rows[r]
+        if row < 0 or row >= job.in_h:
+            memset(out, 0, job.n_cols * pixel)
+        else:
+            memset(out, 0, left * pixel)
+            memcpy(out + left * pixel, x + (row * job.in_w + first + left) * pixel,
+                   inside * pixel)
+            memset(out + (left + inside) * pixel, 0, (job.n_cols - left - inside) * pixel)
+        out += job.n_cols * pixel
+
+
 cdef void _expand_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Fill the matrix rows of one output row."""
     cdef Job* job = <Job*>ctx
     cdef Py_ssize_t sample = index // job.out_h, i = index % job.out_h
     cdef Py_ssize_t part = job.in_c // job.groups * job.itemsize
-    cdef Py_ssize_t j, group, r, c, row, col
-    cdef char* out = job.matrix + index * job.out_w * job.n_rows * job.n_cols * job.in_c \
-        * job.itemsize
+    cdef Py_ssize_t taps = job.n_rows * job.n_cols, j, group
+    cdef const char* x = job.x + sample * job.in_h * job.in_w * job.in_c * job.itemsize
+    cdef char* out = job.matrix + index * job.out_w * taps * job.in_c * job.itemsize
+    cdef bint runs = (job.groups == 1
+                      and job.cols[job.n_cols - 1] - job.cols[0] == job.n_cols - 1)
     for j in range(job.out_w):
-        for group in range(job.groups):
-            for r in range(job.n_rows):
-                row = i * job.stride_h + job.rows[r]
-                for c in range(job.n_cols):
-                    col = j * job.stride_w + job.cols[c]
-                    if 0 <= row < job.in_h and 0 <= col < job.in_w:
-                        memcpy(out, job.x + ((sample * job.in_h + row) * job.in_w + col)
-                               * job.in_c * job.itemsize + group * part, part)
-                    else:
-                        memset(out, 0, part)
-                    out += part
+        if runs:
+            _expand_runs(job, x, out, i, j)
+            out += taps * part
+        else:
+            for group in range(job.groups):
+                _expand_taps(job, x + group * part, out, i, j, part)
+                out += taps * part
 
 
 cdef void _fold_row(Job* job, Py_ssize_t sample, Py_ssize_t row, real* x, real* matrix) noexcept nogil:
