@@ -20,6 +20,7 @@ import numpy as np
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.memory cimport give, take
+from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memcpy, memset
@@ -53,26 +54,7 @@ cdef struct Job:
     const ptrdiff_t* offsets_x                      # of the taps, in x itself
     const ptrdiff_t* offsets_strip                  # of the taps, in a scratch strip
     Py_ssize_t strip_width
-
-
-cdef void _fill_strip(Job* job, const char* x, Py_ssize_t first, Py_ssize_t count,
-                      char* strip) noexcept nogil:
-    """Copy `count` input rows from row `first` into a strip, zeros outside the input."""
-    cdef Py_ssize_t pixel = job.in_c * job.itemsize
-    cdef Py_ssize_t left = max(0, min(-job.col_lo, job.strip_width))
-    cdef Py_ssize_t skip = max(0, job.col_lo)
-    cdef Py_ssize_t inside = max(0, min(job.in_w - skip, job.strip_width - left))
-    cdef Py_ssize_t right = job.strip_width - left - inside
-    cdef Py_ssize_t i, row
-    for i in range(count):
-        row = first + i
-        if row < 0 or row >= job.in_h:
-            memset(strip, 0, job.strip_width * pixel)
-        else:
-            memset(strip, 0, left * pixel)
-            memcpy(strip + left * pixel, x + (row * job.in_w + skip) * pixel, inside * pixel)
-            memset(strip + (left + inside) * pixel, 0, right * pixel)
-        strip += job.strip_width * pixel
+    Source source
 
 
 cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
@@ -113,7 +95,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         args.a_offsets = job.offsets_x
     else:
         a = job.scratch + slot * job.scratch_bytes
-        _fill_strip(job, x, row_first, row_count, <char*>a)
+        fill_strip(&job.source, x, row_first, row_count, <char*>a)
         a_row = job.stride_h * job.strip_width * job.in_c * size
         args.a_offsets = job.offsets_strip
     # Row by row, all blocks of a row: the output is written in order, and the weights of a
@@ -196,6 +178,7 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
         _lay_in_rows(&job, weights.width)
     job.strip_width = (job.grid_w - 1) * job.stride_w + job.col_hi - job.col_lo + 1
     _cut(&job)
+    job.source = Source(job.in_h, job.in_w, job.in_c * size, job.col_lo, job.strip_width)
 
     # Neighbouring taps of a row are one reduction over all their channels.
     merged = weights.groups == 1 and job.col_hi - job.col_lo + 1 == len(cols)

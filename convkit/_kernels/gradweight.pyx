@@ -2,7 +2,9 @@
 
 For each tap, rows of the result are input channels and columns output channels; the
 reduction runs over the pixels for which the tap lies inside the input, so no padding is
-ever copied.
+copied. Where there are few input channels, the taps of a kernel row are taken together:
+their values are neighbours in memory, and more rows fill a tile. Then strips of the input
+are copied with their padding, so that every pixel has all taps.
 
 The pixels are cut into strips of rows, strips into at most `PARTS` parts, and the result's
 columns into blocks that stay in the second-level cache. Each part sums its strips in
@@ -16,6 +18,7 @@ from convkit._kernels import memory
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
 from convkit._kernels.memory cimport give, take
+from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
@@ -25,6 +28,8 @@ cdef Py_ssize_t PARTS = 32
 cdef Py_ssize_t BLOCK_BYTES = 768 << 10
 # Where there are fewer strips than this, columns are cut further.
 cdef Py_ssize_t MIN_TASKS = 8
+# With fewer input channels than this, a kernel row's taps are taken together.
+cdef Py_ssize_t FEW_CHANNELS = 8
 # Columns that are joined at a time.
 cdef enum:
     JOIN_COLUMNS = 16
@@ -49,6 +54,11 @@ cdef struct Job:
     Py_ssize_t strips, parts, chunks, blocks, columns, result_size
     Py_ssize_t group_step, column_step, depth_step
     const Py_ssize_t* tap_steps
+    bint together                            # whether a kernel row's taps are one
+    Source source
+    char* scratch
+    Py_ssize_t scratch_bytes
+    const ptrdiff_t* strip_offsets           # of a strip's rows, in the scratch copy
 
 
 cdef inline Py_ssize_t _first_inside(Py_ssize_t tap, Py_ssize_t stride) noexcept nogil:
@@ -62,6 +72,19 @@ cdef inline Py_ssize_t _end_inside(Py_ssize_t tap, Py_ssize_t stride,
     if tap >= size:
         return 0
     return min(out, (size - 1 - tap) // stride + 1)
+
+
+cdef void _run_tiles(Job* job, ck_gemm_args* args, const char* x, char* out, Py_ssize_t rows,
+                     int nv) noexcept nogil:
+    """Add to `rows` rows of the result, which are neighbours in memory, tile by tile."""
+    cdef Py_ssize_t tiles = (rows + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
+    cdef Py_ssize_t i, stop, m = 0
+    for i in range(tiles):
+        stop = part_start(rows, tiles, i + 1)
+        args.a = x + m * job.itemsize
+        args.c = out + m * job.out_group * job.itemsize
+        job.kernels.transposed[nv][stop - m](args)
+        m = stop
 
 
 cdef void _run_tap(Job* job, ck_gemm_args* args, const char* x, const char* gy, char* out,
@@ -79,14 +102,17 @@ cdef void _run_tap(Job* job, ck_gemm_args* args, const char* x, const char* gy, 
     args.k = right - left
     args.b = gy + (top * job.out_w + left) * job.out_c * size
     x += ((top * job.stride_h + row) * job.in_w + left * job.stride_w + col) * job.in_c * size
-    cdef Py_ssize_t tiles = (job.in_group + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
-    cdef Py_ssize_t i, stop, m = 0
-    for i in range(tiles):
-        stop = part_start(job.in_group, tiles, i + 1)
-        args.a = x + m * size
-        args.c = out + m * job.out_group * size
-        job.kernels.transposed[nv][stop - m](args)
-        m = stop
+    _run_tiles(job, args, x, out, job.in_group, nv)
+
+
+cdef void _run_row(Job* job, ck_gemm_args* args, const char* strip, const char* gy, char* out,
+                   Py_ssize_t first, Py_ssize_t last, Py_ssize_t row, int nv) noexcept nogil:
+    """Add one strip's share for all taps of a kernel row and one block of columns."""
+    args.batch = last - first
+    args.k = job.out_w
+    args.b = gy + first * job.out_w * job.out_c * job.itemsize
+    strip += (row - job.rows[0]) * job.source.strip_width * job.source.pixel
+    _run_tiles(job, args, strip, out, job.n_cols * job.in_group, nv)
 
 
 cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -97,12 +123,13 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t units = job.samples * job.strips
     cdef Py_ssize_t unit, sample, b, group, column, r, c, first, last, m
     cdef char* partial = job.partial + part * job.result_size * size
+    cdef char* strip = job.scratch + slot * job.scratch_bytes
     cdef char* out
     cdef const char* x
     cdef const char* gy
     cdef int nv
     cdef ck_gemm_args args
-    args.a_offsets = job.offsets
+    args.a_offsets = job.strip_offsets if job.together else job.offsets
     args.lda = job.stride_w * job.in_c
     args.ldb = job.out_c
     args.b_step = job.out_w * job.out_c
@@ -118,6 +145,11 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         sample = unit // job.strips
         first = part_start(job.out_h, job.strips, unit % job.strips)
         last = part_start(job.out_h, job.strips, unit % job.strips + 1)
+        if job.together:
+            fill_strip(&job.source, job.x + sample * job.in_h * job.in_w * job.source.pixel,
+                       first * job.stride_h + job.rows[0],
+                       (last - 1 - first) * job.stride_h + job.rows[job.n_rows - 1]
+                       - job.rows[0] + 1, strip)
         for b in range(part_start(all_blocks, job.chunks, chunk),
                        part_start(all_blocks, job.chunks, chunk + 1)):
             group = b // job.blocks
@@ -128,10 +160,14 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             gy = job.gy + (sample * job.out_h * job.out_w * job.out_c
                            + group * job.out_group + column) * size
             for r in range(job.n_rows):
+                out = partial + ((group * job.n_rows + r) * job.n_cols * job.in_group
+                                 * job.out_group + column) * size
+                if job.together:
+                    _run_row(job, &args, strip, gy, out, first, last, job.rows[r], nv)
+                    continue
                 for c in range(job.n_cols):
-                    out = partial + (((group * job.n_rows + r) * job.n_cols + c)
-                                     * job.in_group * job.out_group + column) * size
                     _run_tap(job, &args, x, gy, out, first, last, job.rows[r], job.cols[c], nv)
+                    out += job.in_group * job.out_group * size
 
 
 cdef void _zero_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -230,7 +266,17 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t 
     job.strips = (job.out_h + rows_per_strip - 1) // rows_per_strip
     offsets = np.arange(rows_per_strip + 1, dtype=np.intp) * (job.stride_h * job.in_w * job.in_c)
     job.offsets = <const ptrdiff_t*>_address(offsets)
-    cdef int width = choose_width(job.kernels, job.in_group, job.out_group)
+    job.together = (groups == 1 and job.in_c < FEW_CHANNELS and job.n_cols > 1
+                    and cols[-1] - cols[0] + 1 == job.n_cols)
+    job.source = Source(job.in_h, job.in_w, job.in_c * size, cols[0],
+                        (job.out_w - 1) * job.stride_w + job.n_cols)
+    strip_offsets = np.arange(rows_per_strip + 1, dtype=np.intp) \
+        * (job.stride_h * job.source.strip_width * job.in_c)
+    job.strip_offsets = <const ptrdiff_t*>_address(strip_offsets)
+    job.scratch_bytes = ((rows_per_strip - 1) * job.stride_h + rows[-1] - rows[0] + 1) \
+        * job.source.strip_width * job.source.pixel if job.together else 0
+    cdef Py_ssize_t depth = job.in_group * (job.n_cols if job.together else 1)
+    cdef int width = choose_width(job.kernels, depth, job.out_group)
     job.columns = width * job.kernels.vector_length
     job.blocks = (job.out_group + job.columns - 1) // job.columns
     units = job.samples * job.strips
@@ -242,14 +288,18 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t 
     cdef int team = threads_for(threads, job.parts * job.chunks, work / job.kernels.vector_length)
     cdef Py_ssize_t bytes = job.parts * job.result_size * size
     cdef Py_ssize_t joins = groups * ((job.out_group + JOIN_COLUMNS - 1) // JOIN_COLUMNS)
+    cdef bint enough
     with nogil:
         job.partial = <char*>take(bytes)
-        if job.partial != NULL:
+        job.scratch = <char*>take(team * job.scratch_bytes)
+        enough = job.partial != NULL and job.scratch != NULL
+        if enough:
             parallel_for(_zero_task, &job, job.parts, team)
             parallel_for(_sum_task, &job, job.parts * job.chunks, team)
             parallel_for(_join_task, &job, joins, team)
-            give(job.partial, bytes)
-    if job.partial == NULL:
+        give(job.partial, bytes)
+        give(job.scratch, team * job.scratch_bytes)
+    if not enough:
         raise MemoryError(f"no memory for {bytes} bytes of partial sums")
 
 

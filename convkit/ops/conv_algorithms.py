@@ -156,13 +156,13 @@ class Im2col(Algorithm):
 
     @staticmethod
     def declines(problem: ConvProblem) -> str | None:
-        """Decline where the direct loops reduce over enough neighbouring values."""
-        merged = problem.dilation[1] == 1 and problem.groups == 1
-        run = problem.in_group * (problem.kernel[1] if merged else 1)
-        if run >= 8:
-            return f"direct reduces over {run} neighbouring values"
+        """Decline where the direct loops find work of their own at every pixel."""
         if problem.pointwise:
             return "a 1x1 convolution is a matrix product already"
+        if problem.groups == 1 and problem.dilation[1] == 1:
+            return "direct reduces over whole kernel rows without a matrix"
+        if problem.in_group >= 4:
+            return f"direct reduces over {problem.in_group} channels at a tap"
         return None
 
     @staticmethod
