@@ -304,7 +304,7 @@ def test_comparisons_and_numbers():
     with pytest.raises(TypeError):
         a + "x"
     with pytest.raises(TypeError):
-        a < None  # noqa: B015
+        a < None
 
 
 def test_types_of_numbers():

@@ -241,7 +241,8 @@ def test_any_memory_layout_gives_the_same_bits(layout):
 
 
 def test_an_empty_batch_gives_an_empty_result_and_zero_weight_gradients():
-    x, w = Tensor(np.zeros((0, 3, 5, 5), np.float32), True), Tensor(random_array((4, 3, 3, 3)), True)
+    x = Tensor(np.zeros((0, 3, 5, 5), np.float32), True)
+    w = Tensor(random_array((4, 3, 3, 3)), True)
     for algorithm in ("direct", "im2col"):
         y = apply(Conv, x, w, None, **PLAIN, algorithm=algorithm)
         assert y.shape == (0, 4, 3, 3)
