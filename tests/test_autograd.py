@@ -47,7 +47,7 @@ def test_backward_frees_the_graph():
     y = (x * x).exp()
     loss = y.sum()
     loss.backward()
-    with pytest.raises(RuntimeError, match="a second time.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"a second time.*retain_graph=True"):
         loss.backward()
     with pytest.raises(RuntimeError, match="a second time"):
         y.sum().backward()

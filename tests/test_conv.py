@@ -180,7 +180,7 @@ def test_unknown_and_unfit_algorithms_are_refused():
     with pytest.raises(ValueError, match="expected algorithm 'auto', 'depthwise', 'im2col', "
                                          "'direct', got 'fft'"):
         apply(Conv, x, w, None, **PLAIN, algorithm="fft")
-    with pytest.raises(ValueError, match="'depthwise' cannot take conv n1 .*: one group"):
+    with pytest.raises(ValueError, match=r"'depthwise' cannot take conv n1 .*: one group"):
         apply(Conv, x, w, None, **PLAIN, algorithm="depthwise")
 
 
@@ -214,9 +214,9 @@ def test_transposed_errors():
 
     with pytest.raises(ShapeError, match="expected 4 input channels"):
         run((1, 3, 5, 5), (4, 3, 3, 3))
-    with pytest.raises(ShapeError, match="output_padding .* smaller than stride"):
+    with pytest.raises(ShapeError, match=r"output_padding .* smaller than stride"):
         run((1, 3, 5, 5), (3, 3, 3, 3), output_padding=(1, 1))
-    with pytest.raises(ShapeError, match="padding .* is too large"):
+    with pytest.raises(ShapeError, match=r"padding .* is too large"):
         run((1, 3, 1, 1), (3, 3, 3, 3), padding=((2, 2), (2, 2)))
 
 
