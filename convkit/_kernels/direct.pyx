@@ -19,6 +19,7 @@ import numpy as np
 
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
                                     part_start)
+from convkit._kernels.lookahead cimport LookAhead, fetch, look_at
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -58,10 +59,12 @@ cdef struct Job:
 
 
 cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
-                   Py_ssize_t width, Py_ssize_t a_step, Py_ssize_t y_step) noexcept nogil:
+                   Py_ssize_t width, LookAhead* ahead) noexcept nogil:
     """Run the tiles of one row of pixels for one block of output channels."""
     cdef int nv = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length
     cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
+    cdef Py_ssize_t a_step = job.stride_w * job.in_c * job.itemsize
+    cdef Py_ssize_t y_step = job.step_w * job.out_c * job.itemsize
     cdef Py_ssize_t i, end, j = 0
     for i in range(tiles):
         end = part_start(width, tiles, i + 1)
@@ -70,7 +73,23 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
         if residual != NULL:
             args.residual = residual + j * y_step
         job.kernels.plain[nv][end - j](args)
+        fetch(&ahead[0])
+        fetch(&ahead[1])
         j = end
+
+
+cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t i,
+                      Py_ssize_t blocks) noexcept nogil:
+    """Plan to fetch what grid row i + 1 reads and writes while row i is computed."""
+    cdef Py_ssize_t x_row = job.in_w * job.in_c * job.itemsize
+    cdef Py_ssize_t y_row = job.out_w * job.out_c * job.itemsize
+    cdef Py_ssize_t calls = blocks * ((job.grid_w + 13) // 14)
+    cdef Py_ssize_t row = sample * job.in_h + i * job.stride_h + job.row_hi + 1
+    look_at(&ahead[0], job.x + row * x_row, job.stride_h * x_row,
+            job.x, job.x + job.samples * job.in_h * x_row, calls)
+    row = sample * job.out_h + (i + 1) * job.step_h + job.start_h
+    look_at(&ahead[1], job.y + row * y_row, y_row if job.chunks == 1 else 0,
+            job.y, job.y + job.samples * job.out_h * y_row, calls)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -84,10 +103,14 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
     cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
     cdef Py_ssize_t row_count = (last - 1 - first) * job.stride_h + job.row_hi - job.row_lo + 1
+    cdef Py_ssize_t filled = row_count, needed
+    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
+    cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
     cdef const char* x = job.x + sample * job.in_h * job.in_w * job.in_c * size
     cdef const char* a
     cdef Py_ssize_t a_row, b, group, block, i, at, column
     cdef ck_gemm_args args = job.proto
+    cdef LookAhead ahead[2]
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
             and job.col_lo + job.strip_width <= job.in_w):
         a = x + (row_first * job.in_w + job.col_lo) * job.in_c * size
@@ -95,14 +118,19 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         args.a_offsets = job.offsets_x
     else:
         a = job.scratch + slot * job.scratch_bytes
-        fill_strip(&job.source, x, row_first, row_count, <char*>a)
         a_row = job.stride_h * job.strip_width * job.in_c * size
         args.a_offsets = job.offsets_strip
+        filled = 0
     # Row by row, all blocks of a row: the output is written in order, and the weights of a
     # block serve a row's tiles from the first-level cache where they fit it.
     for i in range(first, last):
-        for b in range(part_start(job.all_blocks, job.chunks, chunk),
-                       part_start(job.all_blocks, job.chunks, chunk + 1)):
+        needed = (i - first) * job.stride_h + job.row_hi - job.row_lo + 1
+        if filled < needed:
+            fill_strip(&job.source, x, row_first + filled, needed - filled,
+                       <char*>a + filled * job.strip_width * job.source.pixel)
+            filled = needed
+        _look_ahead(job, ahead, sample, i, last_block - first_block)
+        for b in range(first_block, last_block):
             group = b // job.blocks
             column = b % job.blocks * job.columns       # within the group
             args.n = <int>min(job.columns, job.out_group - column)
@@ -116,8 +144,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                    + job.start_w) * job.out_c + column) * size
             _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
                      job.y + at, job.residual + at if job.residual != NULL else NULL,
-                     job.last_w if i == job.grid_h - 1 else job.grid_w,
-                     job.stride_w * job.in_c * size, job.step_w * job.out_c * size)
+                     job.last_w if i == job.grid_h - 1 else job.grid_w, ahead)
 
 
 def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
