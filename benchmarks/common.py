@@ -107,8 +107,8 @@ def peak(threads: int) -> float:
     return bench.fma_gflops(threads, 0.03)
 
 
-def interleave(sides: dict[str, Callable[[], Any]], seconds: float,
-               quick: bool = False) -> dict[str, dict[str, float]]:
+def interleave(sides: dict[str, Callable[[], Any]], seconds: float, quick: bool = False,
+               rate: Callable[[], float] | None = None) -> dict[str, dict[str, float]]:
     """Time functions in turns; return for each its median and its ratio to the first.
 
     Parameters
@@ -119,12 +119,15 @@ def interleave(sides: dict[str, Callable[[], Any]], seconds: float,
         For all together, about; at least three rounds are run.
     quick : bool
         One round of one call.
+    rate : callable, optional
+        Measures what the machine can do (a peak, say); called once a round.
 
     Returns
     -------
     dict
         Per side ``seconds`` (median), ``best``, ``calls`` and ``ratio``: how many times as
-        long as the first side it takes.
+        long as the first side it takes. With `rate` also ``rate``, its median, and
+        ``per rate``: the median over rounds of 1 / (seconds * rate).
     """
     names = list(sides)
     once = {}
@@ -139,10 +142,12 @@ def interleave(sides: dict[str, Callable[[], Any]], seconds: float,
              for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds: list[dict[str, float]] = []
+    rates: list[float] = []
     end = time.perf_counter() + seconds
     while not rounds or (not quick and (len(rounds) < 3 or time.perf_counter() < end)):
         shift = len(rounds) % len(names)
         current = {}
+        rates.append(rate() if rate else 1.0)
         for name in names[shift:] + names[:shift]:
             taken = _turn(sides[name], calls[name])
             times[name] += taken
@@ -151,7 +156,10 @@ def interleave(sides: dict[str, Callable[[], Any]], seconds: float,
     first = names[0]
     return {name: {"seconds": statistics.median(times[name]), "best": min(times[name]),
                    "calls": len(times[name]),
-                   "ratio": statistics.median(r[name] / r[first] for r in rounds)}
+                   "ratio": statistics.median(r[name] / r[first] for r in rounds),
+                   "rate": statistics.median(rates),
+                   "per rate": statistics.median(
+                       1 / (r[name] * top) for r, top in zip(rounds, rates, strict=True))}
             for name in names}
 
 

@@ -191,12 +191,12 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
     results = {name: np.asarray(call()) for name, call in sides.items()}
     errors = [agreement.check(f"{layer.name}, {which}, {name}", results["convkit"], theirs)
               for name, theirs in results.items() if name != "convkit"]
-    timing = common.interleave(sides, options.seconds, options.quick)
-    top = max(options.peak, common.peak(options.threads))
+    timing = common.interleave(sides, options.seconds, options.quick,
+                               lambda: common.peak(options.threads))
     seconds = timing["convkit"]["seconds"]
     return {"layer": layer.name, "pass": which, "difference": max(errors), "timing": timing,
-            "gflops": layer.operations / seconds / 1e9, "fma peak gflops": top,
-            "share of peak": layer.operations / seconds / 1e9 / top,
+            "gflops": layer.operations / seconds / 1e9, "fma peak gflops": timing["convkit"]["rate"],
+            "share of peak": layer.operations / 1e9 * timing["convkit"]["per rate"],
             "gbs": layer.bytes / seconds / 1e9,
             "best": min(t["ratio"] for n, t in timing.items() if n != "convkit")}
 
@@ -219,7 +219,6 @@ def main() -> None:
     common.set_threads(options.threads)
     record = common.machine(options.threads)
     common.print_machine(record)
-    options.peak = record["fma peak gflops"]
     agreement = common.Agreement(1e-4)
     layers = [layer for layer in LAYERS if options.only in layer.name]
     if options.quick:
