@@ -159,6 +159,8 @@ def test_auto_takes_the_first_candidate_that_does_not_decline():
     assert conv_algorithms.choose(problem((1, 8, 9, 9), (8, 1, 3, 3), groups=8)).name == "depthwise"
     narrow = problem((1, 1, 9, 9), (8, 1, 3, 3), dilation=2)
     assert conv_algorithms.choose(narrow).name == "im2col"
+    small = problem((1, 64, 3, 3), (8, 64, 3, 3), padding=1)
+    assert conv_algorithms.choose(small).name == "im2col"
     text = conv_algorithms.explain(problem((2, 64, 9, 9), (8, 64, 3, 3), padding=1))
     assert text.splitlines() == [
         "conv n2 c64 9x9 o8 k3x3 s1 p1 d1 g1 float32",

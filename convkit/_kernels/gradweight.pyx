@@ -6,7 +6,7 @@ copied. Where there are few input channels, the taps of a kernel row are taken t
 their values are neighbours in memory, and more rows fill a tile. Then strips of the input
 are copied with their padding, so that every pixel has all taps.
 
-The pixels are cut into strips of rows, strips into at most `PARTS` parts, and the result's
+The pixels are cut into strips of rows, strips into a few parts, and the result's
 columns into blocks that stay in the second-level cache. Each part sums its strips in
 order into its own partial result; the partial results are then added in order. The cut
 depends on the problem, never on the number of threads, so neither do the bits.
@@ -23,8 +23,9 @@ from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-# Independent partial sums for small results; fewer where the result itself is large.
-cdef Py_ssize_t PARTS = 32
+# Tasks for small results; partial sums are fewer where the result itself is large.
+cdef Py_ssize_t TASKS = 16
+cdef Py_ssize_t PARTIAL_BYTES = 4 << 20
 cdef Py_ssize_t BLOCK_BYTES = 768 << 10
 # Where there are fewer strips than this, columns are cut further.
 cdef Py_ssize_t MIN_TASKS = 8
@@ -33,8 +34,12 @@ cdef Py_ssize_t FEW_CHANNELS = 8
 # Columns that are joined at a time.
 cdef enum:
     JOIN_COLUMNS = 16
-# Pixels that a tile reduces over before it goes back to memory.
+# Pixels that a tile reduces over before it goes back to memory: at most so many, fewer where
+# pixels are so large that those of a strip lie on more pages than address translation
+# keeps at hand, but enough to make little of loading and storing the tile.
 cdef Py_ssize_t STRIP_PIXELS = 384
+cdef Py_ssize_t STRIP_BYTES = 256 << 10
+cdef Py_ssize_t LEAST_STRIP_PIXELS = 96
 
 
 cdef struct Job:
@@ -54,6 +59,7 @@ cdef struct Job:
     Py_ssize_t strips, parts, chunks, blocks, columns, result_size
     Py_ssize_t group_step, column_step, depth_step
     const Py_ssize_t* tap_steps
+    Py_ssize_t pixels                        # of all samples, where they are laid in rows
     bint together                            # whether a kernel row's taps are one
     Source source
     char* scratch
@@ -96,6 +102,8 @@ cdef void _run_tap(Job* job, ck_gemm_args* args, const char* x, const char* gy, 
     cdef Py_ssize_t end = min(last, _end_inside(row, job.stride_h, job.in_h, job.out_h))
     cdef Py_ssize_t left = _first_inside(col, job.stride_w)
     cdef Py_ssize_t right = _end_inside(col, job.stride_w, job.in_w, job.out_w)
+    if job.pixels:
+        right = min(right, job.pixels - first * job.out_w)
     if top >= end or left >= right:
         return
     args.batch = end - top
@@ -220,6 +228,20 @@ cdef const char* _address(array):
     return <const char*><size_t>array.ctypes.data
 
 
+cdef Py_ssize_t _strip_pixels(Job* job):
+    """Return how many pixels a strip should have."""
+    cdef Py_ssize_t by_bytes = STRIP_BYTES // (job.in_c * job.stride_w * job.itemsize)
+    return min(STRIP_PIXELS, max(LEAST_STRIP_PIXELS, by_bytes))
+
+
+cdef void _lay_in_rows(Job* job):
+    """Lay the pixels of a pointwise problem in rows of one strip each, the last shorter."""
+    job.pixels = job.samples * job.out_h * job.out_w
+    job.samples = 1
+    job.in_w = job.out_w = min(_strip_pixels(job), job.pixels)
+    job.in_h = job.out_h = (job.pixels + job.out_w - 1) // job.out_w
+
+
 def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t group_step,
         Py_ssize_t column_step, Py_ssize_t depth_step, int threads):
     """Sum x[pixel * stride + tap] times gy[pixel] over all pixels, for every tap.
@@ -262,7 +284,11 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t 
         gw.fill(0)
         return
 
-    rows_per_strip = max(1, min(job.out_h, STRIP_PIXELS // max(1, job.out_w)))
+    job.pixels = 0
+    if (job.n_rows == job.n_cols == 1 and rows[0] == cols[0] == 0 and job.stride_h == 1
+            and job.stride_w == 1 and job.in_h == job.out_h and job.in_w == job.out_w):
+        _lay_in_rows(&job)
+    rows_per_strip = max(1, min(job.out_h, _strip_pixels(&job) // max(1, job.out_w)))
     job.strips = (job.out_h + rows_per_strip - 1) // rows_per_strip
     offsets = np.arange(rows_per_strip + 1, dtype=np.intp) * (job.stride_h * job.in_w * job.in_c)
     job.offsets = <const ptrdiff_t*>_address(offsets)
@@ -282,7 +308,8 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, tap_steps, Py_ssize_t 
     units = job.samples * job.strips
     job.chunks = max(job.result_size * size // BLOCK_BYTES, (MIN_TASKS + units - 1) // units)
     job.chunks = max(1, min(job.blocks * groups, job.chunks))
-    job.parts = max(1, min(units, PARTS // job.chunks))
+    job.parts = max(MIN_TASKS // job.chunks, PARTIAL_BYTES // (job.result_size * size))
+    job.parts = max(1, min(min(units, job.parts), TASKS // job.chunks))
 
     cdef double work = <double>job.samples * job.out_h * job.out_w * job.out_c * job.in_group * taps
     cdef int team = threads_for(threads, job.parts * job.chunks, work / job.kernels.vector_length)

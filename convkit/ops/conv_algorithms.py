@@ -18,6 +18,9 @@ from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["CANDIDATES", "Algorithm", "choose", "explain"]
 
+# Output rows of fewer pixels than this leave most of a tile empty; the matrix of all pixels
+# has no rows.
+NARROW = 5
 # Bytes of im2col matrix made at a time.
 MATRIX_BYTES = 4 << 20
 
@@ -156,9 +159,11 @@ class Im2col(Algorithm):
 
     @staticmethod
     def declines(problem: ConvProblem) -> str | None:
-        """Decline where the direct loops find work of their own at every pixel."""
+        """Decline where the direct loops find long rows of pixels and long sums."""
         if problem.pointwise:
             return "a 1x1 convolution is a matrix product already"
+        if problem.groups == 1 and problem.out_size[1] < NARROW:
+            return None
         if problem.groups == 1 and problem.dilation[1] == 1:
             return "direct reduces over whole kernel rows without a matrix"
         if problem.in_group >= 4:
