@@ -8,12 +8,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["UsageError", "add_threads", "at_least", "image_size", "not_negative", "positive",
+__all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "image_size", "not_negative", "positive",
            "print_json", "set_threads"]
 
 
 class UsageError(ValueError):
     """Arguments that do not go together, or name something unknown."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except None, whose meaning the option's text says."""
+
+    def _get_help_string(self, action):
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from convkit.cli import sources
 from convkit.cli.options import (
+    HelpFormatter,
     UsageError,
     add_threads,
     at_least,
@@ -42,7 +43,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "train", help="train a network and export it",
         description="Train a network on images, measure it on test images, and export it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--data", default="digits", metavar="DATA", help=sources.HELP)
     add("--image-size", type=image_size, metavar="HxW",

@@ -46,6 +46,10 @@ class EpochResult:
         """Samples divided by seconds."""
         return self.samples / self.seconds if self.seconds else 0.0
 
+    def __str__(self) -> str:
+        return (f"loss {self.loss:.4f}, accuracy {self.accuracy:.2%}, "
+                f"{self.images_per_second:,.0f} images/s")
+
 
 class _Tally:
     """Running sums over batches."""
