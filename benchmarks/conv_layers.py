@@ -195,7 +195,8 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
                                lambda: common.peak(options.threads))
     seconds = timing["convkit"]["seconds"]
     return {"layer": layer.name, "pass": which, "difference": max(errors), "timing": timing,
-            "gflops": layer.operations / seconds / 1e9, "fma peak gflops": timing["convkit"]["rate"],
+            "gflops": layer.operations / seconds / 1e9,
+            "fma peak gflops": timing["convkit"]["rate"],
             "share of peak": layer.operations / 1e9 * timing["convkit"]["per rate"],
             "gbs": layer.bytes / seconds / 1e9,
             "best": min(t["ratio"] for n, t in timing.items() if n != "convkit")}

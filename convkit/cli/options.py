@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "image_size", "not_negative", "positive",
-           "print_json", "set_threads"]
+__all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "image_size",
+           "not_negative", "positive", "print_json", "set_threads"]
 
 
 class UsageError(ValueError):
