@@ -67,6 +67,17 @@ def find_openmp(compiler) -> tuple[list[str], list[str]] | None:
     return None
 
 
+def warn_serial() -> None:
+    """Say that there is no OpenMP, or end the build where it is required."""
+    message = ("convkit: no working OpenMP found (tried "
+               + ", ".join(" ".join(flags) for flags, _ in OPENMP_FLAGS) + ")")
+    if switch("CONVKIT_REQUIRE_OPENMP"):
+        sys.exit(f"{message}, and CONVKIT_REQUIRE_OPENMP is set")
+    stars = "*" * 78
+    print(f"\n{stars}\nWARNING: {message}: kernels will use one thread\n{stars}\n",
+          file=sys.stderr)
+
+
 class BuildExt(build_ext):
     """build_ext that finds OpenMP first and compiles extensions side by side."""
 
@@ -75,14 +86,7 @@ class BuildExt(build_ext):
         self.compiler.src_extensions.append(".S")
         openmp = find_openmp(self.compiler)
         if openmp is None:
-            message = (
-                "convkit: no working OpenMP found (tried "
-                + ", ".join(" ".join(flags) for flags, _ in OPENMP_FLAGS)
-                + "); building single-threaded kernels"
-            )
-            if switch("CONVKIT_REQUIRE_OPENMP"):
-                sys.exit(message + " is refused, because CONVKIT_REQUIRE_OPENMP is set")
-            print("\n" + "*" * 78 + f"\nWARNING: {message}\n" + "*" * 78 + "\n", file=sys.stderr)
+            warn_serial()
             openmp = ([], [])
         sanitize = os.environ.get("CONVKIT_SANITIZE", "")
         extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
@@ -115,20 +119,23 @@ def extensions(debug: bool) -> list[Extension]:
     return found
 
 
-DEBUG = switch("CONVKIT_DEBUG_BUILD")
+def main() -> None:
+    """Build what the command line asks for."""
+    debug = switch("CONVKIT_DEBUG_BUILD")
+    directives = {
+        "language_level": 3,
+        "boundscheck": debug,
+        "initializedcheck": debug,
+        "cdivision": True,
+        "embedsignature": True,
+        "freethreading_compatible": True,
+    }
+    setup(
+        cmdclass={"build_ext": BuildExt},
+        # Debug and release code differ, so each has its own folder of translated files.
+        ext_modules=cythonize(extensions(debug), compiler_directives=directives,
+                              build_dir="build/cython-debug" if debug else "build/cython"))
 
-setup(
-    cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize(
-        extensions(DEBUG),
-        build_dir="build/cython",
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-            "freethreading_compatible": True,
-        },
-    ),
-)
+
+if __name__ == "__main__":
+    main()
