@@ -11,6 +11,9 @@ import pytest
 
 from convkit._kernels import threads as kernel_threads
 
+# Child interpreters import the convkit under test, not the source tree they start in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 
 def pytest_report_header() -> str:
     """Say whether comparisons with PyTorch run."""

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 def run_script(script, output):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(
         p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)}
+    del env["PYTHONSAFEPATH"]  # the scripts import their neighbours
     done = subprocess.run(
         [sys.executable, FOLDER / f"{script}.py", "--quick", "--threads", "1", "--output", output],
         env=env, capture_output=True, text=True, timeout=240, check=False)
