@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from convkit._precision import get_precision, precision, set_precision
 from convkit._version import __version__
 from convkit.autograd import Tensor, enable_grad, is_grad_enabled, no_grad
 from convkit.creation import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from convkit import data, functional, infer, io, nn, optim
     from convkit.infer import compile
     from convkit.io import load, save
+    from convkit.ops.autotune import set_autotune
 
 __all__ = [
     "ConvkitError",
@@ -50,6 +52,7 @@ __all__ = [
     "full",
     "functional",
     "get_num_threads",
+    "get_precision",
     "infer",
     "io",
     "is_grad_enabled",
@@ -60,10 +63,13 @@ __all__ = [
     "ones",
     "ones_like",
     "optim",
+    "precision",
     "rand",
     "randn",
     "save",
+    "set_autotune",
     "set_num_threads",
+    "set_precision",
     "show_config",
     "tensor",
     "threads",
@@ -73,7 +79,8 @@ __all__ = [
 
 # Loaded when first asked for, so that `import convkit` costs little.
 _MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference")
-_FUNCTIONS = {"compile": "convkit.infer", "load": "convkit.io", "save": "convkit.io"}
+_FUNCTIONS = {"compile": "convkit.infer", "load": "convkit.io", "save": "convkit.io",
+              "set_autotune": "convkit.ops.autotune"}
 
 
 def __getattr__(name: str) -> Any:

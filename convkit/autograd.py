@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from convkit import indexing, runtime
+from convkit._precision import get_precision
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
 from convkit.ops.layout import axis_order, like
@@ -792,7 +793,8 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         else (False,) * count,
         runtime.get_num_threads(),
         tuple([x._packed() if isinstance(x, _Cached) else None for x in inputs]) if kept
-        else (None,) * count)
+        else (None,) * count,
+        get_precision())
     result = op.forward(ctx, *arrays, **attrs)
     several = isinstance(result, tuple)
     tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convkit import random
+from convkit._precision import checked_precision
 from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops import REGISTRY as OPS
@@ -144,7 +145,13 @@ def _batched(x: Any, axes: int, run: Callable) -> Any:
 # -- convolution ----------------------------------------------------------------------------
 
 
-def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm):
+def _precision(name: str | None) -> str | None:
+    """Check a precision; None leaves the choice to `convkit.set_precision`."""
+    return None if name is None else checked_precision(name)
+
+
+def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+          precision):
     kernel = _shape(weight)[2:]
     if len(kernel) != axes:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {_shape(weight)}")
@@ -153,20 +160,24 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode
     pairs = padding_pairs(padding, kernel, stride, dilation)
     return _batched(x, axes, lambda x: apply(
         OPS["conv"], x, weight, bias, stride=stride, padding=pairs, dilation=dilation,
-        groups=groups, padding_mode=padding_mode, algorithm=algorithm))
+        groups=groups, padding_mode=padding_mode, algorithm=algorithm,
+        precision=_precision(precision)))
 
 
 def conv1d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
 ) -> Tensor:
     """Cross-correlate sequences (N, C, L) with kernels; see `conv2d`."""
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm)
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+                 precision)
 
 
 def conv2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
 ) -> Tensor:
     """Cross-correlate images with kernels.
 
@@ -187,7 +198,10 @@ def conv2d(
     padding_mode : str
         What the padding holds: "zeros", "reflect", "replicate" or "circular".
     algorithm : str
-        "auto", "direct" or "im2col".
+        "auto" or the name of one of `convkit.ops.conv_algorithms.CANDIDATES`: "direct",
+        "im2col", "depthwise", "winograd", ...
+    precision : {"highest", "high", "medium"}, optional
+        See `convkit.precision`; by default the setting at the time of the call.
 
     Returns
     -------
@@ -199,21 +213,24 @@ def conv2d(
     ShapeError, DTypeError
         When sizes or element types do not fit.
     """
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm)
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+                 precision)
 
 
 def convolve2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
 ) -> Tensor:
     """Convolve as mathematics has it: `conv2d` with the kernels turned by 180 degrees."""
     whole = (None,) * 4
     turned = apply(OPS["slice"], weight, starts=whole, stops=whole, steps=(None, None, -1, -1))
     return conv2d(input, turned, bias, stride, padding, dilation, groups,
-                  padding_mode=padding_mode, algorithm=algorithm)
+                  padding_mode=padding_mode, algorithm=algorithm, precision=precision)
 
 
-def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation):
+def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation,
+                    precision):
     if _ndim(weight) != axes + 2:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {_shape(weight)}")
     attrs = {
@@ -222,22 +239,23 @@ def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, grou
         "output_padding": per_axis(output_padding, axes, "output_padding"),
         "groups": groups,
         "dilation": per_axis(dilation, axes, "dilation"),
+        "precision": _precision(precision),
     }
     return _batched(x, axes, lambda x: apply(OPS["conv_transpose"], x, weight, bias, **attrs))
 
 
 def conv_transpose1d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *, precision: str | None = None,
 ) -> Tensor:
     """Transposed convolution of sequences (N, C, L); see `conv_transpose2d`."""
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups,
-                           dilation)
+                           dilation, precision)
 
 
 def conv_transpose2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *, precision: str | None = None,
 ) -> Tensor:
     """Transposed convolution: what the gradient of `conv2d` does to its output's gradient.
 
@@ -253,6 +271,8 @@ def conv_transpose2d(
         One for both axes or one each.
     groups : int
         Channels are cut into this many groups that do not mix.
+    precision : str, optional
+        As in `conv2d`.
 
     Returns
     -------
@@ -260,12 +280,15 @@ def conv_transpose2d(
         Of height (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1.
     """
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups,
-                           dilation)
+                           dilation, precision)
 
 
-def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
-    """Return input weight^T + bias for input (..., I), weight (O, I) and bias (O,)."""
-    return apply(OPS["linear"], input, weight, bias)
+def linear(input: Any, weight: Any, bias: Any = None, *, precision: str | None = None) -> Tensor:
+    """Return input weight^T + bias for input (..., I), weight (O, I) and bias (O,).
+
+    `precision` as in `conv2d`.
+    """
+    return apply(OPS["linear"], input, weight, bias, precision=_precision(precision))
 
 
 # -- pooling --------------------------------------------------------------------------------

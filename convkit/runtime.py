@@ -125,6 +125,7 @@ def config() -> dict[str, object]:
 
     from convkit._kernels import dispatch
     from convkit._kernels import threads as kernel_threads
+    from convkit._precision import get_precision
     from convkit._version import __version__
 
     return {
@@ -135,6 +136,7 @@ def config() -> dict[str, object]:
         "instruction sets": dispatch.supported_isas(),
         "instruction set in use": dispatch.isa(),
         "openmp": kernel_threads.have_openmp(),
+        "precision": get_precision(),
         "threads": get_num_threads(),
         "cpus allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

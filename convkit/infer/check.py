@@ -12,7 +12,9 @@ __all__ = ["BOUNDS", "MaxError", "compare", "refuse_absurd"]
 
 # Folding multiplies rounding errors by a few; a normwise difference beyond these means that
 # a pass (or the model: a variance near zero under a large weight) is wrong, not imprecise.
+# bfloat16 products err by 1e-2 in one layer.
 BOUNDS = {"float32": 1e-3, "float64": 1e-10}
+MEDIUM_BOUND = 0.1
 
 
 class MaxError(NamedTuple):
@@ -47,10 +49,11 @@ def compare(before: list[np.ndarray], after: list[np.ndarray]) -> MaxError:
     return MaxError(absolute, relative)
 
 
-def refuse_absurd(error: MaxError, dtype: str) -> None:
+def refuse_absurd(error: MaxError, dtype: str, precision: str) -> None:
     """Raise ConvkitError when the difference cannot be rounding."""
-    if not error.relative <= BOUNDS[dtype]:
+    bound = MEDIUM_BOUND if dtype == "float32" and precision == "medium" else BOUNDS[dtype]
+    if not error.relative <= bound:
         raise ConvkitError(
             f"the compiled graph differs from the model by {error.relative:.3g} of its largest "
-            f"output (absolute: {error.absolute:.3g}), expected at most {BOUNDS[dtype]:g}; "
+            f"output (absolute: {error.absolute:.3g}), expected at most {bound:g}; "
             "compile with check=False to get the Program all the same")

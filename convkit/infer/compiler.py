@@ -19,8 +19,8 @@ __all__ = ["compile"]
 CHECK_BATCH = 2
 
 
-def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None = None,
-            check: bool = True, example: Any = None,
+def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | None = None,
+            threads: int | None = None, check: bool = True, example: Any = None,
             metadata: dict[str, Any] | None = None) -> Program:
     """Make a Program from a model or a graph.
 
@@ -38,6 +38,9 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None
         any batch, whatever its size here. A list of shapes (or a dictionary by argument
         name) for several inputs. May be left out with `example`, for a Graph, and for a
         model with an attribute ``input_shape``.
+    precision : {"highest", "high", "medium"}, optional
+        How convolutions and linear layers multiply (see `convkit.precision`); by default
+        the present setting.
     threads : int, optional
         Threads of each call; by default the process's setting at the time of the call.
     check : bool
@@ -58,8 +61,8 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None
     ShapeError, UnsupportedOperatorError
         When the model cannot be traced; the text says why.
     ConvkitError
-        When the check finds a difference of more than 1e-3 (float64: 1e-10) of the largest
-        output, which no rounding explains.
+        When the check finds a difference of more than 1e-3 ("medium": 0.1, float64: 1e-10)
+        of the largest output, which no rounding explains.
     """
     if isinstance(model_or_graph, Program):
         model_or_graph = model_or_graph.graph
@@ -68,13 +71,14 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, threads: int | None
         verify(graph)
     else:
         graph, inputs, expected = trace_and_run(model_or_graph, input_shape, example)
-    program = Program(run_pipeline(graph), threads, metadata)
+    program = Program(run_pipeline(graph), threads, metadata, precision)
     if check:
         if inputs is None:
             inputs = _inputs(graph, example)
-            expected = _outputs(Program(graph, threads), inputs)
+            expected = _outputs(Program(graph, threads, precision="highest"), inputs)
         program.max_error = compare(expected, _outputs(program, inputs))
-        refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype)
+        refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype,
+                      program.precision)
     return program
 
 

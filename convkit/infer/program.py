@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convkit import runtime
+from convkit._precision import checked_precision, get_precision
 from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
 from convkit.infer.check import MaxError
@@ -38,6 +39,9 @@ class Program:
         ``with convkit.threads(n)`` says at the time of the call.
     metadata : dict, optional
         JSON values that belong to the model: labels, author, licence, ...
+    precision : {"highest", "high", "medium"}, optional
+        How convolutions and linear layers multiply (see `convkit.precision`); by default
+        the setting at the time the Program is made.
 
     Attributes
     ----------
@@ -47,16 +51,19 @@ class Program:
         Kept in saved files. The key "labels" is what `labels` gives.
     threads : int or None
         As given.
+    precision : str
+        As given, or found.
     max_error : MaxError or None
         Largest difference from the model (or graph) that was compiled, on random numbers;
         None where nothing was compared.
     """
 
     def __init__(self, graph: Graph, threads: int | None = None,
-                 metadata: dict[str, Any] | None = None):
+                 metadata: dict[str, Any] | None = None, precision: str | None = None):
         self.graph = graph
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.threads = None if threads is None else runtime.checked_threads(threads)
+        self.precision = get_precision() if precision is None else checked_precision(precision)
         self.max_error: MaxError | None = None
         self._plan = plan = make_plan(graph)
         self._slots: list[np.ndarray | None] = [None] * plan.n_slots
@@ -167,7 +174,8 @@ class Program:
         bound = []
         for step in self._plan.steps:
             ctx = Context((False,) * len(step.reads), threads,
-                          tuple([self._caches.get(slot) for slot in step.reads]))
+                          tuple([self._caches.get(slot) for slot in step.reads]),
+                          self.precision)
             bound.append((REGISTRY[step.node.op].forward, ctx, step.reads, step.node.attrs,
                           step.writes, step.drops))
         self._bound[threads] = bound

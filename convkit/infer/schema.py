@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from reprlib import repr
 from typing import Any, NamedTuple
 
+from convkit._precision import PRECISIONS
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
 
@@ -222,6 +223,7 @@ _ACTIVATION = {
     "activation": Attr(optional(choice("relu", "relu6", "leaky_relu")), None),
     "activation_args": Attr(any_number(real()), ()),
 }
+_PRECISION = {"precision": Attr(optional(choice(*PRECISIONS)), None)}
 _POOL = {"kernel_size": _steps, "stride": _steps, "padding": Attr(per_spatial(_size))}
 _INDICES = (("same", "int64", "return_indices"),)
 _unary = OpSchema("x")
@@ -230,13 +232,14 @@ _binary = OpSchema("a b")
 SCHEMAS: dict[str, OpSchema] = {
     "conv": OpSchema("x weight bias? residual?", {
         "stride": _steps, "padding": _edges, "dilation": _steps, "groups": Attr(_count, 1),
+        **_PRECISION,
         "padding_mode": Attr(choice("zeros", "reflect", "replicate", "circular"), "zeros"),
-        "algorithm": Attr(choice("auto", "direct", "im2col"), "auto"), **_ACTIVATION,
+        "algorithm": Attr(choice("auto", "direct", "im2col", "winograd"), "auto"), **_ACTIVATION,
     }, ranks=_spatial),
     "conv_transpose": OpSchema("x weight bias?", {
         "stride": _steps, "padding": _edges, "output_padding": Attr(per_spatial(_size)),
-        "groups": Attr(_count, 1), "dilation": _steps}, ranks=_spatial),
-    "linear": OpSchema("x weight bias? residual?", dict(_ACTIVATION)),
+        "groups": Attr(_count, 1), "dilation": _steps, **_PRECISION}, ranks=_spatial),
+    "linear": OpSchema("x weight bias? residual?", {**_PRECISION, **_ACTIVATION}),
     "max_pool": OpSchema("x", {
         **_POOL, "dilation": _steps, "ceil_mode": Attr(flag, False),
         "return_indices": Attr(flag, False)}, ranks=_spatial, extra=_INDICES),

@@ -89,7 +89,7 @@ def _metadata_text(metadata: dict[str, Any]) -> str:
     return text
 
 
-def load(path: Any, threads: int | None = None) -> Program:
+def load(path: Any, threads: int | None = None, precision: str | None = None) -> Program:
     """Read a .ckit file.
 
     The file is mapped into memory: float32 weights are used where they lie and shared
@@ -103,6 +103,9 @@ def load(path: Any, threads: int | None = None) -> Program:
         The file.
     threads : int, optional
         Threads of each call; by default the process's setting at the time of the call.
+    precision : {"highest", "high", "medium"}, optional
+        How convolutions and linear layers multiply (see `convkit.precision`); by default
+        the present setting.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def load(path: Any, threads: int | None = None) -> Program:
         raise ModelFormatError("metadata: expected an object")
     data = parse_json(fields["graph"].encode(), "graph", file.size)
     graph = graph_from_json(data, {name: decode(t) for name, t in file.tensors().items()})
-    return Program(graph, threads, metadata)
+    return Program(graph, threads, metadata, precision)
 
 
 def _check_version(fields: dict[str, str]) -> None:

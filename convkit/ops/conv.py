@@ -8,7 +8,7 @@ import numpy as np
 
 from convkit._kernels import gradweight, memory
 from convkit.errors import ShapeError
-from convkit.ops.conv_algorithms import choose
+from convkit.ops import planner
 from convkit.ops.conv_problem import (
     check_dtypes,
     forward_problem,
@@ -99,12 +99,15 @@ class Conv(Op):
 
     @staticmethod
     def shape(x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
-              padding_mode="zeros", algorithm="auto", activation=None, activation_args=()):
+              padding_mode="zeros", algorithm="auto", precision=None, activation=None,
+              activation_args=()):
         """Return (N, O, spatial...)."""
         p = forward_problem(x, weight, np.dtype(np.float32), stride=stride, padding=padding,
                             dilation=dilation, groups=groups)
         if bias is not None and bias != (p.out_channels,):
             raise ShapeError(f"expected bias of shape ({p.out_channels},), got {bias}")
+        if algorithm != "auto":
+            planner.choose(p, "forward", algorithm)
         out = (p.batch, p.out_channels, *p.out_size[4 - len(x):])
         if residual is not None and residual != out:
             raise ShapeError(f"expected residual of shape {out}, got {residual}")
@@ -112,7 +115,7 @@ class Conv(Op):
 
     @staticmethod
     def forward(ctx: Context, x, weight, bias=None, residual=None, *, stride, padding, dilation,
-                groups, padding_mode="zeros", algorithm="auto", activation=None,
+                groups, padding_mode="zeros", algorithm="auto", precision=None, activation=None,
                 activation_args=()):
         """Compute y, channels-last in memory."""
         x, weight, bias = _prepare(x, weight, bias)
@@ -122,9 +125,9 @@ class Conv(Op):
             x, pad_ctx = _pad(ctx, x, padding, padding_mode)
             padding = _zero_padding(padding)
         problem = forward_problem(x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
-                                  dilation=dilation, groups=groups)
+                                  dilation=dilation, groups=groups,
+                                  precision=precision or ctx.precision)
         bias = _check_bias(bias, problem.out_channels)
-        chosen = choose(problem, algorithm)
         x_last, taps = _four(x), _taps(weight)
         y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype)
         if residual is not None:
@@ -134,30 +137,30 @@ class Conv(Op):
                 raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
             residual = _four(residual)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
-        chosen.forward(problem, x_last, taps, y, cache, ctx.threads, bias=bias,
-                       residual=residual, **activation_arguments(activation, activation_args))
+        planner.run("forward", problem, algorithm, x_last, taps, y, cache, ctx.threads, bias=bias,
+                    residual=residual, **activation_arguments(activation, activation_args))
         if any(ctx.needs):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, chosen, x_last, taps, cache, rank, pad_ctx)
+            ctx.saved = (problem, algorithm, x_last, taps, cache, rank, pad_ctx)
         return _logical(y, rank)
 
     @staticmethod
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
-        problem, chosen, x, weight, cache, rank, pad_ctx = ctx.saved
+        problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
         gy = _four(gy)
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(x.shape, x.dtype)
-            chosen.grad_input(problem, gy, weight, gx, cache, ctx.threads)
+            planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
             gx = _logical(gx, rank)
             if pad_ctx is not None:
                 gx = _pad_op().backward(pad_ctx, gx)[0]
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
-            chosen.grad_weight(problem, x, gy, gw, ctx.threads)
+            planner.run("grad_weight", problem, algorithm, x, gy, gw, ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
@@ -190,7 +193,8 @@ class ConvTranspose(Op):
     reads = (0, 1)
 
     @staticmethod
-    def shape(x, weight, bias=None, *, stride, padding, output_padding, groups, dilation):
+    def shape(x, weight, bias=None, *, stride, padding, output_padding, groups, dilation,
+              precision=None):
         """Return (N, O, spatial...)."""
         p = transposed_problem(x, weight, np.dtype(np.float32), stride=stride, padding=padding,
                                output_padding=output_padding, dilation=dilation, groups=groups)
@@ -200,35 +204,35 @@ class ConvTranspose(Op):
 
     @staticmethod
     def forward(ctx: Context, x, weight, bias=None, *, stride, padding, output_padding, groups,
-                dilation):
+                dilation, precision=None):
         """Compute y, channels-last in memory."""
         x, weight, bias = _prepare(x, weight, bias)
         problem = transposed_problem(
             x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
-            output_padding=output_padding, dilation=dilation, groups=groups)
+            output_padding=output_padding, dilation=dilation, groups=groups,
+            precision=precision or ctx.precision)
         bias = _check_bias(bias, problem.in_channels)
-        chosen = choose(problem)
         x_last, taps = _four(x), _taps(weight)
         y = memory.empty((problem.batch, *problem.in_size, problem.in_channels), x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
-        chosen.grad_input(problem, x_last, taps, y, cache, ctx.threads, bias=bias)
+        planner.run("grad_input", problem, "auto", x_last, taps, y, cache, ctx.threads, bias=bias)
         if any(ctx.needs):
-            ctx.saved = (problem, chosen, x_last, taps, cache, x.ndim)
+            ctx.saved = (problem, x_last, taps, cache, x.ndim)
         return _logical(y, x.ndim)
 
     @staticmethod
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias: the convolution itself and its weight gradient."""
-        problem, chosen, x, weight, cache, rank = ctx.saved
+        problem, x, weight, cache, rank = ctx.saved
         gy = _four(gy)
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(x.shape, x.dtype)
-            chosen.forward(problem, gy, weight, gx, cache, ctx.threads)
+            planner.run("forward", problem, "auto", gy, weight, gx, cache, ctx.threads)
             gx = _logical(gx, rank)
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
-            chosen.grad_weight(problem, gy, x, gw, ctx.threads)
+            planner.run("grad_weight", problem, "auto", gy, x, gw, ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)

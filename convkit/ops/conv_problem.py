@@ -33,6 +33,7 @@ class ConvProblem:
     dilation: Pair
     groups: int
     dtype: np.dtype
+    precision: str = "high"
 
     @property
     def in_group(self) -> int:
@@ -61,6 +62,11 @@ class ConvProblem:
 
     def __str__(self) -> str:
         """One line that names the problem in logs and benchmarks."""
+        return f"conv n{self.batch} {self.layer}"
+
+    @property
+    def layer(self) -> str:
+        """The problem's name without the batch: what the choice of an algorithm depends on."""
         def pair(p: Any) -> str:
             return f"{p[0]}" if p[0] == p[1] else f"{p[0]}x{p[1]}"
 
@@ -69,9 +75,9 @@ class ConvProblem:
             pad = pair((top, left))
         else:
             pad = f"{top},{bottom}x{left},{right}"
-        return (f"conv n{self.batch} c{self.in_channels} {self.in_size[0]}x{self.in_size[1]} "
+        return (f"c{self.in_channels} {self.in_size[0]}x{self.in_size[1]} "
                 f"o{self.out_channels} k{self.kernel[0]}x{self.kernel[1]} s{pair(self.stride)} "
-                f"p{pad} d{pair(self.dilation)} g{self.groups} {self.dtype}")
+                f"p{pad} d{pair(self.dilation)} g{self.groups} {self.dtype} {self.precision}")
 
 
 def tuple_of_ints(value: Any, length: int, what: str, low: int) -> tuple[int, ...]:
@@ -134,7 +140,8 @@ def _check_ranks(x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> int:
 
 
 def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype, *,
-                    stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvProblem:
+                    stride: Any, padding: Any, dilation: Any, groups: Any,
+                    precision: str = "high") -> ConvProblem:
     """Validate a convolution of x (N, C, spatial...) with weight (O, C/groups, k...).
 
     Raises
@@ -155,12 +162,12 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
                          f"the padded input of size {tuple(padded)} (x of shape {x_shape})")
     out = [(s - r) // t + 1 for s, r, t in zip(padded, reach, stride, strict=True)]
     return _make(x_shape[0], x_shape[1], x_shape[2:], w_shape[0], out, kernel, stride, padding,
-                 dilation, groups, dtype)
+                 dilation, groups, dtype, precision)
 
 
 def transposed_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype, *,
                        stride: Any, padding: Any, output_padding: Any, dilation: Any,
-                       groups: Any) -> ConvProblem:
+                       groups: Any, precision: str = "high") -> ConvProblem:
     """Validate a transposed convolution of x (N, C, ...) with weight (C, O/groups, k...).
 
     The problem returned is that of the convolution whose input gradient it computes, so
@@ -189,11 +196,11 @@ def transposed_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype
         raise ShapeError(f"output would have size {tuple(size)}: padding {padding} is too large "
                          f"for x of shape {x_shape} and a kernel of size {tuple(kernel)}")
     return _make(x_shape[0], w_shape[1] * groups, size, x_shape[1], x_shape[2:], kernel, stride,
-                 padding, dilation, groups, dtype)
+                 padding, dilation, groups, dtype, precision)
 
 
 def _make(batch, in_channels, in_size, out_channels, out_size, kernel, stride, padding, dilation,
-          groups, dtype) -> ConvProblem:
+          groups, dtype, precision) -> ConvProblem:
     """Build the problem; one spatial axis becomes width, with height 1."""
     def two(pair, fill):
         pair = tuple(pair)
@@ -201,4 +208,4 @@ def _make(batch, in_channels, in_size, out_channels, out_size, kernel, stride, p
 
     return ConvProblem(batch, in_channels, two(in_size, 1), out_channels, two(out_size, 1),
                        two(kernel, 1), two(stride, 1), two(padding, (0, 0)), two(dilation, 1),
-                       groups, np.dtype(dtype))
+                       groups, np.dtype(dtype), precision)

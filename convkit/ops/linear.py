@@ -6,8 +6,8 @@ import numpy as np
 
 from convkit._kernels import gradweight, memory
 from convkit.errors import ShapeError
+from convkit.ops import planner
 from convkit.ops.conv import activation_arguments
-from convkit.ops.conv_algorithms import Direct
 from convkit.ops.conv_problem import ConvProblem, check_dtypes
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
@@ -15,16 +15,16 @@ from convkit.ops.op import Context, Op, register
 __all__ = ["Linear"]
 
 
-def _problem(rows: int, weight: np.ndarray) -> ConvProblem:
-    """Return the 1x1 convolution over `rows` pixels that a linear layer is."""
+def _problem(rows: int, weight: np.ndarray, precision: str) -> ConvProblem:
+    """Return the 1x1 convolution of `rows` images of one pixel that a linear layer is."""
     out_features, in_features = weight.shape
-    return ConvProblem(1, in_features, (1, rows), out_features, (1, rows), (1, 1), (1, 1),
-                       ((0, 0), (0, 0)), (1, 1), 1, weight.dtype)
+    return ConvProblem(rows, in_features, (1, 1), out_features, (1, 1), (1, 1), (1, 1),
+                       ((0, 0), (0, 0)), (1, 1), 1, weight.dtype, precision)
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
-    """Return (..., F) as (1, 1, pixels, F), C-contiguous."""
-    return np.ascontiguousarray(x).reshape(1, 1, -1, x.shape[-1])
+    """Return (..., F) as (rows, 1, 1, F), C-contiguous."""
+    return np.ascontiguousarray(x).reshape(-1, 1, 1, x.shape[-1])
 
 
 @register
@@ -39,7 +39,8 @@ class Linear(Op):
     reads = (0, 1)
 
     @staticmethod
-    def shape(x, weight, bias=None, residual=None, *, activation=None, activation_args=()):
+    def shape(x, weight, bias=None, residual=None, *, precision=None, activation=None,
+              activation_args=()):
         """Return (..., O)."""
         if len(weight) != 2 or 0 in weight:
             raise ShapeError(f"expected a weight of shape (out, in), got {weight}")
@@ -53,8 +54,8 @@ class Linear(Op):
         return out
 
     @staticmethod
-    def forward(ctx: Context, x, weight, bias=None, residual=None, *, activation=None,
-                activation_args=()):
+    def forward(ctx: Context, x, weight, bias=None, residual=None, *, precision=None,
+                activation=None, activation_args=()):
         """Compute y."""
         x, weight = native(x), np.ascontiguousarray(native(weight, "weight"))
         bias = None if bias is None else np.ascontiguousarray(native(bias, "bias"))
@@ -62,14 +63,15 @@ class Linear(Op):
         check_dtypes(x, weight=weight, bias=bias, residual=residual)
         out = Linear.shape(x.shape, weight.shape, None if bias is None else bias.shape,
                            None if residual is None else residual.shape)
-        pixels = _pixels(x) if x.size else np.empty((1, 1, 0, weight.shape[1]), x.dtype)
-        problem = _problem(pixels.shape[2], weight)
+        pixels = _pixels(x) if x.size else np.empty((0, 1, 1, weight.shape[1]), x.dtype)
+        problem = _problem(len(pixels), weight, precision or ctx.precision)
         y = memory.empty(out, x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
-        last = y.reshape(1, 1, pixels.shape[2], weight.shape[0])
-        Direct.forward(problem, pixels, weight, last, cache, ctx.threads, bias=bias,
-                       residual=None if residual is None else residual.reshape(last.shape),
-                       **activation_arguments(activation, activation_args))
+        last = y.reshape(len(pixels), 1, 1, weight.shape[0])
+        planner.run("forward", problem, "auto", pixels, weight[:, :, None, None], last, cache,
+                    ctx.threads, bias=bias,
+                    residual=None if residual is None else residual.reshape(last.shape),
+                    **activation_arguments(activation, activation_args))
         if any(ctx.needs):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
@@ -81,14 +83,16 @@ class Linear(Op):
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, shape, x, weight, cache = ctx.saved
-        gy = np.ascontiguousarray(gy).reshape(1, 1, problem.in_size[1], weight.shape[0])
+        gy = np.ascontiguousarray(gy).reshape(problem.batch, 1, 1, weight.shape[0])
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(shape, x.dtype)
-            Direct.grad_input(problem, gy, weight, gx.reshape(x.shape), cache, ctx.threads)
+            planner.run("grad_input", problem, "auto", gy, weight[:, :, None, None],
+                        gx.reshape(x.shape), cache, ctx.threads)
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
-            Direct.grad_weight(problem, x, gy, gw, ctx.threads)
+            planner.run("grad_weight", problem, "auto", x, gy, gw[:, :, None, None],
+                        ctx.threads)
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]

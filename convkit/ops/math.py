@@ -547,7 +547,7 @@ def _products(ctx: Context, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if 0 in out.shape or a.shape[-1] == 0:
         out.fill(0)
         return out
-    inner = Context((False, False), ctx.threads, (None, None))
+    inner = Context((False, False), ctx.threads, (None, None), ctx.precision)
     a = np.broadcast_to(a, (*stack, *a.shape[-2:]))
     b = np.broadcast_to(b, (*stack, *b.shape[-2:]))
     for i in np.ndindex(stack):

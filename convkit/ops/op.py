@@ -30,14 +30,18 @@ class Context:
         (None where the input is no parameter): a place for packed weights.
     threads : int
         How many threads kernels may use.
+    precision : str
+        "highest", "high" or "medium": how products are computed (`convkit.precision`).
     """
 
-    __slots__ = ("cache", "needs", "saved", "threads")
+    __slots__ = ("cache", "needs", "precision", "saved", "threads")
 
-    def __init__(self, needs: tuple[bool, ...], threads: int, cache: tuple = ()):
+    def __init__(self, needs: tuple[bool, ...], threads: int, cache: tuple = (),
+                 precision: str = "high"):
         self.needs = needs
         self.threads = threads
         self.cache = cache
+        self.precision = precision
         self.saved: Any = None
 
 

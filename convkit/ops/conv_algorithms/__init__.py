@@ -1,0 +1,18 @@
+"""The algorithms of convolution, one a file.
+
+`CANDIDATES` is their order of preference; `convkit.ops.planner` takes the first that neither
+refuses nor declines a task. All take and return channels-last (N, H, W, C) arrays and weights
+(O, C / groups, kH, kW).
+"""
+
+from __future__ import annotations
+
+from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task
+from convkit.ops.conv_algorithms.depthwise import Depthwise
+from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_algorithms.im2col import Im2col
+
+__all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task"]
+
+CANDIDATES: tuple[type[Algorithm], ...] = (Depthwise, Im2col, Direct)
+BY_NAME = {a.name: a for a in CANDIDATES}

@@ -1,0 +1,52 @@
+"""What every algorithm of convolution offers to the planner."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["TASKS", "Algorithm", "Task"]
+
+Task = Literal["forward", "grad_input", "grad_weight"]
+TASKS: tuple[Task, ...] = ("forward", "grad_input", "grad_weight")
+
+
+class Algorithm:
+    """One way to compute a convolution or some of its gradients; never instantiated."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def refuses(cls, problem: ConvProblem, task: Task) -> str | None:
+        """Return why this algorithm cannot do the task, or None where it can."""
+        return None
+
+    @classmethod
+    def declines(cls, problem: ConvProblem, task: Task) -> str | None:
+        """Return why this algorithm should not be chosen for the task, or None.
+
+        Asked only where it does not refuse. May depend on anything in the problem but the
+        batch.
+        """
+        return None
+
+    @staticmethod
+    def forward(problem: ConvProblem, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
+                cache: dict | None, threads: int, **epilogue: Any) -> None:
+        """Write the convolution into `y` (N, OH, OW, O)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def grad_input(problem: ConvProblem, gy: np.ndarray, weight: np.ndarray, gx: np.ndarray,
+                   cache: dict | None, threads: int, **epilogue: Any) -> None:
+        """Write the gradient with respect to x into `gx` (N, H, W, C)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def grad_weight(problem: ConvProblem, x: np.ndarray, gy: np.ndarray, gw: np.ndarray,
+                    threads: int) -> None:
+        """Write the gradient with respect to the weight into `gw` (O, C/g, kH, kW)."""
+        raise NotImplementedError

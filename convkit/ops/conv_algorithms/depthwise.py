@@ -1,0 +1,65 @@
+"""Depthwise convolution: vectors run over channels, nothing is reduced over them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convkit._kernels import depthwise, memory
+from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["Depthwise"]
+
+
+class Depthwise(Algorithm):
+    """One filter for each channel: vectors run over channels, nothing is reduced."""
+
+    name = "depthwise"
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse unless every group has one input and one output channel."""
+        if problem.groups == 1:
+            return "one group"
+        if problem.in_group != 1 or problem.out_group != 1:
+            return (f"groups have {problem.in_group} input and {problem.out_group} output "
+                    f"channels")
+        return None
+
+    @staticmethod
+    def _geometry(problem: ConvProblem) -> tuple:
+        (top, _), (left, _) = problem.padding
+        return problem.stride, (top, left), problem.dilation
+
+    @staticmethod
+    def _taps_first(problem: ConvProblem, weight: np.ndarray, cache: dict | None) -> np.ndarray:
+        """Return the weight as (kH, kW, C)."""
+        key = ("depthwise",)
+        if cache is not None and key in cache:
+            return cache[key]
+        packed = np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))
+        if cache is not None:
+            cache[key] = packed
+        return packed
+
+    @staticmethod
+    def forward(problem, x, weight, y, cache, threads, *, bias=None, residual=None,
+                activation=0, alpha=0.0, beta=0.0):
+        """Sum over taps, channels side by side."""
+        depthwise.forward(x, Depthwise._taps_first(problem, weight, cache), bias, residual, y,
+                          *Depthwise._geometry(problem), activation, alpha, beta, threads)
+
+    @staticmethod
+    def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):
+        """Gather from the outputs that saw each input pixel."""
+        depthwise.grad_input(gy, Depthwise._taps_first(problem, weight, cache), gx,
+                             *Depthwise._geometry(problem), threads)
+        if bias is not None:
+            gx += bias
+
+    @staticmethod
+    def grad_weight(problem, x, gy, gw, threads):
+        """Sum x times gy over pixels for each tap and channel."""
+        taps_first = memory.empty((*problem.kernel, problem.in_channels), x.dtype)
+        depthwise.grad_weight(x, gy, taps_first, *Depthwise._geometry(problem), threads)
+        gw[:, 0] = taps_first.transpose(2, 0, 1)

@@ -1,0 +1,97 @@
+"""The choice of an algorithm for every convolution and linear layer, and its reasons.
+
+The candidates of `conv_algorithms.CANDIDATES` are asked in order; the first that neither
+refuses nor declines does the work. The choice is made apart for the forward pass and each
+gradient, from the layer alone: never from the batch size or the number of threads, so that a
+sample's result depends on neither.
+
+``CONVKIT_VERBOSE=dispatch`` prints one line to stderr when a problem is first met: the task,
+the problem's name, who was taken, why those before declined, and the milliseconds of that
+first call, packing of weights included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from convkit.ops import autotune
+from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["choose", "explain", "run"]
+
+_verbose = "dispatch" in os.environ.get("CONVKIT_VERBOSE", "").split(",")
+_printed: set[tuple[Task, str]] = set()
+# Lines printed at most: a process that meets ever new shapes must not grow without bound.
+MOST_LINES = 10_000
+
+
+def choose(problem: ConvProblem, task: Task, algorithm: str = "auto") -> type[Algorithm]:
+    """Return the algorithm asked for, or the first candidate that takes the task.
+
+    An algorithm that was asked for by name does every task that it can; where it cannot do
+    a gradient, the candidates are asked as for "auto".
+
+    Raises
+    ------
+    ValueError
+        When `algorithm` is neither "auto" nor the name of a candidate, or cannot do the
+        forward pass of this problem; the text says why.
+    """
+    if algorithm != "auto":
+        if algorithm not in BY_NAME:
+            raise ValueError(f"expected algorithm 'auto', {', '.join(map(repr, BY_NAME))}, "
+                             f"got {algorithm!r}")
+        chosen = BY_NAME[algorithm]
+        reason = chosen.refuses(problem, task)
+        if reason is None:
+            return chosen
+        if task == "forward":
+            raise ValueError(f"algorithm {algorithm!r} cannot take {problem}: {reason}")
+    if autotune.enabled():
+        return BY_NAME[autotune.fastest(problem, task)]
+    return next(a for a in CANDIDATES if why_not(a, problem, task) is None)
+
+
+def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str | None:
+    """Return why a candidate does not take a task, or None where it would."""
+    return candidate.refuses(problem, task) or candidate.declines(problem, task)
+
+
+def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: Any) -> None:
+    """Do a task by the algorithm that `choose` returns; arguments as for `Algorithm`'s method."""
+    chosen = choose(problem, task, algorithm)
+    work = getattr(chosen, task)
+    if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
+        _printed.add(key)
+        start = time.perf_counter()
+        work(problem, *arrays, **more)
+        spent = time.perf_counter() - start
+        print(_line(task, problem, chosen, spent), file=sys.stderr)
+    else:
+        work(problem, *arrays, **more)
+
+
+def _line(task: Task, problem: ConvProblem, chosen: type[Algorithm], seconds: float) -> str:
+    """Return what ``CONVKIT_VERBOSE=dispatch`` prints."""
+    before = []
+    for candidate in CANDIDATES:
+        if candidate is chosen:
+            break
+        before.append(f"{candidate.name}: {why_not(candidate, problem, task) or 'not asked'}")
+    return (f"convkit,dispatch,{task},{problem},{chosen.name},{'; '.join(before) or 'first'},"
+            f"{1e3 * seconds:.3f} ms")
+
+
+def explain(problem: ConvProblem, task: Task = "forward") -> str:
+    """Return the candidates in order, each with the reason why it declines or is taken."""
+    lines = [f"{task} {problem}"]
+    for candidate in CANDIDATES:
+        reason = why_not(candidate, problem, task)
+        lines.append(f"  {candidate.name}: {'taken' if reason is None else reason}")
+        if reason is None:
+            break
+    return "\n".join(lines)
