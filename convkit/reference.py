@@ -570,6 +570,100 @@ def affine_grad(gy: Array, x: Array, scale: Array, shift: Array, *,
     return _affine_grads(gz, x, scale, shift)
 
 
+# -- normalisation of each sample by itself ---------------------------------------------------
+
+
+def _normalised(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array]:
+    """Return x less its mean over axes, over its deviation, and that deviation."""
+    d = x - x.mean(axis=axes, keepdims=True)
+    std = np.sqrt((d**2).mean(axis=axes, keepdims=True) + eps)
+    return d / std, std
+
+
+def _normalised_grad(g: Array, xhat: Array, std: Array, axes: tuple[int, ...]) -> Array:
+    """Return the gradient by x: g less its mean and its projection on the normalised x."""
+    return (g - g.mean(axis=axes, keepdims=True)
+            - xhat * (g * xhat).mean(axis=axes, keepdims=True)) / std
+
+
+def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *,
+               normalized_shape: Sequence[int], eps: float = 1e-5) -> Array:
+    """Normalise over the last axes; weight and bias have their shape (Ba et al., 2016)."""
+    x, weight, bias = _wide(x, weight, bias)
+    xhat, _ = _normalised(x, tuple(range(-len(normalized_shape), 0)), eps)
+    y = xhat if weight is None else xhat * weight
+    return y if bias is None else y + bias
+
+
+def layer_norm_grad(gy: Array, x: Array, weight: Array | None = None, bias: Array | None = None,
+                    *, normalized_shape: Sequence[int],
+                    eps: float = 1e-5) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight and bias."""
+    gy, x, weight, bias = _wide(gy, x, weight, bias)
+    inner = tuple(range(-len(normalized_shape), 0))
+    outer = tuple(range(x.ndim - len(normalized_shape)))
+    xhat, std = _normalised(x, inner, eps)
+    gx = _normalised_grad(gy if weight is None else gy * weight, xhat, std, inner)
+    return (gx, None if weight is None else (gy * xhat).sum(axis=outer),
+            None if bias is None else gy.sum(axis=outer))
+
+
+def group_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *,
+               num_groups: int, eps: float = 1e-5) -> Array:
+    """Normalise each group of channels of each sample (Wu and He, 2018)."""
+    x, weight, bias = _wide(x, weight, bias)
+    xhat, _ = _normalised(_grouped(x, num_groups), (2, 3), eps)
+    return _affine(xhat.reshape(x.shape), weight, bias)
+
+
+def group_norm_grad(gy: Array, x: Array, weight: Array | None = None, bias: Array | None = None,
+                    *, num_groups: int, eps: float = 1e-5) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight and bias."""
+    gy, x, weight, bias = _wide(gy, x, weight, bias)
+    xhat, std = _normalised(_grouped(x, num_groups), (2, 3), eps)
+    gxhat, gw, gb = _affine_grads(gy, xhat.reshape(x.shape), weight, bias)
+    gx = _normalised_grad(_grouped(gxhat, num_groups), xhat, std, (2, 3))
+    return gx.reshape(x.shape), gw, gb
+
+
+def instance_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *,
+                  eps: float = 1e-5) -> Array:
+    """Normalise each channel of each sample (Ulyanov et al., 2016)."""
+    return group_norm(x, weight, bias, num_groups=np.shape(x)[1], eps=eps)
+
+
+def instance_norm_grad(gy: Array, x: Array, weight: Array | None = None,
+                       bias: Array | None = None, *,
+                       eps: float = 1e-5) -> tuple[Array | None, ...]:
+    """Return the gradients by x, weight and bias."""
+    return group_norm_grad(gy, x, weight, bias, num_groups=np.shape(x)[1], eps=eps)
+
+
+def _neighbours(x: Array, before: int, after: int) -> Array:
+    """Return for each channel the sum over the channels from `before` before to `after` after."""
+    padded = np.pad(x, ((0, 0), (before, after), *((0, 0),) * (x.ndim - 2)))
+    return np.sum([padded[:, i:i + x.shape[1]] for i in range(before + after + 1)], axis=0)
+
+
+def local_response_norm(x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75,
+                        k: float = 1.0) -> Array:
+    """Return x / (k + alpha * mean of x^2 over `size` channels around)^beta.
+
+    Krizhevsky et al., 2012. Channels beyond the edges count as zeros in the mean.
+    """
+    (x,) = _wide(x)
+    return x * (k + alpha / size * _neighbours(x**2, size // 2, (size - 1) // 2)) ** -beta
+
+
+def local_response_norm_grad(gy: Array, x: Array, *, size: int, alpha: float = 1e-4,
+                             beta: float = 0.75, k: float = 1.0) -> tuple[Array]:
+    """Return the gradient by x: directly, and through the sums that x is part of."""
+    gy, x = _wide(gy, x)
+    base = k + alpha / size * _neighbours(x**2, size // 2, (size - 1) // 2)
+    around = _neighbours(gy * x * base ** (-beta - 1), (size - 1) // 2, size // 2)
+    return (gy * base**-beta - 2 * alpha * beta / size * x * around,)
+
+
 # -- activations ----------------------------------------------------------------------------
 
 

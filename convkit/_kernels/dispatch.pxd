@@ -101,6 +101,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_optim_table
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table
+    ctypedef struct ck_rownorm_table
     ctypedef struct ck_table:
         const char* name
         int vector_bytes
@@ -112,6 +113,7 @@ cdef extern from "table.h" nogil:
         const ck_optim_table* optim
         const ck_pool_table* pool
         const ck_resample_table* resample
+        const ck_rownorm_table* rownorm
         const ck_softmax_table* softmax
 
 # The table chosen at import; never NULL.

@@ -5,6 +5,9 @@ taken as one row of ``fold * channels`` columns, with the parameters repeated; p
 left over at the end form one shorter row. Rows are cut into blocks whose size depends on
 the number of channels alone. A reduction leaves one partial result per block, in double;
 they are put together in the order of blocks and, within a block, of the folded pixels.
+
+Group and instance norm have statistics of their own for each sample: they come here with
+`samples` above 1, and every sample is then cut like an array of its own.
 """
 
 import numpy as np
@@ -27,10 +30,12 @@ cdef Py_ssize_t LANES = 16
 cdef Py_ssize_t MOST_FOLDED = 64
 
 cdef struct Cut:
-    Py_ssize_t pixels, channels
+    Py_ssize_t samples
+    Py_ssize_t pixels, channels  # of one sample
     Py_ssize_t fold, columns  # columns = fold * channels
     Py_ssize_t rows, tail  # full rows; columns of the shorter row at the end
     Py_ssize_t block, blocks  # rows in a block; blocks, the shorter row being one
+    Py_ssize_t tasks  # blocks of all samples
 
 cdef struct Run:
     Cut cut
@@ -39,17 +44,19 @@ cdef struct Run:
     const char* x
     const char* gy
     char* out
-    const void* center
-    const void* scale
-    const void* slope
-    const void* shift
+    const char* center
+    const char* scale
+    const char* slope
+    const char* shift
+    Py_ssize_t step  # bytes from one sample's parameters to the next's
     double* first  # two partial results per block, `columns` numbers each
     double* second
     int activation
     double alpha, beta
 
 cdef struct Part:
-    Py_ssize_t offset, rows, columns, partial  # offset in bytes, partial in numbers
+    # Offsets in bytes, of the array and of the parameters; partial in numbers.
+    Py_ssize_t offset, own, rows, columns, partial
 
 
 cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -58,8 +65,9 @@ cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a
 
 
-cdef Cut _cut(Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil:
+cdef Cut _cut(Py_ssize_t samples, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil:
     cdef Cut cut
+    cut.samples = samples
     cut.pixels = pixels
     cut.channels = channels
     cut.fold = LANES // _gcd(channels, LANES)
@@ -70,72 +78,111 @@ cdef Cut _cut(Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil:
     cut.tail = (pixels - cut.rows * cut.fold) * channels
     cut.block = max(BLOCK // cut.columns, LEAST_ROWS)
     cut.blocks = (cut.rows + cut.block - 1) // cut.block + (cut.tail > 0)
+    cut.tasks = samples * cut.blocks
     return cut
 
 
 cdef Part _part(const Run* run, Py_ssize_t index) noexcept nogil:
     cdef const Cut* cut = &run.cut
     cdef Part part
-    cdef Py_ssize_t row = min(index * cut.block, cut.rows)
+    cdef Py_ssize_t sample = index // cut.blocks, block = index - sample * cut.blocks
+    cdef Py_ssize_t item = 8 if run.kind else 4
+    cdef Py_ssize_t row = min(block * cut.block, cut.rows)
     part.rows = min(cut.block, cut.rows - row)
     part.columns = cut.columns
-    if cut.tail and index == cut.blocks - 1:
+    if cut.tail and block == cut.blocks - 1:
         row = cut.rows
         part.rows = 1
         part.columns = cut.tail
-    part.offset = row * cut.columns * (8 if run.kind else 4)
+    part.offset = (sample * cut.pixels * cut.channels + row * cut.columns) * item
+    part.own = sample * run.step
     part.partial = index * cut.columns
     return part
 
 
-cdef _start(Run* run, cnp.ndarray x):
+cdef _start(Run* run, cnp.ndarray x, Py_ssize_t samples=1):
     """Fill in what all kernels need, from a contiguous channels-last array."""
     cdef Py_ssize_t size = cnp.PyArray_SIZE(x)
     cdef Py_ssize_t channels = x.shape[x.ndim - 1]
+    cdef Py_ssize_t pixels = size // channels if channels else 0
+    if samples < 0 or (samples == 0 and size) or (samples and pixels % samples):
+        raise ValueError(f"kernel called with {pixels} pixels of {samples} samples")
     run.kind = real_index(x)
     run.kernels = table().norm
     run.x = <const char*>pointer(x, run.kind, size)
-    run.cut = _cut(size // channels if channels else 0, channels if channels else 1)
+    run.step = 0
+    run.cut = _cut(samples, pixels // samples if samples else 0, channels if channels else 1)
 
 
-cdef cnp.ndarray _folded(const Run* run, values):
-    """Return a per-channel parameter, repeated for the folded pixels."""
+cdef tuple _parameter_shape(const Run* run, bint by_sample):
+    """Return the shape of one number for each channel, or for each channel of each sample."""
+    cdef tuple shape = (run.cut.samples, run.cut.channels)
+    return shape if by_sample else shape[1:]
+
+
+cdef cnp.ndarray _folded(Run* run, values):
+    """Return a per-channel parameter, repeated for the folded pixels.
+
+    All parameters of a call are either shared by its samples or given for each of them.
+    """
     array = np.asarray(values, np.float64 if run.kind else np.float32)
-    if array.shape != (run.cut.channels,):
+    cdef tuple shape = _parameter_shape(run, array.ndim == 2)
+    if array.shape != shape:
         raise ValueError(f"kernel called with parameters of shape {array.shape}, "
-                         f"expected ({run.cut.channels},)")
-    return np.ascontiguousarray(array) if run.cut.fold == 1 else np.tile(array, run.cut.fold)
+                         f"expected {shape}")
+    if array.ndim == 2:
+        run.step = run.cut.columns * array.itemsize
+    if run.cut.fold == 1:
+        return np.ascontiguousarray(array)
+    return np.tile(array, (1,) * (array.ndim - 1) + (run.cut.fold,))
+
+
+cdef const char* _data(cnp.ndarray array) noexcept:
+    return <const char*>cnp.PyArray_DATA(array)
 
 
 cdef int _threads(const Run* run, int threads) noexcept nogil:
-    return threads_for(threads, run.cut.blocks, <double>run.cut.pixels * run.cut.channels * 2)
+    return threads_for(threads, run.cut.tasks, <double>run.cut.samples * run.cut.pixels
+                       * run.cut.channels * 2)
+
+
+cdef size_t _partial_bytes(const Run* run) noexcept nogil:
+    return <size_t>(run.cut.tasks * run.cut.columns) * 2 * sizeof(double)
 
 
 cdef int _take_partials(Run* run) except -1:
-    cdef size_t size = <size_t>(run.cut.blocks * run.cut.columns) * 2 * sizeof(double)
+    cdef size_t size = _partial_bytes(run)
     run.first = <double*>memory.take(size)
     if run.first == NULL:
         raise MemoryError(f"could not allocate {size} bytes")
-    run.second = run.first + run.cut.blocks * run.cut.columns
+    run.second = run.first + run.cut.tasks * run.cut.columns
     return 0
 
 
 cdef void _give_partials(Run* run) noexcept nogil:
-    memory.give(run.first, <size_t>(run.cut.blocks * run.cut.columns) * 2 * sizeof(double))
+    memory.give(run.first, _partial_bytes(run))
 
 
 cdef void _sum_partials(const Run* run, const double* partial, double* out) noexcept nogil:
-    """Add the partial sums of all blocks and folded pixels into `channels` numbers."""
+    """Add up the partial sums of each sample: `channels` numbers for each."""
     cdef Py_ssize_t index, pixel, at, c
+    cdef double* own = out
     cdef Part part
-    for c in range(run.cut.channels):
+    for c in range(run.cut.samples * run.cut.channels):
         out[c] = 0
-    for index in range(run.cut.blocks):
+    for index in range(run.cut.tasks):
         part = _part(run, index)
+        own = out + index // run.cut.blocks * run.cut.channels
         for pixel in range(part.columns // run.cut.channels):
             at = part.partial + pixel * run.cut.channels
             for c in range(run.cut.channels):
-                out[c] += partial[at + c]
+                own[c] += partial[at + c]
+
+
+cdef tuple _two_results(const Run* run, bint by_sample):
+    """Return two new arrays of a number for each channel (of each sample)."""
+    cdef tuple shape = _parameter_shape(run, by_sample)
+    return np.empty(shape), np.empty(shape)
 
 
 # -- moments ---------------------------------------------------------------------------------
@@ -148,22 +195,25 @@ cdef void _moments_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 
 cdef void _merge_blocks(const Run* run, double* mean, double* squares) noexcept nogil:
-    cdef Py_ssize_t index, pixel, at, c
+    cdef Py_ssize_t index, pixel, at, c, own
     cdef double count = 0
     cdef Part part
-    for c in range(run.cut.channels):
+    for c in range(run.cut.samples * run.cut.channels):
         mean[c] = 0
         squares[c] = 0
-    for index in range(run.cut.blocks):
+    for index in range(run.cut.tasks):
         part = _part(run, index)
+        own = index // run.cut.blocks * run.cut.channels
+        if index % run.cut.blocks == 0:
+            count = 0
         for pixel in range(part.columns // run.cut.channels):
             at = part.partial + pixel * run.cut.channels
-            run.kernels.merge_moments(mean, squares, count, run.first + at, run.second + at,
-                                      <double>part.rows, run.cut.channels)
+            run.kernels.merge_moments(mean + own, squares + own, count, run.first + at,
+                                      run.second + at, <double>part.rows, run.cut.channels)
             count += part.rows
 
 
-def moments(cnp.ndarray x, int threads):
+def moments(cnp.ndarray x, int threads, samples=None):
     """Return the mean and the biased variance of each channel.
 
     Parameters
@@ -172,24 +222,27 @@ def moments(cnp.ndarray x, int threads):
         Channels-last, C-contiguous, float32 or float64.
     threads : int
         How many threads may be used.
+    samples : int, optional
+        Take the moments of each of this many samples apart.
 
     Returns
     -------
     tuple of numpy.ndarray
-        Mean and variance, (C,), float64; NaN where there are no pixels.
+        Mean and variance, (C,) or (samples, C), float64; NaN where there are no pixels.
     """
     cdef Run run
-    _start(&run, x)
-    cdef cnp.ndarray mean = np.empty(run.cut.channels), variance = np.empty(run.cut.channels)
+    _start(&run, x, 1 if samples is None else samples)
+    cdef cnp.ndarray mean, variance
+    mean, variance = _two_results(&run, samples is not None)
     cdef double* m = <double*>cnp.PyArray_DATA(mean)
     cdef double* v = <double*>cnp.PyArray_DATA(variance)
     cdef Py_ssize_t c
     _take_partials(&run)
     with nogil:
-        parallel_for(_moments_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_moments_block, &run, run.cut.tasks, _threads(&run, threads))
         _merge_blocks(&run, m, v)
         _give_partials(&run)
-        for c in range(run.cut.channels):
+        for c in range(run.cut.samples * run.cut.channels):
             if run.cut.pixels == 0:
                 m[c] = NAN
             v[c] = v[c] / run.cut.pixels if run.cut.pixels else NAN
@@ -202,12 +255,12 @@ cdef void _affine_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     run.kernels.affine[run.kind](run.x + p.offset, run.out + p.offset, p.rows, p.columns,
-                                 run.center, run.scale, run.shift, run.activation, run.alpha,
-                                 run.beta)
+                                 run.center + p.own if run.center else NULL, run.scale + p.own,
+                                 run.shift + p.own, run.activation, run.alpha, run.beta)
 
 
 def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int threads,
-           double alpha=0.0, double beta=0.0, center=None):
+           double alpha=0.0, double beta=0.0, center=None, int samples=1):
     """Set ``out = activation((x - center) * scale + shift)``, with one of each per channel.
 
     Parameters
@@ -215,7 +268,8 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
     x, out : numpy.ndarray
         Channels-last, C-contiguous, of one type (float32 or float64); `out` may be `x`.
     scale, shift : numpy.ndarray
-        (C,); converted to the type of `x`.
+        (C,), or (samples, C) for one of each per channel of each sample; converted to the type
+        of `x`.
     activation : int
         A number of ``enum ck_activation``: 0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky
         relu of slope alpha.
@@ -224,23 +278,26 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
     alpha, beta : float
         The activation's parameters.
     center : numpy.ndarray, optional
-        (C,). Subtracted first, which keeps accuracy where the mean is far from zero.
+        Of the shape of `scale`. Subtracted first, which keeps accuracy where the mean is far
+        from zero.
+    samples : int
+        How many samples `x` holds.
     """
     cdef Run run
-    _start(&run, x)
+    _start(&run, x, samples)
     run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
     cdef cnp.ndarray a = _folded(&run, scale), b = _folded(&run, shift), m = None
-    run.scale = cnp.PyArray_DATA(a)
-    run.shift = cnp.PyArray_DATA(b)
+    run.scale = _data(a)
+    run.shift = _data(b)
     run.center = NULL
     if center is not None:
         m = _folded(&run, center)
-        run.center = cnp.PyArray_DATA(m)
+        run.center = _data(m)
     run.activation = activation
     run.alpha = alpha
     run.beta = beta
     with nogil:
-        parallel_for(_affine_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_affine_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
 # -- gradients -------------------------------------------------------------------------------
@@ -249,10 +306,11 @@ cdef void _grad_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     run.kernels.grad_sums[run.kind](run.gy + p.offset, run.x + p.offset, p.rows, p.columns,
-                                    run.center, run.first + p.partial, run.second + p.partial)
+                                    run.center + p.own, run.first + p.partial,
+                                    run.second + p.partial)
 
 
-def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads):
+def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads, samples=None):
     """Return for each channel the sums of ``gy`` and of ``gy * (x - center)``.
 
     Parameters
@@ -260,24 +318,26 @@ def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads):
     gy, x : numpy.ndarray
         Channels-last, C-contiguous, of one type (float32 or float64) and size.
     center : numpy.ndarray
-        (C,); converted to the type of `x`.
+        (C,), or (samples, C); converted to the type of `x`.
     threads : int
         How many threads may be used.
+    samples : int, optional
+        Sum over each of this many samples apart.
 
     Returns
     -------
     tuple of numpy.ndarray
-        The two sums, (C,), float64.
+        The two sums, (C,) or (samples, C), float64.
     """
     cdef Run run
-    _start(&run, x)
+    _start(&run, x, 1 if samples is None else samples)
     run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
-    cdef cnp.ndarray m = _folded(&run, center)
-    run.center = cnp.PyArray_DATA(m)
-    cdef cnp.ndarray sums = np.empty(run.cut.channels), products = np.empty(run.cut.channels)
+    cdef cnp.ndarray m = _folded(&run, center), sums, products
+    run.center = _data(m)
+    sums, products = _two_results(&run, samples is not None)
     _take_partials(&run)
     with nogil:
-        parallel_for(_grad_sums_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_grad_sums_block, &run, run.cut.tasks, _threads(&run, threads))
         _sum_partials(&run, run.first, <double*>cnp.PyArray_DATA(sums))
         _sum_partials(&run, run.second, <double*>cnp.PyArray_DATA(products))
         _give_partials(&run)
@@ -288,12 +348,12 @@ cdef void _grad_input_block(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     run.kernels.grad_input[run.kind](run.gy + p.offset, run.x + p.offset, run.out + p.offset,
-                                     p.rows, p.columns, run.center, run.scale, run.slope,
-                                     run.shift)
+                                     p.rows, p.columns, run.center + p.own, run.scale + p.own,
+                                     run.slope + p.own, run.shift + p.own)
 
 
 def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.ndarray out,
-               int threads):
+               int threads, int samples=1):
     """Set ``out = gy * scale + (x - center) * slope + shift``, with one of each per channel.
 
     Parameters
@@ -302,22 +362,24 @@ def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.n
         Channels-last, C-contiguous, of one type (float32 or float64) and size; `out` may
         be one of the others.
     center, scale, slope, shift : numpy.ndarray
-        (C,); converted to the type of `x`.
+        (C,), or (samples, C); converted to the type of `x`.
     threads : int
         How many threads may be used.
+    samples : int
+        How many samples `x` holds.
     """
     cdef Run run
-    _start(&run, x)
+    _start(&run, x, samples)
     run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
     run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
     cdef cnp.ndarray m = _folded(&run, center), a = _folded(&run, scale)
     cdef cnp.ndarray b = _folded(&run, slope), c = _folded(&run, shift)
-    run.center = cnp.PyArray_DATA(m)
-    run.scale = cnp.PyArray_DATA(a)
-    run.slope = cnp.PyArray_DATA(b)
-    run.shift = cnp.PyArray_DATA(c)
+    run.center = _data(m)
+    run.scale = _data(a)
+    run.slope = _data(b)
+    run.shift = _data(c)
     with nogil:
-        parallel_for(_grad_input_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_grad_input_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
 # -- PReLU -----------------------------------------------------------------------------------
@@ -345,9 +407,9 @@ def prelu(cnp.ndarray x, weight, cnp.ndarray out, int threads):
     _start(&run, x)
     run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
     cdef cnp.ndarray w = _folded(&run, weight)
-    run.scale = cnp.PyArray_DATA(w)
+    run.scale = _data(w)
     with nogil:
-        parallel_for(_prelu_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_prelu_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
 cdef void _prelu_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -381,11 +443,11 @@ def prelu_grad(cnp.ndarray gy, cnp.ndarray x, weight, cnp.ndarray out, int threa
     run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
     run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
     cdef cnp.ndarray w = _folded(&run, weight)
-    run.scale = cnp.PyArray_DATA(w)
+    run.scale = _data(w)
     cdef cnp.ndarray sums = np.empty(run.cut.channels)
     _take_partials(&run)
     with nogil:
-        parallel_for(_prelu_grad_block, &run, run.cut.blocks, _threads(&run, threads))
+        parallel_for(_prelu_grad_block, &run, run.cut.tasks, _threads(&run, threads))
         _sum_partials(&run, run.first, <double*>cnp.PyArray_DATA(sums))
         _give_partials(&run)
     return sums

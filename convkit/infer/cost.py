@@ -14,8 +14,10 @@ PER_ELEMENT = {
     "reshape": 0, "flatten": 0, "permute": 0, "concat": 0, "slice": 0, "pad": 0,
     "affine": 2, "batch_norm": 2, "batch_norm_train": 2, "elu": 2, "gelu": 8, "silu": 4,
     "sigmoid": 4, "tanh": 4, "hardswish": 4, "hardsigmoid": 3, "softmax": 5, "log_softmax": 5,
+    "layer_norm": 8, "group_norm": 7, "instance_norm": 7,
 }
 BILINEAR = 8
+POWER = 6
 
 
 def flops(graph: Graph, node: Node) -> int:
@@ -39,6 +41,8 @@ def flops(graph: Graph, node: Node) -> int:
         return result * math.prod(node.attrs["kernel_size"])
     if node.op in ("adaptive_max_pool", "adaptive_avg_pool", "sum", "mean"):
         return math.prod(read[0])
+    if node.op == "local_response_norm":
+        return result * (2 * node.attrs["size"] + POWER)
     if node.op == "upsample":
         return 0 if node.attrs["mode"] == "nearest" else BILINEAR * result
     return PER_ELEMENT.get(node.op, 1) * result + extra

@@ -256,6 +256,15 @@ SCHEMAS: dict[str, OpSchema] = {
     "batch_norm_train": OpSchema(
         "x weight? bias?", {"eps": Attr(real(0.0, 1e30), 1e-5)}, ranks=_batched,
         extra=(("channels", "", ""), ("channels", "", ""))),
+    "layer_norm": OpSchema("x weight? bias?", {
+        "normalized_shape": Attr(any_number(_count)), "eps": Attr(real(0.0, 1e30), 1e-5)}),
+    "group_norm": OpSchema("x weight? bias?", {
+        "num_groups": Attr(_count), "eps": Attr(real(0.0, 1e30), 1e-5)}, ranks=_batched),
+    "instance_norm": OpSchema("x weight? bias?", {"eps": Attr(real(0.0, 1e30), 1e-5)},
+                              ranks=_batched),
+    "local_response_norm": OpSchema("x", {
+        "size": Attr(_count), "alpha": Attr(real(), 1e-4), "beta": Attr(real(), 0.75),
+        "k": Attr(real(), 1.0)}, ranks=_batched),
     "affine": OpSchema("x scale shift", dict(_ACTIVATION), ranks=_batched),
     **dict.fromkeys(("relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid",
                      "neg", "exp", "log", "sqrt", "abs"), _unary),

@@ -9,6 +9,8 @@ from convkit.ops import (
     activation,
     affine,
     conv,
+    group_norm,
+    layer_norm,
     linear,
     loss,
     math,
@@ -16,9 +18,11 @@ from convkit.ops import (
     pad,
     pool,
     resample,
+    response_norm,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv", "linear",
-           "loss", "math", "norm", "pad", "pool", "resample", "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv",
+           "group_norm", "layer_norm", "linear", "loss", "math", "norm", "pad", "pool", "resample",
+           "response_norm", "shape"]

@@ -119,6 +119,7 @@ CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
 #include "optim.body.h"
 #include "pool.body.h"
 #include "resample.body.h"
+#include "rownorm.body.h"
 
 const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .name = CK_STR(CK_ISA),
@@ -131,6 +132,7 @@ const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .optim = &optim_table,
     .pool = &pool_table,
     .resample = &resample_table,
+    .rownorm = &rownorm_table,
     .softmax = &softmax_table,
 };
 

@@ -14,6 +14,7 @@
 #include "optim.h"
 #include "pool.h"
 #include "resample.h"
+#include "rownorm.h"
 #include "softmax.h"
 
 typedef struct ck_table {
@@ -27,6 +28,7 @@ typedef struct ck_table {
     const ck_optim_table *optim;
     const ck_pool_table *pool;
     const ck_resample_table *resample;
+    const ck_rownorm_table *rownorm;
     const ck_softmax_table *softmax;
 } ck_table;
 
