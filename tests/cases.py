@@ -229,6 +229,38 @@ def norm_cases(rng: Rng, wide: bool) -> list[Case]:
     return cases
 
 
+def sample_norm_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return the normalisations of each sample by itself, of every rank."""
+    cases = []
+    for shape in ((5, 0), (4, 0, 7), (3, 0, 5, 6), (2, 0, 9, 11)):
+        for affine in (True, False):
+            groups = int(rng.choice((1, 2, 3)))
+            c = groups * max(2, _channels(rng, wide))
+            x = 2 + rng.standard_normal((shape[0], c, *shape[2:]))
+            wb = [rng.standard_normal(c), rng.standard_normal(c)] if affine else [None, None]
+            tag = f"{len(shape)}d-{'affine' if affine else 'plain'}"
+            cases.append(Case(
+                "group_norm", [x, *wb], {"num_groups": groups, "eps": 1e-3},
+                lambda F, x, w, b, g=groups: F.group_norm(x, g, w, b, 1e-3), tag))
+            if len(shape) > 2:
+                cases.append(Case(
+                    "instance_norm", [x, *wb], {"eps": 1e-3},
+                    lambda F, x, w, b: F.instance_norm(x, None, None, w, b, True, 0.1, 1e-3), tag))
+            for axes in range(1, len(shape)):
+                inner = x.shape[-axes:]
+                wb = [rng.standard_normal(inner), rng.standard_normal(inner)]
+                wb = wb if affine else [wb[0], None] if axes == 1 else [None, None]
+                cases.append(Case(
+                    "layer_norm", [x, *wb], {"normalized_shape": inner, "eps": 1e-3},
+                    lambda F, x, w, b, s=inner: F.layer_norm(x, s, w, b, 1e-3), f"{tag}-{axes}"))
+    for i, size in enumerate((1, 2, 5, 9)):
+        x = 2 * rng.standard_normal((2, _channels(rng, wide), *_sizes(rng, 1 + i % 2, 2, 6)))
+        attrs = {"size": size, "alpha": 0.3, "beta": (0.75, 0.5)[i % 2], "k": 2.0}
+        cases.append(Case("local_response_norm", [x], attrs,
+                          lambda F, x, a=attrs: F.local_response_norm(x, **a), str(size)))
+    return cases
+
+
 def activation_cases(rng: Rng, wide: bool) -> list[Case]:
     """Return every activation on values around and far from its bends."""
     c = _channels(rng, wide)
@@ -414,7 +446,8 @@ def all_cases(seed: int, wide: bool = False) -> list[Case]:
     """Return random configurations of every operation."""
     rng = np.random.default_rng(seed)
     sums = [*conv_cases(rng, wide), *fused_cases(rng, wide), *conv_transpose_cases(rng, wide),
-            *pool_cases(rng, wide), *norm_cases(rng, wide), *product_cases(rng, wide),
+            *pool_cases(rng, wide), *norm_cases(rng, wide),
+            *sample_norm_cases(rng, wide), *product_cases(rng, wide),
             *upsample_cases(rng, wide), *loss_cases(rng, wide)]
     single = [*activation_cases(rng, wide), *arithmetic_cases(rng, wide), *shape_cases(rng, wide)]
     for case in single:

@@ -15,9 +15,9 @@ from convkit.ops.op import REGISTRY
 # Operations whose first input is a batch that they take sample by sample.
 BY_SAMPLE = {
     "adaptive_avg_pool", "adaptive_max_pool", "affine", "avg_pool", "batch_norm", "conv",
-    "conv_transpose", "elu", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "linear",
-    "log_softmax", "max_pool", "pad", "prelu", "relu", "relu6", "sigmoid", "silu", "softmax",
-    "tanh", "upsample",
+    "conv_transpose", "elu", "gelu", "group_norm", "hardsigmoid", "hardswish", "instance_norm",
+    "layer_norm", "leaky_relu", "linear", "local_response_norm", "log_softmax", "max_pool", "pad",
+    "prelu", "relu", "relu6", "sigmoid", "silu", "softmax", "tanh", "upsample",
 }
 
 

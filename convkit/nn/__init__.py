@@ -28,6 +28,13 @@ from convkit.nn.dropout import Dropout, Dropout2d
 from convkit.nn.linear import Identity, Linear
 from convkit.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from convkit.nn.module import Module
+from convkit.nn.norm import (
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    LayerNorm,
+    LocalResponseNorm,
+)
 from convkit.nn.parameter import Parameter
 from convkit.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -71,11 +78,16 @@ __all__ = [
     "ELU",
     "Flatten",
     "GELU",
+    "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSoftmax",
     "MSELoss",
     "MaxPool1d",

@@ -26,7 +26,8 @@ def _check(x: Shape, num_groups: int, weight: Shape | None, bias: Shape | None) 
         raise ShapeError(f"expected x of shape (N, C), (N, C, L) or (N, C, H, W), got {x}")
     if num_groups < 1 or x[1] % num_groups:
         raise ShapeError(
-            f"expected num_groups that divides {x[1]} channels, got {num_groups} for x of shape {x}")
+            f"expected num_groups that divides {x[1]} channels, got {num_groups} for x of "
+            f"shape {x}")
     for name, shape in (("weight", weight), ("bias", bias)):
         if shape is not None and shape != (x[1],):
             raise ShapeError(

@@ -1,0 +1,167 @@
+"""Convolutions, transposed convolutions and linear maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convkit.autograd import Tensor, apply
+from convkit.errors import ShapeError
+from convkit.functional.arguments import (
+    batched,
+    ndim_of,
+    padding_pairs,
+    per_axis,
+    precision_of,
+    shape_of,
+)
+from convkit.ops import REGISTRY as OPS
+
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "convolve2d",
+    "linear",
+]
+
+
+def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+          precision):
+    kernel = shape_of(weight)[2:]
+    if len(kernel) != axes:
+        raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
+    stride = per_axis(stride, axes, "stride")
+    dilation = per_axis(dilation, axes, "dilation")
+    pairs = padding_pairs(padding, kernel, stride, dilation)
+    return batched(x, axes, lambda x: apply(
+        OPS["conv"], x, weight, bias, stride=stride, padding=pairs, dilation=dilation,
+        groups=groups, padding_mode=padding_mode, algorithm=algorithm,
+        precision=precision_of(precision)))
+
+
+def conv1d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """Cross-correlate sequences (N, C, L) with kernels; see `conv2d`."""
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+                 precision)
+
+
+def conv2d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """Cross-correlate images with kernels.
+
+    Parameters
+    ----------
+    input : Tensor or array
+        Shape (N, C, H, W) or (C, H, W).
+    weight : Tensor or array
+        Shape (O, C / groups, kH, kW).
+    bias : Tensor or array, optional
+        Shape (O,).
+    stride, dilation : int or tuple
+        One for both axes or one each.
+    padding : int, tuple or str
+        See `padding_pairs`.
+    groups : int
+        Channels are cut into this many groups that do not mix.
+    padding_mode : str
+        What the padding holds: "zeros", "reflect", "replicate" or "circular".
+    algorithm : str
+        "auto" or the name of one of `convkit.ops.conv_algorithms.CANDIDATES`: "direct",
+        "im2col", "depthwise", "winograd", ...
+    precision : {"highest", "high", "medium"}, optional
+        See `convkit.precision`; by default the setting at the time of the call.
+
+    Returns
+    -------
+    Tensor
+        Shape (N, O, oH, oW), or (O, oH, oW).
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        When sizes or element types do not fit.
+    """
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+                 precision)
+
+
+def convolve2d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """Convolve as mathematics has it: `conv2d` with the kernels turned by 180 degrees."""
+    whole = (None,) * 4
+    turned = apply(OPS["slice"], weight, starts=whole, stops=whole, steps=(None, None, -1, -1))
+    return conv2d(input, turned, bias, stride, padding, dilation, groups,
+                  padding_mode=padding_mode, algorithm=algorithm, precision=precision)
+
+
+def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation,
+                    precision):
+    if ndim_of(weight) != axes + 2:
+        raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
+    attrs = {
+        "stride": per_axis(stride, axes, "stride"),
+        "padding": tuple((p, p) for p in per_axis(padding, axes, "padding")),
+        "output_padding": per_axis(output_padding, axes, "output_padding"),
+        "groups": groups,
+        "dilation": per_axis(dilation, axes, "dilation"),
+        "precision": precision_of(precision),
+    }
+    return batched(x, axes, lambda x: apply(OPS["conv_transpose"], x, weight, bias, **attrs))
+
+
+def conv_transpose1d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *, precision: str | None = None,
+) -> Tensor:
+    """Transposed convolution of sequences (N, C, L); see `conv_transpose2d`."""
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups,
+                           dilation, precision)
+
+
+def conv_transpose2d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *, precision: str | None = None,
+) -> Tensor:
+    """Transposed convolution: what the gradient of `conv2d` does to its output's gradient.
+
+    Parameters
+    ----------
+    input : Tensor or array
+        Shape (N, C, H, W) or (C, H, W).
+    weight : Tensor or array
+        Shape (C, O / groups, kH, kW).
+    bias : Tensor or array, optional
+        Shape (O,).
+    stride, padding, output_padding, dilation : int or tuple
+        One for both axes or one each.
+    groups : int
+        Channels are cut into this many groups that do not mix.
+    precision : str, optional
+        As in `conv2d`.
+
+    Returns
+    -------
+    Tensor
+        Of height (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1.
+    """
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups,
+                           dilation, precision)
+
+
+def linear(input: Any, weight: Any, bias: Any = None, *, precision: str | None = None) -> Tensor:
+    """Return input weight^T + bias for input (..., I), weight (O, I) and bias (O,).
+
+    `precision` as in `conv2d`.
+    """
+    return apply(OPS["linear"], input, weight, bias, precision=precision_of(precision))
