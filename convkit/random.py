@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-__all__ = ["generator", "get_state", "manual_seed", "set_state"]
+__all__ = ["fork_rng", "generator", "get_state", "manual_seed", "set_state"]
 
 # As in PyTorch, a process that never seeds draws the same numbers every time.
 _generator = np.random.Generator(np.random.PCG64(0))
@@ -43,3 +45,23 @@ def get_state() -> dict[str, Any]:
 def set_state(state: dict[str, Any]) -> None:
     """Go back to a state that `get_state` returned."""
     _generator.bit_generator.state = state
+
+
+@contextlib.contextmanager
+def fork_rng(seed: int | None = None) -> Iterator[None]:
+    """Leave the generator after a ``with`` block as it was before.
+
+    Parameters
+    ----------
+    seed : int, optional
+        What the generator is restarted from within the block; without it, it goes on.
+    """
+    global _generator
+    before, state = _generator, get_state()
+    try:
+        if seed is not None:
+            manual_seed(seed)
+        yield
+    finally:
+        _generator = before
+        set_state(state)

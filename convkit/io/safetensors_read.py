@@ -11,10 +11,13 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from convkit.errors import ModelFormatError
 from convkit.io.storage import STORAGE, StoredTensor
@@ -45,15 +48,20 @@ class SafetensorsFile:
     _fields: dict[str, Any]
     _data: memoryview
 
-    def tensors(self) -> dict[str, StoredTensor]:
+    def tensors(self, types: Mapping[str, np.dtype] = STORAGE) -> dict[str, StoredTensor]:
         """Return the tensors by name, their bytes as views of the map.
+
+        Parameters
+        ----------
+        types : mapping of str to numpy.dtype
+            The number formats that are accepted, by their codes.
 
         Raises
         ------
         ModelFormatError
             When a tensor's entry is out of order, or they do not cover the data exactly.
         """
-        spans = _check_tensors(self._fields, len(self._data))
+        spans = _check_tensors(self._fields, len(self._data), types)
         return {name: StoredTensor(dtype, shape, self._data[begin:end])
                 for name, (dtype, shape, begin, end) in spans.items()}
 
@@ -114,12 +122,13 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _check_tensors(fields: dict[str, Any],
-                   data_size: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+def _check_tensors(
+    fields: dict[str, Any], data_size: int, types: Mapping[str, np.dtype]
+) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
     """Return (dtype, shape, begin, end) by name; the spans cover the data without gaps."""
     if len(fields) > MAX_TENSORS:
         raise ModelFormatError(f"{len(fields)} tensors, at most {MAX_TENSORS} are allowed")
-    spans = {name: _check_tensor(name, entry, data_size) for name, entry in fields.items()}
+    spans = {name: _check_tensor(name, entry, data_size, types) for name, entry in fields.items()}
     end = 0
     for name, (_, _, first, last) in sorted(spans.items(), key=lambda item: item[1][2:]):
         if first != end:
@@ -131,8 +140,9 @@ def _check_tensors(fields: dict[str, Any],
     return spans
 
 
-def _check_tensor(name: str, entry: Any,
-                  data_size: int) -> tuple[str, tuple[int, ...], int, int]:
+def _check_tensor(
+    name: str, entry: Any, data_size: int, types: Mapping[str, np.dtype]
+) -> tuple[str, tuple[int, ...], int, int]:
     """Check one tensor's entry by itself."""
     if not 0 < len(name) <= MAX_NAME:
         raise ModelFormatError(f"a tensor's name has {len(name)} characters, expected 1 to "
@@ -140,9 +150,9 @@ def _check_tensor(name: str, entry: Any,
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ModelFormatError(f"tensor {name!r}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in STORAGE:
+    if not isinstance(dtype, str) or dtype not in types:
         raise ModelFormatError(f"tensor {name!r}: unknown dtype {dtype!r:.40}, expected one of "
-                               f"{', '.join(STORAGE)}")
+                               f"{', '.join(types)}")
     for what, value, most in (("shape", shape, MAX_RANK), ("data_offsets", offsets, 2)):
         if (not isinstance(value, list) or len(value) > most
                 or any(type(n) is not int or not 0 <= n < 2**63 for n in value)):
@@ -151,7 +161,7 @@ def _check_tensor(name: str, entry: Any,
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_size:
         raise ModelFormatError(f"tensor {name!r}: data_offsets {offsets} do not lie within "
                                f"{data_size} bytes of data")
-    if STORAGE[dtype].itemsize * math.prod(shape) != offsets[1] - offsets[0]:
+    if types[dtype].itemsize * math.prod(shape) != offsets[1] - offsets[0]:
         raise ModelFormatError(f"tensor {name!r}: shape {shape} of {dtype} does not take the "
                                f"{offsets[1] - offsets[0]} bytes it is given")
     return dtype, tuple(shape), offsets[0], offsets[1]

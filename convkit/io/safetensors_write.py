@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from convkit.io.safetensors_read import MAX_HEADER, MAX_TENSORS
-from convkit.io.storage import STORAGE, StoredTensor
+from convkit.io.storage import TYPES, StoredTensor
 
 __all__ = ["write_file"]
 
@@ -28,7 +28,7 @@ def write_file(path: Any, tensors: dict[str, StoredTensor], metadata: dict[str, 
     renamed. A failure leaves what was there before, and no temporary file.
     """
     # Wider elements first keep every tensor aligned to its element.
-    order = sorted(tensors, key=lambda n: (-STORAGE[tensors[n].dtype].itemsize, n))
+    order = sorted(tensors, key=lambda n: (-TYPES[tensors[n].dtype].itemsize, n))
     fields: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in order:

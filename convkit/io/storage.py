@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CODES", "STORAGE", "StoredTensor", "decode", "encode"]
+__all__ = ["CODES", "STORAGE", "TYPES", "StoredTensor", "decode", "encode"]
 
 # Code in the header -> the type that the bytes are read as (bfloat16 as its bits).
 STORAGE = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+# All types of the format that NumPy has: what files other than models may hold.
+TYPES = STORAGE | {code: np.dtype(name) for code, name in (
+    ("F64", "<f8"), ("I64", "<i8"), ("I32", "<i4"), ("I16", "<i2"), ("I8", "i1"), ("U64", "<u8"),
+    ("U32", "<u4"), ("U16", "<u2"), ("U8", "u1"), ("BOOL", "?"))}
 CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 

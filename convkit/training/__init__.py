@@ -1,7 +1,16 @@
-"""Training and evaluation loops."""
+"""Training: the `Trainer` and what goes with it, and functions for loops written by hand."""
 
 from __future__ import annotations
 
-from convkit.training.loop import EpochResult, evaluate, predict, train_epoch
+from convkit.training.callbacks import Callback, EarlyStopping
+from convkit.training.checkpoint import Checkpoints, load_weights, read_checkpoint
+from convkit.training.ema import EMA
+from convkit.training.loop import train_epoch
+from convkit.training.progress import ProgressBar
+from convkit.training.results import EpochResult
+from convkit.training.scoring import evaluate, predict, predict_with_targets
+from convkit.training.trainer import Trainer
 
-__all__ = ["EpochResult", "evaluate", "predict", "train_epoch"]
+__all__ = ["EMA", "Callback", "Checkpoints", "EarlyStopping", "EpochResult", "ProgressBar",
+           "Trainer", "evaluate", "load_weights", "predict", "predict_with_targets",
+           "read_checkpoint", "train_epoch"]

@@ -1,0 +1,94 @@
+"""The running average of a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from convkit import nn
+from convkit.autograd import no_grad
+
+__all__ = ["EMA"]
+
+
+class EMA:
+    """Exponential moving average of parameters and floating-point buffers.
+
+    After step t: ``average += (1 - d) (weights - average)`` with
+    ``d = min(decay, (1 + t) / (10 + t))``, so that the first steps, whose weights are poor,
+    are soon forgotten.
+
+    Parameters
+    ----------
+    model : Module
+        Its weights now are the first average.
+    decay : float
+        How much of the average is kept in a step, from 0 to below 1.
+
+    Attributes
+    ----------
+    average : dict of str to numpy.ndarray
+        By the keys of ``model.state_dict()``.
+    steps : int
+        How many times `update` was called.
+
+    References
+    ----------
+    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the
+    growing decay is that of TensorFlow's ``ExponentialMovingAverage``.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        if not 0 <= decay < 1:
+            raise ValueError(f"expected a decay from 0 to below 1, got {decay}")
+        self.model = model
+        self.decay = decay
+        self.steps = 0
+        self.average = {name: np.array(t.data) for name, t in model.state_dict().items()}
+
+    def update(self) -> None:
+        """Take the model's weights of now into the average."""
+        self.steps += 1
+        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, tensor in self.model.state_dict().items():
+            average, value = self.average[name], tensor.data
+            if average.dtype.kind == "f":
+                average += average.dtype.type(share) * (value - average)
+            else:
+                np.copyto(average, value)  # counters are taken as they are
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the model the averaged weights within a ``with`` block."""
+        own = {name: np.array(t.data) for name, t in self.model.state_dict().items()}
+        self.copy_to(self.model)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Give a model the averaged weights for good."""
+        with no_grad():
+            model.load_state_dict(self.average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and how it came about."""
+        return {"decay": self.decay, "steps": self.steps, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned; arrays are copied.
+
+        Raises
+        ------
+        ValueError
+            When it is of another network.
+        """
+        shapes = {name: array.shape for name, array in self.average.items()}
+        if {name: array.shape for name, array in state["average"].items()} != shapes:
+            raise ValueError("expected the average of a network with the same weights")
+        self.decay, self.steps = state["decay"], state["steps"]
+        self.average = {name: np.array(array) for name, array in state["average"].items()}
