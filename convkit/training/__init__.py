@@ -5,12 +5,14 @@ from __future__ import annotations
 from convkit.training.callbacks import Callback, EarlyStopping
 from convkit.training.checkpoint import Checkpoints, load_weights, read_checkpoint
 from convkit.training.ema import EMA
+from convkit.training.logs import CSVLog, JSONLinesLog
 from convkit.training.loop import train_epoch
 from convkit.training.progress import ProgressBar
 from convkit.training.results import EpochResult
 from convkit.training.scoring import evaluate, predict, predict_with_targets
+from convkit.training.tensorboard import TensorBoardLog
 from convkit.training.trainer import Trainer
 
-__all__ = ["EMA", "Callback", "Checkpoints", "EarlyStopping", "EpochResult", "ProgressBar",
-           "Trainer", "evaluate", "load_weights", "predict", "predict_with_targets",
-           "read_checkpoint", "train_epoch"]
+__all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochResult",
+           "JSONLinesLog", "ProgressBar", "TensorBoardLog", "Trainer", "evaluate",
+           "load_weights", "predict", "predict_with_targets", "read_checkpoint", "train_epoch"]
