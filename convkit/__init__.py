@@ -21,6 +21,7 @@ from convkit.creation import (
     zeros_like,
 )
 from convkit.errors import (
+    AnomalyError,
     ConvkitError,
     DTypeError,
     ModelFormatError,
@@ -31,12 +32,14 @@ from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
-    from convkit import data, functional, infer, io, nn, optim
+    from convkit import data, functional, infer, io, nn, optim, training
     from convkit.infer import compile
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
+    from convkit.training.anomaly import detect_anomaly
 
 __all__ = [
+    "AnomalyError",
     "ConvkitError",
     "DTypeError",
     "ModelFormatError",
@@ -47,6 +50,7 @@ __all__ = [
     "arange",
     "compile",
     "data",
+    "detect_anomaly",
     "enable_grad",
     "from_numpy",
     "full",
@@ -73,13 +77,16 @@ __all__ = [
     "show_config",
     "tensor",
     "threads",
+    "training",
     "zeros",
     "zeros_like",
 ]
 
 # Loaded when first asked for, so that `import convkit` costs little.
-_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference")
-_FUNCTIONS = {"compile": "convkit.infer", "load": "convkit.io", "save": "convkit.io",
+_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference",
+            "training")
+_FUNCTIONS = {"compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
+              "load": "convkit.io", "save": "convkit.io",
               "set_autotune": "convkit.ops.autotune"}
 
 

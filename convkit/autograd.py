@@ -26,7 +26,8 @@ from convkit.ops import REGISTRY as OPS
 from convkit.ops.layout import axis_order, like
 from convkit.ops.op import Context, Op
 
-__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "tracing"]
+__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "tracing",
+           "watching"]
 
 
 class _State(threading.local):
@@ -34,6 +35,7 @@ class _State(threading.local):
 
     grad = True
     tracer: Any = None
+    watchers: tuple[Callable, ...] = ()
 
 
 _state = _State()
@@ -84,6 +86,20 @@ def tracing(tracer: Any) -> Iterator[None]:
         yield
     finally:
         _state.tracer = before
+
+
+@contextlib.contextmanager
+def watching(watcher: Callable) -> Iterator[None]:
+    """Call ``watcher(op, inputs, attrs, outputs)`` after every operation run in this thread.
+
+    Unlike tracing, this leaves everything else as it is: values change in place where they
+    would, and outputs have their nodes already.
+    """
+    before, _state.watchers = _state.watchers, (*_state.watchers, watcher)
+    try:
+        yield
+    finally:
+        _state.watchers = before
 
 
 class Node:
@@ -805,6 +821,8 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
     tracer = _state.tracer
     if tracer is not None:
         tracer.record(op, inputs, attrs, tensors)
+    for watcher in _state.watchers:
+        watcher(op, inputs, attrs, tensors)
     return tensors if several else tensors[0]
 
 

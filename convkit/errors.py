@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AnomalyError",
     "ConvkitError",
     "DataFormatError",
     "DTypeError",
@@ -64,3 +65,7 @@ class DataFormatError(ConvkitError, ValueError):
 
 class UnsupportedOperatorError(ConvkitError, ValueError):
     """A model uses operators that convkit does not implement; all are listed."""
+
+
+class AnomalyError(ConvkitError, FloatingPointError):
+    """An operation gave NaN or an infinity while `convkit.detect_anomaly` looked on."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from convkit.training.anomaly import detect_anomaly
 from convkit.training.callbacks import Callback, EarlyStopping
 from convkit.training.checkpoint import Checkpoints, load_weights, read_checkpoint
+from convkit.training.checks import check_initial_loss, overfit_one_batch
 from convkit.training.ema import EMA
 from convkit.training.logs import CSVLog, JSONLinesLog
 from convkit.training.loop import train_epoch
+from convkit.training.monitor import LayerMonitor, dead_relu_share
 from convkit.training.progress import ProgressBar
 from convkit.training.results import EpochResult
 from convkit.training.scoring import evaluate, predict, predict_with_targets
@@ -14,5 +17,7 @@ from convkit.training.tensorboard import TensorBoardLog
 from convkit.training.trainer import Trainer
 
 __all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochResult",
-           "JSONLinesLog", "ProgressBar", "TensorBoardLog", "Trainer", "evaluate",
-           "load_weights", "predict", "predict_with_targets", "read_checkpoint", "train_epoch"]
+           "JSONLinesLog", "LayerMonitor", "ProgressBar", "TensorBoardLog", "Trainer",
+           "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate",
+           "load_weights", "overfit_one_batch", "predict", "predict_with_targets",
+           "read_checkpoint", "train_epoch"]

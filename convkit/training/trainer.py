@@ -14,6 +14,7 @@ import numpy as np
 from convkit import _precision, nn, optim
 from convkit import functional as F
 from convkit.autograd import Tensor
+from convkit.training.anomaly import detect_anomaly
 from convkit.training.callbacks import Callback
 from convkit.training.checkpoint import Checkpoints, read_checkpoint
 from convkit.training.ema import EMA
@@ -76,6 +77,9 @@ class Trainer:
     fast_dev_run : bool or int
         Try everything out: one epoch of one batch (or that many) of training and validation,
         and no checkpoints.
+    detect_anomaly : bool
+        Whether to look for NaN and infinities in every operation, see
+        `convkit.detect_anomaly`.
     progress : bool, optional
         Whether to draw progress bars; by default where the error stream is a terminal.
     seed : int
@@ -117,7 +121,7 @@ class Trainer:
                  metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] | None = None,
                  callbacks: Sequence[Callback] = (), checkpoints: Any = None,
                  time_limit: float | None = None, fast_dev_run: bool | int = False,
-                 progress: bool | None = None, seed: int = 0):
+                 detect_anomaly: bool = False, progress: bool | None = None, seed: int = 0):
         if schedule_every not in ("step", "epoch"):
             raise ValueError(f"expected schedule_every 'step' or 'epoch', got {schedule_every!r}")
         if schedule_monitor is not None and schedule_every != "epoch":
@@ -134,6 +138,7 @@ class Trainer:
         self.ema = ema if ema is None or isinstance(ema, EMA) else EMA(model, ema)
         self.batch_transform = batch_transform
         self.precision = precision
+        self.detect_anomaly = detect_anomaly
         self.metrics = dict(metrics or {})
         self.callbacks = [*callbacks, *progress_callbacks(progress)]
         self.fast_dev_run = int(fast_dev_run)
@@ -206,7 +211,7 @@ class Trainer:
             self.load_state_dict(read_checkpoint(path))
         self._since = time.perf_counter()
         try:
-            with self._in_precision(), finishing_steps(lambda: self.stop("interrupted")):
+            with self._settings(), finishing_steps(lambda: self.stop("interrupted")):
                 self._run(train, val)
         finally:
             self._seconds, self._since = self.seconds, None
@@ -244,7 +249,7 @@ class Trainer:
             When the loss is NaN or infinite; the weights are those before that step.
         """
         self.batches_per_epoch = self._length(train)
-        with self._in_precision():
+        with self._settings():
             self._pass(train)
         result = self.tally.result()
         self.epoch, self.batch = self.epoch + 1, 0
@@ -259,7 +264,7 @@ class Trainer:
         **options
             See `convkit.training.evaluate`.
         """
-        with self._in_precision(), self.averaged_weights():
+        with self._settings(), self.averaged_weights():
             return evaluate(self.model, loader, self.loss, **options)
 
     def stop(self, reason: str) -> None:
@@ -277,10 +282,15 @@ class Trainer:
         with contextlib.nullcontext() if self.ema is None else self.ema.applied():
             yield
 
-    def _in_precision(self) -> contextlib.AbstractContextManager:
-        if self.precision is None:
-            return contextlib.nullcontext()
-        return _precision.precision(self.precision)
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Apply precision and the search for anomalies within a ``with`` block."""
+        with contextlib.ExitStack() as stack:
+            if self.precision is not None:
+                stack.enter_context(_precision.precision(self.precision))
+            if self.detect_anomaly:
+                stack.enter_context(detect_anomaly())
+            yield
 
     def _length(self, loader: Iterable) -> int | None:
         """Return how many batches an epoch has, where that is known."""
