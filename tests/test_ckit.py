@@ -694,6 +694,8 @@ def operations_table() -> str:
     """Return the table of operations in docs/ckit-format.md."""
     lines = ["| operation | inputs | attributes (default) | first input | outputs |",
              "| --- | --- | --- | --- | --- |"]
+    made = {"sum": " (int64 of integers)", "dtype": " of `dtype`", "where": " like a and b",
+            "bool": " bool", "int64": " int64", "": "", "0": " like input 0", "1": " like input 1"}
     for op in sorted(SCHEMAS):
         schema = SCHEMAS[op]
         inputs = ", ".join(f"[{n[:-1]}]" if n.endswith("?") else n for n in schema.inputs.split())
@@ -702,7 +704,9 @@ def operations_table() -> str:
             + ("" if attr.default is REQUIRED else f" ({json.dumps(attr.default)})")
             for name, attr in schema.attrs.items())
         ranks = "rank " + ", ".join(map(str, schema.ranks)) if schema.ranks else "any"
-        outputs = "; ".join(["y"] + [
+        if schema.kinds != "f":
+            ranks += f", types {schema.kinds}"
+        outputs = "; ".join(["y" + made[schema.gives]] + [
             f"{'like y' if kind == 'same' else '(C,)'}{f' {dtype}' if dtype else ''}"
             f"{f' if {when}' if when else ''}" for kind, dtype, when in schema.extra])
         lines.append(f"| `{op}` | {inputs} | {attrs} | {ranks} | {outputs} |")

@@ -6,7 +6,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
     ctypedef struct ck_depthwise_table
     int CK_RELU, CK_RELU6, CK_LEAKY_RELU, CK_ELU, CK_SIGMOID, CK_TANH, CK_SILU, CK_GELU
-    int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_UNARY_COUNT
+    int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_ERF, CK_UNARY_COUNT
     ctypedef void (*ck_unary_fn)(const void* x, void* y, Py_ssize_t n, double a) noexcept nogil
     ctypedef void (*ck_unary_grad_fn)(const void* gy, const void* saved, void* gx, Py_ssize_t n,
                                       double a) noexcept nogil

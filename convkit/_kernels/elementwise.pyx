@@ -8,8 +8,8 @@ cimport numpy as cnp
 
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
-    CK_ELU, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_LEAKY_RELU, CK_RELU,
-    CK_RELU6, CK_SIGMOID, CK_SILU, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
+    CK_ELU, CK_ERF, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_LEAKY_RELU,
+    CK_RELU, CK_RELU6, CK_SIGMOID, CK_SILU, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -23,6 +23,7 @@ cdef dict FUNCTIONS = {
     "elu": (CK_ELU, 4), "sigmoid": (CK_SIGMOID, 4), "tanh": (CK_TANH, 4), "silu": (CK_SILU, 4),
     "gelu": (CK_GELU, 6), "gelu_tanh": (CK_GELU_TANH, 4),
     "hardswish": (CK_HARDSWISH, 1), "hardsigmoid": (CK_HARDSIGMOID, 1),
+    "erf": (CK_ERF, 6),
 }
 
 cdef struct Run:

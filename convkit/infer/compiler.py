@@ -77,19 +77,32 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
             inputs = _inputs(graph, example)
             expected = _outputs(Program(graph, threads, precision="highest"), inputs)
         program.max_error = compare(expected, _outputs(program, inputs))
-        refuse_absurd(program.max_error, graph.values[graph.inputs[0].value].dtype,
-                      program.precision)
+        refuse_absurd(program.max_error, _judged_as(graph), program.precision)
     return program
+
+
+def _judged_as(graph: Graph) -> str:
+    """Return the format by which a graph's rounding is judged."""
+    given = {graph.values[p.value].dtype for p in graph.inputs}
+    return "float64" if given == {"float64"} else "float32"
 
 
 def _inputs(graph: Graph, example: Any) -> list[np.ndarray]:
     """Return what to compare a graph on: the example, or seeded random numbers."""
     if example is None:
         shapes = [at_batch(graph.shape(p.value), CHECK_BATCH) for p in graph.inputs]
-        return [x.astype(graph.values[p.value].dtype) for x, p
+        return [_as_type(x, graph.values[p.value].dtype) for x, p
                 in zip(random_inputs(shapes), graph.inputs, strict=True)]
     given = example if isinstance(example, (dict, tuple, list)) else [example]
     return [np.asarray(x) for x in (given.values() if isinstance(given, dict) else given)]
+
+
+def _as_type(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Return random numbers as floats or booleans; zeros for integers, which may be indices."""
+    kind = np.dtype(dtype).kind
+    if kind in "iu":
+        return np.zeros(x.shape, dtype)
+    return x > 0 if kind == "b" else x.astype(dtype)
 
 
 def _outputs(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from convkit.infer.dims import at_batch
 from convkit.infer.graph import Graph, Node
 from convkit.ops.op import REGISTRY
@@ -129,4 +131,4 @@ def _peak_bytes(graph: Graph, owners: dict[int, int]) -> int:
 def _bytes(graph: Graph, value: int) -> int:
     """Return the size of one sample's value."""
     info = graph.values[value]
-    return math.prod(at_batch(info.shape, 1)) * int(info.dtype[-2:]) // 8
+    return math.prod(at_batch(info.shape, 1)) * np.dtype(info.dtype).itemsize

@@ -13,7 +13,7 @@ from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
 from convkit.infer.check import MaxError
 from convkit.infer.cost import flops
-from convkit.infer.dims import Shape, show
+from convkit.infer.dims import BatchDim, Shape, show
 from convkit.infer.graph import Graph, table
 from convkit.infer.plan import make_plan
 from convkit.ops.op import REGISTRY, Context
@@ -71,7 +71,7 @@ class Program:
             self._slots[slot] = graph.constants[value].array
         self._caches: dict[int, dict] = {slot: {} for slot, _ in plan.constants}
         self._bound: dict[int, list[tuple]] = {}
-        self._expected = [(port.name, graph.shape(port.value)[1:],
+        self._expected = [(port.name, graph.shape(port.value),
                            np.dtype(graph.values[port.value].dtype)) for port in graph.inputs]
 
     # -- what it is ---------------------------------------------------------------------
@@ -200,10 +200,11 @@ class Program:
         else:
             given = x
         arrays = [_as_input(value, *form) for value, form in zip(given, expected, strict=True)]
-        if len({len(a) for a in arrays}) > 1:
+        batches = {name: len(a) for (name, shape, _), a in zip(expected, arrays, strict=True)
+                   if shape[:1] == (BatchDim(),)}
+        if len(set(batches.values())) > 1:
             raise ShapeError("expected the same number of samples in every input, got "
-                             + ", ".join(f"{name}: {len(a)}" for (name, _, _), a
-                                         in zip(expected, arrays, strict=True)))
+                             + ", ".join(f"{name}: {n}" for name, n in batches.items()))
         return arrays
 
     def _hand_out(self, results: list[np.ndarray], out: Any) -> Outputs:
@@ -251,7 +252,10 @@ def _as_input(x: Any, name: str, shape: Shape, dtype: np.dtype) -> np.ndarray:
             raise DTypeError(f"input {name!r}: expected {dtype}, got {x.dtype}; "
                              f"convert with x.astype(np.{dtype})")
         x = x.astype(dtype)
-    if x.shape[1:] != shape or x.ndim != len(shape) + 1 or x.shape[0] < 1:
-        raise ShapeError(f"input {name!r}: expected shape {show(('N', *shape))} with N of at "
-                         f"least 1, got {x.shape}")
+    if shape[:1] == (BatchDim(),):
+        if x.shape[1:] != shape[1:] or x.ndim != len(shape) or x.shape[0] < 1:
+            raise ShapeError(f"input {name!r}: expected shape {show(shape)} with N of at "
+                             f"least 1, got {x.shape}")
+    elif x.shape != shape:
+        raise ShapeError(f"input {name!r}: expected shape {show(shape)}, got {x.shape}")
     return x

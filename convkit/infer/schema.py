@@ -16,15 +16,22 @@ from dataclasses import dataclass, field
 from reprlib import repr
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from convkit._precision import PRECISIONS
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
+from convkit.ops.cast import DTYPES
+from convkit.ops.resize import COORDINATES, MODES, NEAREST
 
 __all__ = ["REQUIRED", "SCHEMAS", "Attr", "Check", "OpSchema", "check_attrs", "complete",
            "defaults", "schema_of"]
 
 MAX_SIZE = 2**31 - 1
 MAX_ENTRIES = 64
+
+
+KINDS = {"f": "floating-point", "i": "integer", "u": "unsigned", "b": "boolean"}
 
 
 class REQUIRED:
@@ -76,15 +83,22 @@ class OpSchema:
         For each output after the first: "same" or "channels" (its shape, by the first
         output's), its dtype ("" for the input's), and the attribute that must be true for
         it to be there ("" for always).
-    moves_any : bool
-        Whether the operation only moves elements, so that integers pass too.
+    kinds : str
+        For each input, the element types allowed: letters of NumPy's kinds (f: float32 and
+        float64, i and u: integers, b: booleans); the last stands for all that follow.
+    gives : str
+        The first output's element type: "" for the widest of the inputs', "0", "1", ... for
+        that input's, "sum" for int64 where integers come in, the name of a type, or
+        "dtype" for what the attribute of that name says; "where" for that of the inputs after
+        the first.
     """
 
     inputs: str
     attrs: dict[str, Attr] = field(default_factory=dict)
     ranks: tuple[int, ...] = ()
     extra: tuple[tuple[str, str, str], ...] = ()
-    moves_any: bool = False
+    kinds: str = "f"
+    gives: str = ""
 
     def check_inputs(self, given: Sequence[Any]) -> None:
         """Raise ShapeError unless there are as many inputs, and Nones, as there may be."""
@@ -98,6 +112,30 @@ class OpSchema:
         for name, value in zip(names, given, strict=False):
             if value is None and not name.endswith("?"):
                 raise ShapeError(f"input {name!r} is missing")
+
+    def check_kinds(self, dtypes: Sequence[str | None]) -> None:
+        """Raise ShapeError where an input's element type is none that the operation takes."""
+        kinds = self.kinds.split()
+        for i, dtype in enumerate(dtypes):
+            allowed = kinds[min(i, len(kinds) - 1)]
+            if dtype is not None and np.dtype(dtype).kind not in allowed:
+                names = [word for letter, word in KINDS.items() if letter in allowed]
+                raise ShapeError(f"expected {' or '.join(names)} inputs, got {dtype}")
+
+    def result(self, dtypes: Sequence[str | None], attrs: dict[str, Any]) -> str:
+        """Return the first output's element type."""
+        if self.gives == "dtype":
+            return attrs["dtype"]
+        if self.gives.isdecimal():
+            return dtypes[int(self.gives)]
+        if self.gives == "where":
+            dtypes = dtypes[1:]
+        elif self.gives not in ("", "sum"):
+            return self.gives
+        given = [np.dtype(d) for d in dtypes if d is not None]
+        floats = [d for d in given if d.kind == "f"]
+        widest = max(floats, key=lambda d: d.itemsize) if floats else np.result_type(*given)
+        return "int64" if self.gives == "sum" and widest.kind != "f" else widest.name
 
     def extras(self, first: Shape, dtype: str, attrs: dict[str, Any]) -> list[tuple[Shape, str]]:
         """Return shape and dtype of the outputs after the first."""
@@ -227,7 +265,12 @@ _PRECISION = {"precision": Attr(optional(choice(*PRECISIONS)), None)}
 _POOL = {"kernel_size": _steps, "stride": _steps, "padding": Attr(per_spatial(_size))}
 _INDICES = (("same", "int64", "return_indices"),)
 _unary = OpSchema("x")
-_binary = OpSchema("a b")
+_binary = OpSchema("a b", kinds="fiu")
+_test = OpSchema("a b", kinds="fiub", gives="bool")
+_logic = OpSchema("a b", kinds="b", gives="bool")
+_over_axes = {"dim": Attr(optional(axes), None), "keepdim": Attr(flag, False)}
+_over_axis = {"dim": Attr(optional(axis), None), "keepdim": Attr(flag, False)}
+_LEVELS = {"dim": Attr(axis, 1), "block_size": Attr(_size, 0)}
 
 SCHEMAS: dict[str, OpSchema] = {
     "conv": OpSchema("x weight bias? residual?", {
@@ -267,29 +310,68 @@ SCHEMAS: dict[str, OpSchema] = {
         "k": Attr(real(), 1.0)}, ranks=_batched),
     "affine": OpSchema("x scale shift", dict(_ACTIVATION), ranks=_batched),
     **dict.fromkeys(("relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid",
-                     "neg", "exp", "log", "sqrt", "abs"), _unary),
+                     "exp", "log", "sqrt", "floor", "ceil", "round", "sign", "reciprocal", "sin",
+                     "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
+                     "atanh", "erf"), _unary),
+    **dict.fromkeys(("neg", "abs"), OpSchema("x", kinds="fiu")),
+    "softplus": OpSchema("x", {"beta": Attr(real(), 1.0), "threshold": Attr(real(), 20.0)}),
     "leaky_relu": OpSchema("x", {"negative_slope": Attr(real(), 0.01)}),
     "prelu": OpSchema("x weight"),
     "elu": OpSchema("x", {"alpha": Attr(real(), 1.0)}),
     "gelu": OpSchema("x", {"approximate": Attr(choice("none", "tanh"), "none")}),
     "softmax": OpSchema("x", {"dim": Attr(axis)}),
     "log_softmax": OpSchema("x", {"dim": Attr(axis)}),
-    **dict.fromkeys(("add", "sub", "mul", "div", "matmul"), _binary),
+    **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "power", "remainder", "fmod"),
+                    _binary),
+    "div": OpSchema("a b", {"rounding_mode": Attr(optional(choice("trunc", "floor")), None)},
+                    kinds="fiu"),
+    "clamp": OpSchema("x", {name: Attr(optional(real()), None) for name in ("min", "max")},
+                      kinds="fiu"),
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), _test),
+    **dict.fromkeys(("logical_and", "logical_or", "logical_xor"), _logic),
+    "logical_not": OpSchema("x", kinds="b", gives="bool"),
+    "isnan": OpSchema("x", gives="bool"), "isinf": OpSchema("x", gives="bool"),
+    "where": OpSchema("condition a b", kinds="b fiub", gives="where"),
+    "cast": OpSchema("x", {"dtype": Attr(choice(*DTYPES))}, kinds="fiub", gives="dtype"),
+    "quantize_linear": OpSchema("x scale zero_point?", {
+        "dtype": Attr(choice("int8", "uint8", "int16", "uint16", "int32"), "uint8"),
+        **{name: Attr(optional(integer(-MAX_SIZE)), None) for name in ("quant_min", "quant_max")},
+        **_LEVELS}, kinds="f f iu", gives="dtype"),
+    "dequantize_linear": OpSchema("x scale zero_point?", dict(_LEVELS), kinds="iu f iu",
+                                  gives="1"),
+    "matmul": OpSchema("a b"),
     "pow": OpSchema("x", {"exponent": Attr(real())}),
-    **dict.fromkeys(("sum", "mean"), OpSchema("x", {
-        "dim": Attr(optional(axes), None), "keepdim": Attr(flag, False)})),
-    "reshape": OpSchema("x", {"shape": Attr(any_number(integer(-1)))}, moves_any=True),
+    "mean": OpSchema("x", _over_axes),
+    **dict.fromkeys(("sum", "prod"), OpSchema("x", _over_axes, kinds="fiu", gives="sum")),
+    **dict.fromkeys(("amax", "amin"), OpSchema("x", _over_axes, kinds="fiub")),
+    **dict.fromkeys(("argmax", "argmin"), OpSchema("x", _over_axis, kinds="fiu", gives="int64")),
+    "topk": OpSchema("x", {"k": Attr(_size), "dim": Attr(axis, -1), "largest": Attr(flag, True)},
+                     extra=(("same", "int64", ""),), kinds="fiu"),
+    "cumsum": OpSchema("x", {"dim": Attr(axis)}, kinds="fiu", gives="sum"),
+    **dict.fromkeys(("take", "gather"), OpSchema(
+        "x indices", {"dim": Attr(axis, 0)}, kinds="fiub iu", gives="0")),
+    "expand": OpSchema("x", {"shape": Attr(any_number(integer(-1)))}, kinds="fiub"),
+    "reshape": OpSchema("x", {"shape": Attr(any_number(integer(-1)))}, kinds="fiub"),
     "flatten": OpSchema("x", {"start_dim": Attr(axis, 0), "end_dim": Attr(axis, -1)},
-                        moves_any=True),
-    "permute": OpSchema("x", {"dims": Attr(permutation)}, moves_any=True),
-    "concat": OpSchema("x...", {"dim": Attr(axis, 0)}, moves_any=True),
+                        kinds="fiub"),
+    "permute": OpSchema("x", {"dims": Attr(permutation)}, kinds="fiub"),
+    "concat": OpSchema("x...", {"dim": Attr(axis, 0)}, kinds="fiub"),
     "slice": OpSchema("x", {
         name: Attr(per_axis(optional(integer(-MAX_SIZE)))) for name in ("starts", "stops", "steps")
-    }, moves_any=True),
+    }, kinds="fiub"),
     "pad": OpSchema("x", {
         "padding": Attr(per_axis(pair(integer(-MAX_SIZE)))),
         "mode": Attr(choice("constant", "reflect", "replicate", "circular"), "constant"),
-        "value": Attr(real(), 0.0)}),
+        "value": Attr(real(), 0.0)}, kinds="fiub"),
+    "resize": OpSchema("x", {
+        "size": Attr(per_axis(_size)), "scale": Attr(optional(per_axis(real(1e-9, 1e9))), None),
+        "mode": Attr(choice(*MODES), "nearest"),
+        "coordinates": Attr(choice(*COORDINATES), "half_pixel"),
+        "nearest_mode": Attr(choice(*NEAREST), "round_prefer_floor"),
+        "cubic_coeff_a": Attr(real(-1e6, 1e6), -0.75),
+        "exclude_outside": Attr(flag, False), "antialias": Attr(flag, False),
+        "roi": Attr(optional(per_axis(pair(real(-1e6, 1e6)))), None),
+        "extrapolation_value": Attr(real(), 0.0)}),
     "upsample": OpSchema("x", {
         "size": Attr(per_spatial(_count)),
         "mode": Attr(choice("nearest", "linear", "bilinear"), "nearest"),

@@ -11,7 +11,6 @@ from convkit.ops.op import REGISTRY
 __all__ = ["FORMS", "check_input", "infer_node", "verify"]
 
 FORMS = ("single", "tuple", "dict")
-FLOATS = ("float32", "float64")
 # More elements than this in one sample's value is a mistake or an attack.
 MAX_ELEMENTS = 2**40
 
@@ -62,9 +61,11 @@ def verify(graph: Graph) -> None:
 
 
 def check_input(name: str, shape: Shape) -> None:
-    """Raise ShapeError unless an input has the batch as its first axis and nowhere else."""
-    if not shape or shape[0] != BatchDim() or any(isinstance(d, BatchDim) for d in shape[1:]):
-        raise ShapeError(f"input {name!r}: expected a shape (N, ...), got {show(shape)}")
+    """Raise ShapeError unless an input's shape is fixed, or open in its first axis alone."""
+    batch = [d for d in shape if isinstance(d, BatchDim)]
+    if batch and (batch != [BatchDim()] or shape[0] != BatchDim()):
+        raise ShapeError(f"input {name!r}: expected a shape (N, ...) or one of whole numbers, "
+                         f"got {show(shape)}")
     _check_elements(shape)
 
 
@@ -76,24 +77,18 @@ def infer_node(node: Node, operands: list[Value | None]) -> list[Value]:
     attrs = check_attrs(node.op, node.attrs, len(shapes[0]))
     first = infer(REGISTRY[node.op].shape, shapes, attrs)
     _check_elements(first)
-    dtype = max((v.dtype for v in operands if v is not None), key=_width)
+    dtype = schema.result([None if v is None else v.dtype for v in operands], attrs)
     return [Value(first, dtype),
             *(Value(*extra) for extra in schema.extras(first, dtype, attrs))]
-
-
-def _width(dtype: str) -> tuple[bool, int]:
-    return dtype in FLOATS, int(dtype[-2:])
 
 
 def _check_inputs(op: str, schema: OpSchema, operands: list[Value | None]) -> None:
     """Check number, presence, rank and kind of a node's operands."""
     try:
         schema.check_inputs(operands)
+        schema.check_kinds([None if v is None else v.dtype for v in operands])
     except ShapeError as error:
         raise ShapeError(f"{op}: {error}") from None
-    for value in operands:
-        if value is not None and value.dtype not in FLOATS and not schema.moves_any:
-            raise ShapeError(f"{op}: expected floating-point inputs, got {value.dtype}")
     rank = len(operands[0].shape)
     if schema.ranks and rank not in schema.ranks:
         raise ShapeError(f"{op}: expected an input of rank {schema.ranks}, got {rank}")

@@ -8,7 +8,12 @@ from __future__ import annotations
 from convkit.ops import (
     activation,
     affine,
+    arithmetic,
+    cast,
+    compare,
     conv,
+    functions,
+    gather,
     group_norm,
     layer_norm,
     linear,
@@ -17,12 +22,16 @@ from convkit.ops import (
     norm,
     pad,
     pool,
+    quantize,
+    reduce,
     resample,
+    resize,
     response_norm,
     shape,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "conv",
-           "group_norm", "layer_norm", "linear", "loss", "math", "norm", "pad", "pool", "resample",
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic",
+           "cast", "compare", "conv", "functions", "gather", "group_norm", "layer_norm", "linear",
+           "loss", "math", "norm", "pad", "pool", "quantize", "reduce", "resample", "resize",
            "response_norm", "shape"]

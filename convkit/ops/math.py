@@ -67,7 +67,7 @@ def _numbers(x: np.ndarray, what: str) -> np.ndarray:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _promote(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def common_type(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bring two operands to one type: a float wins over integers, float64 over float32."""
     if a.dtype == b.dtype and a.dtype.isnative and a.dtype.kind == "f" and a.dtype != np.float16:
         return a, b
@@ -115,7 +115,7 @@ def _reduce(x: np.ndarray, axes: tuple[int, ...], keepdim: bool) -> np.ndarray:
     return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in axes])
 
 
-def _unbroadcast(grad: np.ndarray, like_: tuple[tuple[int, ...], np.dtype]) -> np.ndarray:
+def sum_to(grad: np.ndarray, like_: tuple[tuple[int, ...], np.dtype]) -> np.ndarray:
     """Sum a gradient over the axes along which an operand was stretched."""
     shape, dtype = like_
     if grad.shape != shape:
@@ -127,7 +127,7 @@ def _unbroadcast(grad: np.ndarray, like_: tuple[tuple[int, ...], np.dtype]) -> n
 
 
 def _kind(x: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
-    """Return what `_unbroadcast` must know of an operand."""
+    """Return what `sum_to` must know of an operand."""
     return x.shape, x.dtype
 
 
@@ -152,14 +152,14 @@ class Add(_Binary):
     def forward(ctx: Context, a, b):
         """Add with broadcasting."""
         ctx.saved = _kind(a), _kind(b)
-        return _binary(np.add, *_promote(a, b))
+        return _binary(np.add, *common_type(a, b))
 
     @staticmethod
     def backward(ctx, g):
         """Pass the gradient on to both."""
         ka, kb = ctx.saved
-        return (_unbroadcast(g, ka) if ctx.needs[0] else None,
-                _unbroadcast(g, kb) if ctx.needs[1] else None)
+        return (sum_to(g, ka) if ctx.needs[0] else None,
+                sum_to(g, kb) if ctx.needs[1] else None)
 
 
 @register
@@ -174,14 +174,14 @@ class Sub(_Binary):
     def forward(ctx: Context, a, b):
         """Subtract with broadcasting."""
         ctx.saved = _kind(a), _kind(b)
-        return _binary(np.subtract, *_promote(a, b))
+        return _binary(np.subtract, *common_type(a, b))
 
     @staticmethod
     def backward(ctx, g):
         """Pass the gradient on, negated for `b`."""
         ka, kb = ctx.saved
-        return (_unbroadcast(g, ka) if ctx.needs[0] else None,
-                _unary(np.negative, _unbroadcast(g, kb)) if ctx.needs[1] else None)
+        return (sum_to(g, ka) if ctx.needs[0] else None,
+                _unary(np.negative, sum_to(g, kb)) if ctx.needs[1] else None)
 
 
 @register
@@ -197,32 +197,41 @@ class Mul(_Binary):
         """Multiply with broadcasting."""
         if any(ctx.needs):
             ctx.saved = a, b
-        return _binary(np.multiply, *_promote(a, b))
+        return _binary(np.multiply, *common_type(a, b))
 
     @staticmethod
     def backward(ctx, g):
         """Multiply the gradient by the other factor."""
         a, b = ctx.saved
-        return (_unbroadcast(_binary(np.multiply, *_promote(g, b)), _kind(a))
+        return (sum_to(_binary(np.multiply, *common_type(g, b)), _kind(a))
                 if ctx.needs[0] else None,
-                _unbroadcast(_binary(np.multiply, *_promote(g, a)), _kind(b))
+                sum_to(_binary(np.multiply, *common_type(g, a)), _kind(b))
                 if ctx.needs[1] else None)
 
 
 @register
 class Div(_Binary):
-    """a / b; integers are divided as float32."""
+    """a / b; integers are divided as float32.
+
+    With `rounding_mode` the quotient is rounded towards zero ("trunc") or down ("floor"), and
+    integers stay integers; x / 0 is then 0 for them.
+    """
 
     name = "div"
     onnx = "Div"
     reads = (0, 1)
 
     @staticmethod
-    def forward(ctx: Context, a, b):
+    def forward(ctx: Context, a, b, *, rounding_mode: str | None = None):
         """Divide with broadcasting; x / 0 is infinite or NaN, as IEEE 754 says."""
+        if rounding_mode not in (None, "trunc", "floor"):
+            raise ValueError(f"expected rounding_mode None, 'trunc' or 'floor', "
+                             f"got {rounding_mode!r}")
         if any(ctx.needs):
-            ctx.saved = a, b
-        x, y = _promote(a, b)
+            ctx.saved = a, b, rounding_mode
+        x, y = common_type(a, b)
+        if rounding_mode:
+            return _rounded_quotient(x, y, rounding_mode)
         if x.dtype.kind != "f":
             x, y = x.astype(np.float32), y.astype(np.float32)
         with np.errstate(all="ignore"):
@@ -230,16 +239,32 @@ class Div(_Binary):
 
     @staticmethod
     def backward(ctx, g):
-        """Return g / b and -g a / b^2."""
-        a, b = ctx.saved
+        """Return g / b and -g a / b^2; zero where the quotient was rounded."""
+        a, b, rounded = ctx.saved
+        if rounded:
+            return tuple(np.zeros(x.shape, x.dtype) if need else None
+                         for x, need in zip((a, b), ctx.needs, strict=True))
         with np.errstate(all="ignore"):
-            ga = _binary(np.divide, *_promote(g, b))
+            ga = _binary(np.divide, *common_type(g, b))
             gb = None
             if ctx.needs[1]:
-                gb = _binary(np.multiply, *_promote(ga, a))
-                gb = _unbroadcast(_unary(np.negative, _binary(np.divide, *_promote(gb, b))),
+                gb = _binary(np.multiply, *common_type(ga, a))
+                gb = sum_to(_unary(np.negative, _binary(np.divide, *common_type(gb, b))),
                                   _kind(b))
-        return _unbroadcast(ga, _kind(a)) if ctx.needs[0] else None, gb
+        return sum_to(ga, _kind(a)) if ctx.needs[0] else None, gb
+
+
+def _rounded_quotient(x: np.ndarray, y: np.ndarray, mode: str) -> np.ndarray:
+    """Return x / y as a whole number."""
+    with np.errstate(all="ignore"):
+        if x.dtype.kind == "f":
+            quotient = _binary(np.divide, x, y)
+            return (np.trunc if mode == "trunc" else np.floor)(quotient, out=quotient)
+        quotient = _binary(np.floor_divide, x, y)
+        if mode == "trunc" and x.dtype.kind == "i":
+            # Rounded down; one more where the signs differ and something was left over.
+            quotient += (np.fmod(x, y) != 0) & ((x < 0) != (y < 0))
+        return quotient
 
 
 class _Unary(Op):
@@ -261,7 +286,7 @@ class Neg(_Unary):
     @staticmethod
     def forward(ctx: Context, x):
         """Negate."""
-        return _unary(np.negative, native(x))
+        return _unary(np.negative, _numbers(x, "x"))
 
     @staticmethod
     def backward(ctx, g):
@@ -352,7 +377,7 @@ class Abs(_Unary):
     @staticmethod
     def forward(ctx: Context, x):
         """Take the absolute value."""
-        x = native(x)
+        x = _numbers(x, "x")
         if any(ctx.needs):
             ctx.saved = x
         return _unary(np.absolute, x)
@@ -507,7 +532,7 @@ class MatMul(Op):
     def forward(ctx: Context, a, b):
         """Multiply."""
         shape = MatMul.shape(a.shape, b.shape)
-        a, b = _promote(native(a, "a"), native(b, "b"))
+        a, b = common_type(native(a, "a"), native(b, "b"))
         ctx.saved = a, b
         return _products(ctx, _rows(a), _columns(b)).reshape(shape)
 
@@ -521,10 +546,10 @@ class MatMul(Op):
         ga = gb = None
         if ctx.needs[0]:
             ga = _products(ctx, g, columns.swapaxes(-1, -2))
-            ga = _unbroadcast(ga, _kind(rows)).reshape(a.shape)
+            ga = sum_to(ga, _kind(rows)).reshape(a.shape)
         if ctx.needs[1]:
             gb = _products(ctx, rows.swapaxes(-1, -2), g)
-            gb = _unbroadcast(gb, _kind(columns)).reshape(b.shape)
+            gb = sum_to(gb, _kind(columns)).reshape(b.shape)
         return ga, gb
 
 

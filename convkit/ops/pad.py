@@ -111,6 +111,16 @@ def _logical(array: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
     return array if order is None else array.transpose(np.argsort(order))
 
 
+def _pad_integers(x: np.ndarray, padding: Any, mode: str, value: float) -> np.ndarray:
+    """Pad integers or booleans, by NumPy."""
+    names = {"constant": "constant", "zeros": "constant", "reflect": "reflect",
+             "replicate": "edge", "circular": "wrap"}
+    extra = {"constant_values": x.dtype.type(value)} if mode == "constant" else {}
+    wide = np.pad(x, [(max(a, 0), max(b, 0)) for a, b in padding], names[mode], **extra)
+    return wide[tuple(slice(max(-a, 0), n - max(-b, 0))
+                      for (a, b), n in zip(padding, wide.shape, strict=True))]
+
+
 @register
 class Pad(Op):
     """x with elements added before and after each axis, as `torch.nn.functional.pad`.
@@ -133,6 +143,8 @@ class Pad(Op):
     def forward(ctx: Context, x, *, padding, mode="constant", value=0.0):
         """Pad an array of one axis or more."""
         shape = _padded(x.shape, padding, mode)
+        if x.dtype.kind in "iub":
+            return _pad_integers(x, padding, mode, value)
         memory.empty(shape, x.dtype)  # refuses sizes beyond memory before lists are made
         x = native(x)
         order = axis_order(x)

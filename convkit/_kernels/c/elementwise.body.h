@@ -19,6 +19,7 @@
         [CK_GELU_TANH] = CK_CAT(gelu_tanh##suffix, S),  \
         [CK_HARDSWISH] = CK_CAT(hardswish##suffix, S),  \
         [CK_HARDSIGMOID] = CK_CAT(hardsigmoid##suffix, S), \
+        [CK_ERF] = CK_CAT(erf##suffix, S),              \
     }
 
 static const ck_elementwise_table elementwise_table = {

@@ -17,6 +17,7 @@ enum ck_unary {
     CK_GELU_TANH,
     CK_HARDSWISH,
     CK_HARDSIGMOID,
+    CK_ERF,
     CK_UNARY_COUNT
 };
 

@@ -88,6 +88,28 @@ UNARY_GRAD(hardswish,
 UNARY_MAP(hardsigmoid, FN(relu6_of)(x + C(3)) / C(6))
 UNARY_GRAD(hardsigmoid, FN(select)((v > zero) & (v < C(1)), g / C(6), zero))
 
+/* The Taylor series near zero, where 2 normal(sqrt(2) x) - 1 would cancel (Abramowitz and
+   Stegun, "Handbook of Mathematical Functions", 7.1.5). */
+#define ERF_SLOPE 1.12837916709551257390 /* 2 / sqrt(pi) */
+CK_INLINE V FN(erf_value)(V x) {
+    V q = -x * x, sum = C(1.0 / 3628800 / 21), density;
+    sum = sum * q + C(1.0 / 362880 / 19);
+    sum = sum * q + C(1.0 / 40320 / 17);
+    sum = sum * q + C(1.0 / 5040 / 15);
+    sum = sum * q + C(1.0 / 720 / 13);
+    sum = sum * q + C(1.0 / 120 / 11);
+    sum = sum * q + C(1.0 / 24 / 9);
+    sum = sum * q + C(1.0 / 6 / 7);
+    sum = sum * q + C(1.0 / 2 / 5);
+    sum = sum * q + C(1.0 / 3);
+    V near = (sum * q + C(1)) * x * C(ERF_SLOPE);
+    V far = C(2) * FN(normal)(x * C(1.41421356237309504880), &density) - C(1);
+    /* NaN is neither above nor below and takes `far`. */
+    return FN(select)((x > C(-0.5)) & (x < C(0.5)), near, far);
+}
+UNARY_MAP(erf, FN(erf_value)(x))
+UNARY_GRAD(erf, g *FN(exp)(-v * v) * C(ERF_SLOPE))
+
 static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, int activation,
                          double alpha, double beta) {
     const V low = C(alpha), high = C(beta);
@@ -102,3 +124,4 @@ static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, 
 #undef UNARY_GRAD
 #undef GELU_INNER
 #undef GELU_CUBIC
+#undef ERF_SLOPE

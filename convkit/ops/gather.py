@@ -1,0 +1,136 @@
+"""Picking elements by integer places, and repeating them along axes of size one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convkit._kernels import memory
+from convkit.errors import DTypeError, ShapeError
+from convkit.ops.math import sum_to
+from convkit.ops.op import Context, Op, register
+from convkit.ops.shape import _axis, _native_order
+
+__all__ = ["Expand", "Gather", "Take"]
+
+
+def _places(indices: np.ndarray, size: int) -> np.ndarray:
+    """Return indices counted from the front; raise where one leads out of the axis."""
+    if indices.dtype.kind not in "iu":
+        raise DTypeError(f"expected indices of integers, got {indices.dtype}")
+    if indices.size and not (-size <= indices.min() and indices.max() < size):
+        wrong = indices.max() if indices.max() >= size else indices.min()
+        raise ShapeError(f"index {wrong} is out of range for an axis of size {size}")
+    places = indices.astype(np.int64)
+    return np.where(places < 0, places + size, places)
+
+
+@register
+class Take(Op):
+    """The slices of x at `indices` (of any shape) along an axis, as `numpy.take`.
+
+    Indices may be negative: they then count from the end.
+    """
+
+    name = "take"
+    onnx = "Gather"
+    reads = (1,)
+
+    @staticmethod
+    def shape(x, indices, *, dim=0):
+        """Return the shape with the axis replaced by those of the indices."""
+        axis = _axis(dim, len(x))
+        return (*x[:axis], *indices, *x[axis + 1:])
+
+    @staticmethod
+    def forward(ctx: Context, x, indices, *, dim=0):
+        """Copy the slices."""
+        axis = _axis(dim, x.ndim)
+        x, places = _native_order(x), _places(indices, x.shape[axis])
+        ctx.saved = x.shape, places, axis
+        return np.take(x, places, axis=axis)
+
+    @staticmethod
+    def backward(ctx: Context, g):
+        """Add every slice's gradient where it came from."""
+        shape, places, axis = ctx.saved
+        gx = np.zeros(shape, g.dtype)
+        moved = g.reshape((*shape[:axis], places.size, *shape[axis + 1:]))
+        np.add.at(np.moveaxis(gx, axis, 0), places.reshape(-1), np.moveaxis(moved, axis, 0))
+        return gx, None
+
+
+@register
+class Gather(Op):
+    """One element per index along an axis, as `torch.gather`: the other axes go in step."""
+
+    name = "gather"
+    onnx = "GatherElements"
+    reads = (1,)
+
+    @staticmethod
+    def shape(x, indices, *, dim=0):
+        """Return the shape of the indices."""
+        axis = _axis(dim, len(x))
+        if len(indices) != len(x) or any(
+                n > m for i, (n, m) in enumerate(zip(indices, x, strict=True)) if i != axis):
+            raise ShapeError(f"expected indices of no more than x of shape {x} along every axis "
+                             f"but {dim}, got shape {indices}")
+        return indices
+
+    @staticmethod
+    def forward(ctx: Context, x, indices, *, dim=0):
+        """Pick the elements."""
+        Gather.shape(x.shape, indices.shape, dim=dim)
+        axis = _axis(dim, x.ndim)
+        x, places = _native_order(x), _places(indices, x.shape[axis])
+        within = tuple(slice(None) if i == axis else slice(n)
+                       for i, n in enumerate(indices.shape))
+        ctx.saved = x.shape, places, axis, within
+        return np.take_along_axis(x[within], places, axis)
+
+    @staticmethod
+    def backward(ctx: Context, g):
+        """Add every element's gradient where it came from."""
+        shape, places, axis, within = ctx.saved
+        gx = np.zeros(shape, g.dtype)
+        index = list(np.indices(places.shape, sparse=True))
+        index[axis] = places
+        np.add.at(gx[within], tuple(index), g)
+        return gx, None
+
+
+@register
+class Expand(Op):
+    """x repeated along axes of size one, as `torch.Tensor.expand`.
+
+    In `shape`, -1 keeps an axis; it may have more axes than x, which come first.
+    """
+
+    name = "expand"
+    onnx = "Expand"
+
+    @staticmethod
+    def shape(x, *, shape):
+        """Return the expanded shape."""
+        extra = len(shape) - len(x)
+        if extra < 0 or -1 in shape[:extra]:
+            raise ShapeError(f"cannot expand {x} to {tuple(shape)}")
+        sizes = tuple(n if want == -1 else want
+                      for n, want in zip((-1,) * extra + tuple(x), shape, strict=True))
+        if any(n not in (1, want) for n, want in zip(x, sizes[extra:], strict=True)):
+            raise ShapeError(f"cannot expand {x} to {tuple(shape)}")
+        return sizes
+
+    @staticmethod
+    def forward(ctx: Context, x, *, shape):
+        """Copy x as often as needed."""
+        x = _native_order(x)
+        ctx.saved = x.shape, x.dtype
+        out = memory.empty(Expand.shape(x.shape, shape=shape), x.dtype)
+        np.copyto(out, x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Context, g):
+        """Sum the gradients of the copies."""
+        return (sum_to(g, ctx.saved),)
