@@ -896,15 +896,18 @@ def mul_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return _sum_to(gy * b, a.shape), _sum_to(gy * a, b.shape)
 
 
-def div(a: Array, b: Array) -> Array:
-    """Return a / b, broadcast."""
+def div(a: Array, b: Array, *, rounding_mode: str | None = None) -> Array:
+    """Return a / b, broadcast; as a whole number, rounded towards zero or down, on request."""
     a, b = _wide(a, b)
-    return a / b
+    return {None: np.positive, "trunc": np.trunc, "floor": np.floor}[rounding_mode](a / b)
 
 
-def div_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return gy / b and -gy * a / b^2."""
+def div_grad(gy: Array, a: Array, b: Array, *, rounding_mode: str | None = None
+             ) -> tuple[Array, Array]:
+    """Return gy / b and -gy * a / b^2; zeros where the quotient is rounded."""
     gy, a, b = _wide(gy, a, b)
+    if rounding_mode:
+        return np.zeros_like(a), np.zeros_like(b)
     return _sum_to(gy / b, a.shape), _sum_to(-gy * a / b**2, b.shape)
 
 
@@ -1153,6 +1156,469 @@ def upsample_grad(gy: Array, x: Array, *, size: Sizes, mode: str = "nearest",
     for axis, matrix in enumerate(
             _resample_matrices(np.shape(x), size, mode, align_corners, scale_factor)):
         gy = _apply_matrix(matrix.T, gy, axis + 2)
+    return (gy,)
+
+
+# -- more functions of one variable -----------------------------------------------------------
+
+
+def _function(name: str, compute: Callable, slope: Callable) -> None:
+    """Define a function of one variable and its gradient under a name and name_grad."""
+    def function(x: Array) -> Array:
+        return compute(*_wide(x))
+
+    def gradient(gy: Array, x: Array) -> tuple[Array]:
+        gy, x = _wide(gy, x)
+        return (gy * slope(x),)
+
+    function.__doc__ = f"Return {name} of x."
+    gradient.__doc__ = f"Return gy times the derivative of {name}."
+    globals().update({name: function, f"{name}_grad": gradient})
+
+
+for _name, _compute, _slope in (
+        ("floor", np.floor, np.zeros_like), ("ceil", np.ceil, np.zeros_like),
+        ("round", np.round, np.zeros_like), ("sign", np.sign, np.zeros_like),
+        ("reciprocal", lambda x: 1.0 / x, lambda x: -(x ** -2.0)),
+        ("sin", np.sin, np.cos), ("cos", np.cos, lambda x: -np.sin(x)),
+        ("tan", np.tan, lambda x: 1.0 + np.tan(x) ** 2),
+        ("asin", np.arcsin, lambda x: (1.0 - x**2) ** -0.5),
+        ("acos", np.arccos, lambda x: -((1.0 - x**2) ** -0.5)),
+        ("atan", np.arctan, lambda x: 1.0 / (1.0 + x**2)),
+        ("sinh", np.sinh, np.cosh), ("cosh", np.cosh, np.sinh),
+        ("asinh", np.arcsinh, lambda x: (x**2 + 1.0) ** -0.5),
+        ("acosh", np.arccosh, lambda x: (x**2 - 1.0) ** -0.5),
+        ("atanh", np.arctanh, lambda x: 1.0 / (1.0 - x**2)),
+        ("erf", np.vectorize(math.erf, otypes=[np.float64]),
+         lambda x: 2.0 / math.sqrt(math.pi) * np.exp(-(x**2)))):
+    _function(_name, _compute, _slope)
+
+
+def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """Return log(1 + exp(beta x)) / beta, or x where beta x is above the threshold."""
+    (x,) = _wide(x)
+    return np.where(beta * x > threshold, x, np.logaddexp(0.0, beta * x) / beta)
+
+
+def softplus_grad(gy: Array, x: Array, *, beta: float = 1.0, threshold: float = 20.0
+                  ) -> tuple[Array]:
+    """Return gy times the sigmoid of beta x, or gy above the threshold."""
+    gy, x = _wide(gy, x)
+    return (gy * np.where(beta * x > threshold, 1.0, sigmoid(beta * x)),)
+
+
+# -- more arithmetic, comparisons, choice -----------------------------------------------------
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """Return the larger of two."""
+    return np.maximum(*_wide(a, b))
+
+
+def maximum_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy for the larger one; half of it for each of equals."""
+    gy, a, b = _wide(gy, a, b)
+    share = 0.5 * (1.0 + np.sign(a - b))
+    return _sum_to(gy * share, a.shape), _sum_to(gy * (1.0 - share), b.shape)
+
+
+def minimum(a: Array, b: Array) -> Array:
+    """Return the smaller of two."""
+    return np.minimum(*_wide(a, b))
+
+
+def minimum_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy for the smaller one; half of it for each of equals."""
+    return maximum_grad(gy, -_wide(a)[0], -_wide(b)[0])
+
+
+def power(a: Array, b: Array) -> Array:
+    """Return a to the power b."""
+    return np.power(*_wide(a, b))
+
+
+def power_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy b a^(b - 1) and gy a^b log a."""
+    gy, a, b = _wide(gy, a, b)
+    return (_sum_to(gy * b * a ** (b - 1.0), a.shape), _sum_to(gy * a**b * np.log(a), b.shape))
+
+
+def remainder(a: Array, b: Array) -> Array:
+    """Return a - b floor(a / b)."""
+    a, b = _wide(a, b)
+    return a - b * np.floor(a / b)
+
+
+def remainder_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy and -gy floor(a / b)."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy * np.ones_like(a), a.shape), _sum_to(-gy * np.floor(a / b), b.shape)
+
+
+def fmod(a: Array, b: Array) -> Array:
+    """Return a - b trunc(a / b)."""
+    a, b = _wide(a, b)
+    return a - b * np.trunc(a / b)
+
+
+def fmod_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return gy and -gy trunc(a / b)."""
+    gy, a, b = _wide(gy, a, b)
+    return _sum_to(gy * np.ones_like(a), a.shape), _sum_to(-gy * np.trunc(a / b), b.shape)
+
+
+def clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
+    """Return x held between min and max."""
+    (x,) = _wide(x)
+    return np.clip(x, -np.inf if min is None else min, np.inf if max is None else max)
+
+
+def clamp_grad(gy: Array, x: Array, *, min: float | None = None, max: float | None = None
+               ) -> tuple[Array]:
+    """Return gy where x lies within the limits, them included."""
+    gy, x = _wide(gy, x)
+    return (gy * (clamp(x, min=min, max=max) == x),)
+
+
+def eq(a: Array, b: Array) -> Array:
+    """Return whether a == b."""
+    return np.equal(a, b)
+
+
+def ne(a: Array, b: Array) -> Array:
+    """Return whether a != b."""
+    return np.not_equal(a, b)
+
+
+def lt(a: Array, b: Array) -> Array:
+    """Return whether a < b."""
+    return np.less(a, b)
+
+
+def le(a: Array, b: Array) -> Array:
+    """Return whether a <= b."""
+    return np.less_equal(a, b)
+
+
+def gt(a: Array, b: Array) -> Array:
+    """Return whether a > b."""
+    return np.greater(a, b)
+
+
+def ge(a: Array, b: Array) -> Array:
+    """Return whether a >= b."""
+    return np.greater_equal(a, b)
+
+
+def logical_and(a: Array, b: Array) -> Array:
+    """Return whether both are true."""
+    return np.logical_and(a, b)
+
+
+def logical_or(a: Array, b: Array) -> Array:
+    """Return whether one is true."""
+    return np.logical_or(a, b)
+
+
+def logical_xor(a: Array, b: Array) -> Array:
+    """Return whether exactly one is true."""
+    return np.logical_xor(a, b)
+
+
+def logical_not(x: Array) -> Array:
+    """Return whether x is false."""
+    return np.logical_not(x)
+
+
+def isnan(x: Array) -> Array:
+    """Return whether x is not a number."""
+    return np.isnan(x)
+
+
+def isinf(x: Array) -> Array:
+    """Return whether x is infinite."""
+    return np.isinf(x)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """Return a where the condition is true, else b."""
+    return np.where(condition, *_wide(a, b))
+
+
+def where_grad(gy: Array, condition: Array, a: Array, b: Array) -> tuple[None, Array, Array]:
+    """Return gy for the one that was chosen."""
+    gy, a, b = _wide(gy, a, b)
+    return (None, _sum_to(np.where(condition, gy, 0.0), a.shape),
+            _sum_to(np.where(condition, 0.0, gy), b.shape))
+
+
+def cast(x: Array, *, dtype: str) -> Array:
+    """Return x as another type."""
+    return np.asarray(x).astype(dtype)
+
+
+# -- more reductions --------------------------------------------------------------------------
+
+
+def amax(x: Array, *, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return the largest element over axes; None means all."""
+    (x,) = _wide(x)
+    return np.max(x, axis=_axes(dim, x.ndim), keepdims=keepdim)
+
+
+def amax_grad(gy: Array, x: Array, *, dim: Any = None, keepdim: bool = False) -> tuple[Array]:
+    """Return gy, shared among the elements that are the largest."""
+    (x,) = _wide(x)
+    axes = _axes(dim, x.ndim)
+    chosen = x == np.max(x, axis=axes, keepdims=True)
+    (gy,) = sum_grad(gy, x, dim=dim, keepdim=keepdim)
+    return (gy * chosen / chosen.sum(axis=axes, keepdims=True),)
+
+
+def amin(x: Array, *, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return the smallest element over axes; None means all."""
+    return -amax(-_wide(x)[0], dim=dim, keepdim=keepdim)
+
+
+def amin_grad(gy: Array, x: Array, *, dim: Any = None, keepdim: bool = False) -> tuple[Array]:
+    """Return gy, shared among the elements that are the smallest."""
+    return amax_grad(gy, -_wide(x)[0], dim=dim, keepdim=keepdim)
+
+
+def prod(x: Array, *, dim: Any = None, keepdim: bool = False) -> Array:
+    """Return the product over axes; None means all."""
+    (x,) = _wide(x)
+    return np.prod(x, axis=_axes(dim, x.ndim), keepdims=keepdim)
+
+
+def prod_grad(gy: Array, x: Array, *, dim: Any = None, keepdim: bool = False) -> tuple[Array]:
+    """Return gy times the product of the other elements."""
+    (x,) = _wide(x)
+    axes = _axes(dim, x.ndim)
+    slope = np.empty_like(x)
+    for at in np.ndindex(*x.shape):
+        others = x.copy()
+        others[at] = 1.0
+        slope[at] = np.prod(others[tuple(
+            _slice(None) if i in axes else at[i] for i in range(x.ndim))])
+    return (sum_grad(gy, x, dim=dim, keepdim=keepdim)[0] * slope,)
+
+
+def argmax(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
+    """Return the place of the largest element, the first of equals."""
+    return np.argmax(x, axis=dim, keepdims=keepdim)
+
+
+def argmin(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
+    """Return the place of the smallest element, the first of equals."""
+    return np.argmin(x, axis=dim, keepdims=keepdim)
+
+
+def topk(x: Array, *, k: int, dim: int = -1, largest: bool = True) -> tuple[Array, Array]:
+    """Return the k largest (smallest) elements in order and their places, equals as they come."""
+    (x,) = _wide(x)
+    places = np.argsort(-x if largest else x, axis=dim, kind="stable")
+    places = np.take(places, np.arange(k), axis=dim)
+    return np.take_along_axis(x, places, dim), places
+
+
+def topk_grad(gy: Array, x: Array, *, k: int, dim: int = -1, largest: bool = True
+              ) -> tuple[Array]:
+    """Return gy at the elements that were taken."""
+    gx = np.zeros(np.shape(x))
+    np.put_along_axis(gx, topk(x, k=k, dim=dim, largest=largest)[1], _wide(gy)[0], dim)
+    return (gx,)
+
+
+def cumsum(x: Array, *, dim: int) -> Array:
+    """Return the running sum."""
+    (x,) = _wide(x)
+    return np.cumsum(x, axis=dim)
+
+
+def cumsum_grad(gy: Array, x: Array, *, dim: int) -> tuple[Array]:
+    """Return the running sum of gy from the other end."""
+    (gy,) = _wide(gy)
+    return (gy.sum(axis=dim, keepdims=True) - np.cumsum(gy, axis=dim) + gy,)
+
+
+# -- picking and repeating --------------------------------------------------------------------
+
+
+def take(x: Array, indices: Array, *, dim: int = 0) -> Array:
+    """Return the slices at the indices along an axis."""
+    return np.take(_wide(x)[0], indices, axis=dim)
+
+
+def take_grad(gy: Array, x: Array, indices: Array, *, dim: int = 0) -> tuple[Array, None]:
+    """Return the sum of the gradients of every slice's copies."""
+    dim %= np.ndim(x)
+    one_hot = np.arange(np.shape(x)[dim]) == np.asarray(indices)[..., None] % np.shape(x)[dim]
+    axes = tuple(range(dim, dim + np.ndim(indices)))
+    gx = np.tensordot(_wide(gy)[0], one_hot, (axes, tuple(range(np.ndim(indices)))))
+    return np.moveaxis(gx, -1, dim), None
+
+
+def gather(x: Array, indices: Array, *, dim: int = 0) -> Array:
+    """Return x[.., indices[i, .., j], ..] for every place of the indices."""
+    (x,) = _wide(x)
+    y = np.empty(np.shape(indices))
+    for at in np.ndindex(*y.shape):
+        source = list(at)
+        source[dim] = indices[at]
+        y[at] = x[tuple(source)]
+    return y
+
+
+def gather_grad(gy: Array, x: Array, indices: Array, *, dim: int = 0) -> tuple[Array, None]:
+    """Return the sum of the gradients of every element's copies."""
+    gx = np.zeros(np.shape(x))
+    for at in np.ndindex(*np.shape(indices)):
+        source = list(at)
+        source[dim] = indices[at]
+        gx[tuple(source)] += gy[at]
+    return gx, None
+
+
+def expand(x: Array, *, shape: Sequence[int]) -> Array:
+    """Return x repeated along axes of size one; -1 keeps an axis."""
+    (x,) = _wide(x)
+    own = (1,) * (len(shape) - x.ndim) + x.shape
+    return np.broadcast_to(x, [n if m == -1 else m for n, m in zip(own, shape, strict=True)])
+
+
+def expand_grad(gy: Array, x: Array, *, shape: Sequence[int]) -> tuple[Array]:
+    """Return gy summed over the copies."""
+    return (_sum_to(_wide(gy)[0], np.shape(x)),)
+
+
+# -- quantisation -----------------------------------------------------------------------------
+
+
+def _levels(a: Array, x: Array, dim: int, block_size: int) -> Array:
+    """Return scales or zero points in a form that broadcasts against x."""
+    a = np.asarray(a)
+    if a.size == 1:
+        return a.reshape((1,) * np.ndim(x))
+    if block_size:
+        return np.take(np.repeat(a, block_size, dim), np.arange(np.shape(x)[dim]), axis=dim)
+    return a.reshape([-1 if i == dim % np.ndim(x) else 1 for i in range(np.ndim(x))])
+
+
+def quantize_linear(x: Array, scale: Array, zero_point: Array | None = None, *,
+                    dtype: str = "uint8", quant_min: int | None = None,
+                    quant_max: int | None = None, dim: int = 1, block_size: int = 0) -> Array:
+    """Return round(x / scale) + zero_point, saturated; x / scale is rounded as float32 first."""
+    info = np.iinfo(dtype)
+    x = np.asarray(x)
+    q = np.round(x / _levels(scale, x, dim, block_size).astype(x.dtype)).astype(np.float64)
+    if zero_point is not None:
+        q = q + _levels(zero_point, x, dim, block_size)
+    return np.clip(q, info.min if quant_min is None else quant_min,
+                   info.max if quant_max is None else quant_max).astype(dtype)
+
+
+def dequantize_linear(x: Array, scale: Array, zero_point: Array | None = None, *, dim: int = 1,
+                      block_size: int = 0) -> Array:
+    """Return (x - zero_point) * scale."""
+    q = np.asarray(x, np.float64)
+    if zero_point is not None:
+        q = q - _levels(zero_point, x, dim, block_size)
+    return q * _levels(scale, x, dim, block_size)
+
+
+# -- resizing ---------------------------------------------------------------------------------
+
+
+def _resize_place(y: int, n: int, m: int, scale: float, how: str, roi: Sequence[float]) -> float:
+    """Return where output y of m comes from in an axis of n elements, by ONNX's formulas."""
+    length = scale * n
+    if how == "align_corners":
+        return 0.0 if length == 1 else y * (n - 1) / (length - 1)
+    if how == "asymmetric":
+        return y / scale
+    if how == "tf_crop_and_resize":
+        start, end = roi
+        if length == 1:
+            return 0.5 * (start + end) * (n - 1)
+        return start * (n - 1) + y * (end - start) * (n - 1) / (length - 1)
+    if how == "pytorch_half_pixel" and length == 1:
+        return -0.5
+    shift = n / 2 * (1 - m / length) if how == "half_pixel_symmetric" else 0.0
+    return shift + (y + 0.5) / scale - 0.5
+
+
+def _resize_taps(place: float, n: int, scale: float, mode: str, nearest_mode: str, a: float,
+                 exclude_outside: bool, antialias: bool) -> list[tuple[int, float]]:
+    """Return (source, weight) of everything that an output element is made of."""
+    if mode == "nearest":
+        half_up, half_down = math.floor(place + 0.5), math.ceil(place - 0.5)
+        found = {"floor": math.floor(place), "ceil": math.ceil(place),
+                 "round_prefer_floor": half_down, "round_prefer_ceil": half_up}[nearest_mode]
+        return [(min(max(found, 0), n - 1), 1.0)]
+    stretch = min(scale, 1.0) if antialias else 1.0
+    reach = math.ceil((1 if mode == "linear" else 2) / stretch)
+    taps = []
+    for i in range(math.floor(place) - reach, math.floor(place) + reach + 2):
+        d = builtins.abs(i - place) * stretch
+        if mode == "linear":
+            w = max(0.0, 1.0 - d)
+        elif d <= 1:
+            w = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        else:
+            w = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+        if not (exclude_outside and not 0 <= i < n):
+            taps.append((min(max(i, 0), n - 1), w))
+    total = _sum(w for _, w in taps) if exclude_outside or antialias else 1.0
+    return [(i, w / total) for i, w in taps]
+
+
+def _resize_matrices(x, size, scale, mode, coordinates, nearest_mode, cubic_coeff_a,
+                     exclude_outside, antialias, roi):
+    """Return a matrix per axis, and which outputs lie outside of the input."""
+    matrices, outside = [], np.zeros(tuple(size), bool)
+    for axis, (n, m) in enumerate(zip(x.shape, size, strict=True)):
+        ratio = m / n if scale is None else scale[axis]
+        window = (0.0, 1.0) if roi is None else roi[axis]
+        matrix = np.zeros((m, n))
+        for y in range(m):
+            place = _resize_place(y, n, m, ratio, coordinates, window)
+            if coordinates == "tf_crop_and_resize" and not 0 <= place <= n - 1:
+                outside[(_slice(None),) * axis + (y,)] = True
+            for i, w in _resize_taps(place, n, ratio, mode, nearest_mode, cubic_coeff_a,
+                                     exclude_outside, antialias):
+                matrix[y, i] += w
+        matrices.append(matrix)
+    return matrices, outside
+
+
+def resize(x: Array, *, size: Sequence[int], scale: Sequence[float] | None = None,
+           mode: str = "nearest", coordinates: str = "half_pixel",
+           nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
+           exclude_outside: bool = False, antialias: bool = False,
+           roi: Sequence[Sequence[float]] | None = None, extrapolation_value: float = 0.0) -> Array:
+    """Resample every axis by its matrix (https://onnx.ai/onnx/operators/onnx__Resize.html)."""
+    (x,) = _wide(x)
+    matrices, outside = _resize_matrices(x, size, scale, mode, coordinates, nearest_mode,
+                                         cubic_coeff_a, exclude_outside, antialias, roi)
+    for axis, matrix in enumerate(matrices):
+        x = _apply_matrix(matrix, x, axis)
+    return np.where(outside, extrapolation_value, x)
+
+
+def resize_grad(gy: Array, x: Array, *, size: Sequence[int], scale: Sequence[float] | None = None,
+                mode: str = "nearest", coordinates: str = "half_pixel",
+                nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
+                exclude_outside: bool = False, antialias: bool = False,
+                roi: Sequence[Sequence[float]] | None = None, extrapolation_value: float = 0.0
+                ) -> tuple[Array]:
+    """Apply the transposed matrices."""
+    gy, x = _wide(gy, x)
+    matrices, outside = _resize_matrices(x, size, scale, mode, coordinates, nearest_mode,
+                                         cubic_coeff_a, exclude_outside, antialias, roi)
+    gy = np.where(outside, 0.0, gy)
+    for axis, matrix in enumerate(matrices):
+        gy = _apply_matrix(matrix.T, gy, axis)
     return (gy,)
 
 

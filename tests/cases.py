@@ -442,6 +442,101 @@ def loss_cases(rng: Rng, wide: bool) -> list[Case]:
 
 
 
+def function_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return functions of one variable where they are smooth."""
+    ranges = {"asin": (-0.9, 0.9), "acos": (-0.9, 0.9), "atanh": (-0.9, 0.9),
+                    "acosh": (1.1, 4), "reciprocal": (0.5, 2), "tan": (-1.2, 1.2)}
+    cases = []
+    for name in ("floor", "ceil", "round", "sign", "reciprocal", "sin", "cos", "tan", "asin",
+                 "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf"):
+        x = rng.uniform(*ranges.get(name, (-3, 3)), (2, 3, 5))
+        cases.append(Case(name, [x], {}, lambda F, x, name=name: getattr(x, name)()))
+    x = rng.uniform(-30, 30, (2, 3, 5))
+    return [*cases,
+            Case("softplus", [x], {}, lambda F, x: F.softplus(x)),
+            Case("softplus", [x], {"beta": 2.0, "threshold": 5.0},
+                 lambda F, x: F.softplus(x, 2.0, 5.0), "beta")]
+
+
+def choice_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return extremes, powers, remainders, clamping and choosing."""
+    cases = []
+    for shapes in (((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (3, 1)), ((1, 4), (2, 3, 1))):
+        a, b = rng.uniform(0.5, 3, shapes[0]), rng.uniform(0.5, 2, shapes[1])
+        tag = f"{shapes[0]}-{shapes[1]}"
+        for name, other in (("maximum", "maximum"), ("minimum", "minimum"), ("power", "pow"),
+                            ("remainder", "remainder"), ("fmod", "fmod")):
+            cases.append(Case(name, [a, b], {}, lambda F, a, b, name=other: getattr(a, name)(b),
+                              tag))
+        condition = rng.random(shapes[0]) < 0.5
+        cases.append(Case("where", [condition, a, b], {}, lambda F, c, a, b: a.where(c, b), tag))
+        for mode in ("trunc", "floor"):
+            cases.append(Case("div", [a, -b], {"rounding_mode": mode},
+                              lambda F, a, b, m=mode: a.div(b, rounding_mode=m), f"{mode}-{tag}"))
+    x = rng.standard_normal((2, 3, 4))
+    for limits in ({"min": -0.5}, {"max": 0.5}, {"min": -0.5, "max": 0.75}):
+        cases.append(Case("clamp", [x], limits, lambda F, x, v=limits: x.clamp(**v), str(limits)))
+    return cases
+
+
+def pick_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return extremes and products over axes, and elements picked by their places."""
+    x, factors = rng.standard_normal((2, 3, 4, 5)), rng.uniform(0.7, 1.4, (2, 3, 2, 2))
+    cases = []
+    for dim in (None, (1,), (0, 2), (-1,)):
+        for keep in (False, True):
+            axes = tuple(range(4)) if dim is None else dim
+            attrs = {"dim": dim, "keepdim": keep}
+            for name in ("amax", "amin"):
+                cases.append(Case(name, [x], attrs, lambda F, x, n=name, d=axes, k=keep:
+                                  getattr(x, n)(d, keepdim=k), f"{dim}-{keep}"))
+
+            def product(F, x, d=axes, k=keep):
+                for axis in sorted((i % 4 for i in d), reverse=True):
+                    x = x.prod(axis, keepdim=k)
+                return x
+
+            cases.append(Case("prod", [factors], attrs, product, f"{dim}-{keep}"))
+    for dim in (0, 1, -1):
+        for largest in (True, False):
+            cases.append(Case("topk", [x], {"k": 2, "dim": dim, "largest": largest},
+                              lambda F, x, d=dim, b=largest: tuple(x.topk(2, d, b)),
+                              f"{dim}-{largest}"))
+        cases.append(Case("cumsum", [x], {"dim": dim}, lambda F, x, d=dim: x.cumsum(d), str(dim)))
+        rows = rng.integers(0, 2, (3, 2))
+        cases.append(Case("take", [x, rows], {"dim": dim}, lambda F, x, i, d=dim: x.index_select(
+            d, i.reshape(-1)).reshape(*x.shape[:d % 4], 3, 2, *x.shape[d % 4 + 1:]), str(dim)))
+        places = rng.integers(0, 2, (2, 2, 4, 3))
+        cases.append(Case("gather", [x, places], {"dim": dim},
+                          lambda F, x, i, d=dim: x.gather(d, i), str(dim)))
+    y = rng.standard_normal((3, 1, 5))
+    cases.append(Case("expand", [y], {"shape": (2, -1, 4, 5)},
+                      lambda F, y: y.expand(2, -1, 4, 5)))
+    return cases
+
+
+def resize_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return resampling in ONNX's words, as far as PyTorch has the same."""
+    cases = []
+    for i in range(8):
+        x = rng.standard_normal((2, _channels(rng, wide), *_sizes(rng, 2, 3, 9)))
+        size = _sizes(rng, 2, 2, 14)
+        for mode, torchs in (("linear", "bilinear"), ("cubic", "bicubic")):
+            for coordinates in ("half_pixel", "align_corners"):
+                smooth = bool(i % 2) and coordinates == "half_pixel"
+                # PyTorch's cubic filter has -0.5 where it is antialiased.
+                attrs = {"size": (*x.shape[:2], *size), "mode": mode, "coordinates": coordinates,
+                         "antialias": smooth, "exclude_outside": smooth,
+                         "cubic_coeff_a": -0.5 if smooth else -0.75}
+
+                def run(F, x, size=size, mode=torchs, c=coordinates, smooth=smooth):
+                    return F.interpolate(x, size=size, mode=mode, antialias=smooth,
+                                         align_corners=c == "align_corners")
+
+                cases.append(Case("resize", [x], attrs, run, f"{i}-{mode}-{coordinates}"))
+    return cases
+
+
 def all_cases(seed: int, wide: bool = False) -> list[Case]:
     """Return random configurations of every operation."""
     rng = np.random.default_rng(seed)
@@ -452,4 +547,5 @@ def all_cases(seed: int, wide: bool = False) -> list[Case]:
     single = [*activation_cases(rng, wide), *arithmetic_cases(rng, wide), *shape_cases(rng, wide)]
     for case in single:
         case.kind = "elementwise"
-    return sums + single
+    return [*sums, *single, *function_cases(rng, wide), *choice_cases(rng, wide),
+            *pick_cases(rng, wide), *resize_cases(rng, wide)]

@@ -113,6 +113,11 @@ class OpSchema:
             if value is None and not name.endswith("?"):
                 raise ShapeError(f"input {name!r} is missing")
 
+    def takes_floats(self, index: int) -> bool:
+        """Tell whether an input may hold floating-point numbers."""
+        kinds = self.kinds.split()
+        return "f" in kinds[min(index, len(kinds) - 1)]
+
     def check_kinds(self, dtypes: Sequence[str | None]) -> None:
         """Raise ShapeError where an input's element type is none that the operation takes."""
         kinds = self.kinds.split()

@@ -316,6 +316,8 @@ def _place(record: _Record, number: int) -> str:
 def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[int, Constant]:
     """Return the constants, named and as floats; raise ShapeError where the runs differ."""
     constants, names = {}, _Names()
+    whole = {v for call in a.calls for i, v in enumerate(call.inputs)
+             if v is not None and not SCHEMAS[call.op].takes_floats(i)}
     named = [a.name(v) for v in a.constants]
     for name in named:
         if name:
@@ -327,8 +329,9 @@ def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[in
                 f"an array of shape {x.shape} depends on the input but was not made by recorded "
                 "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
         # A copy: the graph stays what it is when the model is trained on. Integers become
-        # what operations turn them into where they meet floats.
-        x = x.astype(np.float32) if x.dtype.kind in "iub" else x.copy()
+        # what operations turn them into where they meet floats, unless they must be integers.
+        floating = x.dtype.kind in "iub" and number not in whole
+        x = x.astype(np.float32) if floating else x.copy()
         x.flags.writeable = False
         values[number] = Value(x.shape, x.dtype.name)
         constants[number] = Constant(name or names.unique("constant"), x)

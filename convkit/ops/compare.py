@@ -111,7 +111,7 @@ class Where(Op):
     @staticmethod
     def forward(ctx: Context, condition, a, b):
         """Choose, with broadcasting."""
-        if condition.dtype != bool:
+        if condition.dtype.kind != "b":
             raise DTypeError(f"expected condition of bool, got {condition.dtype}")
         a, b = common_type(a, b)
         if any(ctx.needs):

@@ -94,7 +94,7 @@ class Amax(_Extreme):
     @staticmethod
     def of_nothing(dtype):
         """Return what no element is below."""
-        return -np.inf if dtype.kind == "f" else False if dtype == bool else np.iinfo(dtype).min
+        return -np.inf if dtype.kind == "f" else False if dtype.kind == "b" else np.iinfo(dtype).min
 
 
 @register
@@ -108,7 +108,7 @@ class Amin(_Extreme):
     @staticmethod
     def of_nothing(dtype):
         """Return what no element is above."""
-        return np.inf if dtype.kind == "f" else True if dtype == bool else np.iinfo(dtype).max
+        return np.inf if dtype.kind == "f" else True if dtype.kind == "b" else np.iinfo(dtype).max
 
 
 @register
@@ -202,7 +202,8 @@ class Topk(Op):
         x, _ = common_type(x, x)
         moved = np.moveaxis(x, dim, -1)
         if largest:  # backwards twice: equal elements keep their order
-            order = x.shape[dim] - 1 - np.argsort(moved[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+            backwards = np.argsort(moved[..., ::-1], axis=-1, kind="stable")
+            order = x.shape[dim] - 1 - backwards[..., ::-1]
         else:
             order = np.argsort(moved, axis=-1, kind="stable")
         places = np.ascontiguousarray(order[..., :k], np.int64)
