@@ -19,7 +19,7 @@ import numpy as np
 
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
                                     part_start)
-from convkit._kernels.lookahead cimport LookAhead, fetch, look_at
+from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -30,6 +30,8 @@ from libc.string cimport memcpy, memset
 # with the output strip they stay in a second-level cache of one MiB or more.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+# Bytes of input that pointwise problems go through for all weights at a time.
+cdef Py_ssize_t ROW_BYTES = 64 << 10
 # A sample is cut into about this many tasks where that costs little.
 cdef Py_ssize_t TASKS_PER_SAMPLE = 8
 
@@ -65,31 +67,46 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
     cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
     cdef Py_ssize_t a_step = job.stride_w * job.in_c * job.itemsize
     cdef Py_ssize_t y_step = job.step_w * job.out_c * job.itemsize
-    cdef Py_ssize_t i, end, j = 0
+    cdef Py_ssize_t each = width // tiles, wider = width % tiles, i, mr
+    args.a = a
+    args.c = y
+    args.residual = residual
     for i in range(tiles):
-        end = part_start(width, tiles, i + 1)
-        args.a = a + j * a_step
-        args.c = y + j * y_step
+        mr = each + (i < wider)
+        aim(ahead, args)
+        job.kernels.plain[nv][mr](args)
+        args.a = <const char*>args.a + mr * a_step
+        args.c = <char*>args.c + mr * y_step
         if residual != NULL:
-            args.residual = residual + j * y_step
-        job.kernels.plain[nv][end - j](args)
-        fetch(&ahead[0])
-        fetch(&ahead[1])
-        j = end
+            args.residual = <const char*>args.residual + mr * y_step
 
 
 cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t i,
-                      Py_ssize_t blocks) noexcept nogil:
-    """Plan to fetch what grid row i + 1 reads and writes while row i is computed."""
+                      Py_ssize_t first_block, Py_ssize_t last_block) noexcept nogil:
+    """Plan what to fetch while grid row i is computed.
+
+    That is the input and output of row i + 1, and, with the last sample of a chunk, a share
+    of the next chunk's weights.
+    """
     cdef Py_ssize_t x_row = job.in_w * job.in_c * job.itemsize
     cdef Py_ssize_t y_row = job.out_w * job.out_c * job.itemsize
-    cdef Py_ssize_t calls = blocks * ((job.grid_w + 13) // 14)
+    cdef Py_ssize_t block_bytes = job.block_size * job.itemsize, from_byte, to_byte
     cdef Py_ssize_t row = sample * job.in_h + i * job.stride_h + job.row_hi + 1
-    look_at(&ahead[0], job.x + row * x_row, job.stride_h * x_row,
-            job.x, job.x + job.samples * job.in_h * x_row, calls)
-    row = sample * job.out_h + (i + 1) * job.step_h + job.start_h
-    look_at(&ahead[1], job.y + row * y_row, y_row if job.chunks == 1 else 0,
-            job.y, job.y + job.samples * job.out_h * y_row, calls)
+    cdef Py_ssize_t width = job.columns // job.kernels.vector_length
+    cdef Py_ssize_t tiles = (job.grid_w + job.kernels.max_mr[width] - 1) // job.kernels.max_mr[width]
+    ahead.count = 0
+    look_at(ahead, job.x + row * x_row, job.stride_h * x_row,
+            job.x, job.x + job.samples * job.in_h * x_row)
+    if job.chunks == 1:
+        row = sample * job.out_h + (i + 1) * job.step_h + job.start_h
+        look_at(ahead, job.y + row * y_row, y_row,
+                job.y, job.y + job.samples * job.out_h * y_row)
+    elif sample == job.samples - 1:
+        from_byte = part_start((last_block - first_block) * block_bytes, job.grid_h, i)
+        to_byte = part_start((last_block - first_block) * block_bytes, job.grid_h, i + 1)
+        look_at(ahead, job.weights + last_block * block_bytes + from_byte, to_byte - from_byte,
+                job.weights, job.weights + job.all_blocks * block_bytes)
+    spread(ahead, (last_block - first_block) * tiles, job.proto.batch * job.proto.k)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -110,7 +127,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef const char* a
     cdef Py_ssize_t a_row, b, group, block, i, at, column
     cdef ck_gemm_args args = job.proto
-    cdef LookAhead ahead[2]
+    cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
             and job.col_lo + job.strip_width <= job.in_w):
         a = x + (row_first * job.in_w + job.col_lo) * job.in_c * size
@@ -129,7 +146,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             fill_strip(&job.source, x, row_first + filled, needed - filled,
                        <char*>a + filled * job.strip_width * job.source.pixel)
             filled = needed
-        _look_ahead(job, ahead, sample, i, last_block - first_block)
+        _look_ahead(job, &ahead, sample, i, first_block, last_block)
         for b in range(first_block, last_block):
             group = b // job.blocks
             column = b % job.blocks * job.columns       # within the group
@@ -144,7 +161,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                    + job.start_w) * job.out_c + column) * size
             _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
                      job.y + at, job.residual + at if job.residual != NULL else NULL,
-                     job.last_w if i == job.grid_h - 1 else job.grid_w, ahead)
+                     job.last_w if i == job.grid_h - 1 else job.grid_w, &ahead)
 
 
 def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
@@ -251,9 +268,13 @@ cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
 
 
 cdef void _lay_in_rows(Job* job, int width):
-    """Lay the pixels of all samples in rows of eight full tiles, the last one shorter."""
+    """Lay the pixels of all samples in rows of a few full tiles, the last one shorter.
+
+    Few enough that a row's input stays in the second-level cache beside the weights.
+    """
     cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
-    cdef Py_ssize_t row = 8 * job.kernels.max_mr[width]
+    cdef Py_ssize_t tile = job.kernels.max_mr[width] * job.in_c * job.itemsize
+    cdef Py_ssize_t row = job.kernels.max_mr[width] * max(1, min(8, ROW_BYTES // tile))
     job.samples = 1
     job.grid_w = job.in_w = job.out_w = min(row, pixels)
     job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w

@@ -22,6 +22,8 @@ cdef extern from "gemm.h" nogil:
         int activation
         double alpha
         double beta
+        const void* fetch
+        ptrdiff_t fetch_step
     ctypedef void (*ck_gemm_fn)(const ck_gemm_args*) noexcept nogil
     ctypedef struct ck_gemm_kernels:
         int vector_length

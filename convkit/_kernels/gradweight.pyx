@@ -149,6 +149,8 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     args.activation = 0
     args.alpha = 0
     args.beta = 0
+    args.fetch = NULL
+    args.fetch_step = 0
     for unit in range(part_start(units, job.parts, part), part_start(units, job.parts, part + 1)):
         sample = unit // job.strips
         first = part_start(job.out_h, job.strips, unit % job.strips)

@@ -23,6 +23,21 @@
    compiler from deriving one pointer from another again. */
 #define GEMM_ROW(p, m, lda) p[(m) / 3][((m) % 3) * (lda)]
 
+/* Fetching ahead. A tile computes at the multiply-add rate from the second-level cache, but
+   only where its operands arrive in time: each step asks for the B (and the strided A) of some
+   steps later, and for a little of what later tiles need from beyond the second level. Spread
+   over the steps this costs nothing; in bursts between tiles it fills the queue of misses. */
+#define GEMM_NEAR_BYTES 1024
+#define GEMM_NEAR_ROWS 8
+#define GEMM_LINE 64
+/* Tiles of fewer rows have too little arithmetic to hide more loads behind. */
+#define GEMM_FETCHES 3
+/* The addresses may lie beyond the arrays, where fetching does nothing. */
+#define GEMM_FETCH(g) ((g)->fetch ? (const char *)(g)->fetch : (const char *)(g)->b)
+#define GEMM_FETCH_NEAR(p, bytes)                                                                  \
+    GEMM_UNROLL for (ptrdiff_t line = 0; line < (ptrdiff_t)(bytes); line += GEMM_LINE)             \
+        __builtin_prefetch((const char *)(p) + line, 0, 3)
+
 #define GEMM_UNROLL _Pragma("GCC unroll 16")
 #define GEMM_EACH(m, j) \
     GEMM_UNROLL for (int m = 0; m < mr; m++) GEMM_UNROLL for (int j = 0; j < nv; j++)
@@ -82,6 +97,8 @@
         V acc[CK_GEMM_MAX_MR][4];                                                                  \
         GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
         const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
+        const char *fetch = GEMM_FETCH(g);                                                         \
+        const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
             const T *b = (const T *)g->b + i * g->b_step;                                          \
@@ -93,6 +110,10 @@
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \
                 GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
+                if (mr >= GEMM_FETCHES)                                                            \
+                    GEMM_FETCH_NEAR((const char *)b + GEMM_NEAR_BYTES, nv * sizeof(V));            \
+                __builtin_prefetch(fetch, 0, 2);                                                   \
+                fetch += fetch_step;                                                               \
                 GEMM_UNROLL for (int m = 0; m < mr; m++) {                                         \
                     V av = set_##S(GEMM_ROW(p, m, lda));                                           \
                     GEMM_UNROLL for (int j = 0; j < nv; j++)                                       \
@@ -109,12 +130,21 @@
         V acc[CK_GEMM_MAX_MR][4];                                                                  \
         GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
         const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
+        const char *fetch = GEMM_FETCH(g);                                                         \
+        const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
             const T *b = (const T *)g->b + i * g->b_step;                                          \
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \
                 GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
+                if (mr >= GEMM_FETCHES) {                                                          \
+                    GEMM_FETCH_NEAR(b + GEMM_NEAR_ROWS * ldb, nv * sizeof(V));                     \
+                    GEMM_FETCH_NEAR(a + GEMM_NEAR_ROWS * lda, mr * sizeof(T));                     \
+                    GEMM_FETCH_NEAR(a + GEMM_NEAR_ROWS * lda + mr - 1, 1);                         \
+                }                                                                                  \
+                __builtin_prefetch(fetch, 0, 2);                                                   \
+                fetch += fetch_step;                                                               \
                 GEMM_UNROLL for (int m = 0; m < mr; m++) {                                         \
                     V av = set_##S(a[m]);                                                          \
                     GEMM_UNROLL for (int j = 0; j < nv; j++)                                       \
