@@ -823,6 +823,81 @@ def hardswish_grad(gy: Array, x: Array) -> tuple[Array]:
     return (np.where(x <= -3, 0.0, np.where(x < 3, gy * (x / 3.0 + 0.5), gy)),)
 
 
+def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """Return x, or the nearer limit where x is beyond one."""
+    return clamp(x, min=min_val, max=max_val)
+
+
+def hardtanh_grad(gy: Array, x: Array, *, min_val: float = -1.0,
+                  max_val: float = 1.0) -> tuple[Array]:
+    """Return gy where x is within the limits and at none."""
+    gy, x = _wide(gy, x)
+    return (np.where((x <= min_val) | (x >= max_val), 0.0, gy),)
+
+
+_SELU = (1.0507009873554805, 1.6732632423543772)
+
+
+def selu(x: Array) -> Array:
+    """Return ELU of a fixed alpha times a fixed scale (Klambauer et al., 2017)."""
+    return _SELU[0] * elu(x, alpha=_SELU[1])
+
+
+def selu_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return ELU's gradient times the scale."""
+    return (_SELU[0] * elu_grad(gy, x, alpha=_SELU[1])[0],)
+
+
+def celu(x: Array, *, alpha: float = 1.0) -> Array:
+    """Return x where x > 0, else alpha * (exp(x / alpha) - 1)."""
+    (x,) = _wide(x)
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) / alpha))
+
+
+def celu_grad(gy: Array, x: Array, *, alpha: float = 1.0) -> tuple[Array]:
+    """Return gy where x > 0, else gy * exp(x / alpha)."""
+    gy, x = _wide(gy, x)
+    return (gy * np.where(x <= 0, np.exp(np.minimum(x, 0.0) / alpha), 1.0),)
+
+
+def logsigmoid(x: Array) -> Array:
+    """Return the logarithm of the sigmoid."""
+    (x,) = _wide(x)
+    return -np.logaddexp(0.0, -x)
+
+
+def logsigmoid_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy * sigmoid(-x)."""
+    gy, x = _wide(gy, x)
+    return (gy * sigmoid(-x),)
+
+
+def softsign(x: Array) -> Array:
+    """Return x / (1 + |x|)."""
+    (x,) = _wide(x)
+    return x / (1.0 + np.abs(x))
+
+
+def softsign_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy / (1 + |x|)^2."""
+    gy, x = _wide(gy, x)
+    return (gy / (1.0 + np.abs(x)) ** 2,)
+
+
+def mish(x: Array) -> Array:
+    """Return x * tanh(softplus(x)) (Misra, 2019)."""
+    (x,) = _wide(x)
+    return x * np.tanh(np.logaddexp(0.0, x))
+
+
+def mish_grad(gy: Array, x: Array) -> tuple[Array]:
+    """Return gy times the derivative: t + x (1 - t^2) sigmoid(x), t = tanh(softplus(x))."""
+    gy, x = _wide(gy, x)
+    s = np.logaddexp(0.0, x)
+    slope = 4.0 * sigmoid(2.0 * s) * sigmoid(-2.0 * s)
+    return (gy * (np.tanh(s) + x * slope * sigmoid(x)),)
+
+
 def softmax(x: Array, *, dim: int = -1) -> Array:
     """Return exp(x) over its sum along an axis."""
     return np.exp(log_softmax(x, dim=dim))

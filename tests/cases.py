@@ -277,6 +277,12 @@ def activation_cases(rng: Rng, wide: bool) -> list[Case]:
         Case("prelu", [x[:, :, 0, 0], rng.standard_normal(c)], {},
              lambda F, x, w: F.prelu(x, w), "2d"),
         Case("elu", [x], {"alpha": 0.7}, lambda F, x: F.elu(x, 0.7)),
+        *(Case(name, [x], {}, lambda F, x, name=name: getattr(F, name)(x))
+          for name in ("selu", "softsign", "mish", "logsigmoid")),
+        # PyTorch rounds 1 / alpha to float32, in float64 too: a power of two is exact.
+        Case("celu", [x], {"alpha": 0.5}, lambda F, x: F.celu(x, 0.5)),
+        Case("hardtanh", [x], {"min_val": -2.0, "max_val": 3.0},
+             lambda F, x: F.hardtanh(x, -2.0, 3.0)),
         Case("gelu", [x], {}, lambda F, x: F.gelu(x), "none"),
         Case("gelu", [x], {"approximate": "tanh"},
              lambda F, x: F.gelu(x, approximate="tanh"), "tanh"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from harness import LAYOUTS, check_batch_invariance, check_op, lay_out, random_array, run_python
 
-import convkit.ops  # noqa: F401  (registers)
+from convkit import functional as F
+from convkit import nn
 from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.op import REGISTRY, Context
@@ -22,8 +23,12 @@ UNARY = [
     ("leaky_relu", {"negative_slope": -0.3}), ("leaky_relu", {"negative_slope": 0.0}),
     ("elu", {"alpha": 1.5}), ("sigmoid", {}), ("tanh", {}), ("silu", {}),
     ("gelu", {"approximate": "none"}), ("gelu", {"approximate": "tanh"}),
-    ("hardswish", {}), ("hardsigmoid", {}),
+    ("hardswish", {}), ("hardsigmoid", {}), ("selu", {}), ("celu", {"alpha": 0.5}),
+    ("softplus", {}), ("softplus", {"beta": 0.5, "threshold": 3.1}), ("logsigmoid", {}),
+    ("softsign", {}), ("mish", {}), ("hardtanh", {}), ("hardtanh", {"min_val": -3, "max_val": 6}),
+    ("clamp", {"min": -3.0, "max": 6.0}), ("clamp", {"min": 0.0}),
 ]
+OF_TORCH = ("sigmoid", "tanh", "clamp")  # in torch itself, not in its functional
 
 
 def in_torch(name, attrs):
@@ -32,14 +37,14 @@ def in_torch(name, attrs):
         return None
     if name == "hardsigmoid":  # PyTorch's own multiplies by 1/6 rounded to float32
         return lambda x: torch.clamp(x + 3, 0, 6) / 6
-    function = getattr(torch, name) if name in ("sigmoid", "tanh") else getattr(tF, name)
+    function = getattr(torch, name) if name in OF_TORCH else getattr(tF, name)
     return lambda x: function(x, **attrs)
 
 
 def away_from_kinks(shape, seed=0):
     """Return values over the interesting range, none within 1e-3 of a kink."""
     x = np.random.default_rng(seed).uniform(-8, 8, shape)
-    for kink in (-3.0, 0.0, 3.0, 6.0):
+    for kink in (-3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 6.2):
         x[np.abs(x - kink) < 1e-3] += 0.01
     return x
 
@@ -63,7 +68,7 @@ def test_special_values_as_in_torch(name, attrs, dtype):
     pytest.importorskip("torch", reason="compares special values with PyTorch's")
     x = np.array([0.0, -0.0, 3, -3, 6, np.inf, -np.inf, np.nan, 100, -100, 1e-30, -1e-30], dtype)
     t = torch.tensor(x.astype(np.float64), requires_grad=True)  # its float32 kernels vary
-    function = getattr(torch, name) if name in ("sigmoid", "tanh") else getattr(tF, name)
+    function = getattr(torch, name) if name in OF_TORCH else getattr(tF, name)
     ty = function(t, **attrs)
     ty.backward(torch.ones_like(ty))
     ours = Tensor(x, requires_grad=True)
@@ -223,3 +228,29 @@ def test_other_instruction_sets(isa):
         for name in ("softmax", "log_softmax"):
             check_op(name, [(3, 37)], {"dim": 1})
         """, {"CONVKIT_ISA": isa})
+
+
+@pytest.mark.parametrize("make", [
+    lambda m: m.Mish(), lambda m: m.SELU(), lambda m: m.CELU(0.5), lambda m: m.LogSigmoid(),
+    lambda m: m.Softsign(), lambda m: m.Softplus(2.0, 5.0), lambda m: m.Hardtanh(-2.0, 0.5),
+    lambda m: m.GLU(), lambda m: m.GLU(1)])
+def test_layers_are_pytorchs(make):
+    pytest.importorskip("torch", reason="compares layers with PyTorch's")
+    x = 3 * random_array((3, 4, 6), np.float64)
+    mine, theirs = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    y, want = make(nn)(mine), make(torch.nn)(theirs)
+    y.backward(np.ones(y.shape))
+    want.backward(torch.ones_like(want))
+    np.testing.assert_allclose(y.data, want.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(mine.grad.data, theirs.grad.numpy(), rtol=1e-12)
+
+
+def test_arguments_that_make_no_sense():
+    x = random_array((3, 5))
+    with pytest.raises(ShapeError, match=r"expected an even size along dim -1, got x of "
+                                         r"shape \(3, 5\)"):
+        F.glu(x)
+    with pytest.raises(ValueError, match="min_val below max_val, got 1.0 and 1.0"):
+        nn.Hardtanh(1.0, 1.0)
+    with pytest.raises(ValueError, match="an alpha other than 0"):
+        F.celu(x, 0.0)

@@ -14,10 +14,11 @@ from convkit.ops.op import REGISTRY
 
 # Operations whose first input is a batch that they take sample by sample.
 BY_SAMPLE = {
-    "adaptive_avg_pool", "adaptive_max_pool", "affine", "avg_pool", "batch_norm", "conv",
-    "conv_transpose", "elu", "gelu", "group_norm", "hardsigmoid", "hardswish", "instance_norm",
-    "layer_norm", "leaky_relu", "linear", "local_response_norm", "log_softmax", "max_pool", "pad",
-    "prelu", "relu", "relu6", "sigmoid", "silu", "softmax", "tanh", "upsample",
+    "adaptive_avg_pool", "adaptive_max_pool", "affine", "avg_pool", "batch_norm", "celu", "clamp",
+    "conv", "conv_transpose", "elu", "gelu", "group_norm", "hardsigmoid", "hardswish", "hardtanh",
+    "instance_norm", "layer_norm", "leaky_relu", "linear", "local_response_norm", "log_softmax",
+    "logsigmoid", "max_pool", "mish", "pad", "prelu", "relu", "relu6", "selu", "sigmoid", "silu",
+    "softmax", "softplus", "softsign", "tanh", "upsample",
 }
 
 

@@ -6,15 +6,17 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
     ctypedef struct ck_depthwise_table
     int CK_RELU, CK_RELU6, CK_LEAKY_RELU, CK_ELU, CK_SIGMOID, CK_TANH, CK_SILU, CK_GELU
-    int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_ERF, CK_UNARY_COUNT
-    ctypedef void (*ck_unary_fn)(const void* x, void* y, Py_ssize_t n, double a) noexcept nogil
+    int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_ERF, CK_HARDTANH, CK_SELU, CK_CELU
+    int CK_SOFTPLUS, CK_LOGSIGMOID, CK_SOFTSIGN, CK_MISH
+    ctypedef void (*ck_unary_fn)(const void* x, void* y, Py_ssize_t n, double a,
+                                 double b) noexcept nogil
     ctypedef void (*ck_unary_grad_fn)(const void* gy, const void* saved, void* gx, Py_ssize_t n,
-                                      double a) noexcept nogil
+                                      double a, double b) noexcept nogil
     ctypedef void (*ck_add_fn)(const void* a, const void* b, void* y, Py_ssize_t n,
                                int activation, double alpha, double beta) noexcept nogil
     ctypedef struct ck_elementwise_table:
-        ck_unary_fn unary[2][11]
-        ck_unary_grad_fn unary_grad[2][11]
+        ck_unary_fn unary[2][19]
+        ck_unary_grad_fn unary_grad[2][19]
         ck_add_fn add[2]
 
     ctypedef void (*ck_moments_fn)(const void* x, Py_ssize_t rows, Py_ssize_t columns,

@@ -8,8 +8,9 @@ cimport numpy as cnp
 
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
-    CK_ELU, CK_ERF, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_LEAKY_RELU,
-    CK_RELU, CK_RELU6, CK_SIGMOID, CK_SILU, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
+    CK_CELU, CK_ELU, CK_ERF, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_HARDTANH,
+    CK_LEAKY_RELU, CK_LOGSIGMOID, CK_MISH, CK_RELU, CK_RELU6, CK_SELU, CK_SIGMOID, CK_SILU,
+    CK_SOFTPLUS, CK_SOFTSIGN, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -24,6 +25,9 @@ cdef dict FUNCTIONS = {
     "gelu": (CK_GELU, 6), "gelu_tanh": (CK_GELU_TANH, 4),
     "hardswish": (CK_HARDSWISH, 1), "hardsigmoid": (CK_HARDSIGMOID, 1),
     "erf": (CK_ERF, 6),
+    "hardtanh": (CK_HARDTANH, 1), "selu": (CK_SELU, 4),
+    "celu": (CK_CELU, 4), "softplus": (CK_SOFTPLUS, 6), "logsigmoid": (CK_LOGSIGMOID, 6),
+    "softsign": (CK_SOFTSIGN, 1), "mish": (CK_MISH, 4),
 }
 
 cdef struct Run:
@@ -45,13 +49,15 @@ cdef inline Py_ssize_t _length(const Run* run, Py_ssize_t index) noexcept nogil:
 cdef void _map_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Py_ssize_t at = index * BLOCK * run.item
-    run.map(run.first + at, run.out + at, _length(run, index), run.alpha)
+    run.map(run.first + at, run.out + at, _length(run, index), run.alpha,
+            run.beta)
 
 
 cdef void _grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Py_ssize_t at = index * BLOCK * run.item
-    run.grad(run.first + at, run.second + at, run.out + at, _length(run, index), run.alpha)
+    run.grad(run.first + at, run.second + at, run.out + at, _length(run, index), run.alpha,
+            run.beta)
 
 
 cdef void _add_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -65,7 +71,8 @@ cdef Py_ssize_t _blocks(Py_ssize_t size) noexcept nogil:
     return (size + BLOCK - 1) // BLOCK
 
 
-def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0):
+def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0,
+          double b=0.0):
     """Set ``out = f(x)``.
 
     Parameters
@@ -76,8 +83,8 @@ def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0):
         C-contiguous, of one type (float32 or float64) and size; `out` may be `x`.
     threads : int
         How many threads may be used.
-    a : float
-        The function's parameter: leaky_relu's slope, elu's alpha.
+    a, b : float
+        The function's parameters, as at ``enum ck_unary``.
     """
     cdef int number, cost, kind = real_index(x)
     cdef Run run
@@ -88,6 +95,7 @@ def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0):
     run.out = <char*>out_pointer(out, kind, run.size)
     run.map = table().elementwise.unary[kind][number]
     run.alpha = a
+    run.beta = b
     cdef Py_ssize_t blocks = _blocks(run.size)
     with nogil:
         parallel_for(_map_block, &run, blocks,
@@ -95,7 +103,7 @@ def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0):
 
 
 def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int threads,
-               double a=0.0):
+               double a=0.0, double b=0.0):
     """Set ``out = gy * f'``.
 
     Parameters
@@ -108,8 +116,8 @@ def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int
         result. All as for `unary`; `out` may be one of the others.
     threads : int
         How many threads may be used.
-    a : float
-        The function's parameter.
+    a, b : float
+        The function's parameters.
     """
     cdef int number, cost, kind = real_index(gy)
     cdef Run run
@@ -121,6 +129,7 @@ def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int
     run.out = <char*>out_pointer(out, kind, run.size)
     run.grad = table().elementwise.unary_grad[kind][number]
     run.alpha = a
+    run.beta = b
     cdef Py_ssize_t blocks = _blocks(run.size)
     with nogil:
         parallel_for(_grad_block, &run, blocks,

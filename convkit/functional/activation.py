@@ -5,21 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from convkit.autograd import Tensor, apply
+from convkit.errors import ShapeError
+from convkit.functional.arguments import shape_of
 from convkit.ops import REGISTRY as OPS
 
 __all__ = [
+    "celu",
+    "clamp",
     "elu",
     "gelu",
+    "glu",
     "hardsigmoid",
     "hardswish",
+    "hardtanh",
     "leaky_relu",
     "log_softmax",
+    "logsigmoid",
+    "mish",
     "prelu",
     "relu",
     "relu6",
+    "selu",
     "sigmoid",
     "silu",
     "softmax",
+    "softplus",
+    "softsign",
     "tanh",
 ]
 
@@ -87,3 +98,69 @@ def softmax(input: Any, dim: int) -> Tensor:
 def log_softmax(input: Any, dim: int) -> Tensor:
     """Return the logarithm of `softmax`."""
     return apply(OPS["log_softmax"], input, dim=dim)
+
+
+def mish(input: Any) -> Tensor:
+    """Return x * tanh(log(1 + exp(x))) (Misra, 2019)."""
+    return apply(OPS["mish"], input)
+
+
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """Return log(1 + exp(beta * x)) / beta, and x where beta * x > threshold."""
+    return apply(OPS["softplus"], input, beta=beta, threshold=threshold)
+
+
+def logsigmoid(input: Any) -> Tensor:
+    """Return the logarithm of `sigmoid`."""
+    return apply(OPS["logsigmoid"], input)
+
+
+def softsign(input: Any) -> Tensor:
+    """Return x / (1 + |x|)."""
+    return apply(OPS["softsign"], input)
+
+
+def selu(input: Any) -> Tensor:
+    """Return 1.0507 * elu(x, 1.6733), which keeps mean 0 and variance 1 from layer to layer.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr and Hochreiter, "Self-Normalizing Neural Networks", 2017.
+    """
+    return apply(OPS["selu"], input)
+
+
+def celu(input: Any, alpha: float = 1.0) -> Tensor:
+    """Return x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron, 2017)."""
+    return apply(OPS["celu"], input, alpha=alpha)
+
+
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """Return min(max(x, min_val), max_val); no gradient passes at the limits."""
+    return apply(OPS["hardtanh"], input, min_val=min_val, max_val=max_val)
+
+
+def clamp(input: Any, min: float | None = None, max: float | None = None) -> Tensor:
+    """Return min(max(x, min), max), with None for no limit; gradients pass at the limits."""
+    return apply(OPS["clamp"], input, min=min, max=max)
+
+
+def glu(input: Any, dim: int = -1) -> Tensor:
+    """Return a * sigmoid(b), with a and b the two halves of the input along `dim`.
+
+    Raises
+    ------
+    ShapeError
+        When the axis has an odd size.
+
+    References
+    ----------
+    Dauphin, Fan, Auli and Grangier, "Language Modeling with Gated Convolutional Networks", 2017.
+    """
+    shape = shape_of(input)
+    if not -len(shape) <= dim < len(shape) or shape[dim] % 2:
+        raise ShapeError(f"expected an even size along dim {dim}, got x of shape {shape}")
+    half = shape[dim] // 2
+    input = input if isinstance(input, Tensor) else Tensor(input)
+    cut = (slice(None),) * (dim % len(shape))
+    return input[(*cut, slice(half))] * sigmoid(input[(*cut, slice(half, None))])

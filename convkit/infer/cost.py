@@ -14,7 +14,8 @@ PER_ELEMENT = {
     "reshape": 0, "flatten": 0, "permute": 0, "concat": 0, "slice": 0, "pad": 0,
     "affine": 2, "batch_norm": 2, "batch_norm_train": 2, "elu": 2, "gelu": 8, "silu": 4,
     "sigmoid": 4, "tanh": 4, "hardswish": 4, "hardsigmoid": 3, "softmax": 5, "log_softmax": 5,
-    "layer_norm": 8, "group_norm": 7, "instance_norm": 7,
+    "clamp": 2, "hardtanh": 2, "selu": 3, "celu": 3, "softplus": 6, "logsigmoid": 5, "softsign": 3,
+    "mish": 6, "layer_norm": 8, "group_norm": 7, "instance_norm": 7,
 }
 BILINEAR = 8
 POWER = 6

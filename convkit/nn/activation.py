@@ -13,18 +13,26 @@ from convkit.nn.module import Module
 from convkit.nn.parameter import Parameter
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
+    "GLU",
     "Hardsigmoid",
     "Hardswish",
+    "Hardtanh",
     "LeakyReLU",
+    "LogSigmoid",
     "LogSoftmax",
+    "Mish",
     "PReLU",
     "ReLU",
     "ReLU6",
+    "SELU",
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
+    "Softsign",
     "Tanh",
 ]
 
@@ -185,3 +193,95 @@ class LogSoftmax(Softmax):
     def forward(self, input: Any) -> Tensor:
         """Apply along `dim`."""
         return F.log_softmax(input, self.dim)
+
+
+class Mish(ReLU):
+    """x tanh(log(1 + exp(x)))."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.mish(input)
+
+
+class SELU(ReLU):
+    """1.0507 times the ELU of alpha 1.6733; see `functional.selu`."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.selu(input)
+
+
+class CELU(ELU):
+    """x where it is positive, alpha (exp(x / alpha) - 1) elsewhere."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.celu(input, self.alpha)
+
+
+class LogSigmoid(Module):
+    """Logarithm of the sigmoid."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.logsigmoid(input)
+
+
+class Softsign(Module):
+    """x / (1 + |x|)."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.softsign(input)
+
+
+class Softplus(Module):
+    """log(1 + exp(beta x)) / beta, and x where beta x > threshold."""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
+        super().__init__()
+        self.beta = beta
+        self.threshold = threshold
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.softplus(input, self.beta, self.threshold)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class Hardtanh(Module):
+    """min(max(x, min_val), max_val)."""
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False):
+        super().__init__()
+        if not min_val < max_val:
+            raise ValueError(f"expected min_val below max_val, got {min_val} and {max_val}")
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.hardtanh(input, self.min_val, self.max_val)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+class GLU(Module):
+    """The first half along an axis times the sigmoid of the second."""
+
+    def __init__(self, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Any) -> Tensor:
+        """Gate the first half by the second."""
+        return F.glu(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"dim={self.dim}"

@@ -17,18 +17,25 @@ from convkit.ops.layout import axis_order, from_last, in_order, logical, native,
 from convkit.ops.op import Context, Op, register
 
 __all__ = [
+    "Celu",
     "Elu",
     "Gelu",
     "HardSigmoid",
     "HardSwish",
+    "HardTanh",
     "LeakyRelu",
+    "LogSigmoid",
     "LogSoftmax",
+    "Mish",
     "Prelu",
     "Relu",
     "Relu6",
+    "Selu",
     "Sigmoid",
     "Silu",
     "Softmax",
+    "Softplus",
+    "Softsign",
     "Tanh",
 ]
 
@@ -36,22 +43,23 @@ __all__ = [
 # -- functions of one variable ----------------------------------------------------------------
 
 
-def _map(kernel: str, x: np.ndarray, threads: int, a: float) -> np.ndarray:
+def _map(kernel: str, x: np.ndarray, threads: int, parameters: tuple) -> np.ndarray:
     """Return f(x), laid out in memory as `x` is."""
     order = axis_order(x)
     flat = in_order(x, order)
     y = memory.empty(flat.shape, x.dtype)
-    elementwise.unary(kernel, flat, y, threads, a)
+    elementwise.unary(kernel, flat, y, threads, *parameters)
     return logical(y, order)
 
 
 def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
-              a: float) -> np.ndarray:
+              parameters: tuple) -> np.ndarray:
     """Return gy * f', laid out in memory as `saved` is."""
     order = axis_order(saved)
     flat = in_order(saved, order)
     gx = memory.empty(flat.shape, saved.dtype)
-    elementwise.unary_grad(kernel, in_order(gy, order), flat, gx, threads, a)
+    elementwise.unary_grad(kernel, in_order(gy, order), flat, gx, threads,
+                           *parameters)
     return logical(gx, order)
 
 
@@ -68,21 +76,21 @@ class _Unary(Op):
     @classmethod
     def forward(cls, ctx: Context, x: np.ndarray) -> np.ndarray:
         """Compute f(x), laid out in memory as `x` is."""
-        return cls._run(ctx, x, cls.kernel, 0.0)
+        return cls._run(ctx, x, cls.kernel)
 
     @classmethod
-    def _run(cls, ctx: Context, x: np.ndarray, kernel: str, a: float) -> np.ndarray:
+    def _run(cls, ctx: Context, x: np.ndarray, kernel: str, *parameters: float) -> np.ndarray:
         x = native(x)
-        y = _map(kernel, x, ctx.threads, a)
+        y = _map(kernel, x, ctx.threads, parameters)
         if ctx.needs[0]:
-            ctx.saved = (y if cls.reads_output else x, kernel, a)
+            ctx.saved = (y if cls.reads_output else x, kernel, parameters)
         return y
 
     @staticmethod
     def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
         """Return the gradient of x, from what forward saved."""
-        saved, kernel, a = ctx.saved
-        return (_map_grad(kernel, gy, saved, ctx.threads, a),)
+        saved, kernel, parameters = ctx.saved
+        return (_map_grad(kernel, gy, saved, ctx.threads, parameters),)
 
 
 class _FromOutput(_Unary):
@@ -129,7 +137,7 @@ class LeakyRelu(_FromOutput):
         """Compute the function, laid out in memory as `x` is."""
         y = cls._run(ctx, x, cls.kernel, negative_slope)
         if ctx.needs[0] and negative_slope < 0:
-            ctx.saved = (native(x).copy(order="K"), cls.kernel, negative_slope)
+            ctx.saved = (native(x).copy(order="K"), cls.kernel, (negative_slope,))
         return y
 
 
@@ -185,7 +193,7 @@ class Gelu(_FromInput):
         """Compute the function, laid out in memory as `x` is."""
         if approximate not in ("none", "tanh"):
             raise ValueError(f"expected approximate of 'none' or 'tanh', got {approximate!r}")
-        return cls._run(ctx, x, "gelu" if approximate == "none" else "gelu_tanh", 0.0)
+        return cls._run(ctx, x, "gelu" if approximate == "none" else "gelu_tanh")
 
 
 @register
@@ -202,6 +210,80 @@ class HardSigmoid(_FromOutput):
 
     name = kernel = "hardsigmoid"
     onnx = "HardSigmoid"
+
+
+@register
+class HardTanh(_FromInput):
+    """min(max(x, min_val), max_val). The gradient at the limits is 0."""
+
+    name = kernel = "hardtanh"
+    onnx = "Clip"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, min_val: float = -1.0,
+                max_val: float = 1.0) -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        return cls._run(ctx, x, cls.kernel, min_val, max_val)
+
+
+@register
+class Selu(_FromInput):
+    """ELU of alpha 1.6733 times 1.0507 (Klambauer et al., 2017)."""
+
+    name = kernel = "selu"
+    onnx = "Selu"
+
+
+@register
+class Celu(_FromInput):
+    """X where x > 0, else alpha * (exp(x / alpha) - 1) (Barron, 2017)."""
+
+    name = kernel = "celu"
+    onnx = "Celu"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        if alpha == 0:
+            raise ValueError("expected an alpha other than 0")
+        return cls._run(ctx, x, cls.kernel, alpha)
+
+
+@register
+class Softplus(_FromInput):
+    """log(1 + exp(beta * x)) / beta, and x itself where beta * x > threshold."""
+
+    name = kernel = "softplus"
+    onnx = "Softplus"
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray, *, beta: float = 1.0,
+                threshold: float = 20.0) -> np.ndarray:
+        """Compute the function, laid out in memory as `x` is."""
+        return cls._run(ctx, x, cls.kernel, beta, threshold)
+
+
+@register
+class LogSigmoid(_FromInput):
+    """log(1 / (1 + exp(-x)))."""
+
+    name = kernel = "logsigmoid"
+
+
+@register
+class Softsign(_FromInput):
+    """X / (1 + |x|)."""
+
+    name = kernel = "softsign"
+    onnx = "Softsign"
+
+
+@register
+class Mish(_FromInput):
+    """X * tanh(log(1 + exp(x))) (Misra, "Mish: A Self Regularized Activation Function", 2019)."""
+
+    name = kernel = "mish"
+    onnx = "Mish"
 
 
 # -- PReLU --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Functions of one variable that NumPy computes: rounding, trigonometry, softplus; and erf."""
+"""Functions of one variable that NumPy computes: rounding, trigonometry; and erf."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convkit._kernels import elementwise, memory
 from convkit.ops.layout import axis_order, in_order, like, logical, native
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Erf", "Softplus"]
+__all__ = ["Erf"]
 
 
 class _Function(Op):
@@ -78,45 +78,6 @@ for _name, _onnx, _compute, _slope, _doc in _TABLE:
 
 
 @register
-class Softplus(Op):
-    """``log(1 + exp(beta x)) / beta``; x itself where ``beta x`` is above `threshold`."""
-
-    name = "softplus"
-    onnx = "Softplus"
-    reads = (0,)
-
-    @staticmethod
-    def shape(x, **attrs: Any):
-        """Return the input's shape."""
-        return x
-
-    @staticmethod
-    def forward(ctx: Context, x, *, beta: float = 1.0, threshold: float = 20.0):
-        """Compute the function, laid out in memory as `x` is."""
-        x = native(x)
-        if any(ctx.needs):
-            ctx.saved = x, beta, threshold
-        real = x.dtype.type
-        with np.errstate(all="ignore"):
-            scaled = np.multiply(x, real(beta), out=like(x))
-            soft = np.logaddexp(real(0), scaled, out=like(x))
-            np.divide(soft, real(beta), out=soft)
-        np.copyto(soft, x, where=scaled > threshold)
-        return soft
-
-    @staticmethod
-    def backward(ctx: Context, g):
-        """Return g / (1 + exp(-beta x))."""
-        x, beta, threshold = ctx.saved
-        real = x.dtype.type
-        scaled = np.multiply(x, real(beta), out=like(x))
-        with np.errstate(all="ignore"):
-            slope = 1 / (1 + np.exp(-scaled))
-        np.copyto(slope, real(1), where=scaled > threshold)
-        return (np.multiply(slope, g, out=like(x)),)
-
-
-@register
 class Erf(Op):
     """The error function, ``2 / sqrt(pi)`` times the integral of ``exp(-t^2)`` from 0 to x."""
 
@@ -138,7 +99,7 @@ class Erf(Op):
         order = axis_order(x)
         flat = in_order(x, order)
         y = memory.empty(flat.shape, x.dtype)
-        elementwise.unary("erf", flat, y, ctx.threads, 0.0)
+        elementwise.unary("erf", flat, y, ctx.threads)
         return logical(y, order)
 
     @staticmethod
@@ -148,5 +109,5 @@ class Erf(Op):
         order = axis_order(x)
         flat = in_order(x, order)
         gx = memory.empty(flat.shape, x.dtype)
-        elementwise.unary_grad("erf", in_order(g, order), flat, gx, ctx.threads, 0.0)
+        elementwise.unary_grad("erf", in_order(g, order), flat, gx, ctx.threads)
         return (logical(gx, order),)

@@ -20,6 +20,13 @@
         [CK_HARDSWISH] = CK_CAT(hardswish##suffix, S),  \
         [CK_HARDSIGMOID] = CK_CAT(hardsigmoid##suffix, S), \
         [CK_ERF] = CK_CAT(erf##suffix, S),              \
+        [CK_HARDTANH] = CK_CAT(hardtanh##suffix, S),    \
+        [CK_SELU] = CK_CAT(selu##suffix, S),            \
+        [CK_CELU] = CK_CAT(celu##suffix, S),            \
+        [CK_SOFTPLUS] = CK_CAT(softplus##suffix, S),    \
+        [CK_LOGSIGMOID] = CK_CAT(logsigmoid##suffix, S), \
+        [CK_SOFTSIGN] = CK_CAT(softsign##suffix, S),    \
+        [CK_MISH] = CK_CAT(mish##suffix, S),            \
     }
 
 static const ck_elementwise_table elementwise_table = {

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* Functions of one variable; `a` is a parameter that some have. */
+/* Functions of one variable; `a` and `b` are parameters that some have. */
 enum ck_unary {
     CK_RELU,
     CK_RELU6,
@@ -18,16 +18,23 @@ enum ck_unary {
     CK_HARDSWISH,
     CK_HARDSIGMOID,
     CK_ERF,
+    CK_HARDTANH, /* a, b: limits */
+    CK_SELU,
+    CK_CELU,     /* a: alpha */
+    CK_SOFTPLUS, /* a: beta, b: threshold */
+    CK_LOGSIGMOID,
+    CK_SOFTSIGN,
+    CK_MISH,
     CK_UNARY_COUNT
 };
 
 /* y[i] = f(x[i]); y may be x. */
-typedef void (*ck_unary_fn)(const void *x, void *y, ptrdiff_t n, double a);
+typedef void (*ck_unary_fn)(const void *x, void *y, ptrdiff_t n, double a, double b);
 
 /* gx[i] = gy[i] * f'. `saved` is y for relu, relu6, sigmoid, tanh and hardsigmoid, x for the
    others; for leaky_relu anything whose sign is x's. */
 typedef void (*ck_unary_grad_fn)(const void *gy, const void *saved, void *gx, ptrdiff_t n,
-                                 double a);
+                                 double a, double b);
 
 /* y = activation(a + b), with a ck_activation of gemm.h; y may be a or b. */
 typedef void (*ck_add_fn)(const void *a, const void *b, void *y, ptrdiff_t n, int activation,

@@ -1,22 +1,24 @@
 /* Template of the elementwise kernels for one number type (see real_f.h). */
 
-/* name(x): y in terms of x and a. */
+/* name(x): y in terms of x, a and b. */
 #define UNARY_MAP(name, expression)                                                  \
-    static void FN(name##_map)(const void *px, void *py, ptrdiff_t n, double pa) {   \
-        const V a = FN(set)((T)pa), zero = {0};                                      \
-        (void)a, (void)zero;                                                         \
+    static void FN(name##_map)(const void *px, void *py, ptrdiff_t n, double pa,     \
+                               double pb) {                                          \
+        const V a = FN(set)((T)pa), b = FN(set)((T)pb), zero = {0};                  \
+        (void)a, (void)b, (void)zero;                                                \
         for (ptrdiff_t i = 0; i < n; i += VL) {                                      \
             V x = FN(load_some)((const T *)px + i, n - i);                           \
             FN(store_some)((T *)py + i, (expression), n - i);                        \
         }                                                                            \
     }
 
-/* name's gradient: gx in terms of g (the gradient of y), v (what was saved) and a. */
+/* name's gradient: gx in terms of g (the gradient of y), v (what was saved), a
+   and b. */
 #define UNARY_GRAD(name, expression)                                                          \
     static void FN(name##_grad)(const void *pg, const void *pv, void *px, ptrdiff_t n,        \
-                                double pa) {                                                  \
-        const V a = FN(set)((T)pa), zero = {0};                                               \
-        (void)a, (void)zero;                                                                  \
+                                double pa, double pb) {                                       \
+        const V a = FN(set)((T)pa), b = FN(set)((T)pb), zero = {0};                           \
+        (void)a, (void)b, (void)zero;                                                         \
         for (ptrdiff_t i = 0; i < n; i += VL) {                                               \
             V g = FN(load_some)((const T *)pg + i, n - i);                                    \
             V v = FN(load_some)((const T *)pv + i, n - i);                                    \
@@ -110,6 +112,48 @@ CK_INLINE V FN(erf_value)(V x) {
 UNARY_MAP(erf, FN(erf_value)(x))
 UNARY_GRAD(erf, g *FN(exp)(-v * v) * C(ERF_SLOPE))
 
+UNARY_MAP(hardtanh, FN(at_most)(FN(at_least)(x, a), b))
+UNARY_GRAD(hardtanh, FN(select)((v <= a) | (v >= b), zero, g))
+
+/* Klambauer et al., "Self-Normalizing Neural Networks", 2017. */
+#define SELU_SCALE 1.0507009873554804934193349852946
+#define SELU_ALPHA 1.6732632423543772848170429916717
+UNARY_MAP(selu, FN(select)(x > zero, x *C(SELU_SCALE),
+                           C(SELU_SCALE *SELU_ALPHA) * FN(expm1)(FN(at_most)(x, zero))))
+UNARY_GRAD(selu, FN(select)(v > zero, g *C(SELU_SCALE),
+                            g *C(SELU_SCALE *SELU_ALPHA) * FN(exp)(FN(at_most)(v, zero))))
+
+/* Barron, "Continuously Differentiable Exponential Linear Units", 2017. */
+UNARY_MAP(celu, FN(select)(x > zero, x, a *FN(expm1)(FN(at_most)(x, zero) / a)))
+UNARY_GRAD(celu, FN(select)(v > zero, g, g *FN(exp)(FN(at_most)(v, zero) / a)))
+
+/* log(1 + exp(x)), without overflow or loss on either side. */
+CK_INLINE V FN(softplus_of)(V x) {
+    return FN(at_least)(x, C(0)) + FN(log1p)(FN(exp)(-FN(abs)(x)));
+}
+UNARY_MAP(softplus, FN(select)(x *a > b, x, FN(softplus_of)(x *a) / a))
+UNARY_GRAD(softplus, FN(select)(v *a > b, g, g *FN(sigmoid)(v *a)))
+
+UNARY_MAP(logsigmoid, -FN(softplus_of)(-x))
+UNARY_GRAD(logsigmoid, g *FN(sigmoid)(-v))
+
+UNARY_MAP(softsign, x / (FN(abs)(x) + C(1)))
+UNARY_GRAD(softsign, g / ((FN(abs)(v) + C(1)) * (FN(abs)(v) + C(1))))
+
+/* Misra, "Mish", 2019: x tanh(softplus(x)). With e = exp(x) and n = e (e + 2), the tangent is
+   n / (n + 2), and its slope 4 e (e + 1) / (n + 2)^2; above 20 it is 1 in both formats. */
+CK_INLINE V FN(mish_exp)(V x) { return FN(exp)(FN(at_most)(x, C(20))); }
+CK_INLINE V FN(mish_value)(V x) {
+    V e = FN(mish_exp)(x), n = e * (e + C(2));
+    return x * (n / (n + C(2)));
+}
+CK_INLINE V FN(mish_slope)(V x) {
+    V e = FN(mish_exp)(x), n = e * (e + C(2)), root = n + C(2);
+    return n / root + FN(at_most)(x, C(20)) * (C(4) * e * (e + C(1)) / (root * root));
+}
+UNARY_MAP(mish, FN(mish_value)(x))
+UNARY_GRAD(mish, g *FN(mish_slope)(v))
+
 static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, int activation,
                          double alpha, double beta) {
     const V low = C(alpha), high = C(beta);
@@ -122,6 +166,8 @@ static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, 
 #undef C
 #undef UNARY_MAP
 #undef UNARY_GRAD
+#undef SELU_SCALE
+#undef SELU_ALPHA
 #undef GELU_INNER
 #undef GELU_CUBIC
 #undef ERF_SLOPE
