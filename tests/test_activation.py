@@ -250,7 +250,7 @@ def test_arguments_that_make_no_sense():
     with pytest.raises(ShapeError, match=r"expected an even size along dim -1, got x of "
                                          r"shape \(3, 5\)"):
         F.glu(x)
-    with pytest.raises(ValueError, match="min_val below max_val, got 1.0 and 1.0"):
+    with pytest.raises(ValueError, match=r"min_val below max_val, got 1\.0 and 1\.0"):
         nn.Hardtanh(1.0, 1.0)
     with pytest.raises(ValueError, match="an alpha other than 0"):
         F.celu(x, 0.0)
