@@ -104,6 +104,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table
     ctypedef struct ck_rownorm_table
+    ctypedef struct ck_winograd_table
     ctypedef struct ck_table:
         const char* name
         int vector_bytes
@@ -117,6 +118,7 @@ cdef extern from "table.h" nogil:
         const ck_resample_table* resample
         const ck_rownorm_table* rownorm
         const ck_softmax_table* softmax
+        const ck_winograd_table* winograd
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

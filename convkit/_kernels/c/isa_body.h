@@ -120,6 +120,7 @@ CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
 #include "pool.body.h"
 #include "resample.body.h"
 #include "rownorm.body.h"
+#include "winograd.body.h"
 
 const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .name = CK_STR(CK_ISA),
@@ -134,6 +135,7 @@ const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .resample = &resample_table,
     .rownorm = &rownorm_table,
     .softmax = &softmax_table,
+    .winograd = &winograd_table,
 };
 
 #ifdef CK_TARGET

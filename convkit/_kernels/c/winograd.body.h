@@ -1,0 +1,254 @@
+/* Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), vectorised over channels.
+
+   y = A^T [(G w G^T) * (B^T x B)] A for tiles of n x n inputs, n = tile + 2 (Winograd,
+   "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
+   Convolutional Neural Networks", 2016). Row p of B^T holds the coefficients of the product
+   of (t - q) over all points q but p, row p of G the powers of p divided by the product of
+   (p - q), column p of A^T the powers of p (Toom and Cook; Barabasz et al., "Error Analysis
+   and Improving the Accuracy of Winograd Convolution for DNNs", 2018).
+
+   Points are 0, 1, -1, infinity for tiles of 2, and 0, a, -a, b, -b, infinity with a = 5/8 and
+   b = 3/2 for tiles of 4: every coefficient is exact in float32, and rounding errors are a
+   quarter of those of the points 1 and 2. Rows of a pair +-p share their even and odd halves.
+
+   One sum has one order of operations wherever a tile lies: how tiles are cut into tasks
+   changes no bit. */
+
+#define WINO_A 0.625f
+#define WINO_B 1.5f
+#define WINO_A2 (WINO_A * WINO_A)
+#define WINO_B2 (WINO_B * WINO_B)
+#define WINO_UNROLL _Pragma("GCC unroll 6")
+
+/* -- one axis ----------------------------------------------------------------------------- */
+
+CK_INLINE void wino_input_2(const vfloat *d, vfloat *v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[2] + d[1];
+    v[2] = d[2] - d[1];
+    v[3] = d[3] - d[1];
+}
+
+CK_INLINE void wino_input_4(const vfloat *d, vfloat *v) {
+    vfloat even_a = d[4] - WINO_B2 * d[2], odd_a = d[3] - WINO_B2 * d[1];
+    vfloat even_b = d[4] - WINO_A2 * d[2], odd_b = d[3] - WINO_A2 * d[1];
+    v[0] = WINO_A2 * WINO_B2 * d[0] + (d[4] - (WINO_A2 + WINO_B2) * d[2]);
+    v[1] = even_a + WINO_A * odd_a;
+    v[2] = even_a - WINO_A * odd_a;
+    v[3] = even_b + WINO_B * odd_b;
+    v[4] = even_b - WINO_B * odd_b;
+    v[5] = WINO_A2 * WINO_B2 * d[1] + (d[5] - (WINO_A2 + WINO_B2) * d[3]);
+}
+
+CK_INLINE void wino_output_2(const vfloat *m, vfloat *y) {
+    y[0] = m[0] + (m[1] + m[2]);
+    y[1] = (m[1] - m[2]) + m[3];
+}
+
+/* The columns of a pair +-p of A^T are divided by p, and the rows of G multiplied by it, so
+   that y[1] needs no products. */
+CK_INLINE void wino_output_4(const vfloat *m, vfloat *y) {
+    vfloat sum_a = m[1] + m[2], sum_b = m[3] + m[4];
+    vfloat difference_a = m[1] - m[2], difference_b = m[3] - m[4];
+    y[0] = (m[0] + (1 / WINO_A) * sum_a) + (1 / WINO_B) * sum_b;
+    y[1] = difference_a + difference_b;
+    y[2] = WINO_A * sum_a + WINO_B * sum_b;
+    y[3] = (m[5] + WINO_A2 * difference_a) + WINO_B2 * difference_b;
+}
+
+CK_INLINE void wino_weights_2(const vfloat *g, vfloat *u) {
+    vfloat even = 0.5f * (g[0] + g[2]), odd = 0.5f * g[1];
+    u[0] = g[0];
+    u[1] = even + odd;
+    u[2] = even - odd;
+    u[3] = g[2];
+}
+
+CK_INLINE void wino_weights_4(const vfloat *g, vfloat *u) {
+    const float at_a = 0.5f / (WINO_A * (WINO_A2 - WINO_B2));
+    const float at_b = 0.5f / (WINO_B * (WINO_B2 - WINO_A2));
+    vfloat even_a = at_a * (g[0] + WINO_A2 * g[2]), odd_a = at_a * WINO_A * g[1];
+    vfloat even_b = at_b * (g[0] + WINO_B2 * g[2]), odd_b = at_b * WINO_B * g[1];
+    u[0] = (1 / (WINO_A2 * WINO_B2)) * g[0];
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = g[2];
+}
+
+/* Raises the lanes of `peak` to the bits of |v|: infinities and NaN exceed all numbers. */
+CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
+    vint32 bits = (vint32)v & 0x7fffffff;
+#if CK_VBYTES == 64
+    return (vint32)_mm512_max_epi32((__m512i)peak, (__m512i)bits);
+#elif CK_VBYTES == 32
+    return (vint32)_mm256_max_epi32((__m256i)peak, (__m256i)bits);
+#else
+    vint32 above = bits > peak;
+    return (above & bits) | (~above & peak);
+#endif
+}
+
+/* -- whole tiles -------------------------------------------------------------------------- */
+
+#define WINO_TEMPLATE(tile, n)                                                                     \
+    /* The second pass and the stores, once the columns are transformed. */                       \
+    CK_INLINE void wino_input_rows_##tile(vfloat t[n][n], float *v, ptrdiff_t step) {              \
+        for (int i = 0; i < (n); i++) {                                                            \
+            vfloat out[n];                                                                         \
+            wino_input_##tile(t[i], out);                                                          \
+            WINO_UNROLL for (int j = 0; j < (n); j++) store_f(v + j * step, out[j]);               \
+            v += (n) * step;                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_input_inside_##tile(const ck_winograd_input_args *g) {                        \
+        const float *x = g->x + g->offset;                                                         \
+        for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
+            vfloat t[n][n];                                                                        \
+            const float *p = x + c;                                                                \
+            if (g->channels - c >= VL_F) {                                                         \
+                for (int j = 0; j < (n); j++, p += g->pixel_step) {                                \
+                    vfloat d[n], out[n];                                                           \
+                    WINO_UNROLL for (int i = 0; i < (n); i++) d[i] = load_f(p + i * g->row_step);  \
+                    wino_input_##tile(d, out);                                                     \
+                    WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                    \
+                }                                                                                  \
+            } else {                                                                               \
+                const int left = (int)(g->channels - c);                                           \
+                for (int j = 0; j < (n); j++, p += g->pixel_step) {                                \
+                    vfloat d[n], out[n];                                                           \
+                    for (int i = 0; i < (n); i++) d[i] = load_part_f(p + i * g->row_step, left);   \
+                    wino_input_##tile(d, out);                                                     \
+                    WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                    \
+                }                                                                                  \
+            }                                                                                      \
+            wino_input_rows_##tile(t, g->v + c, g->position_step);                                 \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_input_edge_##tile(const ck_winograd_input_args *g) {                          \
+        const float *at[n][n]; /* by column, then row */                                           \
+        for (int j = 0; j < (n); j++)                                                              \
+            for (int i = 0; i < (n); i++) {                                                        \
+                const int inside = i >= g->row_from && i < g->row_to && j >= g->col_from           \
+                                   && j < g->col_to;                                               \
+                at[j][i] = inside ? g->x + (g->offset + i * g->row_step + j * g->pixel_step)       \
+                                  : g->zeros;                                                      \
+            }                                                                                      \
+        for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
+            vfloat t[n][n];                                                                        \
+            for (int j = 0; j < (n); j++) {                                                        \
+                vfloat d[n], out[n];                                                               \
+                WINO_UNROLL for (int i = 0; i < (n); i++)                                          \
+                    d[i] = load_some_f(at[j][i] + c, g->channels - c);                             \
+                wino_input_##tile(d, out);                                                         \
+                WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                        \
+            }                                                                                      \
+            wino_input_rows_##tile(t, g->v + c, g->position_step);                                 \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_input_tile_##tile(const ck_winograd_input_args *g) {                          \
+        if (g->row_from <= 0 && g->col_from <= 0 && g->row_to >= (n) && g->col_to >= (n))          \
+            wino_input_inside_##tile(g);                                                           \
+        else                                                                                       \
+            wino_input_edge_##tile(g);                                                             \
+    }                                                                                              \
+                                                                                                   \
+    /* One column of an output tile: epilogue and stores of `rows` pixels. */                     \
+    CK_INLINE vint32 wino_finish_##tile(const ck_winograd_output_args *g, vfloat *y,               \
+                                        ptrdiff_t offset, ptrdiff_t c, vint32 peak) {              \
+        const ptrdiff_t left = g->channels - c;                                                    \
+        WINO_UNROLL for (int i = 0; i < (tile); i++) {                                             \
+            if (i >= g->rows) break;                                                               \
+            vfloat v = y[i];                                                                       \
+            const ptrdiff_t at = offset + i * g->row_step;                                         \
+            peak = wino_raise(peak, left >= VL_F ? v : keep_first_f(v, (int)left));                \
+            if (g->bias) v += load_some_f(g->bias + c, left);                                      \
+            if (g->residual) v += load_some_f(g->residual + at, left);                             \
+            if (g->activation != CK_ACT_NONE)                                                      \
+                v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);                 \
+            store_some_f(g->y + at, v, left);                                                      \
+        }                                                                                          \
+        return peak;                                                                               \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_output_tile_##tile(const ck_winograd_output_args *g) {                        \
+        vint32 peak = *(const vint32_u *)g->peak;                                                  \
+        for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
+            vfloat t[tile][n];                                                                     \
+            const float *m = g->m + c;                                                             \
+            for (int i = 0; i < (n); i++) {                                                        \
+                vfloat row[n], out[tile];                                                          \
+                WINO_UNROLL for (int j = 0; j < (n); j++)                                          \
+                    row[j] = load_f(m + j * g->position_step);                                     \
+                wino_output_##tile(row, out);                                                      \
+                WINO_UNROLL for (int j = 0; j < (tile); j++) t[j][i] = out[j];                     \
+                m += (n) * g->position_step;                                                       \
+            }                                                                                      \
+            for (int j = 0; j < g->cols; j++) {                                                    \
+                vfloat out[tile];                                                                  \
+                wino_output_##tile(t[j], out);                                                     \
+                peak = wino_finish_##tile(g, out, c + j * g->pixel_step, c, peak);                 \
+            }                                                                                      \
+        }                                                                                          \
+        *(vint32_u *)g->peak = peak;                                                               \
+    }                                                                                              \
+                                                                                                   \
+    /* One vector of columns at one depth. */                                                      \
+    CK_INLINE void wino_weights_vector_##tile(const vfloat *w, float *u, ptrdiff_t step) {         \
+        vfloat t[n][3];                                                                            \
+        WINO_UNROLL for (int j = 0; j < 3; j++) {                                                  \
+            vfloat d[3] = {w[j], w[3 + j], w[6 + j]}, out[n];                                      \
+            wino_weights_##tile(d, out);                                                           \
+            WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                            \
+        }                                                                                          \
+        for (int i = 0; i < (n); i++) {                                                            \
+            vfloat out[n];                                                                         \
+            wino_weights_##tile(t[i], out);                                                        \
+            WINO_UNROLL for (int j = 0; j < (n); j++) store_f(u + j * step, out[j]);               \
+            u += (n) * step;                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_weights_block_##tile(const ck_winograd_weights_args *g) {                     \
+        vint32 peak = *(const vint32_u *)g->peak;                                                  \
+        for (ptrdiff_t first = 0; first < g->row; first += VL_F) {                                 \
+            const ptrdiff_t there = g->columns - first < VL_F ? g->columns - first : VL_F;         \
+            for (ptrdiff_t k = 0; k < g->depth; k++) {                                             \
+                float lanes[9][VL_F];                                                              \
+                vfloat w[9];                                                                       \
+                if (there < VL_F) memset(lanes, 0, sizeof lanes);                                  \
+                for (ptrdiff_t o = 0; o < there; o++) {                                            \
+                    const float *from = g->w + (first + o) * g->column_step + k * g->depth_step;   \
+                    if (g->turned)                                                                 \
+                        _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++)                        \
+                            lanes[q][o] = from[8 - q];                                             \
+                    else                                                                           \
+                        _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) lanes[q][o] = from[q]; \
+                }                                                                                  \
+                _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) {                              \
+                    w[q] = load_f(lanes[q]);                                                       \
+                    peak = wino_raise(peak, w[q]);                                                 \
+                }                                                                                  \
+                wino_weights_vector_##tile(w, g->u + k * g->row + first, g->position_step);        \
+            }                                                                                      \
+        }                                                                                          \
+        *(vint32_u *)g->peak = peak;                                                               \
+    }
+
+WINO_TEMPLATE(2, 4)
+WINO_TEMPLATE(4, 6)
+
+#define WINO_ENTRY(size)                   \
+    {.tile = size,                         \
+     .input = wino_input_tile_##size,      \
+     .output = wino_output_tile_##size,    \
+     .weights = wino_weights_block_##size}
+
+static const ck_winograd_table winograd_table = {
+    .vector_length = VL_F,
+    .sizes = {[CK_WINOGRAD_2] = WINO_ENTRY(2), [CK_WINOGRAD_4] = WINO_ENTRY(4)},
+};

@@ -1,0 +1,62 @@
+/* Winograd convolution with 3x3 kernels: the transforms of tiles and weights. */
+#ifndef CK_WINOGRAD_H
+#define CK_WINOGRAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Sizes of the tile: F(2x2, 3x3) and F(4x4, 3x3). Steps count elements throughout; position
+   (i, j) of a transformed tile of size n = tile + 2 has the number i * n + j. */
+enum ck_winograd_size { CK_WINOGRAD_2 = 0, CK_WINOGRAD_4 = 1, CK_WINOGRAD_SIZES = 2 };
+
+/* One input tile of n x n pixels: v[position] = B^T x B. */
+typedef struct ck_winograd_input_args {
+    const float *x;       /* the image */
+    ptrdiff_t offset;     /* of the tile's first pixel; may point outside the image */
+    ptrdiff_t row_step, pixel_step;
+    ptrdiff_t row_from, row_to, col_from, col_to; /* the part of the tile inside the image */
+    const float *zeros;   /* `channels` zeros, read for pixels outside */
+    ptrdiff_t channels;
+    float *v;             /* whole vectors are written: `position_step` has room for them */
+    ptrdiff_t position_step;
+} ck_winograd_input_args;
+
+/* One output tile: y = A^T m A, then bias, residual and activation. */
+typedef struct ck_winograd_output_args {
+    const float *m;
+    ptrdiff_t position_step;
+    ptrdiff_t channels;
+    float *y;
+    ptrdiff_t row_step, pixel_step;
+    ptrdiff_t rows, cols; /* how many of the tile's rows and columns there are in y */
+    const float *bias;    /* `channels` values, or NULL */
+    const float *residual;/* addressed like y, or NULL; must not be y */
+    int activation;       /* enum ck_activation */
+    float alpha, beta;
+    int32_t *peak;        /* one vector: raised to the bits of the largest |A^T m A| written */
+} ck_winograd_output_args;
+
+/* Weights of `columns` outputs: u[position][depth][column] = G w G^T, missing columns zero. */
+typedef struct ck_winograd_weights_args {
+    const float *w;
+    ptrdiff_t column_step, depth_step; /* the 9 taps of a kernel are neighbours */
+    int turned;           /* whether the kernels are turned by 180 degrees */
+    ptrdiff_t columns, depth;
+    float *u;
+    ptrdiff_t position_step, row; /* between positions and between depths; whole vectors */
+    int32_t *peak;        /* one vector: raised to the bits of the largest |w| */
+} ck_winograd_weights_args;
+
+typedef struct ck_winograd_kernels {
+    int tile;
+    void (*input)(const ck_winograd_input_args *);
+    void (*output)(const ck_winograd_output_args *);
+    void (*weights)(const ck_winograd_weights_args *);
+} ck_winograd_kernels;
+
+typedef struct ck_winograd_table {
+    int vector_length;
+    ck_winograd_kernels sizes[CK_WINOGRAD_SIZES];
+} ck_winograd_table;
+
+#endif

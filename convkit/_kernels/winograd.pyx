@@ -1,0 +1,482 @@
+"""Winograd convolution: 3x3 kernels with stride 1 by F(2x2, 3x3) or F(4x4, 3x3).
+
+The output is cut into tiles; those of all samples are numbered in one row. For each tile the
+input is transformed (n x n positions of C values, n = tile + 2), every position is
+multiplied with that position's transformed weights, and the products are transformed back,
+with bias, residual and activation on the way. Everything of one tile is contiguous, so that
+transforms write and read in order; the matrix product reads one position of up to 14 tiles
+as the rows of its register tile.
+
+A block of tiles goes through all three steps, some columns of the output at a time: its
+transformed input and those columns' products stay in the second-level cache, and the
+transformed weights, four times as large as the weights, stream by. Two ways, which give the
+same bits: where there are many blocks, a task is a block, and transforms its input itself;
+where there are few, the input of all is transformed first, and a task is a block and some of
+the columns.
+
+A sum over channels is one chain of multiply-adds wherever its tile lies, so neither the cut
+into blocks nor the batch changes a bit of a sample's result.
+
+Values beyond what the transforms can bear come back as a sample's peak: see `run`.
+"""
+
+import numpy as np
+
+from convkit._kernels cimport dispatch
+from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
+                                    part_start)
+from convkit._kernels import memory
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+cdef extern from "winograd.h" nogil:
+    ctypedef struct ck_winograd_input_args:
+        const float* x
+        ptrdiff_t offset, row_step, pixel_step, row_from, row_to, col_from, col_to
+        const float* zeros
+        ptrdiff_t channels
+        float* v
+        ptrdiff_t position_step
+    ctypedef struct ck_winograd_output_args:
+        const float* m
+        ptrdiff_t position_step, channels
+        float* y
+        ptrdiff_t row_step, pixel_step, rows, cols
+        const float* bias
+        const float* residual
+        int activation
+        float alpha, beta
+        int32_t* peak
+    ctypedef struct ck_winograd_weights_args:
+        const float* w
+        ptrdiff_t column_step, depth_step
+        int turned
+        ptrdiff_t columns, depth
+        float* u
+        ptrdiff_t position_step, row
+        int32_t* peak
+    ctypedef struct ck_winograd_kernels:
+        int tile
+        void (*input)(const ck_winograd_input_args*) noexcept nogil
+        void (*output)(const ck_winograd_output_args*) noexcept nogil
+        void (*weights)(const ck_winograd_weights_args*) noexcept nogil
+    ctypedef struct ck_winograd_table:
+        int vector_length
+        ck_winograd_kernels sizes[2]
+
+# Bytes of transformed input and of products that a block of tiles may have: together with
+# some of the weights they stay in a second-level cache of one MiB or more. But a block of
+# fewer tiles than this reads the weights too often.
+cdef Py_ssize_t INPUT_BYTES = 640 << 10
+cdef Py_ssize_t PRODUCT_BYTES = 256 << 10
+cdef Py_ssize_t LEAST_TILES = 28
+# Transformed weights of this size stay in that cache as well; then a sample is cut into
+# about this many blocks.
+cdef Py_ssize_t WEIGHT_BYTES = 640 << 10
+cdef Py_ssize_t BLOCKS_PER_SAMPLE = 8
+# Fewer blocks than this leave threads without work: their columns are cut too.
+cdef Py_ssize_t LEAST_BLOCKS = 12
+# Tiles that one task transforms where that is a step of its own.
+cdef Py_ssize_t TRANSFORM_TILES = 4
+# Depths that one task packs.
+cdef Py_ssize_t PACK_DEPTHS = 64
+# Scratch memory of this size lies in huge pages.
+cdef Py_ssize_t HUGE_BYTES = 4 << 20
+
+
+cdef const ck_winograd_table* _table() noexcept nogil:
+    return <const ck_winograd_table*>dispatch.table().winograd
+
+
+cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    return (n + step - 1) // step * step
+
+
+# -- weights -------------------------------------------------------------------------------
+
+
+cdef class Weights:
+    """Transformed weights, packed in blocks of columns; made by `pack`.
+
+    Within a block: for each position, for each depth, the block's columns side by side.
+    """
+
+    cdef readonly object array
+    cdef readonly int tile               # 2 or 4
+    cdef readonly Py_ssize_t columns, depth
+    cdef readonly float peak             # the largest absolute weight; infinity for NaN too
+    cdef Py_ssize_t block_columns, blocks, block_size, position_step
+    cdef float* pointer
+
+
+cdef struct PackJob:
+    const ck_winograd_kernels* kernels
+    ck_winograd_weights_args proto
+    Py_ssize_t blocks, block_columns, block_size, vector
+    float* u
+    int32_t* peaks
+
+
+cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform a run of depths of one block of columns."""
+    cdef PackJob* job = <PackJob*>ctx
+    cdef ck_winograd_weights_args args = job.proto
+    cdef Py_ssize_t block = index % job.blocks, first = index // job.blocks * PACK_DEPTHS
+    cdef Py_ssize_t column = block * job.block_columns
+    args.columns = min(job.block_columns, job.proto.columns - column)
+    args.row = _round_up(args.columns, job.vector)
+    args.depth = min(PACK_DEPTHS, job.proto.depth - first)
+    args.w += column * args.column_step + first * args.depth_step
+    args.u = job.u + block * job.block_size + first * args.row
+    args.peak = job.peaks + index * job.vector
+    job.kernels.weights(&args)
+
+
+def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
+         Py_ssize_t depth_step, bint turned, int threads):
+    """Transform and pack 3x3 weights.
+
+    Parameters
+    ----------
+    source : ndarray of float32
+        C-contiguous; the nine taps of (column, depth) start at ``column * column_step +
+        depth * depth_step`` of the flat array.
+    tile : 2 or 4
+    columns, depth : int
+        Output and input channels.
+    column_step, depth_step : int
+    turned : bool
+        Whether the kernels are turned by 180 degrees, as the gradient of the input wants.
+    threads : int
+
+    Returns
+    -------
+    Weights
+    """
+    cdef const ck_winograd_table* table = _table()
+    cdef Py_ssize_t positions = (tile + 2) * (tile + 2), vector = table.vector_length
+    cdef Weights weights = Weights()
+    weights.tile = tile
+    weights.columns = columns
+    weights.depth = depth
+    weights.block_columns = vector * choose_width(kernels_for(4), 1 << 20, columns)
+    weights.blocks = (columns + weights.block_columns - 1) // weights.block_columns
+    # One vector more, so that the positions' stores fall into different sets of a cache.
+    weights.position_step = depth * weights.block_columns + vector
+    weights.block_size = positions * weights.position_step
+    weights.array = memory.empty((weights.blocks * weights.block_size,), np.float32)
+    weights.pointer = <float*><size_t>weights.array.ctypes.data
+    cdef PackJob job
+    job.kernels = &table.sizes[tile // 4]
+    job.blocks = weights.blocks
+    job.block_columns = weights.block_columns
+    job.block_size = weights.block_size
+    job.vector = vector
+    job.u = weights.pointer
+    job.proto.w = <const float*><size_t>source.ctypes.data
+    job.proto.column_step = column_step
+    job.proto.depth_step = depth_step
+    job.proto.turned = turned
+    job.proto.columns = columns
+    job.proto.depth = depth
+    job.proto.position_step = weights.position_step
+    cdef Py_ssize_t tasks = job.blocks * ((depth + PACK_DEPTHS - 1) // PACK_DEPTHS)
+    peaks = np.zeros((tasks, vector), np.int32)
+    job.peaks = <int32_t*><size_t>peaks.ctypes.data
+    cdef int team = threads_for(threads, tasks, <double>weights.array.size * 2)
+    with nogil:
+        parallel_for(_pack_task, &job, tasks, team)
+    weights.peak = _as_float(peaks.max())
+    return weights
+
+
+def _as_float(bits):
+    """Return the float32 numbers with these bits, infinity where they are those of a NaN."""
+    return np.minimum(bits, np.int32(0x7f800000)).view(np.float32)
+
+
+# -- convolution ---------------------------------------------------------------------------
+
+
+cdef struct Job:
+    const ck_winograd_kernels* kernels
+    const ck_gemm_kernels* gemm
+    ck_winograd_input_args input
+    ck_winograd_output_args output
+    ck_gemm_args product
+    Py_ssize_t vector, tile, positions
+    Py_ssize_t in_h, in_w, in_c, out_h, out_w, out_c
+    Py_ssize_t top, left                  # where the first tile begins in x
+    Py_ssize_t tiles_w, per_sample, total # tiles in a row, of a sample, in all
+    const float* u
+    Py_ssize_t block_columns, blocks, block_size, weight_step
+    Py_ssize_t v_step, v_tile, m_step, m_tile   # floats between positions and between tiles
+    Py_ssize_t chunk                      # blocks of columns whose products are held at once
+    Py_ssize_t chunks
+    Py_ssize_t tile_blocks                # blocks of tiles
+    float* v                              # of all tiles, or of each thread's block
+    char* m                               # of each thread's block
+    Py_ssize_t v_bytes, m_bytes           # from one thread's to the next
+    int32_t* peaks
+    Py_ssize_t span                       # samples that one task's tiles belong to, at most
+
+
+cdef void _transform_input(Job* job, Py_ssize_t first, Py_ssize_t last, float* v) noexcept nogil:
+    """Transform tiles [first, last); the first goes to `v`."""
+    cdef ck_winograd_input_args args = job.input
+    cdef Py_ssize_t t, sample, row, col, size = job.tile + 2
+    for t in range(first, last):
+        sample = t // job.per_sample
+        row = t % job.per_sample // job.tiles_w * job.tile + job.top
+        col = t % job.per_sample % job.tiles_w * job.tile + job.left
+        args.offset = ((sample * job.in_h + row) * job.in_w + col) * job.in_c
+        args.row_from = max(0, -row)
+        args.row_to = min(size, job.in_h - row)
+        args.col_from = max(0, -col)
+        args.col_to = min(size, job.in_w - col)
+        args.v = v
+        job.kernels.input(&args)
+        v += job.v_tile
+
+
+cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
+                    Py_ssize_t block) noexcept nogil:
+    """Multiply all positions of `count` tiles with one block of columns of the weights.
+
+    `m` is where the first tile's products of this block begin.
+    """
+    cdef ck_gemm_args args = job.product
+    cdef Py_ssize_t columns = min(job.block_columns, job.out_c - block * job.block_columns)
+    cdef int nv = <int>((columns + job.vector - 1) // job.vector)
+    cdef Py_ssize_t rows = (count + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
+    cdef Py_ssize_t p, i, t, end
+    args.n = <int>(nv * job.vector)
+    args.ldb = args.n
+    for p in range(job.positions):
+        args.b = job.u + block * job.block_size + p * job.weight_step
+        t = 0
+        for i in range(rows):
+            end = part_start(count, rows, i + 1)
+            args.a = v + t * job.v_tile + p * job.v_step
+            args.c = m + t * job.m_tile + p * job.m_step
+            job.gemm.plain[nv][end - t](&args)
+            t = end
+
+
+cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const float* m,
+                            Py_ssize_t column, Py_ssize_t columns, int32_t* peaks) noexcept nogil:
+    """Transform columns of tiles [first, last) back; the first tile's products are at `m`.
+
+    `peaks` has one vector for each sample from that of the first tile on.
+    """
+    cdef ck_winograd_output_args args = job.output
+    cdef Py_ssize_t t, sample, row, col, at
+    args.channels = columns
+    args.bias = job.output.bias + column if job.output.bias != NULL else NULL
+    for t in range(first, last):
+        sample = t // job.per_sample
+        row = t % job.per_sample // job.tiles_w * job.tile
+        col = t % job.per_sample % job.tiles_w * job.tile
+        at = ((sample * job.out_h + row) * job.out_w + col) * job.out_c + column
+        args.m = m
+        args.rows = min(job.tile, job.out_h - row)
+        args.cols = min(job.tile, job.out_w - col)
+        args.y = job.output.y + at
+        args.residual = job.output.residual + at if job.output.residual != NULL else NULL
+        args.peak = peaks + (sample - first // job.per_sample) * job.vector
+        job.kernels.output(&args)
+        m += job.m_tile
+
+
+cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const float* v,
+                   int slot, int32_t* peaks) noexcept nogil:
+    """Multiply one block of tiles with one chunk of columns and transform back."""
+    cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
+    cdef Py_ssize_t last = part_start(job.total, job.tile_blocks, tile_block + 1)
+    cdef Py_ssize_t b, block = chunk * job.chunk
+    cdef Py_ssize_t end = min(block + job.chunk, job.blocks)
+    cdef Py_ssize_t column = block * job.block_columns
+    cdef float* m = <float*>(job.m + slot * job.m_bytes)
+    for b in range(block, end):
+        _multiply(job, last - first, v, m + (b - block) * job.block_columns, b)
+    _transform_output(job, first, last, m, column,
+                      min(end * job.block_columns, job.out_c) - column, peaks)
+
+
+cdef void _block_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Take one block of tiles through all steps."""
+    cdef Job* job = <Job*>ctx
+    cdef float* v = <float*>(<char*>job.v + slot * job.v_bytes)
+    cdef Py_ssize_t chunk
+    _transform_input(job, part_start(job.total, job.tile_blocks, index),
+                     part_start(job.total, job.tile_blocks, index + 1), v)
+    for chunk in range(job.chunks):
+        _columns(job, index, chunk, v, slot, job.peaks + index * job.span * job.vector)
+
+
+cdef void _input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform the input of a few tiles."""
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t first = index * TRANSFORM_TILES
+    _transform_input(job, first, min(first + TRANSFORM_TILES, job.total),
+                     job.v + first * job.v_tile)
+
+
+cdef void _columns_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Take one chunk of columns of one block of tiles through the other steps."""
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t tile_block = index // job.chunks
+    cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
+    _columns(job, tile_block, index % job.chunks, job.v + first * job.v_tile, slot,
+             job.peaks + index * job.span * job.vector)
+
+
+cdef const float* _address(array):
+    return NULL if array is None else <const float*><size_t>array.ctypes.data
+
+
+cdef Py_ssize_t _block_tiles(Job* job):
+    """Return how many tiles a block should have."""
+    cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
+    cdef Py_ssize_t tiles = INPUT_BYTES // (4 * job.v_tile), share
+    tiles = _round_up(max(LEAST_TILES, tiles), rows)
+    if job.blocks * job.block_size * 4 <= WEIGHT_BYTES:
+        # The weights stay at hand however small the blocks are.
+        share = (job.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
+        tiles = min(tiles, _round_up(share, rows))
+    return tiles
+
+
+def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, residual=None,
+        int activation=0, double alpha=0, double beta=0, int threads=1, together=None):
+    """Convolve with 3x3 kernels: ``y[i, j] = sum over r, s of x[i + r + top, j + s + left]
+    @ weights[r, s]`` with zeros outside x, then bias, residual and activation.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C) of float32
+        C-contiguous.
+    weights : Weights
+    y : ndarray (N, H', W', O) of float32
+        Output, C-contiguous.
+    top, left : int
+        Where the first output's taps begin in x; minus the padding.
+    bias : ndarray (O,), optional
+    residual : ndarray like y, optional
+        Added before the activation; must not share memory with y.
+    activation, alpha, beta
+        As in c/gemm.h.
+    threads : int
+    together : bool, optional
+        Whether a task takes all columns of a block of tiles; by default where there are
+        blocks enough. Same bits.
+
+    Returns
+    -------
+    ndarray (N,) of float32
+        Each sample's largest absolute sum before bias, residual and activation; infinity
+        where one is infinite or NaN. Transforms mix the values of a tile: an infinity spreads
+        through it, differences of values near the ends of float32's range overflow or
+        vanish. A sample whose peak tells of that is to be computed in another way.
+    """
+    cdef Job job
+    cdef const ck_winograd_table* table = _table()
+    cdef Py_ssize_t samples = x.shape[0], tiles
+    _, job.in_h, job.in_w, job.in_c = x.shape
+    _, job.out_h, job.out_w, job.out_c = y.shape
+    if not y.size:
+        return np.zeros(samples, np.float32)
+    job.kernels = &table.sizes[weights.tile // 4]
+    job.gemm = kernels_for(4)
+    job.vector = table.vector_length
+    job.tile = weights.tile
+    job.positions = (job.tile + 2) * (job.tile + 2)
+    job.top, job.left = top, left
+    job.tiles_w = (job.out_w + job.tile - 1) // job.tile
+    job.per_sample = (job.out_h + job.tile - 1) // job.tile * job.tiles_w
+    job.total = samples * job.per_sample
+    job.u = weights.pointer
+    job.block_columns = weights.block_columns
+    job.blocks = weights.blocks
+    job.block_size = weights.block_size
+    job.weight_step = weights.position_step
+    # One vector more between positions, so that they fall into different sets of a cache.
+    job.v_step = _round_up(job.in_c, job.vector) + job.vector
+    job.v_tile = job.positions * job.v_step
+
+    tiles = min(_block_tiles(&job), job.total)
+    job.tile_blocks = (job.total + tiles - 1) // tiles
+    cdef bint whole = job.tile_blocks >= LEAST_BLOCKS if together is None else together
+    job.chunk = PRODUCT_BYTES // (4 * job.positions * tiles * job.block_columns)
+    job.chunk = max(1, min(job.blocks, job.chunk))
+    job.chunks = (job.blocks + job.chunk - 1) // job.chunk
+    job.m_step = job.chunk * job.block_columns + job.vector
+    job.m_tile = job.positions * job.m_step
+    # A block of `tiles` tiles may begin with the last tile of a sample.
+    job.span = (tiles + job.per_sample - 2) // job.per_sample + 1
+
+    cdef Py_ssize_t tasks = job.tile_blocks * (1 if whole else job.chunks)
+    cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
+    cdef int team = threads_for(threads, tasks, work)
+    job.v_bytes = tiles * job.v_tile * 4
+    job.m_bytes = tiles * job.m_tile * 4
+    cdef Py_ssize_t all_v = team * job.v_bytes if whole else job.total * job.v_tile * 4
+    cdef Py_ssize_t zeros = _round_up(job.in_c, job.vector) * 4
+    cdef Py_ssize_t bytes = max(HUGE_BYTES, all_v + team * job.m_bytes + zeros)
+    cdef char* scratch
+    peaks = np.zeros((tasks, job.span, job.vector), np.int32)
+    job.peaks = <int32_t*><size_t>peaks.ctypes.data
+
+    job.input.x = _address(x)
+    job.input.row_step = job.in_w * job.in_c
+    job.input.pixel_step = job.in_c
+    job.input.channels = job.in_c
+    job.input.position_step = job.v_step
+    job.output.position_step = job.m_step
+    job.output.y = <float*>_address(y)
+    job.output.row_step = job.out_w * job.out_c
+    job.output.pixel_step = job.out_c
+    job.output.bias = _address(bias)
+    job.output.residual = _address(residual)
+    job.output.activation = activation
+    job.output.alpha = alpha
+    job.output.beta = beta
+    cdef ptrdiff_t no_offset = 0
+    memset(&job.product, 0, sizeof(ck_gemm_args))
+    job.product.a_offsets = &no_offset
+    job.product.batch = 1
+    job.product.k = job.in_c
+    job.product.lda = job.v_tile
+    job.product.ldc = job.m_tile
+
+    with nogil:
+        scratch = <char*>take(bytes)
+        if scratch != NULL:
+            job.v = <float*>scratch
+            job.m = scratch + all_v
+            job.input.zeros = <const float*>(job.m + team * job.m_bytes)
+            memset(job.m + team * job.m_bytes, 0, zeros)
+            if whole:
+                parallel_for(_block_task, &job, tasks, team)
+            else:
+                parallel_for(_input_task, &job,
+                             (job.total + TRANSFORM_TILES - 1) // TRANSFORM_TILES, team)
+                parallel_for(_columns_task, &job, tasks, team)
+            give(scratch, bytes)
+    if scratch == NULL:
+        raise MemoryError(f"no memory for {bytes} bytes of scratch")
+    return _sample_peaks(peaks.reshape(job.tile_blocks, -1, job.span * job.vector).max(axis=1),
+                         samples, job.span, job.per_sample, job.total)
+
+
+def _sample_peaks(peaks, samples, span, per_sample, total):
+    """Return the largest of each sample's entries in `peaks` (block of tiles, sample and lane)."""
+    blocks = len(peaks)
+    first = np.array([part_start(total, blocks, i) // per_sample for i in range(blocks)])
+    of_sample = np.zeros(samples + span, np.int32)
+    np.maximum.at(of_sample, first[:, None] + np.arange(span),
+                  peaks.reshape(blocks, span, -1).max(axis=2))
+    return _as_float(of_sample[:samples])

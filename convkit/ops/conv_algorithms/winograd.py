@@ -1,0 +1,146 @@
+"""Winograd convolution: 3x3 kernels with stride 1 at a quarter of the multiplications."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from convkit._kernels import winograd
+from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
+
+# Tiles there are kernels for: F(2x2, 3x3) and F(4x4, 3x3). F(6x6, 3x3) is left out: its error
+# reaches 3e-5 with 512 channels (docs/performance.md).
+TILES = (2, 4)
+# Weights and sums within these bounds are far enough from the ends of float32's range for
+# the transforms, which multiply by up to 2^7 and add up to 2^16 products: what they flush to
+# zero stays below 2^-24 of the largest result, and what overflows shows as an infinity.
+LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**20
+LEAST_SUM = 2.0**-60
+
+# The model behind the choice of the tile, in multiply-adds of one sample. Transforms move
+# and add: so many multiply-adds for each transformed value. Transformed weights come from the
+# third-level cache or memory, once for some samples of a batch, or for each sample alone:
+# so many for each.
+TRANSFORM_COST = 8.0
+WEIGHT_COST = 8.0
+# Direct convolution reaches a little less of the multiply-add rate than the matrix products do.
+DIRECT_COST = 1.15
+
+_off = os.environ.get("CONVKIT_WINOGRAD", "1") == "0"
+
+
+def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
+    """Return about how many multiply-adds one sample is worth with tiles of one size."""
+    tiles = -(-out_size[0] // tile) * -(-out_size[1] // tile)
+    positions = (tile + 2) ** 2
+    return positions * (tiles * (channels * columns + TRANSFORM_COST * (channels + columns))
+                        + WEIGHT_COST * channels * columns)
+
+
+def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float:
+    """Return the same for direct convolution."""
+    return DIRECT_COST * 9 * channels * columns * out_size[0] * out_size[1]
+
+
+def choose_tile(channels: int, columns: int, out_size: tuple[int, int]) -> int:
+    """Return the cheaper tile by `cost`: small maps and many channels want small tiles."""
+    return min(TILES, key=lambda tile: cost(tile, channels, columns, out_size))
+
+
+class Winograd(Algorithm):
+    """Transform tiles and weights, multiply position by position, transform back.
+
+    Used for float32 at precision "high" and "medium"; the environment variable
+    ``CONVKIT_WINOGRAD=0`` takes it from the candidates. Samples with values that the
+    transforms cannot bear (infinities, NaN, sums near the ends of float32's range) are computed
+    by direct convolution, each sample by itself, so that they come out as they do there.
+    """
+
+    name = "winograd"
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse all but dense 3x3 float32 convolutions with stride 1, below "highest"."""
+        if problem.kernel != (3, 3):
+            return f"kernel of {problem.kernel[0]}x{problem.kernel[1]}, transforms are for 3x3"
+        if problem.stride != (1, 1) or problem.dilation != (1, 1):
+            return "stride and dilation must be 1"
+        if problem.groups != 1:
+            return f"{problem.groups} groups, sums must run over all channels"
+        if problem.dtype != np.float32:
+            return f"{problem.dtype} is computed in its own format"
+        if problem.precision == "highest":
+            return "precision 'highest' asks for plain float32 products"
+        if task == "grad_weight":
+            return "no transforms for the gradient of the weight"
+        return None
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline where transforms cost more than the multiplications they save."""
+        if _off:
+            return "CONVKIT_WINOGRAD=0"
+        sizes = _sizes(problem, task)
+        spent = min(cost(tile, *sizes) for tile in TILES)
+        if spent >= direct_cost(*sizes):
+            return (f"transforms of {sizes[0]} and {sizes[1]} channels on "
+                    f"{sizes[2][0]}x{sizes[2][1]} pixels cost more than they save")
+        return None
+
+    @staticmethod
+    def forward(problem, x, weight, y, cache, threads, **epilogue):
+        """Convolve tile by tile."""
+        top, left = -problem.padding[0][0], -problem.padding[1][0]
+        if not _run(problem, "forward", x, weight, y, top, left, cache, threads, epilogue):
+            Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
+
+    @staticmethod
+    def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
+        """Convolve the output's gradient with the kernels turned and channels exchanged."""
+        top, left = problem.padding[0][0] - 2, problem.padding[1][0] - 2
+        if not _run(problem, "grad_input", gy, weight, gx, top, left, cache, threads, epilogue):
+            Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
+
+
+def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
+    """Return the channels summed over, the channels and the size of a task's result."""
+    if task == "forward":
+        return problem.in_channels, problem.out_channels, problem.out_size
+    return problem.out_channels, problem.in_channels, problem.in_size
+
+
+def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
+          threads: int) -> winograd.Weights:
+    """Transform (or find transformed) weights."""
+    depth, columns, out_size = _sizes(problem, task)
+    tile = choose_tile(depth, columns, out_size)
+    key = ("winograd", task, tile)
+    if cache is not None and key in cache:
+        return cache[key]
+    o_step, c_step = problem.in_channels * 9, 9
+    backward = task == "grad_input"
+    packed = winograd.pack(weight, tile, columns, depth, c_step if backward else o_step,
+                           o_step if backward else c_step, backward, threads)
+    if cache is not None:
+        cache[key] = packed
+    return packed
+
+
+def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
+         top: int, left: int, cache: dict | None, threads: int, epilogue: dict) -> bool:
+    """Compute `y`; return False, with `y` undefined, where the weights do not allow it."""
+    packed = _pack(problem, task, weight, cache, threads)
+    if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
+        return False
+    peaks = winograd.run(x, packed, y, top, left, threads=threads, **epilogue)
+    residual = epilogue.pop("residual", None)
+    for n in np.flatnonzero(~((peaks >= LEAST_SUM) & (peaks < np.inf))):
+        one = slice(n, n + 1)
+        more = {} if residual is None else {"residual": residual[one]}
+        getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
+    return True

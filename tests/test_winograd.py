@@ -1,0 +1,317 @@
+"""Winograd convolution: every tile remainder, errors, bits, and values it must not touch."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from harness import (
+    assert_same_bits,
+    check_batch_invariance,
+    check_op,
+    random_array,
+    run_python,
+)
+from tolerances import assert_close, tolerance
+
+from convkit._kernels import winograd as kernel
+from convkit.autograd import Tensor, apply
+from convkit.ops import planner
+from convkit.ops.conv import Conv
+from convkit.ops.conv_algorithms import winograd
+from convkit.ops.conv_algorithms.winograd import Winograd
+from convkit.ops.conv_problem import forward_problem
+
+try:
+    import torch
+    import torch.nn.functional as TF
+except ImportError:
+    torch = TF = None
+
+
+def attributes(padding=((1, 1), (1, 1)), **more):
+    """Return the attributes of a convolution that Winograd takes."""
+    return {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1,
+            "algorithm": "winograd", **more}
+
+
+def problem(x, w, padding=1, **more):
+    """Return the problem of a convolution."""
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "groups": 1, **more}
+    return forward_problem(x, w, np.dtype(more.pop("dtype", np.float32)),
+                           padding=((padding, padding),) * 2,
+                           **{k: v for k, v in attrs.items() if k != "dtype"})
+
+
+def convolve64(x, w, top, left, size):
+    """Convolve (N, H, W, C) by (O, C, 3, 3) in float64; taps begin at (top, left)."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    wide = np.zeros((x.shape[0], size[0] + 2, size[1] + 2, x.shape[3]))
+    for i, j in itertools.product(range(wide.shape[1]), range(wide.shape[2])):
+        if 0 <= i + top < x.shape[1] and 0 <= j + left < x.shape[2]:
+            wide[:, i, j] = x[:, i + top, j + left]
+    return sum(wide[:, r:r + size[0], s:s + size[1]] @ w[:, :, r, s].T
+               for r in range(3) for s in range(3))
+
+
+def run_kernel(x, w, tile, top, left, size, *, together=None, threads=1, **epilogue):
+    """Pack and convolve with one tile size; return the output and the samples' peaks."""
+    packed = kernel.pack(w, tile, w.shape[0], w.shape[1], 9 * w.shape[1], 9, False, threads)
+    y = np.full((x.shape[0], *size, w.shape[0]), np.nan, np.float32)
+    peaks = kernel.run(x, packed, y, top, left, together=together, threads=threads, **epilogue)
+    return y, peaks
+
+
+@pytest.mark.parametrize("tile", winograd.TILES)
+@pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
+def test_all_tile_remainders_paddings_and_ways_through_the_work(tile, channels, columns):
+    sizes = list(itertools.product(range(1, 14), range(1, 14)))[::1 if channels == 3 else 5]
+    w = random_array((columns, channels, 3, 3), seed=1)
+    for number, (height, width) in enumerate(sizes):
+        top, left = -(number % 4), -(number // 4 % 4)
+        extra = number % 3
+        out = (max(1, height - 2 - top + extra), max(1, width - 2 - left + extra))
+        x = random_array((2, height, width, channels), seed=number)
+        want = convolve64(x, w, top, left, out)
+        y, peaks = run_kernel(x, w, tile, top, left, out, together=True, threads=2)
+        assert_close(y, want, tolerance("forward", np.float32), f"{height}x{width} at {top},{left}")
+        np.testing.assert_array_equal(peaks, np.abs(y).max(axis=(1, 2, 3)))
+        staged, staged_peaks = run_kernel(x, w, tile, top, left, out, together=False, threads=2)
+        assert_same_bits((y, peaks), (staged, staged_peaks), "in one step and in two")
+
+
+CASES = {
+    "same": ((2, 20, 12, 9), (24, 20, 3, 3), attributes()),
+    "valid": ((2, 17, 9, 11), (33, 17, 3, 3), attributes(((0, 0), (0, 0)))),
+    "wide_padding": ((1, 3, 4, 6), (5, 3, 3, 3), attributes(((2, 2), (2, 2)))),
+    "padding_over_kernel": ((1, 3, 4, 6), (5, 3, 3, 3), attributes(((4, 3), (0, 5)))),
+    "asymmetric": ((2, 16, 7, 8), (16, 16, 3, 3), attributes(((0, 1), (2, 0)))),
+    "one_channel": ((2, 1, 6, 6), (1, 1, 3, 3), attributes()),
+    "one_pixel": ((2, 4, 1, 1), (6, 4, 3, 3), attributes()),
+    "wide": ((1, 70, 3, 5), (130, 70, 3, 3), attributes()),
+}
+
+
+def torch_conv(attrs):
+    """The same convolution in PyTorch."""
+    flat = [v for pair in reversed(attrs["padding"]) for v in pair]
+    return lambda x, w, b: TF.conv2d(TF.pad(x, flat), w, b)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_agree_with_reference_and_pytorch(name):
+    x, w, attrs = CASES[name]
+    check_op("conv", [x, w, (w[0],)], attrs, torch=torch_conv(attrs) if torch else None,
+             dtypes=["float32"])
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_modes(mode):
+    check_op("conv", [(2, 3, 7, 8), (4, 3, 3, 3), (4,)],
+             attributes(((2, 1), (1, 2)), padding_mode=mode), dtypes=["float32"])
+
+
+def test_the_gradient_of_the_input_is_taken_by_winograd(monkeypatch):
+    calls = []
+    run = kernel.run
+    monkeypatch.setattr(kernel, "run", lambda *a, **k: calls.append(a) or run(*a, **k))
+    x, w = Tensor(random_array((1, 32, 12, 12)), True), random_array((32, 32, 3, 3), seed=1)
+    apply(Conv, x, w, None, **attributes()).backward(random_array((1, 32, 12, 12), seed=2))
+    assert len(calls) == 2
+
+
+def test_transposed_convolution_by_winograd():
+    shape, w = (2, 32, 12, 12), (32, 48, 3, 3)
+    taken = problem((2, 48, 12, 12), (32, 48, 3, 3))
+    assert planner.choose(taken, "grad_input").name == "winograd"
+    check_op("conv_transpose", [shape, w, (48,)],
+             {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "output_padding": (0, 0),
+              "groups": 1, "dilation": (1, 1)}, dtypes=["float32"])
+
+
+@pytest.mark.parametrize("tile", winograd.TILES)
+def test_bias_residual_and_activation_come_after_the_sum(tile):
+    x, w = random_array((2, 9, 10, 19)), random_array((40, 19, 3, 3), seed=1)
+    bias, residual = random_array((40,), seed=2), random_array((2, 9, 10, 40), seed=3)
+    plain, peaks = run_kernel(x, w, tile, -1, -1, (9, 10))
+    for code, alpha, beta, meaning in [
+            (0, 0, 0, lambda v: v), (1, 0, 0, lambda v: np.maximum(v, 0)),
+            (2, 0, 6, lambda v: np.clip(v, 0, 6)),
+            (3, 0.25, 0, lambda v: np.where(v < 0, v * np.float32(0.25), v))]:
+        for b, r in itertools.product([None, bias], [None, residual]):
+            y, same = run_kernel(x, w, tile, -1, -1, (9, 10), bias=b, residual=r, activation=code,
+                                 alpha=alpha, beta=beta)
+            want = plain + (0 if b is None else b)
+            want = meaning(want + (0 if r is None else r))
+            assert_same_bits(y, want.astype(np.float32))
+            assert_same_bits(same, peaks)
+
+
+def test_a_sample_has_the_same_bits_alone_and_in_a_batch():
+    x, w, attrs = CASES["same"]
+    weight = random_array(w, seed=1)
+    check_batch_invariance(lambda batch: apply(Conv, batch, weight, None, **attrs).data,
+                           random_array((65, *x[1:])))
+
+
+@pytest.mark.parametrize("tile", winograd.TILES)
+def test_threads_batches_and_ways_through_the_work_change_no_bit(tile):
+    x, w = random_array((40, 14, 13, 48)), random_array((72, 48, 3, 3), seed=1)
+    want = run_kernel(x, w, tile, -1, -1, (14, 13))
+    for together, threads in itertools.product([None, True, False], [1, 2, 3, 5]):
+        got = run_kernel(x, w, tile, -1, -1, (14, 13), together=together, threads=threads)
+        assert_same_bits(want, got, f"together={together}, {threads} threads")
+    for n in (0, 7, 39):
+        alone = run_kernel(x[n:n + 1], w, tile, -1, -1, (14, 13))
+        assert_same_bits(alone, (want[0][n:n + 1], want[1][n:n + 1]), f"sample {n}")
+
+
+@pytest.mark.parametrize("inputs", ["normal", "after relu", "mean 3"])
+def test_error_stays_within_the_bound_of_high_precision(inputs):
+    """Normwise against float64: the largest error, and the Frobenius norm's."""
+    shape = {"normal": lambda a: a, "after relu": lambda a: np.maximum(a, 0),
+             "mean 3": lambda a: a + 3}[inputs]
+    print(f"\n{inputs}: channels, tile, largest error, Frobenius norm's error")
+    for channels, tile in itertools.product((16, 64, 256, 512), winograd.TILES):
+        x = shape(random_array((1, 14, 14, channels), seed=channels)).astype(np.float32)
+        w = random_array((48, channels, 3, 3), seed=1) / np.float32(3 * np.sqrt(channels))
+        want = convolve64(x, w, -1, -1, (14, 14))
+        apart = run_kernel(x, w, tile, -1, -1, (14, 14))[0] - want
+        largest = np.abs(apart).max() / np.abs(want).max()
+        norm = np.linalg.norm(apart) / np.linalg.norm(want)
+        print(f"{channels:4d} F({tile}x{tile}) {largest:.1e} {norm:.1e}")
+        assert largest <= 1e-5
+        assert norm <= 1e-5
+
+
+# What is done to the first sample (values set at places, or a factor), and the weights' factor.
+SPECIAL = {
+    "infinity": ([((3, 4, 5), np.inf)], 1),
+    "infinities of both signs": ([((3, 4, 5), np.inf), ((3, 5, 7), -np.inf)], 1),
+    "NaN": ([((3, 0, 0), np.nan)], 1),
+    "infinity in the last corner": ([((0, 11, 10), -np.inf)], 1),
+    "largest number": ([((3, 4, 5), 3.4e38), ((3, 7, 7), -3.4e38)], 1e-2),
+    "sum that overflows": ([((slice(None), 4, 5), 3e38)], 1),
+    "tiny numbers": (1e-37, 1),
+    "tiny products": (1e-19, 1e-4),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("task", ["forward", "grad_input"])
+def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(name, task):
+    places, scale = SPECIAL[name]
+    x, w = random_array((3, 16, 12, 11)), random_array((16, 16, 3, 3), seed=1) * np.float32(scale)
+    clean = x.copy()
+    if isinstance(places, float):
+        x[0] *= np.float32(places)
+    else:
+        for place, value in places:
+            x[0][place] = value
+    run = _forward if task == "forward" else _grad_input
+    y, direct = run(x, w, "winograd"), run(x, w, "direct")
+    assert_same_bits(y[0], direct[0], "the sample with special values")
+    assert_same_bits(y[1:], run(clean, w, "winograd")[1:], "the other samples")
+    assert not np.array_equal(y[1:], direct[1:])
+
+
+def _forward(x, w, algorithm):
+    bias, residual = random_array((16,), seed=8), random_array(x.shape, seed=9)
+    return np.ascontiguousarray(apply(Conv, x, w, bias, residual,
+                                      **attributes(algorithm=algorithm), activation="relu").data)
+
+
+def _grad_input(x, w, algorithm):
+    zero = Tensor(np.zeros_like(x), True)
+    apply(Conv, zero, w, None, **attributes(algorithm=algorithm)).backward(x)
+    return np.ascontiguousarray(zero.grad.data)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e30, 0.0])
+def test_weights_that_transforms_cannot_bear_go_to_direct_convolution(value):
+    x, w = random_array((2, 16, 9, 9)), random_array((16, 16, 3, 3), seed=1)
+    if value:
+        w[3, 2, 1, 1] = value
+    else:
+        w *= np.float32(1e-12)
+    assert_same_bits(_forward(x, w, "winograd"), _forward(x, w, "direct"))
+    assert_same_bits(_grad_input(x, w, "winograd"), _grad_input(x, w, "direct"))
+
+
+def test_zeros_give_zeros():
+    x, w = np.zeros((2, 16, 9, 9), np.float32), random_array((16, 16, 3, 3))
+    assert not apply(Conv, x, w, None, **attributes()).data.any()
+    assert not apply(Conv, w, np.zeros_like(w), None, **attributes()).data.any()
+
+
+def test_weights_are_transformed_once_while_they_stay(monkeypatch):
+    packs = []
+    pack = kernel.pack
+    monkeypatch.setattr(kernel, "pack", lambda *a: packs.append(a) or pack(*a))
+    x, w, cache = random_array((1, 12, 12, 16)), random_array((16, 16, 3, 3), seed=1), {}
+    y = np.empty((1, 12, 12, 16), np.float32)
+    for _ in range(2):
+        Winograd.forward(problem((1, 16, 12, 12), w.shape), x, w, y, cache, 1)
+        Winograd.grad_input(problem((1, 16, 12, 12), w.shape), x, w, y, cache, 1)
+    assert len(packs) == 2
+
+
+def test_what_winograd_takes_and_why_it_does_not():
+    layer = (2, 64, 28, 28), (64, 64, 3, 3)
+    for task in ("forward", "grad_input"):
+        assert planner.choose(problem(*layer), task).name == "winograd"
+        assert planner.choose(problem(*layer, precision="medium"), task).name == "winograd"
+        assert planner.choose(problem(*layer, precision="highest"), task).name == "direct"
+        assert planner.choose(problem(*layer, dtype=np.float64), task).name == "direct"
+    for x, w, more, reason in [
+            ((1, 4, 9, 9), (4, 4, 5, 5), {}, "kernel of 5x5, transforms are for 3x3"),
+            ((1, 4, 9, 9), (4, 4, 3, 3), {"stride": (2, 1)}, "stride and dilation must be 1"),
+            ((1, 4, 9, 9), (4, 4, 3, 3), {"dilation": (2, 2)}, "stride and dilation must be 1"),
+            ((1, 4, 9, 9), (4, 2, 3, 3), {"groups": 2}, "2 groups, sums must run over all"),
+            ((1, 4, 9, 9), (4, 4, 3, 3), {"dtype": np.float64}, "float64 is computed in its own"),
+            ((1, 4, 9, 9), (4, 4, 3, 3), {"precision": "highest"}, "precision 'highest' asks for")]:
+        with pytest.raises(ValueError, match=f"'winograd' cannot take conv .*: {reason}"):
+            planner.choose(problem(x, w, **more), "forward", "winograd")
+    few = Winograd.declines(problem((1, 1, 28, 28), (8, 1, 3, 3)), "forward")
+    assert few == "transforms of 1 and 8 channels on 28x28 pixels cost more than they save"
+
+
+def test_small_maps_and_many_channels_want_small_tiles():
+    assert winograd.choose_tile(64, 64, (56, 56)) == 4
+    assert winograd.choose_tile(512, 512, (7, 7)) == 2
+
+
+def test_the_environment_switches_it_off():
+    code = """
+        import numpy as np
+        from convkit.ops import planner
+        from convkit.ops.conv_problem import forward_problem
+        p = forward_problem((1, 64, 28, 28), (64, 64, 3, 3), np.dtype(np.float32), stride=(1, 1),
+                            padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
+        print(planner.choose(p, "forward").name, planner.choose(p, "forward", "winograd").name)
+    """
+    assert run_python(code, {"CONVKIT_WINOGRAD": "0"}).stdout.split() == ["direct", "winograd"]
+    assert run_python(code, {"CONVKIT_WINOGRAD": "1"}).stdout.split() == ["winograd", "winograd"]
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2"])
+def test_other_instruction_sets(isa):
+    done = run_python("""
+        import numpy as np
+        from convkit._kernels import dispatch
+        from harness import assert_same_bits, random_array
+        from test_winograd import convolve64, run_kernel
+        print(dispatch.isa())
+        for tile, channels, columns in [(2, 19, 33), (4, 19, 33), (4, 3, 9), (2, 32, 8)]:
+            x = random_array((2, 11, 14, channels))
+            w = random_array((columns, channels, 3, 3), seed=1)
+            want = convolve64(x, w, -2, -1, (13, 14))
+            y, peaks = run_kernel(x, w, tile, -2, -1, (13, 14), together=True, threads=2)
+            assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
+            assert_same_bits((y, peaks), run_kernel(x, w, tile, -2, -1, (13, 14), together=False))
+    """, {"CONVKIT_ISA": isa}, check=False)
+    if "support only" in done.stderr:
+        pytest.skip(f"no {isa} on this CPU")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == isa
