@@ -167,6 +167,8 @@ class EarlyStopping(Callback):
         """Give the model its best weights."""
         if self.restore_best and self.best_weights:
             trainer.model.load_state_dict(self.best_weights)
+            if trainer.ema is not None:
+                trainer.ema.restart()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best weights and the counts."""

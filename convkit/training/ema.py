@@ -60,6 +60,11 @@ class EMA:
             else:
                 np.copyto(average, value)  # counters are taken as they are
 
+    def restart(self) -> None:
+        """Make the model's weights of now the average."""
+        for name, tensor in self.model.state_dict().items():
+            np.copyto(self.average[name], tensor.data)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights within a ``with`` block."""

@@ -248,6 +248,7 @@ class Trainer:
         FloatingPointError
             When the loss is NaN or infinite; the weights are those before that step.
         """
+        self.stopped = None
         self.batches_per_epoch = self._length(train)
         with self._settings():
             self._pass(train)
