@@ -100,6 +100,14 @@ cdef extern from "table.h" nogil:
         ck_softmax_grad_fn softmax_grad[2]
         ck_softmax_grad_fn log_softmax_grad[2]
 
+    int CK_TRANSPOSE_MAX
+    ctypedef struct ck_transpose_table:
+        void (*to_vectors[2])(const void* source, Py_ssize_t step, int rows, int count,
+                              void* const* targets) noexcept nogil
+        void (*from_vectors[2])(const void** sources, Py_ssize_t parts,
+                                Py_ssize_t part_step, int rows, int count, void* target,
+                                Py_ssize_t step) noexcept nogil
+
     ctypedef struct ck_optim_table
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table
@@ -118,6 +126,7 @@ cdef extern from "table.h" nogil:
         const ck_resample_table* resample
         const ck_rownorm_table* rownorm
         const ck_softmax_table* softmax
+        const ck_transpose_table* transpose
         const ck_winograd_table* winograd
 
 # The table chosen at import; never NULL.

@@ -10,7 +10,7 @@ import numpy as np
 from convkit._kernels cimport dispatch
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
-from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 
 cdef const ck_gemm_kernels* kernels_for(Py_ssize_t itemsize) noexcept nogil:
@@ -42,60 +42,78 @@ cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
 
 
 cdef struct PackJob:
+    const dispatch.ck_transpose_table* transpose
     const char* source
     char* target
     Py_ssize_t itemsize, vector, width, columns, blocks, depth, taps, block_size
     Py_ssize_t group_step, column_step, depth_step
     const Py_ssize_t* tap_steps
+    const Py_ssize_t* places    # of the tap at each step below `span`, or -1
+    Py_ssize_t span
 
 
-ctypedef fused word:
-    uint32_t
-    uint64_t
+cdef void _copy_block(PackJob* job, const char* source, char* target, Py_ssize_t columns,
+                      Py_ssize_t row) noexcept nogil:
+    """Pack a block whose columns are neighbours in the source."""
+    cdef Py_ssize_t size = job.itemsize, d, t
+    for t in range(job.taps):
+        for d in range(job.depth):
+            memcpy(target, source + (d * job.depth_step + job.tap_steps[t]) * size, columns * size)
+            memset(target + columns * size, 0, (row - columns) * size)
+            target += row * size
 
-cdef Py_ssize_t PACK_BYTES = 24 << 10
+
+cdef void _turn_window(PackJob* job, const char* source, char* target, int columns,
+                       Py_ssize_t row, Py_ssize_t depth, Py_ssize_t length) noexcept nogil:
+    """Pack one vector of columns for what lies `length` elements from depth `depth` on."""
+    cdef void* targets[16]
+    cdef Py_ssize_t start = 0, tap = 0, place, i
+    cdef int count
+    source += depth * job.depth_step * job.itemsize
+    while start < length:
+        count = <int>min(job.vector, length - start)
+        for i in range(count):
+            place = job.places[tap] if tap < job.span else -1
+            targets[i] = target + (place * job.depth + depth) * row * job.itemsize \
+                if place >= 0 else NULL
+            tap += 1
+            if tap == job.depth_step:
+                tap = 0
+                depth += 1
+        job.transpose.to_vectors[job.itemsize == 8](source + start * job.itemsize,
+                                                    job.column_step, columns, count, targets)
+        start += count
 
 
-cdef void _pack_slice(PackJob* job, const word* source, word* target, Py_ssize_t first,
-                      Py_ssize_t row, Py_ssize_t from_depth, Py_ssize_t to_depth) noexcept nogil:
-    """Pack depths from_depth to to_depth of `row` columns from column `first` on."""
-    cdef Py_ssize_t n, d, t
-    cdef const word* column
-    for n in range(row):
-        if first + n >= job.columns:
-            for t in range(job.taps):
-                for d in range(from_depth, to_depth):
-                    target[(t * job.depth + d) * row + n] = 0
-            continue
-        column = source + (first + n) * job.column_step
-        for d in range(from_depth, to_depth):
-            for t in range(job.taps):
-                target[(t * job.depth + d) * row + n] = column[d * job.depth_step
-                                                               + job.tap_steps[t]]
+cdef void _turn_block(PackJob* job, const char* source, char* target, Py_ssize_t columns,
+                      Py_ssize_t row) noexcept nogil:
+    """Pack a block by transposing its columns' memory, vector by vector of columns."""
+    # Where depths follow upon taps, a column's weights are one run of memory.
+    cdef Py_ssize_t depths = job.depth if job.depth_step < job.column_step else 1
+    cdef Py_ssize_t length = job.span + (depths - 1) * job.depth_step
+    cdef Py_ssize_t vector, window, first
+    for vector in range(row // job.vector):
+        first = vector * job.vector
+        for window in range(job.depth // depths):
+            _turn_window(job, source + first * job.column_step * job.itemsize,
+                         target + first * job.itemsize, <int>min(job.vector, columns - first),
+                         row, window * depths, length)
 
 
 cdef void _pack_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Pack one block of one group."""
     cdef PackJob* job = <PackJob*>ctx
-    cdef Py_ssize_t group = index // job.blocks, block = index % job.blocks
-    cdef Py_ssize_t first = block * job.width * job.vector
-    cdef Py_ssize_t row = min(job.width * job.vector,
-                              (job.columns - first + job.vector - 1) // job.vector * job.vector)
-    cdef const char* source = job.source + group * job.group_step * job.itemsize
-    cdef char* target = job.target + ((group * job.blocks) * job.block_size
-                                      + block * job.block_size) * job.itemsize
-    # A slice of the depth at a time, so that what is written stays in the first-level cache.
-    cdef Py_ssize_t step = max(1, PACK_BYTES // (row * job.taps * job.itemsize))
-    cdef Py_ssize_t start = 0, stop
-    while start < job.depth:
-        stop = min(start + step, job.depth)
-        if job.itemsize == 4:
-            _pack_slice[uint32_t](job, <const uint32_t*>source, <uint32_t*>target, first, row,
-                                  start, stop)
-        else:
-            _pack_slice[uint64_t](job, <const uint64_t*>source, <uint64_t*>target, first, row,
-                                  start, stop)
-        start = stop
+    cdef Py_ssize_t group = index // job.blocks
+    cdef Py_ssize_t first = index % job.blocks * job.width * job.vector
+    cdef Py_ssize_t columns = min(job.width * job.vector, job.columns - first)
+    cdef Py_ssize_t row = (columns + job.vector - 1) // job.vector * job.vector
+    cdef const char* source = job.source \
+        + (group * job.group_step + first * job.column_step) * job.itemsize
+    cdef char* target = job.target + index * job.block_size * job.itemsize
+    if job.column_step == 1:
+        _copy_block(job, source, target, columns, row)
+    else:
+        _turn_block(job, source, target, columns, row)
 
 
 cdef class Packed:
@@ -121,7 +139,8 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     """Pack weights for the tiles of rows of `row_width` pixels.
 
     Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
-    depth * depth_step + column * column_step`` of the flat C-contiguous `source`.
+    depth * depth_step + column * column_step`` of the flat C-contiguous `source`. Taps are the
+    source's innermost axis: their steps lie below those of depth and column.
 
     Returns
     -------
@@ -148,7 +167,12 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.group_step = group_step
     job.column_step = column_step
     job.depth_step = depth_step
+    job.transpose = dispatch.table().transpose
     job.tap_steps = <const Py_ssize_t*><size_t>steps.ctypes.data
+    job.span = max(tap_steps) + 1
+    places = np.full(job.span, -1, dtype=np.intp)
+    places[steps] = np.arange(taps)
+    job.places = <const Py_ssize_t*><size_t>places.ctypes.data
     cdef int team = threads_for(threads, groups * blocks, <double>array.size * 8)
     with nogil:
         parallel_for(_pack_block, &job, groups * blocks, team)

@@ -120,6 +120,7 @@ CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
 #include "pool.body.h"
 #include "resample.body.h"
 #include "rownorm.body.h"
+#include "transpose.body.h"
 #include "winograd.body.h"
 
 const ck_table CK_CAT(ck_table_, CK_ISA) = {
@@ -135,6 +136,7 @@ const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .resample = &resample_table,
     .rownorm = &rownorm_table,
     .softmax = &softmax_table,
+    .transpose = &transpose_table,
     .winograd = &winograd_table,
 };
 

@@ -16,6 +16,7 @@
 #include "resample.h"
 #include "rownorm.h"
 #include "softmax.h"
+#include "transpose.h"
 #include "winograd.h"
 
 typedef struct ck_table {
@@ -31,6 +32,7 @@ typedef struct ck_table {
     const ck_resample_table *resample;
     const ck_rownorm_table *rownorm;
     const ck_softmax_table *softmax;
+    const ck_transpose_table *transpose;
     const ck_winograd_table *winograd;
 } ck_table;
 
