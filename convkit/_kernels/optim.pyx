@@ -26,11 +26,25 @@ cdef extern from "optim.h" nogil:
         int nesterov, fresh
     ctypedef struct ck_adam_settings:
         double step_size, root_correction, beta1, beta2, eps, weight_decay, shrink
-    ctypedef struct ck_optim_kernels:
-        void (*sgd)(const ck_optim_slice*, const ck_sgd_settings*) noexcept nogil
-        void (*adam)(const ck_optim_slice*, const ck_adam_settings*) noexcept nogil
+    ctypedef struct ck_adagrad_settings:
+        double lr, eps, weight_decay
+    ctypedef struct ck_adadelta_settings:
+        double lr, rho, eps, weight_decay
+    ctypedef struct ck_rmsprop_settings:
+        double lr, alpha, eps, weight_decay, momentum
+    ctypedef union ck_optim_settings:
+        ck_sgd_settings sgd
+        ck_adam_settings adam
+        ck_adagrad_settings adagrad
+        ck_adadelta_settings adadelta
+        ck_rmsprop_settings rmsprop
+    ctypedef void (*ck_optim_fn)(const ck_optim_slice*, const ck_optim_settings*) noexcept nogil
     ctypedef struct ck_optim_table:
-        ck_optim_kernels f32, f64
+        ck_optim_fn sgd[2]
+        ck_optim_fn adam[2]
+        ck_optim_fn adagrad[2]
+        ck_optim_fn adadelta[2]
+        ck_optim_fn rmsprop[2]
 
 cdef Py_ssize_t CHUNK = 16384
 
@@ -38,15 +52,14 @@ cdef Py_ssize_t CHUNK = 16384
 cdef struct Job:
     # One parameter; its chunks are tasks first .. first of the next job.
     ck_optim_slice whole
-    ck_sgd_settings sgd
-    ck_adam_settings adam
+    ck_optim_settings settings
     Py_ssize_t first, itemsize
 
 
 cdef struct Call:
     Job* jobs
     Py_ssize_t count
-    bint is_adam
+    const ck_optim_fn* update  # for float and for double
 
 
 cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -61,8 +74,6 @@ cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             high = middle
     cdef Job* job = &call.jobs[low]
     cdef ck_optim_slice part
-    cdef const ck_optim_table* optim = <const ck_optim_table*>table().optim
-    cdef const ck_optim_kernels* kernels = &optim.f32 if job.itemsize == 4 else &optim.f64
     cdef int i
     start = (index - job.first) * CHUNK
     part.count = min(CHUNK, job.whole.count - start)
@@ -71,10 +82,7 @@ cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     part.grad = <const char*>job.whole.grad + start
     for i in range(3):
         part.state[i] = <char*>job.whole.state[i] + start if job.whole.state[i] else NULL
-    if call.is_adam:
-        kernels.adam(&part, &job.adam)
-    else:
-        kernels.sgd(&part, &job.sgd)
+    call.update[job.itemsize == 8](&part, &job.settings)
 
 
 cdef void* _data(cnp.ndarray array, cnp.ndarray param, bint write) except NULL:
@@ -118,6 +126,19 @@ cdef _run(Call* call, int threads):
         parallel_for(_chunk, call, tasks, threads_for(threads, tasks, work))
 
 
+cdef const ck_optim_table* _updates() noexcept nogil:
+    return <const ck_optim_table*>table().optim
+
+
+cdef int _need_states(const Job* job, int count) except -1:
+    """Raise ValueError unless the first `count` arrays of state are there."""
+    cdef int i
+    for i in range(count):
+        if job.whole.state[i] == NULL:
+            raise ValueError(f"expected {count} arrays of state")
+    return 0
+
+
 cdef Job* _jobs(Py_ssize_t count) except NULL:
     cdef Job* jobs = <Job*>malloc(<size_t>max(count, 1) * sizeof(Job))
     if jobs == NULL:
@@ -132,13 +153,13 @@ def sgd(list arrays, list fresh, double lr, double momentum, double dampening,
     `arrays` has (param, grad, momentum buffer or None) for each parameter, `fresh` whether
     its buffer is still to be filled.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), False)
+    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().sgd[0])
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
             _describe(&call.jobs[i], arrays[i])
-            call.jobs[i].sgd = ck_sgd_settings(lr, momentum, dampening, weight_decay, nesterov,
-                                               fresh[i])
+            call.jobs[i].settings.sgd = ck_sgd_settings(lr, momentum, dampening, weight_decay,
+                                                        nesterov, fresh[i])
         _run(&call, threads)
     finally:
         free(call.jobs)
@@ -151,18 +172,71 @@ def adam(list arrays, list steps, double lr, double beta1, double beta2, double 
     `arrays` has (param, grad, mean, mean square, largest mean square or None) for each
     parameter, `steps` the number of its step, from 1.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), True)
+    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adam[0])
     cdef Py_ssize_t i
     cdef double step
     try:
         for i in range(call.count):
             _describe(&call.jobs[i], arrays[i])
-            if call.jobs[i].whole.state[0] == NULL or call.jobs[i].whole.state[1] == NULL:
-                raise ValueError("expected the two running means")
+            _need_states(&call.jobs[i], 2)
             step = steps[i]
-            call.jobs[i].adam = ck_adam_settings(
+            call.jobs[i].settings.adam = ck_adam_settings(
                 lr / (1 - pow(beta1, step)), sqrt(1 - pow(beta2, step)), beta1, beta2, eps,
                 0.0 if decoupled else weight_decay, 1 - lr * weight_decay if decoupled else 1.0)
+        _run(&call, threads)
+    finally:
+        free(call.jobs)
+
+
+def adagrad(list arrays, list rates, double eps, double weight_decay, int threads):
+    """Take a step of Adagrad.
+
+    `arrays` has (param, grad, sum of squares) for each parameter, `rates` its rate.
+    """
+    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adagrad[0])
+    cdef Py_ssize_t i
+    try:
+        for i in range(call.count):
+            _describe(&call.jobs[i], arrays[i])
+            _need_states(&call.jobs[i], 1)
+            call.jobs[i].settings.adagrad = ck_adagrad_settings(rates[i], eps, weight_decay)
+        _run(&call, threads)
+    finally:
+        free(call.jobs)
+
+
+def adadelta(list arrays, double lr, double rho, double eps, double weight_decay, int threads):
+    """Take a step of Adadelta.
+
+    `arrays` has (param, grad, mean square, mean square of updates) for each parameter.
+    """
+    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adadelta[0])
+    cdef Py_ssize_t i
+    try:
+        for i in range(call.count):
+            _describe(&call.jobs[i], arrays[i])
+            _need_states(&call.jobs[i], 2)
+            call.jobs[i].settings.adadelta = ck_adadelta_settings(lr, rho, eps, weight_decay)
+        _run(&call, threads)
+    finally:
+        free(call.jobs)
+
+
+def rmsprop(list arrays, double lr, double alpha, double eps, double weight_decay,
+            double momentum, int threads):
+    """Take a step of RMSprop.
+
+    `arrays` has (param, grad, mean square, momentum buffer or None, mean or None) for each
+    parameter.
+    """
+    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().rmsprop[0])
+    cdef Py_ssize_t i
+    try:
+        for i in range(call.count):
+            _describe(&call.jobs[i], arrays[i])
+            _need_states(&call.jobs[i], 1)
+            call.jobs[i].settings.rmsprop = ck_rmsprop_settings(lr, alpha, eps, weight_decay,
+                                                                momentum)
         _run(&call, threads)
     finally:
         free(call.jobs)

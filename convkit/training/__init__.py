@@ -11,13 +11,14 @@ from convkit.training.logs import CSVLog, JSONLinesLog
 from convkit.training.loop import train_epoch
 from convkit.training.monitor import LayerMonitor, dead_relu_share
 from convkit.training.progress import ProgressBar
+from convkit.training.range_test import RangeTest, lr_range_test
 from convkit.training.results import EpochResult
 from convkit.training.scoring import evaluate, predict, predict_with_targets
 from convkit.training.tensorboard import TensorBoardLog
 from convkit.training.trainer import Trainer
 
 __all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochResult",
-           "JSONLinesLog", "LayerMonitor", "ProgressBar", "TensorBoardLog", "Trainer",
-           "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate",
-           "load_weights", "overfit_one_batch", "predict", "predict_with_targets",
+           "JSONLinesLog", "LayerMonitor", "ProgressBar", "RangeTest", "TensorBoardLog", "Trainer",
+           "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate", "load_weights",
+           "lr_range_test", "overfit_one_batch", "predict", "predict_with_targets",
            "read_checkpoint", "train_epoch"]

@@ -3,7 +3,8 @@
    vectorises; what does not change from element to element is decided outside of them. */
 
 #define OPTIM_TEMPLATE(T, S, SQRT)                                                             \
-    static void optim_sgd_##S(const ck_optim_slice *s, const ck_sgd_settings *o) {             \
+    static void optim_sgd_##S(const ck_optim_slice *s, const ck_optim_settings *settings) {    \
+        const ck_sgd_settings *o = &settings->sgd;                                             \
         T *restrict p = s->param;                                                              \
         const T *restrict g = s->grad;                                                         \
         T *restrict buffer = s->state[0];                                                      \
@@ -34,7 +35,8 @@
         }                                                                                      \
     }                                                                                          \
                                                                                                \
-    static void optim_adam_##S(const ck_optim_slice *s, const ck_adam_settings *o) {           \
+    static void optim_adam_##S(const ck_optim_slice *s, const ck_optim_settings *settings) {   \
+        const ck_adam_settings *o = &settings->adam;                                           \
         T *restrict p = s->param;                                                              \
         const T *restrict g = s->grad;                                                         \
         T *restrict mean = s->state[0], *restrict square = s->state[1];                        \
@@ -57,12 +59,69 @@
             }                                                                                  \
             p[i] = w - size * (m / (SQRT(v) * root + eps));                                    \
         }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void optim_adagrad_##S(const ck_optim_slice *s, const ck_optim_settings *settings) {\
+        const ck_adagrad_settings *o = &settings->adagrad;                                     \
+        T *restrict p = s->param;                                                              \
+        const T *restrict g = s->grad;                                                         \
+        T *restrict sum = s->state[0];                                                         \
+        const T lr = (T)o->lr, eps = (T)o->eps, decay = (T)o->weight_decay;                    \
+        for (ptrdiff_t i = 0; i < s->count; i++) {                                             \
+            T d = g[i] + decay * p[i];                                                         \
+            T v = sum[i] + d * d;                                                              \
+            sum[i] = v;                                                                        \
+            p[i] -= lr * (d / (SQRT(v) + eps));                                                \
+        }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void optim_adadelta_##S(const ck_optim_slice *s,                                    \
+                                   const ck_optim_settings *settings) {                        \
+        const ck_adadelta_settings *o = &settings->adadelta;                                   \
+        T *restrict p = s->param;                                                              \
+        const T *restrict g = s->grad;                                                         \
+        T *restrict square = s->state[0], *restrict change = s->state[1];                      \
+        const T lr = (T)o->lr, eps = (T)o->eps, decay = (T)o->weight_decay;                    \
+        const T keep = (T)o->rho, take = (T)(1.0 - o->rho);                                    \
+        for (ptrdiff_t i = 0; i < s->count; i++) {                                             \
+            T d = g[i] + decay * p[i];                                                         \
+            T v = keep * square[i] + take * (d * d);                                           \
+            T delta = SQRT(change[i] + eps) / SQRT(v + eps) * d;                               \
+            square[i] = v;                                                                     \
+            change[i] = keep * change[i] + take * (delta * delta);                             \
+            p[i] -= lr * delta;                                                                \
+        }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void optim_rmsprop_##S(const ck_optim_slice *s, const ck_optim_settings *settings) {\
+        const ck_rmsprop_settings *o = &settings->rmsprop;                                     \
+        T *restrict p = s->param;                                                              \
+        const T *restrict g = s->grad;                                                         \
+        T *restrict square = s->state[0], *restrict buffer = s->state[1];                      \
+        T *restrict mean = s->state[2];                                                        \
+        const T lr = (T)o->lr, eps = (T)o->eps, decay = (T)o->weight_decay;                    \
+        const T keep = (T)o->alpha, take = (T)(1.0 - o->alpha), momentum = (T)o->momentum;     \
+        for (ptrdiff_t i = 0; i < s->count; i++) {                                             \
+            T d = g[i] + decay * p[i];                                                         \
+            T v = keep * square[i] + take * (d * d);                                           \
+            square[i] = v;                                                                     \
+            if (mean) {                                                                        \
+                mean[i] += take * (d - mean[i]);                                               \
+                v -= mean[i] * mean[i];                                                        \
+            }                                                                                  \
+            d /= SQRT(v) + eps;                                                                \
+            if (buffer) d = buffer[i] = momentum * buffer[i] + d;                              \
+            p[i] -= lr * d;                                                                    \
+        }                                                                                      \
     }
 
 OPTIM_TEMPLATE(float, f, sqrtf)
 OPTIM_TEMPLATE(double, d, sqrt)
 
 static const ck_optim_table optim_table = {
-    .f32 = {.sgd = optim_sgd_f, .adam = optim_adam_f},
-    .f64 = {.sgd = optim_sgd_d, .adam = optim_adam_d},
+    .sgd = {optim_sgd_f, optim_sgd_d},
+    .adam = {optim_adam_f, optim_adam_d},
+    .adagrad = {optim_adagrad_f, optim_adagrad_d},
+    .adadelta = {optim_adadelta_f, optim_adadelta_d},
+    .rmsprop = {optim_rmsprop_f, optim_rmsprop_d},
 };

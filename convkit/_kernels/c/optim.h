@@ -27,13 +27,35 @@ typedef struct ck_adam_settings {
     double step_size, root_correction, beta1, beta2, eps, weight_decay, shrink;
 } ck_adam_settings;
 
-typedef struct ck_optim_kernels {
-    void (*sgd)(const ck_optim_slice *, const ck_sgd_settings *);
-    void (*adam)(const ck_optim_slice *, const ck_adam_settings *);
-} ck_optim_kernels;
+/* state[0]: sum of squared gradients. The update is lr * gradient / (sqrt(sum) + eps). */
+typedef struct ck_adagrad_settings {
+    double lr, eps, weight_decay;
+} ck_adagrad_settings;
 
+/* state: running means of squared gradients and of squared updates. */
+typedef struct ck_adadelta_settings {
+    double lr, rho, eps, weight_decay;
+} ck_adadelta_settings;
+
+/* state: running mean of squared gradients, momentum buffer (NULL without momentum), running
+   mean of gradients (NULL unless centred). */
+typedef struct ck_rmsprop_settings {
+    double lr, alpha, eps, weight_decay, momentum;
+} ck_rmsprop_settings;
+
+typedef union ck_optim_settings {
+    ck_sgd_settings sgd;
+    ck_adam_settings adam;
+    ck_adagrad_settings adagrad;
+    ck_adadelta_settings adadelta;
+    ck_rmsprop_settings rmsprop;
+} ck_optim_settings;
+
+typedef void (*ck_optim_fn)(const ck_optim_slice *, const ck_optim_settings *);
+
+/* Index 0 of a pair is float, 1 is double. */
 typedef struct ck_optim_table {
-    ck_optim_kernels f32, f64;
+    ck_optim_fn sgd[2], adam[2], adagrad[2], adadelta[2], rmsprop[2];
 } ck_optim_table;
 
 #endif

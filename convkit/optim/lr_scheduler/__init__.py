@@ -1,0 +1,30 @@
+"""Learning-rate schedules, with PyTorch's names and defaults.
+
+`step` is called after each epoch or after each batch, whichever a schedule's numbers count.
+"""
+
+from __future__ import annotations
+
+from convkit.optim.lr_scheduler.base import LRScheduler
+from convkit.optim.lr_scheduler.cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts
+from convkit.optim.lr_scheduler.custom import LambdaLR, SequentialLR
+from convkit.optim.lr_scheduler.decay import ExponentialLR, MultiStepLR, PolynomialLR, StepLR
+from convkit.optim.lr_scheduler.one_cycle import OneCycleLR
+from convkit.optim.lr_scheduler.plateau import ReduceLROnPlateau
+from convkit.optim.lr_scheduler.warmup import ConstantLR, LinearLR
+
+__all__ = [
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+]

@@ -1,0 +1,71 @@
+"""The base of schedules that are formulas for the rate after a number of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convkit.optim.optimizer import Optimizer
+
+__all__ = ["LRScheduler", "at_least_one"]
+
+
+class LRScheduler:
+    """Base of the schedules; subclasses define ``rate``.
+
+    The rates follow from the rates at first and the number of steps alone, so a schedule that
+    is put back to a step gives the same bits as one that went there.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose groups' "lr" is set: at once, and by every `step`.
+    last_epoch : int
+        How many steps were taken before; -1 starts afresh.
+    """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"expected an Optimizer, got {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            if last_epoch == -1:
+                group.setdefault("initial_lr", group["lr"])
+            elif "initial_lr" not in group:
+                raise KeyError("resuming a schedule needs 'initial_lr' in every group")
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self.step()
+
+    def rate(self, base: float, epoch: int) -> float:
+        """Return the rate of a group after `epoch` steps from its rate at first."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Count a step (an epoch, as a rule) and set the groups' rates."""
+        self.last_epoch += 1
+        self.set_rates(self.last_epoch)
+
+    def set_rates(self, epoch: int) -> None:
+        """Set the groups' rates to those after `epoch` steps."""
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = self.rate(base, epoch)
+
+    def get_last_lr(self) -> list[float]:
+        """Return the groups' rates."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the optimiser."""
+        return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned, and set the groups' rates."""
+        self.__dict__.update(state_dict)
+        self.set_rates(self.last_epoch)
+
+
+def at_least_one(value: int, what: str) -> int:
+    """Return a number of steps; raise ValueError unless it is at least 1."""
+    if value < 1:
+        raise ValueError(f"expected {what} of at least 1, got {value}")
+    return value

@@ -1,0 +1,79 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from convkit import runtime
+from convkit._kernels import optim as kernels
+from convkit.optim.optimizer import Optimizer, at_least, memory_order, zeros_for
+
+__all__ = ["RMSprop"]
+
+
+class RMSprop(Optimizer):
+    """RMSprop: steps divided by the root of a running mean of the squared gradient.
+
+    With gradient g (plus weight_decay * p): ``v = alpha v + (1 - alpha) g^2`` and
+    ``d = g / (sqrt(v) + eps)``; centred, the square of the running mean of g is taken from v
+    under the root. With momentum ``b = momentum b + d`` and ``p -= lr b``, else ``p -= lr d``.
+
+    Parameters
+    ----------
+    params : iterable
+        See `Optimizer`.
+    lr : float
+        Learning rate.
+    alpha : float
+        How much of the running means is kept.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        L2 penalty.
+    momentum : float
+        How much of the last step goes into the next.
+    centered : bool
+        Divide by the deviation of the gradient instead of its size.
+
+    Raises
+    ------
+    ValueError
+        When a setting is negative.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5: rmsprop", Neural Networks for Machine Learning, 2012.
+    Graves, "Generating Sequences With Recurrent Neural Networks", 2013 (centred).
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-2, alpha: float = 0.99,
+                 eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0,
+                 centered: bool = False):
+        super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps,
+                                  "weight_decay": weight_decay, "momentum": momentum,
+                                  "centered": centered})
+
+    def _check(self, group: dict[str, Any]) -> None:
+        at_least(group, 0.0, "lr", "alpha", "eps", "weight_decay", "momentum")
+
+    def _update(self, group: dict[str, Any]) -> None:
+        arrays = []
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state.update(step=0, square_avg=zeros_for(p))
+            for key, wanted in (("momentum_buffer", group["momentum"]),
+                                ("grad_avg", group["centered"])):
+                if wanted and key not in state:
+                    state[key] = zeros_for(p)
+            state["step"] += 1
+            arrays.append(memory_order(
+                p, p.grad, state["square_avg"],
+                state["momentum_buffer"] if group["momentum"] else None,
+                state["grad_avg"] if group["centered"] else None))
+            p._cell[0] += 1
+        kernels.rmsprop(arrays, group["lr"], group["alpha"], group["eps"], group["weight_decay"],
+                        group["momentum"], runtime.get_num_threads())
