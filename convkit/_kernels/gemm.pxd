@@ -9,6 +9,7 @@ cdef extern from "gemm.h" nogil:
         ptrdiff_t lda
         const void* b
         ptrdiff_t b_step
+        const ptrdiff_t* b_offsets
         ptrdiff_t ldb
         ptrdiff_t batch
         ptrdiff_t k

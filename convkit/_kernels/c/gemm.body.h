@@ -134,7 +134,7 @@
         const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
-            const T *b = (const T *)g->b + i * g->b_step;                                          \
+            const T *b = (const T *)g->b + (g->b_offsets ? g->b_offsets[i] : i * g->b_step);       \
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \
                 GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \

@@ -19,6 +19,7 @@ typedef struct ck_gemm_args {
     ptrdiff_t lda;           /* plain: between rows m; transposed: between steps k */
     const void *b;           /* block i of B starts at b + i * b_step */
     ptrdiff_t b_step;
+    const ptrdiff_t *b_offsets; /* transposed: or, where not NULL, at b + b_offsets[i] */
     ptrdiff_t ldb;           /* between steps k of B */
     ptrdiff_t batch;         /* number of blocks */
     ptrdiff_t k;             /* reduction length of each block */

@@ -56,10 +56,7 @@ class Direct(Algorithm):
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap."""
-        kernel_size = problem.kernel[0] * problem.kernel[1]
-        o_step = problem.in_group * kernel_size
         gradweight.run(x, gy, gw, problem.rows, problem.cols, problem.stride, problem.groups,
-                       list(range(kernel_size)), problem.out_group * o_step, o_step, kernel_size,
                        threads)
 
 

@@ -78,9 +78,8 @@ class Im2col(Algorithm):
         for first, last, matrix in Im2col._chunks(problem, x.dtype):
             im2col.expand(x[first:last], matrix, problem.rows, problem.cols, problem.stride,
                           problem.groups, threads)
-            gradweight.run(matrix, gy[first:last], part, [0], [0], (1, 1), problem.groups, [0],
-                           taps * problem.in_group * problem.out_group, 1, problem.out_group,
-                           threads)
+            gradweight.run(matrix, gy[first:last], part, [0], [0], (1, 1), problem.groups,
+                           threads, taps_first=True)
             total = part.copy() if total is None else np.add(total, part, out=total)
         if total is None:
             gw.fill(0)
