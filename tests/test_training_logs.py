@@ -14,7 +14,7 @@ from convkit.training import Callback, CSVLog, JSONLinesLog
 
 
 def without_seconds(lines):
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
 
 def read(path):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from convkit._version import __version__
-from convkit.cli import info, inspect, predict, train
+from convkit.cli import config, info, inspect, predict, train
 from convkit.cli.options import UsageError
 from convkit.errors import ConvkitError
 
@@ -50,13 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
     try:
-        args = _parser().parse_args(argv)
+        args = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has printed usage, help or the version
         return int(stop.code or 0)
     try:
+        expanded = config.expand(args, argv)
+        if expanded is not None:
+            args = parser.parse_args(expanded)
         args.run(args)
         sys.stdout.flush()
+    except SystemExit as stop:  # a value in a file of options is wrong
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         return _failed(args.prog, "interrupted", 130)
     except BrokenPipeError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "image_size",
-           "not_negative", "positive", "print_json", "set_threads"]
+__all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "duration", "image_size",
+           "not_negative", "positive", "print_json", "set_threads", "share"]
 
 
 class UsageError(ValueError):
@@ -49,6 +50,24 @@ def not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
     return value
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Parse a time such as 90, 90s, 10m or 1h30m; return seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    hours, minutes, seconds = (float(n or 0) for n in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total > 0:
+        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 10m or 1h30m, got {text}")
+    return total
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from convkit import data
 from convkit.cli.options import UsageError
 
-__all__ = ["HELP", "Source", "is_data", "load"]
+__all__ = ["HELP", "Source", "is_data", "load", "split"]
 
 HELP = ("digits (bundled), mnist:FOLDER, cifar10:FOLDER, or a FOLDER with a folder of images "
         "for each class, or with train/ and test/ (or val/) of that kind")
@@ -84,10 +84,24 @@ def _folder(root: Path, size: tuple[int, int] | None, channels: int, seed: int) 
                              "--image-size scales them")
         return Source(str(root), train, test)
     full = data.ImageFolder(root, size, channels)
-    held_back = max(1, round(len(full) * TEST_SHARE))
-    if held_back >= len(full):
-        raise UsageError(f"expected at least 2 images in {root}, got {len(full)}")
-    train, test = (
-        data.ImageDataset(full.images[part.indices], full.labels[part.indices], full.classes)
-        for part in data.random_split(full, [len(full) - held_back, held_back], seed))
+    train, test = split(full, TEST_SHARE, seed)
     return Source(str(root), train, test)
+
+
+def split(images: data.ImageDataset, share: float,
+          seed: int) -> tuple[data.ImageDataset, data.ImageDataset]:
+    """Cut images in two at random, with `share` of them (at least one) in the second part.
+
+    Raises
+    ------
+    UsageError
+        When there would be none in the first part.
+    """
+    held_back = max(1, round(len(images) * share))
+    if held_back >= len(images):
+        raise UsageError(f"expected at least 2 images to hold some back, got {len(images)}")
+    first, second = (
+        data.ImageDataset(images.images[part.indices], images.labels[part.indices],
+                          images.classes)
+        for part in data.random_split(images, [len(images) - held_back, held_back], seed))
+    return first, second

@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convkit.cli import sources
+from convkit.cli.config import add_config
 from convkit.cli.options import (
     HelpFormatter,
     UsageError,
     add_threads,
     at_least,
+    duration,
     image_size,
     not_negative,
     positive,
     set_threads,
+    share,
 )
 from convkit.errors import ConvkitError
 
@@ -32,6 +33,8 @@ RATES = {"sgd": 0.1, "adam": 0.002, "adamw": 0.002}
 DECAYS = {"sgd": 5e-4, "adam": 0.0, "adamw": 1e-2}
 
 TEST_BATCH = 500
+LOGS = (".jsonl", ".csv")
+SWITCH = argparse.BooleanOptionalAction
 
 # Largest difference, as a share of the largest score, that rounding explains between a
 # network and its float32 export with batch norms folded.
@@ -44,14 +47,29 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "train", help="train a network and export it",
         description="Train a network on images, measure it on test images, and export it.",
         formatter_class=HelpFormatter)
-    add = parser.add_argument
+    add_config(parser)
+    _add_data(parser.add_argument_group("data").add_argument)
+    _add_training(parser.add_argument_group("training").add_argument)
+    _add_run(parser.add_argument_group("the run").add_argument)
+    _add_results(parser.add_argument_group("results").add_argument)
+    add_threads(parser)
+    return parser
+
+
+def _add_data(add: Any) -> None:
     add("--data", default="digits", metavar="DATA", help=sources.HELP)
     add("--image-size", type=image_size, metavar="HxW",
         help="folders: scale images to cover this size and cut out its centre")
-    add("--grey", action="store_true", help="folders: read images as grey")
+    add("--grey", action=SWITCH, default=False, help="folders: read images as grey")
+    add("--validation", type=share, default=0.0, metavar="SHARE",
+        help="of the training images, held back to measure each epoch on")
+
+
+def _add_training(add: Any) -> None:
     add("--model", default="convnet", metavar="NAME", help="convnet, lenet5, resnet20, ...")
     add("--epochs", type=at_least(1), default=3, metavar="N", help="passes over the images")
-    add("--batch-size", type=at_least(1), default=128, metavar="N", help="images in a step")
+    add("--batch-size", type=at_least(1), default=128, metavar="N", help="images in a batch")
+    add("--accumulate", type=at_least(1), default=1, metavar="N", help="batches in a step")
     add("--optimizer", choices=sorted(RATES), default="sgd", help="how weights are updated")
     add("--lr", type=positive, metavar="RATE", help=f"learning rate (default: {_each(RATES)})")
     add("--momentum", type=not_negative, default=0.9, metavar="SHARE", help="for sgd")
@@ -59,14 +77,44 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help=f"pull of the weights towards 0 (default: {_each(DECAYS)})")
     add("--schedule", choices=("cosine", "none"), default="cosine",
         help="of the learning rate: down to 0 along a cosine, or constant")
+    add("--clip-norm", type=positive, metavar="NORM", help="largest norm of all gradients")
+    add("--clip-value", type=positive, metavar="VALUE", help="largest element of the gradients")
+    add("--label-smoothing", type=share, default=0.0, metavar="SHARE",
+        help="of each target, spread over all classes")
+    add("--ema", type=share, metavar="DECAY",
+        help="average the weights over the steps, and export the average")
+    add("--precision", choices=("highest", "high", "medium"), help="of products")
+    add("--patience", type=at_least(1), metavar="N",
+        help="stop after N epochs without a lower validation loss, and keep the best weights")
     add("--seed", type=at_least(0), default=0, metavar="N",
         help="fixes weights at first and the order of images")
+
+
+def _add_run(add: Any) -> None:
+    add("--checkpoints", metavar="FOLDER", help="keep files to go on from (last, best)")
+    add("--save-every", type=at_least(1), metavar="N",
+        help="write them after N steps too, not only after epochs")
+    add("--resume", action=SWITCH, default=False,
+        help="go on from the newest file in --checkpoints, if there is one")
+    add("--time-limit", type=duration, metavar="TIME", help="such as 90s, 10m or 1h30m")
+    add("--fast-dev-run", action=SWITCH, default=False,
+        help="try everything out on one batch, and write nothing")
+    add("--detect-anomaly", action=SWITCH, default=False,
+        help="name the layer and operation that gives NaN or infinities; slow")
+
+
+def _add_results(add: Any) -> None:
     add("--output", default="net.ckit", metavar="FILE", help="where to export to")
     add("--weights", choices=("float32", "float16", "bfloat16"), default="float32",
         help="how weights are stored in the file")
-    add("--quiet", action="store_true", help="print the results only")
-    add_threads(parser)
-    return parser
+    add("--log", action="append", metavar="FILE",
+        help="of each epoch's figures: .jsonl or .csv; may be given again")
+    add("--log-every", type=at_least(1), metavar="N", help="log after N steps too (not .csv)")
+    add("--tensorboard", metavar="FOLDER", help="event files for TensorBoard")
+    add("--monitor", type=at_least(1), metavar="N",
+        help="log the norms of weights, gradients and updates, measured after every N steps")
+    add("--report", metavar="FILE", help="write a page of HTML about the run")
+    add("--quiet", action=SWITCH, default=False, help="print the results only")
 
 
 def _each(values: dict[str, float]) -> str:
@@ -79,21 +127,31 @@ def run(args: argparse.Namespace) -> None:
     from convkit import models, training
     from convkit.cli.preprocessing import Preprocessing
 
-    output = _writable(args.output)
+    output = _writable("--output", args.output)
+    report = None if args.report is None else _writable("--report", args.report)
     if args.model not in models.names():
         raise UsageError(f"unknown model {args.model!r}: expected one of "
                          + ", ".join(models.names()))
+    if args.patience and not args.validation:
+        raise UsageError("--patience needs --validation SHARE")
+    if (args.resume or args.save_every) and args.checkpoints is None:
+        raise UsageError("--resume and --save-every need --checkpoints FOLDER")
     set_threads(args)
     convkit.manual_seed(args.seed)
     source = sources.load(args.data, args.image_size, 1 if args.grey else 3, args.seed)
-    prepare = Preprocessing.of(source.train)
+    train, val = source.train, None
+    if args.validation:
+        train, val = sources.split(train, args.validation, args.seed)
+    prepare = Preprocessing.of(train)
     model = models.create(args.model, len(source.train.classes), prepare.channels)
     say = (lambda *_: None) if args.quiet else print
     say(f"data    {source}")
     say(f"model   {args.model}, {sum(p.numel() for p in model.parameters()):,} parameters")
 
-    _fit(args, model, prepare.loader(source.train, args.batch_size, shuffle=True, seed=args.seed),
-         say)
+    trainer = _fit(args, model, train, val, prepare, say)
+    if args.fast_dev_run:
+        print("trial   one batch went through training and validation; nothing was written")
+        return
     tests = prepare.loader(source.test, TEST_BATCH)
     result = training.evaluate(model, tests)
     print(f"test    loss {result.loss:.4f}, accuracy {result.accuracy:.2%} "
@@ -106,21 +164,84 @@ def run(args: argparse.Namespace) -> None:
     convkit.save(program, output, weights=args.weights)
     print(f"saved   {output}, {output.stat().st_size:,} bytes, weights as {args.weights}")
     _check_export(model, convkit.load(output), tests, args.weights)
+    if report is not None:
+        scores, targets = training.predict_with_targets(model, tests)
+        training.write_report(
+            report, trainer.history, dataset=source.test, scores=scores, targets=targets,
+            program=program, settings=_settings(args), title=f"{args.model} on {source.name}")
+        print(f"report  {report}, {report.stat().st_size:,} bytes")
 
 
-def _fit(args: argparse.Namespace, model: Any, loader: Any, say: Any) -> None:
-    """Train for the epochs asked for."""
+def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: Any,
+         say: Any) -> Any:
+    """Train as the arguments ask for; the model has the weights to export afterwards."""
+    from functools import partial
+
+    from convkit import functional as F
     from convkit import training
 
-    optimizer, scheduler = _optimizer(args, model, args.epochs * len(loader))
-    for epoch in range(1, args.epochs + 1):
-        name = f"epoch {epoch}/{args.epochs}"
-        with _bar(name, len(loader), args.quiet) as show:
-            result = training.train_epoch(model, loader, optimizer, scheduler=scheduler,
-                                          progress=show)
-        say(f"{name}  loss {result.loss:.4f}, accuracy {result.accuracy:.2%}, "
-            f"{result.images_per_second:,.0f} images/s, {result.seconds:.1f} s")
-        sys.stdout.flush()
+    loader = prepare.loader(train, args.batch_size, shuffle=True, seed=args.seed)
+    if val is not None:
+        val = prepare.loader(val, TEST_BATCH)
+    steps = args.epochs * -(-len(loader) // args.accumulate)
+    optimizer, scheduler = _optimizer(args, model, steps)
+    checkpoints = None
+    if args.checkpoints is not None:
+        checkpoints = training.Checkpoints(args.checkpoints, every_steps=args.save_every)
+    trainer = training.Trainer(
+        model, optimizer, partial(F.cross_entropy, label_smoothing=args.label_smoothing),
+        scheduler=scheduler, accumulate=args.accumulate, clip_norm=args.clip_norm,
+        clip_value=args.clip_value, ema=args.ema, precision=args.precision,
+        callbacks=_callbacks(args, say), checkpoints=checkpoints, time_limit=args.time_limit,
+        fast_dev_run=args.fast_dev_run, detect_anomaly=args.detect_anomaly,
+        progress=False if args.quiet else None)
+    trainer.fit(loader, val, args.epochs, resume="auto" if args.resume else False)
+    if trainer.stopped == "interrupted":
+        if checkpoints is not None:
+            print(f"saved   {checkpoints.last}; --resume goes on from there")
+        raise KeyboardInterrupt
+    if trainer.stopped is not None and not args.fast_dev_run:
+        say(f"stopped {trainer.stopped}")
+    if trainer.ema is not None:
+        trainer.ema.copy_to(model)
+    return trainer
+
+
+def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
+    """Return what the arguments ask for around training; logs come after what they log."""
+    from convkit import training
+
+    class Lines(training.Callback):
+        def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            say(_line(trainer, record))
+            sys.stdout.flush()
+
+    callbacks: list[Any] = [Lines()]
+    if args.monitor:
+        callbacks.append(training.LayerMonitor(args.monitor))
+    if args.patience:
+        callbacks.append(training.EarlyStopping(args.patience))
+    if args.fast_dev_run:
+        return callbacks
+    for name in args.log or ():
+        path = _writable("--log", name)
+        if path.suffix not in LOGS:
+            raise UsageError(f"--log {name}: expected a name that ends in .jsonl or .csv")
+        callbacks.append(training.CSVLog(path) if path.suffix == ".csv"
+                         else training.JSONLinesLog(path, args.log_every))
+    if args.tensorboard is not None:
+        callbacks.append(training.TensorBoardLog(args.tensorboard, args.log_every))
+    return callbacks
+
+
+def _line(trainer: Any, record: dict[str, Any]) -> str:
+    """Return an epoch's figures in words."""
+    text = f"epoch {record['epoch']}/{trainer.epochs}  loss {record['loss']:.4f}"
+    if record["accuracy"] is not None:
+        text += f", accuracy {record['accuracy']:.2%}"
+    if "val_loss" in record:
+        text += f", validation {record['val_loss']:.4f}, {record['val_accuracy']:.2%}"
+    return text + f", {record['images_per_second']:,.0f} images/s, {record['seconds']:.1f} s"
 
 
 def _optimizer(args: argparse.Namespace, model: Any, steps: int) -> tuple[Any, Any]:
@@ -140,35 +261,16 @@ def _optimizer(args: argparse.Namespace, model: Any, steps: int) -> tuple[Any, A
     return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
-@contextmanager
-def _bar(name: str, steps: int, quiet: bool) -> Iterator[Any]:
-    """Give a progress callback that draws a bar, or None where nobody would see it."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield None
-        return
-    with tqdm(total=steps, desc=name, unit="batch", leave=False) as bar:
-        def show(result: Any) -> None:
-            bar.set_postfix_str(f"loss {result.loss:.4f}, accuracy {result.accuracy:.2%}, "
-                                f"{result.images_per_second:,.0f} images/s", refresh=False)
-            bar.update(result.batches - bar.n)
-        yield show
-
-
-def _writable(name: str) -> Path:
-    """Return the output's path; find out now, not after training, that it cannot be."""
+def _writable(option: str, name: str) -> Path:
+    """Return a result's path; find out now, not after training, that it cannot be."""
     path = Path(name)
     if path.is_dir():
-        raise UsageError(f"--output {name}: is a folder, expected the name of a file")
+        raise UsageError(f"{option} {name}: is a folder, expected the name of a file")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise UsageError(f"--output {name}: there is no folder {folder}")
+        raise UsageError(f"{option} {name}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"--output {name}: the folder {folder} cannot be written to")
+        raise UsageError(f"{option} {name}: the folder {folder} cannot be written to")
     return path
 
 
@@ -176,6 +278,13 @@ def _record(args: argparse.Namespace, result: Any) -> dict[str, Any]:
     """Return what the file says about its training."""
     return {"data": args.data, "epochs": args.epochs, "batch_size": args.batch_size,
             "optimizer": args.optimizer, "seed": args.seed, "test_accuracy": result.accuracy}
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options in use, for the report."""
+    return {name.replace("_", "-"): value for name, value in vars(args).items()
+            if isinstance(value, (str, int, float)) and value is not False
+            and name not in ("prog", "config", "debug")}
 
 
 def _check_export(model: Any, program: Any, tests: Any, weights: str) -> None:

@@ -12,6 +12,7 @@ from convkit.training.loop import train_epoch
 from convkit.training.monitor import LayerMonitor, dead_relu_share
 from convkit.training.progress import ProgressBar
 from convkit.training.range_test import RangeTest, lr_range_test
+from convkit.training.report import write_report
 from convkit.training.results import EpochResult
 from convkit.training.scoring import evaluate, predict, predict_with_targets
 from convkit.training.tensorboard import TensorBoardLog
@@ -21,4 +22,4 @@ __all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochRe
            "JSONLinesLog", "LayerMonitor", "ProgressBar", "RangeTest", "TensorBoardLog", "Trainer",
            "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate", "load_weights",
            "lr_range_test", "overfit_one_batch", "predict", "predict_with_targets",
-           "read_checkpoint", "train_epoch"]
+           "read_checkpoint", "train_epoch", "write_report"]

@@ -88,8 +88,9 @@ class Trainer:
     Attributes
     ----------
     history : list of dict
-        One record for each epoch done: "epoch", "step", "lr", "seconds", "loss", "accuracy"
-        and with validation data "val_loss", "val_accuracy", and what callbacks added.
+        One record for each epoch done: "epoch", "step", "lr", "seconds",
+        "images_per_second", "loss", "accuracy", with validation data "val_loss" and
+        "val_accuracy", and what callbacks added.
     epoch, step, batch : int
         Epochs done, steps of the optimiser done, batches done of the epoch at hand.
     stopped : str or None
@@ -381,6 +382,7 @@ class Trainer:
         record: dict[str, Any] = {
             "epoch": self.epoch, "step": self.step,
             "lr": float(self.optimizer.param_groups[0]["lr"]), "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
             "loss": result.loss, "accuracy": result.accuracy}
         if val is not None:
             record.update(self._validate(val))
