@@ -19,7 +19,8 @@ from convkit._kernels import winograd as kernel
 from convkit.autograd import Tensor, apply
 from convkit.ops import planner
 from convkit.ops.conv import Conv
-from convkit.ops.conv_algorithms import winograd
+from convkit.ops.conv_algorithms import TASKS, winograd
+from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_algorithms.winograd import Winograd
 from convkit.ops.conv_problem import forward_problem
 
@@ -121,6 +122,51 @@ def test_the_gradient_of_the_input_is_taken_by_winograd(monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("tile", winograd.TILES)
+@pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
+def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, channels, columns):
+    sizes = list(itertools.product(range(1, 10), range(1, 10)))[::1 if channels == 3 else 5]
+    for number, (height, width) in enumerate(sizes):
+        top, left = -(number % 4), -(number // 4 % 4)
+        out = (max(1, height - 2 - top), max(1, width - 2 - left))
+        x = random_array((2, height, width, channels), seed=number)
+        gy = random_array((2, *out, columns), seed=number + 1)
+        want = np.empty((columns, channels, 3, 3))
+        unit = np.eye(9).reshape(9, 1, 3, 3)
+        for c in range(channels):
+            shifted = convolve64(x[..., c:c + 1], unit, top, left, out)
+            want[:, c] = np.einsum("nijt,nijo->ot", shifted, gy).reshape(columns, 3, 3)
+        got = run_grad_weight(x, gy, tile, top, left)
+        what = f"{height}x{width} at {top},{left}"
+        assert_close(got[0], want, tolerance("gradient", np.float32), what)
+        assert got[1] == np.abs(gy).max()
+        assert got[2] == np.abs(got[0]).max()
+        assert_same_bits(got, run_grad_weight(x, gy, tile, top, left, 2), what)
+
+
+def run_grad_weight(x, gy, tile, top, left, threads=1):
+    """Return the gradient of the weight, and the peaks of gy and of the gradient."""
+    gw = np.full((gy.shape[3], x.shape[3], 3, 3), np.nan, np.float32)
+    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, threads)
+
+
+@pytest.mark.parametrize("tile", winograd.TILES)
+def test_many_stages_of_a_weight_gradient_change_no_bit_on_any_number_of_threads(tile):
+    x, gy = random_array((9, 30, 31, 20)), random_array((9, 30, 31, 40), seed=1)
+    want = run_grad_weight(x, gy, tile, -1, -1)
+    for threads in (2, 3, 5):
+        assert_same_bits(want, run_grad_weight(x, gy, tile, -1, -1, threads))
+    direct = np.empty_like(want[0])
+    Direct.grad_weight(problem((9, 20, 30, 31), direct.shape), x, gy, direct, 1)
+    assert_close(want[0], direct, tolerance("gradient", np.float32))
+
+
+def test_an_empty_batch_has_a_weight_gradient_of_zeros():
+    x, w = Tensor(np.zeros((0, 3, 5, 5), np.float32)), Tensor(random_array((4, 3, 3, 3)), True)
+    apply(Conv, x, w, None, **attributes()).backward(np.zeros((0, 4, 5, 5), np.float32))
+    assert not w.grad.data.any()
+
+
 def test_transposed_convolution_by_winograd():
     shape, w = (2, 32, 12, 12), (32, 48, 3, 3)
     taken = problem((2, 48, 12, 12), (32, 48, 3, 3))
@@ -216,6 +262,25 @@ def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(na
     assert not np.array_equal(y[1:], direct[1:])
 
 
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("where", ["x", "gy"])
+def test_weight_gradients_with_such_values_come_out_as_in_direct_convolution(name, where):
+    places, _ = SPECIAL[name]
+    arrays = {"x": random_array((1, 16, 12, 11)), "gy": random_array((1, 16, 12, 11), seed=1)}
+    if isinstance(places, float):
+        arrays["x"] *= np.float32(places)
+        arrays["gy"] *= np.float32(1e-4)
+    else:
+        for place, value in places:
+            arrays[where][0][place] = value
+    gw = []
+    for algorithm in ("winograd", "direct"):
+        w = Tensor(random_array((16, 16, 3, 3), seed=2), True)
+        apply(Conv, arrays["x"], w, None, **attributes(algorithm=algorithm)).backward(arrays["gy"])
+        gw.append(w.grad.data)
+    assert_same_bits(*gw)
+
+
 def _forward(x, w, algorithm):
     bias, residual = random_array((16,), seed=8), random_array(x.shape, seed=9)
     return np.ascontiguousarray(apply(Conv, x, w, bias, residual,
@@ -259,7 +324,7 @@ def test_weights_are_transformed_once_while_they_stay(monkeypatch):
 
 def test_what_winograd_takes_and_why_it_does_not():
     layer = (2, 64, 28, 28), (64, 64, 3, 3)
-    for task in ("forward", "grad_input"):
+    for task in TASKS:
         assert planner.choose(problem(*layer), task).name == "winograd"
         assert planner.choose(problem(*layer, precision="medium"), task).name == "winograd"
         assert planner.choose(problem(*layer, precision="highest"), task).name == "direct"
@@ -299,9 +364,9 @@ def test_the_environment_switches_it_off():
 def test_other_instruction_sets(isa):
     done = run_python("""
         import numpy as np
-        from convkit._kernels import dispatch
+        from convkit._kernels import dispatch, gradweight
         from harness import assert_same_bits, random_array
-        from test_winograd import convolve64, run_kernel
+        from test_winograd import convolve64, run_grad_weight, run_kernel
         print(dispatch.isa())
         for tile, channels, columns in [(2, 19, 33), (4, 19, 33), (4, 3, 9), (2, 32, 8)]:
             x = random_array((2, 11, 14, channels))
@@ -310,6 +375,11 @@ def test_other_instruction_sets(isa):
             y, peaks = run_kernel(x, w, tile, -2, -1, (13, 14), together=True, threads=2)
             assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
             assert_same_bits((y, peaks), run_kernel(x, w, tile, -2, -1, (13, 14), together=False))
+            gw = run_grad_weight(x, want.astype(np.float32), tile, -2, -1)[0]
+            direct = np.empty_like(gw)
+            gradweight.run(x, want.astype(np.float32), direct, [-2, -1, 0], [-1, 0, 1], (1, 1), 1,
+                           list(range(9)), gw.size, 9 * channels, 9, 1)
+            assert np.abs(gw - direct).max() <= 1e-5 * np.abs(direct).max()
     """, {"CONVKIT_ISA": isa}, check=False)
     if "support only" in done.stderr:
         pytest.skip(f"no {isa} on this CPU")

@@ -40,6 +40,7 @@ cdef extern from "winograd.h" nogil:
         ptrdiff_t channels
         float* v
         ptrdiff_t position_step
+        int32_t* peak
     ctypedef struct ck_winograd_output_args:
         const float* m
         ptrdiff_t position_step, channels
@@ -58,11 +59,20 @@ cdef extern from "winograd.h" nogil:
         float* u
         ptrdiff_t position_step, row
         int32_t* peak
+    ctypedef struct ck_winograd_taps_args:
+        const float* sums
+        ptrdiff_t position_step, row, columns, depth
+        float* w
+        ptrdiff_t column_step, depth_step
+        int32_t* peak
+    ctypedef void (*ck_winograd_input_fn)(const ck_winograd_input_args*) noexcept nogil
     ctypedef struct ck_winograd_kernels:
         int tile
-        void (*input)(const ck_winograd_input_args*) noexcept nogil
+        ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil
+        ck_winograd_input_fn gradient
+        void (*taps)(const ck_winograd_taps_args*) noexcept nogil
     ctypedef struct ck_winograd_table:
         int vector_length
         ck_winograd_kernels sizes[2]
@@ -201,19 +211,71 @@ def _as_float(bits):
 # -- convolution ---------------------------------------------------------------------------
 
 
+# An image whose tiles are transformed: the input, or the output's gradient.
+cdef struct Source:
+    ck_winograd_input_fn transform
+    ck_winograd_input_args proto
+    Py_ssize_t height, width, channels
+    Py_ssize_t top, left                  # where the first tile begins
+    Py_ssize_t size                       # pixels of a tile's side
+    Py_ssize_t tile                       # pixels from one tile to the next
+    Py_ssize_t tiles_w, per_sample        # tiles in a row, of a sample
+    Py_ssize_t step                       # floats from one transformed tile to the next
+
+
+cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, float* v,
+                     int32_t* peak) noexcept nogil:
+    """Transform tiles [first, last); the first goes to `v`."""
+    cdef ck_winograd_input_args args = source.proto
+    cdef Py_ssize_t t, sample, row, col
+    args.peak = peak
+    for t in range(first, last):
+        sample = t // source.per_sample
+        row = t % source.per_sample // source.tiles_w * source.tile + source.top
+        col = t % source.per_sample % source.tiles_w * source.tile + source.left
+        args.offset = ((sample * source.height + row) * source.width + col) * source.channels
+        args.row_from = max(0, -row)
+        args.row_to = min(source.size, source.height - row)
+        args.col_from = max(0, -col)
+        args.col_to = min(source.size, source.width - col)
+        args.v = v
+        source.transform(&args)
+        v += source.step
+
+
+cdef Source _source(array, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
+                    out_size):
+    """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs."""
+    cdef Source source
+    cdef Py_ssize_t vector = _table().vector_length, positions = (tile + 2) * (tile + 2)
+    cdef const ck_winograd_kernels* kernels = &_table().sizes[tile // 4]
+    _, source.height, source.width, source.channels = array.shape
+    source.transform = kernels.input if size == tile + 2 else kernels.gradient
+    source.top, source.left, source.size, source.tile = top, left, size, tile
+    source.tiles_w = (out_size[1] + tile - 1) // tile
+    source.per_sample = (out_size[0] + tile - 1) // tile * source.tiles_w
+    source.proto.x = _address(array)
+    source.proto.row_step = source.width * source.channels
+    source.proto.pixel_step = source.channels
+    source.proto.channels = source.channels
+    # One vector more between positions, so that they fall into different sets of a cache.
+    source.proto.position_step = _round_up(source.channels, vector) + vector
+    source.step = positions * source.proto.position_step
+    return source
+
+
 cdef struct Job:
     const ck_winograd_kernels* kernels
     const ck_gemm_kernels* gemm
-    ck_winograd_input_args input
+    Source source
     ck_winograd_output_args output
     ck_gemm_args product
     Py_ssize_t vector, tile, positions
-    Py_ssize_t in_h, in_w, in_c, out_h, out_w, out_c
-    Py_ssize_t top, left                  # where the first tile begins in x
+    Py_ssize_t out_h, out_w, out_c
     Py_ssize_t tiles_w, per_sample, total # tiles in a row, of a sample, in all
     const float* u
     Py_ssize_t block_columns, blocks, block_size, weight_step
-    Py_ssize_t v_step, v_tile, m_step, m_tile   # floats between positions and between tiles
+    Py_ssize_t m_step, m_tile             # floats between positions and between tiles
     Py_ssize_t chunk                      # blocks of columns whose products are held at once
     Py_ssize_t chunks
     Py_ssize_t tile_blocks                # blocks of tiles
@@ -222,24 +284,6 @@ cdef struct Job:
     Py_ssize_t v_bytes, m_bytes           # from one thread's to the next
     int32_t* peaks
     Py_ssize_t span                       # samples that one task's tiles belong to, at most
-
-
-cdef void _transform_input(Job* job, Py_ssize_t first, Py_ssize_t last, float* v) noexcept nogil:
-    """Transform tiles [first, last); the first goes to `v`."""
-    cdef ck_winograd_input_args args = job.input
-    cdef Py_ssize_t t, sample, row, col, size = job.tile + 2
-    for t in range(first, last):
-        sample = t // job.per_sample
-        row = t % job.per_sample // job.tiles_w * job.tile + job.top
-        col = t % job.per_sample % job.tiles_w * job.tile + job.left
-        args.offset = ((sample * job.in_h + row) * job.in_w + col) * job.in_c
-        args.row_from = max(0, -row)
-        args.row_to = min(size, job.in_h - row)
-        args.col_from = max(0, -col)
-        args.col_to = min(size, job.in_w - col)
-        args.v = v
-        job.kernels.input(&args)
-        v += job.v_tile
 
 
 cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
@@ -260,7 +304,7 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
         t = 0
         for i in range(rows):
             end = part_start(count, rows, i + 1)
-            args.a = v + t * job.v_tile + p * job.v_step
+            args.a = v + t * job.source.step + p * job.source.proto.position_step
             args.c = m + t * job.m_tile + p * job.m_step
             job.gemm.plain[nv][end - t](&args)
             t = end
@@ -311,8 +355,8 @@ cdef void _block_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     cdef float* v = <float*>(<char*>job.v + slot * job.v_bytes)
     cdef Py_ssize_t chunk
-    _transform_input(job, part_start(job.total, job.tile_blocks, index),
-                     part_start(job.total, job.tile_blocks, index + 1), v)
+    _transform(&job.source, part_start(job.total, job.tile_blocks, index),
+               part_start(job.total, job.tile_blocks, index + 1), v, NULL)
     for chunk in range(job.chunks):
         _columns(job, index, chunk, v, slot, job.peaks + index * job.span * job.vector)
 
@@ -321,8 +365,8 @@ cdef void _input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Transform the input of a few tiles."""
     cdef Job* job = <Job*>ctx
     cdef Py_ssize_t first = index * TRANSFORM_TILES
-    _transform_input(job, first, min(first + TRANSFORM_TILES, job.total),
-                     job.v + first * job.v_tile)
+    _transform(&job.source, first, min(first + TRANSFORM_TILES, job.total),
+               job.v + first * job.source.step, NULL)
 
 
 cdef void _columns_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -330,7 +374,7 @@ cdef void _columns_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     cdef Py_ssize_t tile_block = index // job.chunks
     cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
-    _columns(job, tile_block, index % job.chunks, job.v + first * job.v_tile, slot,
+    _columns(job, tile_block, index % job.chunks, job.v + first * job.source.step, slot,
              job.peaks + index * job.span * job.vector)
 
 
@@ -341,7 +385,7 @@ cdef const float* _address(array):
 cdef Py_ssize_t _block_tiles(Job* job):
     """Return how many tiles a block should have."""
     cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
-    cdef Py_ssize_t tiles = INPUT_BYTES // (4 * job.v_tile), share
+    cdef Py_ssize_t tiles = INPUT_BYTES // (4 * job.source.step), share
     tiles = _round_up(max(LEAST_TILES, tiles), rows)
     if job.blocks * job.block_size * 4 <= WEIGHT_BYTES:
         # The weights stay at hand however small the blocks are.
@@ -385,7 +429,6 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     cdef Job job
     cdef const ck_winograd_table* table = _table()
     cdef Py_ssize_t samples = x.shape[0], tiles
-    _, job.in_h, job.in_w, job.in_c = x.shape
     _, job.out_h, job.out_w, job.out_c = y.shape
     if not y.size:
         return np.zeros(samples, np.float32)
@@ -394,19 +437,15 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     job.vector = table.vector_length
     job.tile = weights.tile
     job.positions = (job.tile + 2) * (job.tile + 2)
-    job.top, job.left = top, left
-    job.tiles_w = (job.out_w + job.tile - 1) // job.tile
-    job.per_sample = (job.out_h + job.tile - 1) // job.tile * job.tiles_w
+    job.source = _source(x, job.tile + 2, weights.tile, top, left, (job.out_h, job.out_w))
+    job.tiles_w = job.source.tiles_w
+    job.per_sample = job.source.per_sample
     job.total = samples * job.per_sample
     job.u = weights.pointer
     job.block_columns = weights.block_columns
     job.blocks = weights.blocks
     job.block_size = weights.block_size
     job.weight_step = weights.position_step
-    # One vector more between positions, so that they fall into different sets of a cache.
-    job.v_step = _round_up(job.in_c, job.vector) + job.vector
-    job.v_tile = job.positions * job.v_step
-
     tiles = min(_block_tiles(&job), job.total)
     job.tile_blocks = (job.total + tiles - 1) // tiles
     cdef bint whole = job.tile_blocks >= LEAST_BLOCKS if together is None else together
@@ -419,22 +458,17 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     job.span = (tiles + job.per_sample - 2) // job.per_sample + 1
 
     cdef Py_ssize_t tasks = job.tile_blocks * (1 if whole else job.chunks)
-    cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
+    cdef double work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
     cdef int team = threads_for(threads, tasks, work)
-    job.v_bytes = tiles * job.v_tile * 4
+    job.v_bytes = tiles * job.source.step * 4
     job.m_bytes = tiles * job.m_tile * 4
-    cdef Py_ssize_t all_v = team * job.v_bytes if whole else job.total * job.v_tile * 4
-    cdef Py_ssize_t zeros = _round_up(job.in_c, job.vector) * 4
+    cdef Py_ssize_t all_v = team * job.v_bytes if whole else job.total * job.source.step * 4
+    cdef Py_ssize_t zeros = _round_up(job.source.channels, job.vector) * 4
     cdef Py_ssize_t bytes = max(HUGE_BYTES, all_v + team * job.m_bytes + zeros)
     cdef char* scratch
     peaks = np.zeros((tasks, job.span, job.vector), np.int32)
     job.peaks = <int32_t*><size_t>peaks.ctypes.data
 
-    job.input.x = _address(x)
-    job.input.row_step = job.in_w * job.in_c
-    job.input.pixel_step = job.in_c
-    job.input.channels = job.in_c
-    job.input.position_step = job.v_step
     job.output.position_step = job.m_step
     job.output.y = <float*>_address(y)
     job.output.row_step = job.out_w * job.out_c
@@ -448,8 +482,8 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     memset(&job.product, 0, sizeof(ck_gemm_args))
     job.product.a_offsets = &no_offset
     job.product.batch = 1
-    job.product.k = job.in_c
-    job.product.lda = job.v_tile
+    job.product.k = job.source.channels
+    job.product.lda = job.source.step
     job.product.ldc = job.m_tile
 
     with nogil:
@@ -457,7 +491,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
         if scratch != NULL:
             job.v = <float*>scratch
             job.m = scratch + all_v
-            job.input.zeros = <const float*>(job.m + team * job.m_bytes)
+            job.source.proto.zeros = <const float*>(job.m + team * job.m_bytes)
             memset(job.m + team * job.m_bytes, 0, zeros)
             if whole:
                 parallel_for(_block_task, &job, tasks, team)
@@ -480,3 +514,175 @@ def _sample_peaks(peaks, samples, span, per_sample, total):
     np.maximum.at(of_sample, first[:, None] + np.arange(span),
                   peaks.reshape(blocks, span, -1).max(axis=2))
     return _as_float(of_sample[:samples])
+
+
+# -- gradient of the weight ----------------------------------------------------------------
+
+# Bytes of transformed tiles that are multiplied together: as little as a second-level cache
+# holds where the sums stay there too, else twice as many as those of the sums, which every
+# stage loads and stores; but no more than a third-level cache holds.
+cdef Py_ssize_t LEAST_STAGE_BYTES = 1 << 20
+cdef Py_ssize_t MOST_STAGE_BYTES = 8 << 20
+# A stage has at most so many tiles: a tile of the result that reduces over so many spends little
+# on being loaded and stored.
+cdef Py_ssize_t MOST_STAGE_TILES = 512
+
+
+cdef struct GradientJob:
+    const ck_winograd_kernels* kernels
+    const ck_gemm_kernels* gemm
+    Source x, gy
+    ck_gemm_args product
+    ck_winograd_taps_args taps
+    Py_ssize_t vector, positions, in_c, out_c
+    Py_ssize_t columns, blocks            # of the result, and of a block; blocks of columns
+    Py_ssize_t chunks                     # tasks for one position
+    Py_ssize_t first, last                # tiles of the present stage
+    float* v
+    float* d
+    float* sums
+    float* w
+    Py_ssize_t row, position_step         # of the sums
+    int32_t* gy_peaks
+    int32_t* w_peaks
+
+
+cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform a few tiles of the input and of the output's gradient."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t first = job.first + index * TRANSFORM_TILES
+    cdef Py_ssize_t last = min(first + TRANSFORM_TILES, job.last)
+    _transform(&job.x, first, last, job.v + (first - job.first) * job.x.step, NULL)
+    _transform(&job.gy, first, last, job.d + (first - job.first) * job.gy.step,
+               job.gy_peaks + slot * job.vector)
+
+
+cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add the stage's tiles to some columns of one position's sums."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t position = index // job.chunks, chunk = index % job.chunks
+    cdef Py_ssize_t b, left, rows, i, end, m
+    cdef ck_gemm_args args = job.product
+    cdef const float* v = job.v + position * job.x.proto.position_step
+    cdef float* sums = job.sums + position * job.position_step
+    cdef int nv
+    args.k = job.last - job.first
+    args.accumulate = job.first > 0
+    for b in range(part_start(job.blocks, job.chunks, chunk),
+                   part_start(job.blocks, job.chunks, chunk + 1)):
+        left = min(job.columns, job.out_c - b * job.columns)
+        nv = <int>((left + job.vector - 1) // job.vector)
+        args.n = <int>(nv * job.vector)
+        args.b = job.d + position * job.gy.proto.position_step + b * job.columns
+        rows = (job.in_c + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
+        m = 0
+        for i in range(rows):
+            end = part_start(job.in_c, rows, i + 1)
+            args.a = v + m
+            args.c = sums + m * job.row + b * job.columns
+            job.gemm.transposed[nv][end - m](&args)
+            m = end
+
+
+cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform one vector of columns back for a run of depths."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef ck_winograd_taps_args args = job.taps
+    cdef Py_ssize_t vectors = job.row // job.vector
+    cdef Py_ssize_t column = index % vectors * job.vector, depth = index // vectors * PACK_DEPTHS
+    args.sums = job.sums + depth * job.row + column
+    args.columns = min(job.vector, job.out_c - column)
+    args.depth = min(PACK_DEPTHS, job.in_c - depth)
+    args.w += column * args.column_step + depth * args.depth_step
+    args.peak = job.w_peaks + slot * job.vector
+    job.kernels.taps(&args)
+
+
+def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, int threads):
+    """Sum x[i + r + top, j + s + left] times gy[i, j] over all pixels, for 3x3 taps (r, s).
+
+    Tiles are summed position by position, in order, in stages whose size depends on the
+    layer alone.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C) of float32
+    gy : ndarray (N, H', W', O) of float32
+    gw : ndarray (O, C, 3, 3) of float32
+        The result. All three are C-contiguous.
+    tile : 2 or 4
+        Pixels of a tile of `gy`.
+    top, left : int
+        Where the first output's taps begin in x; minus the padding.
+    threads : int
+
+    Returns
+    -------
+    tuple of two numpy.float32
+        The largest absolute value of `gy` and of `gw`; infinity where one is infinite or NaN.
+        See `run` for what they are good for.
+    """
+    cdef GradientJob job
+    cdef const ck_winograd_table* table = _table()
+    cdef ptrdiff_t no_offset = 0
+    cdef Py_ssize_t total, stage, bytes, zeros, gathers
+    if not (x.size and gy.size):
+        gw.fill(0)
+        return np.float32(0), np.float32(0)
+    job.kernels = &table.sizes[tile // 4]
+    job.gemm = kernels_for(4)
+    job.vector = table.vector_length
+    job.positions = (tile + 2) * (tile + 2)
+    job.x = _source(x, tile + 2, tile, top, left, gy.shape[1:3])
+    job.gy = _source(gy, tile, tile, 0, 0, gy.shape[1:3])
+    job.in_c, job.out_c = x.shape[3], gy.shape[3]
+    job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
+    job.blocks = (job.out_c + job.columns - 1) // job.columns
+    job.chunks = min(job.blocks, 2)
+    job.row = _round_up(job.out_c, job.vector)
+    job.position_step = job.in_c * job.row + job.vector
+    memset(&job.product, 0, sizeof(ck_gemm_args))
+    job.product.a_offsets = &no_offset
+    job.product.batch = 1
+    job.product.lda = job.x.step
+    job.product.ldb = job.gy.step
+    job.product.ldc = job.row
+    job.taps.position_step = job.position_step
+    job.taps.row = job.row
+    job.taps.w = <float*>_address(gw)
+    job.taps.column_step = 9 * job.in_c
+    job.taps.depth_step = 9
+
+    total = x.shape[0] * job.x.per_sample
+    stage = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.positions * job.position_step))
+    stage = min(MOST_STAGE_TILES, stage // (4 * (job.x.step + job.gy.step)))
+    stage = min(total, max(TRANSFORM_TILES, stage // TRANSFORM_TILES * TRANSFORM_TILES))
+    zeros = _round_up(max(job.in_c, job.out_c), job.vector)
+    bytes = 4 * (stage * (job.x.step + job.gy.step) + job.positions * job.position_step + zeros)
+    bytes = max(HUGE_BYTES, bytes)
+    cdef double work = <double>total * job.positions * job.in_c * job.out_c / job.vector
+    cdef Py_ssize_t tasks = job.positions * job.chunks
+    cdef Py_ssize_t takes = job.row // job.vector * ((job.in_c + PACK_DEPTHS - 1) // PACK_DEPTHS)
+    cdef int team = threads_for(threads, tasks, work)
+    peaks = np.zeros((2, team, job.vector), np.int32)
+    job.gy_peaks = <int32_t*><size_t>peaks.ctypes.data
+    job.w_peaks = job.gy_peaks + team * job.vector
+    with nogil:
+        job.v = <float*>take(bytes)
+        if job.v != NULL:
+            job.d = job.v + stage * job.x.step
+            job.sums = job.d + stage * job.gy.step
+            job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.positions * job.position_step
+            memset(job.sums + job.positions * job.position_step, 0, 4 * zeros)
+            job.first = 0
+            while job.first < total:
+                job.last = min(job.first + stage, total)
+                gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES
+                parallel_for(_gather_task, &job, gathers, team)
+                parallel_for(_sum_task, &job, tasks, team)
+                job.first = job.last
+            parallel_for(_taps_task, &job, takes, team)
+            give(job.v, bytes)
+    if job.v == NULL:
+        raise MemoryError(f"no memory for {bytes} bytes of scratch")
+    return tuple(_as_float(peaks.max(axis=(1, 2))))

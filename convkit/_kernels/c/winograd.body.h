@@ -11,6 +11,10 @@
    b = 3/2 for tiles of 4: every coefficient is exact in float32, and rounding errors are a
    quarter of those of the points 1 and 2. Rows of a pair +-p share their even and odd halves.
 
+   The gradient of the weight is F(3x3, tile x tile) with the same points: a tile of the output's
+   gradient plays the kernel's part, and the tiles' products are summed before they are
+   transformed back. There the division by (p - q) is left to the last step.
+
    One sum has one order of operations wherever a tile lies: how tiles are cut into tasks
    changes no bit. */
 
@@ -77,6 +81,41 @@ CK_INLINE void wino_weights_4(const vfloat *g, vfloat *u) {
     u[5] = g[2];
 }
 
+CK_INLINE void wino_gradient_2(const vfloat *g, vfloat *d) {
+    d[0] = g[0];
+    d[1] = g[0] + g[1];
+    d[2] = g[0] - g[1];
+    d[3] = g[1];
+}
+
+CK_INLINE void wino_gradient_4(const vfloat *g, vfloat *d) {
+    vfloat even_a = g[0] + WINO_A2 * g[2], odd_a = g[1] + WINO_A2 * g[3];
+    vfloat even_b = g[0] + WINO_B2 * g[2], odd_b = g[1] + WINO_B2 * g[3];
+    d[0] = g[0];
+    d[1] = even_a + WINO_A * odd_a;
+    d[2] = even_a - WINO_A * odd_a;
+    d[3] = even_b + WINO_B * odd_b;
+    d[4] = even_b - WINO_B * odd_b;
+    d[5] = g[3];
+}
+
+CK_INLINE void wino_taps_2(const vfloat *s, vfloat *w) {
+    vfloat sum = 0.5f * (s[1] + s[2]);
+    w[0] = s[0] + sum;
+    w[1] = 0.5f * (s[1] - s[2]);
+    w[2] = s[3] + sum;
+}
+
+CK_INLINE void wino_taps_4(const vfloat *s, vfloat *w) {
+    const float at_a = 0.5f / (WINO_A2 * (WINO_A2 - WINO_B2));
+    const float at_b = 0.5f / (WINO_B2 * (WINO_B2 - WINO_A2));
+    vfloat sum_a = at_a * (s[1] + s[2]), difference_a = at_a * (s[1] - s[2]);
+    vfloat sum_b = at_b * (s[3] + s[4]), difference_b = at_b * (s[3] - s[4]);
+    w[0] = (1 / (WINO_A2 * WINO_B2)) * s[0] + (sum_a + sum_b);
+    w[1] = WINO_A * difference_a + WINO_B * difference_b;
+    w[2] = s[5] + (WINO_A2 * sum_a + WINO_B2 * sum_b);
+}
+
 /* Raises the lanes of `peak` to the bits of |v|: infinities and NaN exceed all numbers. */
 CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     vint32 bits = (vint32)v & 0x7fffffff;
@@ -92,70 +131,77 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
 
 /* -- whole tiles -------------------------------------------------------------------------- */
 
-#define WINO_TEMPLATE(tile, n)                                                                     \
+/* A kernel that gathers m x m pixels and transforms them to n x n positions. */
+#define WINO_GATHER(name, m, n, transform, PEAK)                                                   \
     /* The second pass and the stores, once the columns are transformed. */                       \
-    CK_INLINE void wino_input_rows_##tile(vfloat t[n][n], float *v, ptrdiff_t step) {              \
+    CK_INLINE void name##_rows(vfloat t[n][m], float *v, ptrdiff_t step) {                         \
         for (int i = 0; i < (n); i++) {                                                            \
             vfloat out[n];                                                                         \
-            wino_input_##tile(t[i], out);                                                          \
+            transform(t[i], out);                                                                  \
             WINO_UNROLL for (int j = 0; j < (n); j++) store_f(v + j * step, out[j]);               \
             v += (n) * step;                                                                       \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    static void wino_input_inside_##tile(const ck_winograd_input_args *g) {                        \
+    static void name##_inside(const ck_winograd_input_args *g) {                                   \
         const float *x = g->x + g->offset;                                                         \
         for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
-            vfloat t[n][n];                                                                        \
+            vfloat t[n][m];                                                                        \
             const float *p = x + c;                                                                \
-            if (g->channels - c >= VL_F) {                                                         \
-                for (int j = 0; j < (n); j++, p += g->pixel_step) {                                \
-                    vfloat d[n], out[n];                                                           \
-                    WINO_UNROLL for (int i = 0; i < (n); i++) d[i] = load_f(p + i * g->row_step);  \
-                    wino_input_##tile(d, out);                                                     \
-                    WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                    \
-                }                                                                                  \
-            } else {                                                                               \
-                const int left = (int)(g->channels - c);                                           \
-                for (int j = 0; j < (n); j++, p += g->pixel_step) {                                \
-                    vfloat d[n], out[n];                                                           \
-                    for (int i = 0; i < (n); i++) d[i] = load_part_f(p + i * g->row_step, left);   \
-                    wino_input_##tile(d, out);                                                     \
-                    WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                    \
-                }                                                                                  \
+            const ptrdiff_t left = g->channels - c;                                                \
+            for (int j = 0; j < (m); j++, p += g->pixel_step) {                                    \
+                vfloat d[m], out[n];                                                               \
+                if (left >= VL_F)                                                                  \
+                    WINO_UNROLL for (int i = 0; i < (m); i++) d[i] = load_f(p + i * g->row_step);  \
+                else                                                                               \
+                    for (int i = 0; i < (m); i++) d[i] = load_part_f(p + i * g->row_step, left);   \
+                PEAK(d, m)                                                                         \
+                transform(d, out);                                                                 \
+                WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                        \
             }                                                                                      \
-            wino_input_rows_##tile(t, g->v + c, g->position_step);                                 \
+            name##_rows(t, g->v + c, g->position_step);                                            \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    static void wino_input_edge_##tile(const ck_winograd_input_args *g) {                          \
-        const float *at[n][n]; /* by column, then row */                                           \
-        for (int j = 0; j < (n); j++)                                                              \
-            for (int i = 0; i < (n); i++) {                                                        \
+    static void name##_edge(const ck_winograd_input_args *g) {                                     \
+        const float *at[m][m]; /* by column, then row */                                           \
+        for (int j = 0; j < (m); j++)                                                              \
+            for (int i = 0; i < (m); i++) {                                                        \
                 const int inside = i >= g->row_from && i < g->row_to && j >= g->col_from           \
                                    && j < g->col_to;                                               \
                 at[j][i] = inside ? g->x + (g->offset + i * g->row_step + j * g->pixel_step)       \
                                   : g->zeros;                                                      \
             }                                                                                      \
         for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
-            vfloat t[n][n];                                                                        \
-            for (int j = 0; j < (n); j++) {                                                        \
-                vfloat d[n], out[n];                                                               \
-                WINO_UNROLL for (int i = 0; i < (n); i++)                                          \
+            vfloat t[n][m];                                                                        \
+            for (int j = 0; j < (m); j++) {                                                        \
+                vfloat d[m], out[n];                                                               \
+                WINO_UNROLL for (int i = 0; i < (m); i++)                                          \
                     d[i] = load_some_f(at[j][i] + c, g->channels - c);                             \
-                wino_input_##tile(d, out);                                                         \
+                PEAK(d, m)                                                                         \
+                transform(d, out);                                                                 \
                 WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                        \
             }                                                                                      \
-            wino_input_rows_##tile(t, g->v + c, g->position_step);                                 \
+            name##_rows(t, g->v + c, g->position_step);                                            \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    static void wino_input_tile_##tile(const ck_winograd_input_args *g) {                          \
-        if (g->row_from <= 0 && g->col_from <= 0 && g->row_to >= (n) && g->col_to >= (n))          \
-            wino_input_inside_##tile(g);                                                           \
+    static void name(const ck_winograd_input_args *g) {                                            \
+        if (g->row_from <= 0 && g->col_from <= 0 && g->row_to >= (m) && g->col_to >= (m))          \
+            name##_inside(g);                                                                      \
         else                                                                                       \
-            wino_input_edge_##tile(g);                                                             \
-    }                                                                                              \
+            name##_edge(g);                                                                        \
+    }
+
+#define WINO_NO_PEAK(d, m)
+#define WINO_PEAK(d, m)                                                    \
+    vint32 peak = *(const vint32_u *)g->peak;                              \
+    WINO_UNROLL for (int i = 0; i < (m); i++) peak = wino_raise(peak, d[i]); \
+    *(vint32_u *)g->peak = peak;
+
+#define WINO_TEMPLATE(tile, n)                                                                     \
+    WINO_GATHER(wino_input_tile_##tile, n, n, wino_input_##tile, WINO_NO_PEAK)                     \
+    WINO_GATHER(wino_gradient_tile_##tile, tile, n, wino_gradient_##tile, WINO_PEAK)               \
                                                                                                    \
     /* One column of an output tile: epilogue and stores of `rows` pixels. */                     \
     CK_INLINE vint32 wino_finish_##tile(const ck_winograd_output_args *g, vfloat *y,               \
@@ -237,6 +283,34 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
             }                                                                                      \
         }                                                                                          \
         *(vint32_u *)g->peak = peak;                                                               \
+    }                                                                                              \
+                                                                                                   \
+    static void wino_taps_block_##tile(const ck_winograd_taps_args *g) {                           \
+        vint32 peak = *(const vint32_u *)g->peak;                                                  \
+        for (ptrdiff_t k = 0; k < g->depth; k++) {                                                 \
+            const float *s = g->sums + k * g->row;                                                 \
+            vfloat t[3][n];                                                                        \
+            float lanes[9][VL_F];                                                                  \
+            for (int i = 0; i < (n); i++) {                                                        \
+                vfloat d[n], out[3];                                                               \
+                WINO_UNROLL for (int j = 0; j < (n); j++) d[j] = load_f(s + j * g->position_step); \
+                wino_taps_##tile(d, out);                                                          \
+                WINO_UNROLL for (int j = 0; j < 3; j++) t[j][i] = out[j];                          \
+                s += (n) * g->position_step;                                                       \
+            }                                                                                      \
+            for (int j = 0; j < 3; j++) {                                                          \
+                vfloat out[3];                                                                     \
+                wino_taps_##tile(t[j], out);                                                       \
+                WINO_UNROLL for (int i = 0; i < 3; i++) {                                          \
+                    peak = wino_raise(peak, out[i]);                                               \
+                    store_f(lanes[3 * i + j], out[i]);                                             \
+                }                                                                                  \
+            }                                                                                      \
+            float *w = g->w + k * g->depth_step;                                                   \
+            for (ptrdiff_t o = 0; o < g->columns; o++, w += g->column_step)                        \
+                _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) w[q] = lanes[q][o];            \
+        }                                                                                          \
+        *(vint32_u *)g->peak = peak;                                                               \
     }
 
 WINO_TEMPLATE(2, 4)
@@ -246,7 +320,9 @@ WINO_TEMPLATE(4, 6)
     {.tile = size,                         \
      .input = wino_input_tile_##size,      \
      .output = wino_output_tile_##size,    \
-     .weights = wino_weights_block_##size}
+     .weights = wino_weights_block_##size, \
+     .gradient = wino_gradient_tile_##size, \
+     .taps = wino_taps_block_##size}
 
 static const ck_winograd_table winograd_table = {
     .vector_length = VL_F,

@@ -9,7 +9,8 @@
    (i, j) of a transformed tile of size n = tile + 2 has the number i * n + j. */
 enum ck_winograd_size { CK_WINOGRAD_2 = 0, CK_WINOGRAD_4 = 1, CK_WINOGRAD_SIZES = 2 };
 
-/* One input tile of n x n pixels: v[position] = B^T x B. */
+/* One input tile of n x n pixels: v[position] = B^T x B; or one tile of the output's gradient,
+   which for the gradient of the weight plays the kernel's part. */
 typedef struct ck_winograd_input_args {
     const float *x;       /* the image */
     ptrdiff_t offset;     /* of the tile's first pixel; may point outside the image */
@@ -19,6 +20,7 @@ typedef struct ck_winograd_input_args {
     ptrdiff_t channels;
     float *v;             /* whole vectors are written: `position_step` has room for them */
     ptrdiff_t position_step;
+    int32_t *peak;        /* of a gradient: one vector, raised to the bits of the largest |x| */
 } ck_winograd_input_args;
 
 /* One output tile: y = A^T m A, then bias, residual and activation. */
@@ -47,11 +49,26 @@ typedef struct ck_winograd_weights_args {
     int32_t *peak;        /* one vector: raised to the bits of the largest |w| */
 } ck_winograd_weights_args;
 
+/* Back from sums over tiles to 3x3 weights: w[column, depth] = A^T sums A. At most one
+   vector of columns. */
+typedef struct ck_winograd_taps_args {
+    const float *sums;    /* sums[position][depth][column] */
+    ptrdiff_t position_step, row; /* between positions and between depths */
+    ptrdiff_t columns, depth;
+    float *w;
+    ptrdiff_t column_step, depth_step; /* the 9 taps of a kernel are neighbours */
+    int32_t *peak;        /* one vector: raised to the bits of the largest |w| */
+} ck_winograd_taps_args;
+
+typedef void (*ck_winograd_input_fn)(const ck_winograd_input_args *);
+
 typedef struct ck_winograd_kernels {
     int tile;
-    void (*input)(const ck_winograd_input_args *);
+    ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);
+    ck_winograd_input_fn gradient;
+    void (*taps)(const ck_winograd_taps_args *);
 } ck_winograd_kernels;
 
 typedef struct ck_winograd_table {

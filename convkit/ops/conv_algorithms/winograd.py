@@ -21,30 +21,43 @@ TILES = (2, 4)
 # zero stays below 2^-24 of the largest result, and what overflows shows as an infinity.
 LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**20
 LEAST_SUM = 2.0**-60
+# The same for the gradient of the weight: bounds on the output's gradient, and on the result.
+LEAST_GRADIENT, MOST_GRADIENT = 2.0**-96, 2.0**20
+LEAST_RESULT = 2.0**-50
 
-# The model behind the choice of the tile, in multiply-adds of one sample. Transforms move
-# and add: so many multiply-adds for each transformed value. Transformed weights come from the
-# third-level cache or memory, once for some samples of a batch, or for each sample alone:
-# so many for each.
-TRANSFORM_COST = 8.0
+# The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
+# layers. Transforms move and add, and wait for memory: so many multiply-adds for each
+# transformed value, in vectors of so many channels. Transformed weights that do not stay in
+# the second-level cache come from farther away, once for some samples or for each sample
+# alone: so many for each.
+TRANSFORM_COST = 24.0
+VECTOR = 16
 WEIGHT_COST = 8.0
+CACHED_WEIGHTS = 160 << 10
 # Direct convolution reaches a little less of the multiply-add rate than the matrix products do.
 DIRECT_COST = 1.15
 
 _off = os.environ.get("CONVKIT_WINOGRAD", "1") == "0"
 
 
+def _whole_vectors(channels: int) -> int:
+    return -(-channels // VECTOR) * VECTOR
+
+
 def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
     """Return about how many multiply-adds one sample is worth with tiles of one size."""
     tiles = -(-out_size[0] // tile) * -(-out_size[1] // tile)
     positions = (tile + 2) ** 2
-    return positions * (tiles * (channels * columns + TRANSFORM_COST * (channels + columns))
-                        + WEIGHT_COST * channels * columns)
+    columns = _whole_vectors(columns)
+    transformed = TRANSFORM_COST * (_whole_vectors(channels) + columns)
+    spent = positions * tiles * (channels * columns + transformed)
+    weights = positions * channels * columns
+    return spent + (WEIGHT_COST * weights if weights > CACHED_WEIGHTS else 0.0)
 
 
 def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float:
     """Return the same for direct convolution."""
-    return DIRECT_COST * 9 * channels * columns * out_size[0] * out_size[1]
+    return DIRECT_COST * 9 * channels * _whole_vectors(columns) * out_size[0] * out_size[1]
 
 
 def choose_tile(channels: int, columns: int, out_size: tuple[int, int]) -> int:
@@ -58,7 +71,8 @@ class Winograd(Algorithm):
     Used for float32 at precision "high" and "medium"; the environment variable
     ``CONVKIT_WINOGRAD=0`` takes it from the candidates. Samples with values that the
     transforms cannot bear (infinities, NaN, sums near the ends of float32's range) are computed
-    by direct convolution, each sample by itself, so that they come out as they do there.
+    by direct convolution, each sample by itself, so that they come out as they do there; so is
+    a whole gradient of the weight.
     """
 
     name = "winograd"
@@ -76,8 +90,6 @@ class Winograd(Algorithm):
             return f"{problem.dtype} is computed in its own format"
         if problem.precision == "highest":
             return "precision 'highest' asks for plain float32 products"
-        if task == "grad_weight":
-            return "no transforms for the gradient of the weight"
         return None
 
     @classmethod
@@ -107,11 +119,21 @@ class Winograd(Algorithm):
             Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
 
 
+    @staticmethod
+    def grad_weight(problem, x, gy, gw, threads):
+        """Sum tiles of x times tiles of the output's gradient, transform back once."""
+        tile = choose_tile(*_sizes(problem, "grad_weight"))
+        top, left = -problem.padding[0][0], -problem.padding[1][0]
+        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, top, left, threads)
+        if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= gw_peak < np.inf):
+            Direct.grad_weight(problem, x, gy, gw, threads)
+
+
 def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
-    """Return the channels summed over, the channels and the size of a task's result."""
-    if task == "forward":
-        return problem.in_channels, problem.out_channels, problem.out_size
-    return problem.out_channels, problem.in_channels, problem.in_size
+    """Return the channels of a task's two sides, and the size of what is cut into tiles."""
+    if task == "grad_input":
+        return problem.out_channels, problem.in_channels, problem.in_size
+    return problem.in_channels, problem.out_channels, problem.out_size
 
 
 def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
