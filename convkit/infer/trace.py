@@ -23,7 +23,7 @@ from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
 
-__all__ = ["random_inputs", "trace", "trace_and_run"]
+__all__ = ["join_attr", "random_inputs", "trace", "trace_and_run"]
 
 
 @dataclass
@@ -263,7 +263,7 @@ def _join(a: _Record, b: _Record, names: list[str], form: str, output_names: lis
     constants = _join_constants(a, b, values)
     nodes = []
     for position, (x, y) in enumerate(zip(a.calls, b.calls, strict=True)):
-        attrs = {key: _join_attr(position, x, y, key, values) for key in x.attrs}
+        attrs = {key: join_attr(position, x, y, key, values) for key in x.attrs}
         layer = next((c.name.rpartition(".")[0] for v in x.inputs
                       if (c := constants.get(v)) and "." in c.name), x.op)
         nodes.append(Node(x.op, x.inputs, x.outputs, attrs, layer_names.unique(layer)))
@@ -338,7 +338,7 @@ def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[in
     return constants
 
 
-def _join_attr(position: int, x: _Call, y: _Call, key: str, values: dict[int, Value]) -> Any:
+def join_attr(position: int, x: _Call, y: _Call, key: str, values: dict[int, Value]) -> Any:
     """Return an attribute that holds for every batch."""
     if key == "shape" and x.op == "reshape":
         return _open_shape(position, x.attrs[key], values[x.outputs[0]])

@@ -1,0 +1,111 @@
+"""`load`: from an ONNX file to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
+from convkit.infer.dims import PROBES
+from convkit.infer.graph import Graph
+from convkit.infer.verify import verify
+from convkit.io.onnx.importer import Importer, InputInfo
+from convkit.io.onnx.join import join_graphs
+from convkit.io.onnx.parse import check_model, read_model
+
+__all__ = ["from_model", "load"]
+
+BATCH = "N"
+
+
+def load(path: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+         values: Mapping[str, Any] | None = None) -> Graph:
+    """Read an ONNX file (operator sets 7 to the newest that the onnx package knows).
+
+    ``ck.compile(ck.io.onnx.load(path))`` gives a Program. A first axis whose size the file
+    leaves open becomes the batch. float16 and bfloat16 models are computed in float32. The
+    file is data: nothing in it is run, and external tensors must lie below its folder.
+
+    Parameters
+    ----------
+    path : path_like
+        The file.
+    input_shapes : dict of str to tuple, optional
+        Shapes of inputs by name, instead of those in the file: numbers, and "N" for the
+        batch in the first place. Needed where the file leaves other sizes open.
+    values : dict of str to array_like, optional
+        Values of inputs that decide shapes (such as the target of a Reshape), which thus
+        are no inputs of the graph.
+
+    Returns
+    -------
+    Graph
+        Inputs and outputs have the names they have in the file.
+
+    Raises
+    ------
+    ModelFormatError
+        When the file is not an ONNX model, is damaged or hostile, or breaks the rules of an
+        operator; the text names the node.
+    UnsupportedOperatorError
+        When the model uses what convkit does not have; the text lists all of it, with counts
+        and places.
+    ImportError
+        Without the onnx package (``pip install convkit[onnx]``).
+    OSError
+        When the file cannot be read.
+    """
+    model, folder, size = read_model(path)
+    return _build(Importer(model, folder, size), input_shapes or {}, values or {})
+
+
+def from_model(model: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+               values: Mapping[str, Any] | None = None) -> Graph:
+    """Return the graph of an ``onnx.ModelProto``; otherwise as `load`.
+
+    External tensors are not read.
+    """
+    check_model(model)
+    return _build(Importer(model, None, model.ByteSize()), input_shapes or {}, values or {})
+
+
+def _build(importer: Importer, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> Graph:
+    """Build for one batch, or for two where it is open, and check the result."""
+    names = {i.name for i in importer.inputs}
+    unknown = [n for n in (*shapes, *values) if n not in names]
+    if unknown:
+        raise ShapeError(f"the model has no input {unknown[0]!r}; it has {sorted(names)}")
+    values = {n: np.asarray(v) for n, v in values.items()}
+    wanted = {i.name: _shape(i, shapes.get(i.name)) for i in importer.inputs
+              if i.name not in values}
+    if any(BATCH in shape for shape in wanted.values()):
+        first, second = (importer.build(
+            {n: tuple(batch if d == BATCH else d for d in s) for n, s in wanted.items()}, values)
+            for batch in PROBES)
+        graph = join_graphs(first, second)
+    else:
+        graph = importer.build(wanted, values)
+    try:
+        verify(graph)
+    except ShapeError as error:
+        raise ModelFormatError(f"the graph does not hold together: {error}") from None
+    return graph
+
+
+def _shape(info: InputInfo, given: Sequence[int | str] | None) -> tuple[int | str, ...]:
+    """Return an input's shape: sizes, and `BATCH` for an open first axis."""
+    dims = info.dims if given is None else tuple(
+        d if isinstance(d, str) else d.__index__() for d in given)
+    what = f"input {info.name!r:.80}"
+    if dims is None:
+        raise UnsupportedOperatorError(f"{what} has no shape in the file: give input_shapes")
+    shape = tuple(BATCH if i == 0 and isinstance(d, str) else d for i, d in enumerate(dims))
+    if any(isinstance(d, str) for d in shape[1:]):
+        raise UnsupportedOperatorError(
+            f"{what} has open sizes other than the batch, {tuple(dims)}: give input_shapes, such "
+            f"as {{{info.name!r:.80}: {tuple(d if isinstance(d, int) else 224 for d in dims)}}}")
+    if any(not 0 <= d < 2**31 for d in shape if d != BATCH):
+        raise ModelFormatError(f"{what} has shape {shape}")
+    return shape
