@@ -70,6 +70,9 @@ quiet = false
     ("", ["--set", "epochs"], "--set epochs: expected KEY=VALUE"),
     ("", ["--set", "model=vgg"], "unknown model 'vgg'"),
     ("", ["--patience", "3"], "--patience needs --validation SHARE"),
+    ("", ["--optimizer", "adam", "--momentum", "0.5"], "--momentum is for sgd and rmsprop, not"),
+    ("", ["--optimizer", "adam", "--nesterov"], "--nesterov is for sgd, not for adam"),
+    ("", ["--schedule", "one-cycle", "--warmup", "0.1"], "--warmup does not go with"),
     ("", ["--resume"], "--resume and --save-every need --checkpoints FOLDER"),
     ("", ["--log", "x.txt"], "expected a name that ends in .jsonl or .csv"),
     ("", ["--report", "/nowhere/x.html"], "there is no folder /nowhere"),
@@ -86,6 +89,27 @@ def test_wrong_options(tmp_path, capsys, content, argv, text):
 def test_a_file_that_is_not_there(capsys):
     code, _, err = run(capsys, "/nowhere/run.toml")
     assert code == 1 and "/nowhere/run.toml: No such file" in err
+
+
+@pytest.mark.parametrize("options, rates", [
+    (["--optimizer", "rmsprop", "--momentum", 0.5, "--schedule", "step", "--lr", 0.01],
+     [0.01, 0.01, 0.001, 1e-4]),
+    (["--schedule", "none", "--warmup", 0.5, "--nesterov", "--lr", 0.2, "--no-decay-all"],
+     [0.002, 0.101, 0.2, 0.2]),
+    (["--optimizer", "adagrad", "--schedule", "cosine", "--warmup", 0.25, "--lr", 0.1],
+     [0.001, 0.1, 0.075, 0.025]),
+    (["--optimizer", "adadelta", "--schedule", "one-cycle"], None),
+])
+def test_optimisers_and_schedules(tmp_path, capsys, options, rates):
+    code, _, err = run(capsys, "--batch-size", 2000, "--model", "lenet5", "--epochs", 4, *options,
+                       "--accumulate", 2, "--log", tmp_path / "log.jsonl",
+                       "--output", tmp_path / "net.ckit")
+    assert code == 0, err
+    seen = [json.loads(line)["lr"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    if rates is None:
+        assert seen[0] == pytest.approx(1 / 25) and max(seen) > 0.5 and seen[-1] < 1e-3
+    else:
+        assert seen == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("text, seconds", [("90", 90), ("2.5s", 2.5), ("10m", 600),

@@ -188,7 +188,7 @@ def test_clipping():
 
 
 def test_schedules_by_step_and_by_epoch():
-    for every, rates in (("step", [0.1 / 4, 0.1 / 16]), ("epoch", [0.1, 0.05])):
+    for every, rates in (("step", [0.1 / 2, 0.1 / 8]), ("epoch", [0.1, 0.05])):
         trainer = small(schedule_every=every)
         trainer.scheduler = optim.lr_scheduler.StepLR(trainer.optimizer, 1, 0.5)
         seen = []
@@ -527,3 +527,67 @@ def test_data_that_a_loader_shuffles_is_the_same_for_both_kinds_of_run(tmp_path)
     trainer.fit(train, val, 1, resume=True)
     assert len(trainer.history) == 1 and trainer.step == 4
     assert isinstance(train, data.DataLoader) and train.state_dict()["epoch"] == 1
+
+
+# -- every optimiser and schedule ------------------------------------------------------------
+
+S = optim.lr_scheduler
+SCHEDULES = {
+    "step": lambda o: S.StepLR(o, 2, 0.5),
+    "multi-step": lambda o: S.MultiStepLR(o, [2, 4], 0.5),
+    "exponential": lambda o: S.ExponentialLR(o, 0.9),
+    "polynomial": lambda o: S.PolynomialLR(o, 8, 2.0),
+    "cosine": lambda o: S.CosineAnnealingLR(o, 8),
+    "restarts": lambda o: S.CosineAnnealingWarmRestarts(o, 2, 2),
+    "one cycle": lambda o: S.OneCycleLR(o, 0.2, 8, three_phase=True),
+    "linear": lambda o: S.LinearLR(o, total_iters=3),
+    "constant": lambda o: S.ConstantLR(o, total_iters=3),
+    "lambda": lambda o: S.LambdaLR(o, lambda n: 0.9**n),
+    "warm-up": lambda o: S.SequentialLR(
+        o, [S.LinearLR(o, 0.1, total_iters=2), S.CosineAnnealingLR(o, 6)], [2]),
+}
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, 0.1),
+    "nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: optim.Adam(p, 0.1),
+    "amsgrad": lambda p: optim.AdamW(p, 0.1, amsgrad=True),
+    "adagrad": lambda p: optim.Adagrad(p, 0.1, lr_decay=0.01),
+    "adadelta": lambda p: optim.Adadelta(p, 0.1),
+    "rmsprop": lambda p: optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
+}
+
+
+def resumed_like_whole(tmp_path, make_optimizer, make_schedule, **options):
+    """Run 8 steps in one go, and 3 and then 5 by way of a file; compare weights and rates."""
+    def make(folder):
+        ck.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = make_optimizer(model.parameters())
+        return Trainer(model, optimizer, scheduler=make_schedule(optimizer),
+                       checkpoints=folder, progress=False, **options)
+
+    whole, broken, resumed = make(None), make(tmp_path), make(tmp_path)
+    part = batches(4, 4)
+    whole.fit(part, part, epochs=4)
+    broken.fit(part, part, epochs=4, max_steps=3)
+    resumed.fit(part, part, epochs=4, resume=True)
+    assert resumed.step == 8
+    np.testing.assert_array_equal(whole.model.weight.data, resumed.model.weight.data)
+    assert whole.optimizer.param_groups[0]["lr"] == resumed.optimizer.param_groups[0]["lr"]
+    return whole
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_can_be_resumed(tmp_path, name):
+    resumed_like_whole(tmp_path, OPTIMIZERS["nesterov"], SCHEDULES[name])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_can_be_resumed(tmp_path, name):
+    resumed_like_whole(tmp_path, OPTIMIZERS[name], SCHEDULES["cosine"])
+
+
+def test_a_schedule_that_waits_for_a_plateau_needs_no_settings(tmp_path):
+    whole = resumed_like_whole(tmp_path, OPTIMIZERS["sgd"],
+                               lambda o: S.ReduceLROnPlateau(o, patience=0, threshold=0.5))
+    assert whole.schedule_every == "epoch" and whole.history[-1]["lr"] < 0.1

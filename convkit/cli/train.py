@@ -12,6 +12,7 @@ import numpy as np
 
 from convkit.cli import sources
 from convkit.cli.config import add_config
+from convkit.cli.optimization import add_optimization, optimizer_and_schedule
 from convkit.cli.options import (
     HelpFormatter,
     UsageError,
@@ -19,7 +20,6 @@ from convkit.cli.options import (
     at_least,
     duration,
     image_size,
-    not_negative,
     positive,
     set_threads,
     share,
@@ -27,10 +27,6 @@ from convkit.cli.options import (
 from convkit.errors import ConvkitError
 
 __all__ = ["add_parser", "run"]
-
-# What --lr and --weight-decay are without a word: they belong together with the optimiser.
-RATES = {"sgd": 0.1, "adam": 0.002, "adamw": 0.002}
-DECAYS = {"sgd": 5e-4, "adam": 0.0, "adamw": 1e-2}
 
 TEST_BATCH = 500
 LOGS = (".jsonl", ".csv")
@@ -70,13 +66,7 @@ def _add_training(add: Any) -> None:
     add("--epochs", type=at_least(1), default=3, metavar="N", help="passes over the images")
     add("--batch-size", type=at_least(1), default=128, metavar="N", help="images in a batch")
     add("--accumulate", type=at_least(1), default=1, metavar="N", help="batches in a step")
-    add("--optimizer", choices=sorted(RATES), default="sgd", help="how weights are updated")
-    add("--lr", type=positive, metavar="RATE", help=f"learning rate (default: {_each(RATES)})")
-    add("--momentum", type=not_negative, default=0.9, metavar="SHARE", help="for sgd")
-    add("--weight-decay", type=not_negative, metavar="RATE",
-        help=f"pull of the weights towards 0 (default: {_each(DECAYS)})")
-    add("--schedule", choices=("cosine", "none"), default="cosine",
-        help="of the learning rate: down to 0 along a cosine, or constant")
+    add_optimization(add)
     add("--clip-norm", type=positive, metavar="NORM", help="largest norm of all gradients")
     add("--clip-value", type=positive, metavar="VALUE", help="largest element of the gradients")
     add("--label-smoothing", type=share, default=0.0, metavar="SHARE",
@@ -115,10 +105,6 @@ def _add_results(add: Any) -> None:
         help="log the norms of weights, gradients and updates, measured after every N steps")
     add("--report", metavar="FILE", help="write a page of HTML about the run")
     add("--quiet", action=SWITCH, default=False, help="print the results only")
-
-
-def _each(values: dict[str, float]) -> str:
-    return ", ".join(f"{value:g} for {name}" for name, value in values.items())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -184,7 +170,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     if val is not None:
         val = prepare.loader(val, TEST_BATCH)
     steps = args.epochs * -(-len(loader) // args.accumulate)
-    optimizer, scheduler = _optimizer(args, model, steps)
+    optimizer, scheduler = optimizer_and_schedule(args, model, steps)
     checkpoints = None
     if args.checkpoints is not None:
         checkpoints = training.Checkpoints(args.checkpoints, every_steps=args.save_every)
@@ -242,23 +228,6 @@ def _line(trainer: Any, record: dict[str, Any]) -> str:
     if "val_loss" in record:
         text += f", validation {record['val_loss']:.4f}, {record['val_accuracy']:.2%}"
     return text + f", {record['images_per_second']:,.0f} images/s, {record['seconds']:.1f} s"
-
-
-def _optimizer(args: argparse.Namespace, model: Any, steps: int) -> tuple[Any, Any]:
-    """Return the optimiser and the schedule (or None) that the arguments ask for."""
-    from convkit import optim
-
-    rate = args.lr if args.lr is not None else RATES[args.optimizer]
-    decay = args.weight_decay if args.weight_decay is not None else DECAYS[args.optimizer]
-    if args.optimizer == "sgd":
-        optimizer = optim.SGD(model.parameters(), rate, momentum=args.momentum,
-                              weight_decay=decay)
-    else:
-        make = {"adam": optim.Adam, "adamw": optim.AdamW}[args.optimizer]
-        optimizer = make(model.parameters(), rate, weight_decay=decay)
-    if args.schedule == "none":
-        return optimizer, None
-    return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
 def _writable(option: str, name: str) -> Path:

@@ -40,7 +40,7 @@ class StepLog(Callback):
         result = trainer.tally.result()
         self.write_step({
             "epoch": trainer.epoch + 1, "step": trainer.step, "loss": result.loss,
-            "accuracy": result.accuracy, "lr": float(trainer.optimizer.param_groups[0]["lr"])})
+            "accuracy": result.accuracy, "lr": trainer.lr})
 
     def write_step(self, record: dict[str, Any]) -> None:
         """Log the figures of a step."""

@@ -32,7 +32,8 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "loaders": {name: loader.state_dict() for name, loader in trainer.loaders.items()
                     if hasattr(loader, "state_dict")},
         "position": {"epoch": trainer.epoch, "step": trainer.step, "batch": trainer.batch,
-                     "seconds": trainer.seconds, "tally": trainer.tally.state_dict()},
+                     "lr": trainer.lr, "seconds": trainer.seconds,
+                     "tally": trainer.tally.state_dict()},
         "history": trainer.history,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in trainer.callbacks],
         "checkpoints": of(trainer.checkpoints),

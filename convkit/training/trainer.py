@@ -47,11 +47,11 @@ class Trainer:
         more entries than (inputs, targets) hands them all over.
     scheduler : object with ``step()``, optional
         Learning-rate schedule.
-    schedule_every : {"step", "epoch"}
-        After what the schedule moves on.
+    schedule_every : {"step", "epoch"}, optional
+        After what the schedule moves on: "step" by default, "epoch" for `ReduceLROnPlateau`.
     schedule_monitor : str, optional
-        An entry of the epoch's record, such as "val_loss", that ``scheduler.step`` gets
-        (what a schedule that waits for a plateau needs).
+        An entry of the epoch's record that ``scheduler.step`` gets; "val_loss" by default for
+        `ReduceLROnPlateau`.
     accumulate : int
         Batches whose gradients go into one step: their mean over the samples, as if they
         were one batch (batch norm still sees each by itself).
@@ -93,6 +93,8 @@ class Trainer:
         "val_accuracy", and what callbacks added.
     epoch, step, batch : int
         Epochs done, steps of the optimiser done, batches done of the epoch at hand.
+    lr : float
+        Learning rate (of the first group) in the newest step.
     stopped : str or None
         Why training stopped before its last epoch.
     epochs : int
@@ -114,7 +116,7 @@ class Trainer:
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer,
                  loss: Callable[..., Tensor] = F.cross_entropy, *,
-                 scheduler: Any = None, schedule_every: str = "step",
+                 scheduler: Any = None, schedule_every: str | None = None,
                  schedule_monitor: str | None = None, accumulate: int = 1,
                  clip_norm: float | None = None, clip_value: float | None = None,
                  ema: float | EMA | None = None, batch_transform: BatchTransform | None = None,
@@ -123,6 +125,10 @@ class Trainer:
                  callbacks: Sequence[Callback] = (), checkpoints: Any = None,
                  time_limit: float | None = None, fast_dev_run: bool | int = False,
                  detect_anomaly: bool = False, progress: bool | None = None, seed: int = 0):
+        if isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+            schedule_every = schedule_every or "epoch"
+            schedule_monitor = schedule_monitor or "val_loss"
+        schedule_every = schedule_every or "step"
         if schedule_every not in ("step", "epoch"):
             raise ValueError(f"expected schedule_every 'step' or 'epoch', got {schedule_every!r}")
         if schedule_monitor is not None and schedule_every != "epoch":
@@ -150,6 +156,7 @@ class Trainer:
         self.seed = seed
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = self.batch = self.epochs = 0
+        self.lr = 0.0
         self.batches_per_epoch: int | None = None
         self.stopped: str | None = None
         self.tally = Tally()
@@ -360,6 +367,7 @@ class Trainer:
         self._call("on_gradients")
         self._update.take()
         self.step += 1
+        self.lr = float(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None and self.schedule_every == "step":
             self.scheduler.step()
         if self.ema is not None:
@@ -381,7 +389,7 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         record: dict[str, Any] = {
             "epoch": self.epoch, "step": self.step,
-            "lr": float(self.optimizer.param_groups[0]["lr"]), "seconds": result.seconds,
+            "lr": self.lr, "seconds": result.seconds,
             "images_per_second": result.images_per_second,
             "loss": result.loss, "accuracy": result.accuracy}
         if val is not None:
@@ -439,10 +447,10 @@ class Trainer:
         """
         restore(self, state)
 
-    def go_to(self, epoch: int, step: int, batch: int, seconds: float,
+    def go_to(self, epoch: int, step: int, batch: int, lr: float, seconds: float,
               tally: dict[str, Any]) -> None:
         """Set the position in the run, as a checkpoint has it."""
-        self.epoch, self.step, self.batch = epoch, step, batch
+        self.epoch, self.step, self.batch, self.lr = epoch, step, batch, lr
         self._seconds = seconds
         self.tally = Tally()
         self.tally.load_state_dict(tally)
