@@ -32,13 +32,42 @@ def run_script(script, output):
     return written["results"]
 
 
-@pytest.mark.parametrize("script, entries", [("conv_layers", 6), ("training_step", 3)])
-def test_script_runs(script, entries, tmp_path, torch):
-    results = run_script(script, tmp_path / "results.json")
-    assert len(results) == entries
+def test_training_step_runs(tmp_path, torch):
+    results = run_script("training_step", tmp_path / "results.json")
+    assert len(results) == 3
     for result in results:
         assert result["best"] > 0
         assert set(result["timing"]) == {"convkit", "torch contiguous", "torch channels_last"}
+
+
+def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
+    results = run_script("layer_suite", tmp_path / "results.json")
+    assert len(results) == 2
+    for result in results:
+        assert set(result["timing"]) == {
+            "highest", "high", "medium", "torch float32 contiguous",
+            "torch float32 channels_last", "torch bfloat16 contiguous",
+            "torch bfloat16 channels_last"}
+        for row in result["precisions"].values():
+            assert row["best"] > 0 and row["error"] < 1e-2
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
+    subprocess.run([sys.executable, FOLDER / "plot_layers.py", tmp_path / "results.json",
+                    tmp_path], check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "layer-roofline.png").stat().st_size > 10_000
+
+
+def test_suite_knows_every_layer_of_resnet50():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        from layers import NETWORKS
+    finally:
+        sys.path.remove(str(FOLDER))
+    layers = NETWORKS["resnet50"]
+    assert sum(layer.count for layer in layers) == 53
+    # 4.09e9 multiply-adds a sample, less the linear layer's 2e6 (He et al. 2015, stride in
+    # the 3x3 convolution).
+    work = sum(layer.count * layer.operations for layer in layers) / 8 / 2
+    assert work == pytest.approx(4.087e9, rel=1e-3)
 
 
 def test_epochs_run(tmp_path, torch):
