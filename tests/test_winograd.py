@@ -364,7 +364,9 @@ def test_the_environment_switches_it_off():
 def test_other_instruction_sets(isa):
     done = run_python("""
         import numpy as np
-        from convkit._kernels import dispatch, gradweight
+        from convkit._kernels import dispatch
+        from convkit.ops.conv_algorithms.direct import Direct
+        from convkit.ops.conv_problem import forward_problem
         from harness import assert_same_bits, random_array
         from test_winograd import convolve64, run_grad_weight, run_kernel
         print(dispatch.isa())
@@ -377,8 +379,9 @@ def test_other_instruction_sets(isa):
             assert_same_bits((y, peaks), run_kernel(x, w, tile, -2, -1, (13, 14), together=False))
             gw = run_grad_weight(x, want.astype(np.float32), tile, -2, -1)[0]
             direct = np.empty_like(gw)
-            gradweight.run(x, want.astype(np.float32), direct, [-2, -1, 0], [-1, 0, 1], (1, 1), 1,
-                           list(range(9)), gw.size, 9 * channels, 9, 1)
+            p = forward_problem((2, channels, 11, 14), gw.shape, gw.dtype, stride=(1, 1),
+                                padding=((2, 2), (1, 1)), dilation=(1, 1), groups=1)
+            Direct.grad_weight(p, x, want.astype(np.float32), direct, 1)
             assert np.abs(gw - direct).max() <= 1e-5 * np.abs(direct).max()
     """, {"CONVKIT_ISA": isa}, check=False)
     if "support only" in done.stderr:

@@ -223,17 +223,39 @@ cdef struct Source:
     Py_ssize_t step                       # floats from one transformed tile to the next
 
 
+# Where a tile lies.
+cdef struct Place:
+    Py_ssize_t sample, row, col           # the row and column of tiles
+
+
+cdef inline Place _place(const Source* source, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t within = tile % source.per_sample
+    return Place(tile // source.per_sample, within // source.tiles_w, within % source.tiles_w)
+
+
+cdef inline void _next(const Source* source, Place* place) noexcept nogil:
+    """Go on to the next tile; a division for each would cost as much as a small transform."""
+    place.col += 1
+    if place.col == source.tiles_w:
+        place.col = 0
+        place.row += 1
+        if place.row * source.tiles_w == source.per_sample:
+            place.row = 0
+            place.sample += 1
+
+
 cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, float* v,
                      int32_t* peak) noexcept nogil:
     """Transform tiles [first, last); the first goes to `v`."""
     cdef ck_winograd_input_args args = source.proto
-    cdef Py_ssize_t t, sample, row, col
+    cdef Place place = _place(source, first)
+    cdef Py_ssize_t t, row, col
     args.peak = peak
     for t in range(first, last):
-        sample = t // source.per_sample
-        row = t % source.per_sample // source.tiles_w * source.tile + source.top
-        col = t % source.per_sample % source.tiles_w * source.tile + source.left
-        args.offset = ((sample * source.height + row) * source.width + col) * source.channels
+        row = place.row * source.tile + source.top
+        col = place.col * source.tile + source.left
+        args.offset = ((place.sample * source.height + row) * source.width + col) \
+            * source.channels
         args.row_from = max(0, -row)
         args.row_to = min(source.size, source.height - row)
         args.col_from = max(0, -col)
@@ -241,6 +263,7 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
         args.v = v
         source.transform(&args)
         v += source.step
+        _next(source, &place)
 
 
 cdef Source _source(array, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
@@ -272,7 +295,7 @@ cdef struct Job:
     ck_gemm_args product
     Py_ssize_t vector, tile, positions
     Py_ssize_t out_h, out_w, out_c
-    Py_ssize_t tiles_w, per_sample, total # tiles in a row, of a sample, in all
+    Py_ssize_t total                      # tiles in all
     const float* u
     Py_ssize_t block_columns, blocks, block_size, weight_step
     Py_ssize_t m_step, m_tile             # floats between positions and between tiles
@@ -317,22 +340,24 @@ cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const f
     `peaks` has one vector for each sample from that of the first tile on.
     """
     cdef ck_winograd_output_args args = job.output
-    cdef Py_ssize_t t, sample, row, col, at
+    cdef Place place = _place(&job.source, first)
+    cdef Py_ssize_t first_sample = place.sample
+    cdef Py_ssize_t t, row, col, at
     args.channels = columns
     args.bias = job.output.bias + column if job.output.bias != NULL else NULL
     for t in range(first, last):
-        sample = t // job.per_sample
-        row = t % job.per_sample // job.tiles_w * job.tile
-        col = t % job.per_sample % job.tiles_w * job.tile
-        at = ((sample * job.out_h + row) * job.out_w + col) * job.out_c + column
+        row = place.row * job.tile
+        col = place.col * job.tile
+        at = ((place.sample * job.out_h + row) * job.out_w + col) * job.out_c + column
         args.m = m
         args.rows = min(job.tile, job.out_h - row)
         args.cols = min(job.tile, job.out_w - col)
         args.y = job.output.y + at
         args.residual = job.output.residual + at if job.output.residual != NULL else NULL
-        args.peak = peaks + (sample - first // job.per_sample) * job.vector
+        args.peak = peaks + (place.sample - first_sample) * job.vector
         job.kernels.output(&args)
         m += job.m_tile
+        _next(&job.source, &place)
 
 
 cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const float* v,
@@ -389,7 +414,7 @@ cdef Py_ssize_t _block_tiles(Job* job):
     tiles = _round_up(max(LEAST_TILES, tiles), rows)
     if job.blocks * job.block_size * 4 <= WEIGHT_BYTES:
         # The weights stay at hand however small the blocks are.
-        share = (job.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
+        share = (job.source.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
         tiles = min(tiles, _round_up(share, rows))
     return tiles
 
@@ -438,9 +463,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     job.tile = weights.tile
     job.positions = (job.tile + 2) * (job.tile + 2)
     job.source = _source(x, job.tile + 2, weights.tile, top, left, (job.out_h, job.out_w))
-    job.tiles_w = job.source.tiles_w
-    job.per_sample = job.source.per_sample
-    job.total = samples * job.per_sample
+    job.total = samples * job.source.per_sample
     job.u = weights.pointer
     job.block_columns = weights.block_columns
     job.blocks = weights.blocks
@@ -455,7 +478,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     job.m_step = job.chunk * job.block_columns + job.vector
     job.m_tile = job.positions * job.m_step
     # A block of `tiles` tiles may begin with the last tile of a sample.
-    job.span = (tiles + job.per_sample - 2) // job.per_sample + 1
+    job.span = (tiles + job.source.per_sample - 2) // job.source.per_sample + 1
 
     cdef Py_ssize_t tasks = job.tile_blocks * (1 if whole else job.chunks)
     cdef double work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
@@ -466,8 +489,11 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     cdef Py_ssize_t zeros = _round_up(job.source.channels, job.vector) * 4
     cdef Py_ssize_t bytes = max(HUGE_BYTES, all_v + team * job.m_bytes + zeros)
     cdef char* scratch
-    peaks = np.zeros((tasks, job.span, job.vector), np.int32)
-    job.peaks = <int32_t*><size_t>peaks.ctypes.data
+    cdef Py_ssize_t all_peaks = tasks * job.span * job.vector
+    job.peaks = <int32_t*>take(4 * all_peaks)
+    if job.peaks == NULL:
+        raise MemoryError(f"no memory for {4 * all_peaks} bytes of peaks")
+    memset(job.peaks, 0, 4 * all_peaks)
 
     job.output.position_step = job.m_step
     job.output.y = <float*>_address(y)
@@ -500,20 +526,36 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
                              (job.total + TRANSFORM_TILES - 1) // TRANSFORM_TILES, team)
                 parallel_for(_columns_task, &job, tasks, team)
             give(scratch, bytes)
-    if scratch == NULL:
-        raise MemoryError(f"no memory for {bytes} bytes of scratch")
-    return _sample_peaks(peaks.reshape(job.tile_blocks, -1, job.span * job.vector).max(axis=1),
-                         samples, job.span, job.per_sample, job.total)
+    try:
+        if scratch == NULL:
+            raise MemoryError(f"no memory for {bytes} bytes of scratch")
+        return _sample_peaks(&job, samples, tasks)
+    finally:
+        give(job.peaks, 4 * all_peaks)
 
 
-def _sample_peaks(peaks, samples, span, per_sample, total):
-    """Return the largest of each sample's entries in `peaks` (block of tiles, sample and lane)."""
-    blocks = len(peaks)
-    first = np.array([part_start(total, blocks, i) // per_sample for i in range(blocks)])
-    of_sample = np.zeros(samples + span, np.int32)
-    np.maximum.at(of_sample, first[:, None] + np.arange(span),
-                  peaks.reshape(blocks, span, -1).max(axis=2))
-    return _as_float(of_sample[:samples])
+cdef _sample_peaks(Job* job, Py_ssize_t samples, Py_ssize_t tasks):
+    """Return the largest of each sample's entries in the tasks' peaks."""
+    peaks = np.zeros(samples, np.int32)
+    cdef int32_t* of_sample = <int32_t*><size_t>peaks.ctypes.data
+    cdef int32_t* lanes = job.peaks
+    cdef Py_ssize_t task, k, i, first, sample
+    for task in range(tasks):
+        first = part_start(job.total, job.tile_blocks, task * job.tile_blocks // tasks)
+        for k in range(job.span):
+            sample = first // job.source.per_sample + k
+            if sample < samples:
+                for i in range(job.vector):
+                    of_sample[sample] = max(of_sample[sample], lanes[i])
+            lanes += job.vector
+    return _as_float(peaks)
+
+
+def outside(peaks, float least, float most):
+    """Return the indices of the peaks that are not at least `least` and below `most`."""
+    cdef const float[::1] values = peaks
+    cdef Py_ssize_t i
+    return [i for i in range(values.shape[0]) if not least <= values[i] < most]
 
 
 # -- gradient of the weight ----------------------------------------------------------------

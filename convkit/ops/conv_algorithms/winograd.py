@@ -161,7 +161,7 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
         return False
     peaks = winograd.run(x, packed, y, top, left, threads=threads, **epilogue)
     residual = epilogue.pop("residual", None)
-    for n in np.flatnonzero(~((peaks >= LEAST_SUM) & (peaks < np.inf))):
+    for n in winograd.outside(peaks, LEAST_SUM, np.inf):
         one = slice(n, n + 1)
         more = {} if residual is None else {"residual": residual[one]}
         getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
