@@ -205,7 +205,8 @@ class Trainer:
         Notes
         -----
         At Ctrl-C the step at hand is finished, a checkpoint written, and `fit` returns with
-        `stopped` set; a second Ctrl-C interrupts at once.
+        `stopped` set; a second Ctrl-C interrupts at once. A resumed run has the schedule of
+        its beginning: one made for 10 epochs is not stretched when `epochs` is 20 now.
         """
         self.loaders = {"train": train, "val": val}
         self.stopped = None
