@@ -9,7 +9,9 @@ convolution and linear layers. It computes, for a grid of pixels (i, j) of each 
 with zeros outside x. The taps of a kernel row are neighbours in channels-last memory, so
 they form one long reduction where dilation allows. Where a strip of the output reaches over
 the border, its input rows are first copied into a scratch strip with the zeros in place;
-all tiles then read with one stride, and no tile knows about padding.
+all tiles then read with one stride, and no tile knows about padding. Where weights are so
+large that they are gone through in chunks, each with all of the input, the whole input is
+copied so beforehand.
 
 Work is cut into (sample, strip of rows, chunk of output blocks). Each output element is
 one chain of multiply-adds in the order of taps and channels: the cut changes no bit.
@@ -45,7 +47,8 @@ cdef struct Job:
     const char* residual
     char* y
     char* scratch
-    Py_ssize_t itemsize, scratch_bytes
+    char* padded
+    Py_ssize_t itemsize, scratch_bytes, padded_bytes
     Py_ssize_t samples, in_h, in_w, in_c, in_group
     Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
     Py_ssize_t grid_h, grid_w                       # pixels computed
@@ -247,17 +250,60 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     cdef double work = <double>job.samples * job.grid_h * job.grid_w * job.out_c \
         * job.proto.batch * job.proto.k
     cdef int team = threads_for(threads, tasks, work / job.kernels.vector_length)
+    job.padded_bytes = 0
+    if _pads_beforehand(&job):
+        job.scratch_bytes = 0
+        job.padded_bytes = job.samples * _padded_rows(&job) * job.strip_width * job.source.pixel
     with nogil:
         job.scratch = <char*>take(team * job.scratch_bytes)
-        if job.scratch != NULL:
+        job.padded = <char*>take(job.padded_bytes)
+        if job.scratch != NULL and job.padded != NULL:
+            if job.padded_bytes:
+                parallel_for(_pad_task, &job, job.samples, team)
+                _use_padded(&job)
             parallel_for(_task, &job, tasks, team)
-            give(job.scratch, team * job.scratch_bytes)
-    if job.scratch == NULL:
-        raise MemoryError(f"no memory for {team * job.scratch_bytes} bytes of scratch")
+        give(job.scratch, team * job.scratch_bytes)
+        give(job.padded, job.padded_bytes)
+    if job.scratch == NULL or job.padded == NULL:
+        raise MemoryError(f"no memory for {team * job.scratch_bytes + job.padded_bytes} bytes "
+                          f"of scratch")
+
+
+cdef void _pad_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Copy a sample with its padding."""
+    cdef Job* job = <Job*>ctx
+    cdef Py_ssize_t rows = _padded_rows(job)
+    fill_strip(&job.source, job.x + index * job.in_h * job.in_w * job.source.pixel, job.row_lo,
+               rows, job.padded + index * rows * job.strip_width * job.source.pixel)
+
+
+cdef inline Py_ssize_t _padded_rows(Job* job) noexcept nogil:
+    """Rows of a sample that the grid's taps touch."""
+    return (job.grid_h - 1) * job.stride_h + job.row_hi - job.row_lo + 1
+
+
+cdef bint _pads_beforehand(Job* job):
+    """Tell whether to copy the whole input with its padding, rather than strip by strip."""
+    return job.chunks > 1 and not (
+        job.row_lo >= 0 and job.row_lo + _padded_rows(job) <= job.in_h
+        and job.col_lo >= 0 and job.col_lo + job.strip_width <= job.in_w)
+
+
+cdef void _use_padded(Job* job) noexcept nogil:
+    """Take the padded copy for the input."""
+    job.x = job.padded
+    job.in_h = _padded_rows(job)
+    job.in_w = job.strip_width
+    job.row_hi -= job.row_lo
+    job.col_hi -= job.col_lo
+    job.row_lo = job.col_lo = 0
+    job.offsets_x = job.offsets_strip
 
 
 cdef const char* _address(array):
-    return NULL if array is None else <const char*><size_t>array.ctypes.data
+    if array is None:
+        return NULL
+    return <const char*><size_t>array.ctypes.data
 
 
 cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
