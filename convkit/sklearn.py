@@ -23,6 +23,7 @@ from convkit import functional as F
 from convkit.autograd import Tensor
 from convkit.errors import ShapeError
 from convkit.extras import require
+from convkit.training.trainer import INTERRUPTED
 
 require("sklearn", "sklearn", "convkit.sklearn")
 
@@ -200,6 +201,8 @@ class _ConvNet(BaseEstimator):
             callbacks=callbacks, progress=bool(self.verbose))
         self.history_ += trainer.fit(loader, val, epochs)
         self.n_iter_ += trainer.epoch
+        if trainer.stopped == INTERRUPTED:
+            raise KeyboardInterrupt
 
     def _loader(self, X: np.ndarray, y: np.ndarray, weights: Any, seed: int,
                 shuffle: bool = True) -> data.DataLoader:

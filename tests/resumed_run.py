@@ -2,7 +2,8 @@
 
 Everything that a resumed run depends on is in it: shuffling, a random transform, dropout,
 batch norm, momentum, a schedule, accumulation, averaged weights, mixing, early stopping. At
-KILL_STEP the process kills itself by SIGKILL. The final weights go to FOLDER/weights.npz.
+KILL_STEP the process kills itself by SIGKILL (-KILL_STEP: while it writes the file). The final
+weights go to FOLDER/weights.npz.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ class KillAt(Callback):
     def on_step(self, trainer):
         if trainer.step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillWhileWriting(Callback):
+    """Kill the process at a step when its checkpoint is written but not in place."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step(self, trainer):
+        if trainer.step == self.step:
+            os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Interrupt(Callback):
@@ -87,7 +99,8 @@ def weights(trainer) -> dict[str, np.ndarray]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    callbacks = [KillAt(int(sys.argv[2]))] if len(sys.argv) > 2 else []
+    step = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    callbacks = [KillAt(step)] if step > 0 else [KillWhileWriting(-step)] if step else []
     trainer, train, val = build(folder, callbacks)
     trainer.fit(train, val, EPOCHS, resume="auto")
     np.savez(folder / "weights.npz", **weights(trainer))

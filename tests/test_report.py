@@ -67,12 +67,18 @@ def test_everything_is_on_one_page(tmp_path, digits):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     dataset, scores = digits
     program = ck.compile(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 1, 28, 28))
-    page = write(tmp_path / "r.html", HISTORY, dataset=dataset, scores=scores,
+    monitor = training.LayerMonitor()
+    monitor.load_state_dict({
+        "records": [{"step": 20, "layers": {"1.weight": {
+            "weight_norm": 1.5, "grad_norm": 0.25, "update_ratio": 0.00125}}}],
+        "dead_relus": {"stem.relu": 0.375}})
+    page = write(tmp_path / "r.html", HISTORY, dataset=dataset, scores=scores, monitor=monitor,
                  targets=dataset.labels, program=program, settings={"lr": 0.1, "model": "<b>"},
                  title="Digits & more")
     text = " ".join(page.text)
     for part in ("Digits & more", "3 epochs, 30 steps", "Settings", "<b>", "Curves", "validation",
-                 "38 of 40 are right (95.00%)", "Worst mistakes", "Model", "7,850"):
+                 "38 of 40 are right (95.00%)", "Worst mistakes", "Model", "7,850",
+                 "At step 20.", "0.00125", "stem.relu", "0.375"):
         assert part in text, part
     assert page.loaded == [] and len(page.images) == 2
     shown = [np.asarray(image_module.open(io.BytesIO(base64.b64decode(src.split(",")[1]))))

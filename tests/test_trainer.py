@@ -47,11 +47,14 @@ def process(folder: Path, *argv: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_killed_and_resumed_three_times_gives_the_same_bits(unbroken, tmp_path):
-    for step in (2, 4, 9):  # within an epoch, at the end of one, within the last one
+def test_killed_and_resumed_four_times_gives_the_same_bits(unbroken, tmp_path):
+    # Within an epoch, at the end of one, while a file is written, within the last epoch.
+    for step in (2, 4, -6, 9):
         done = process(tmp_path, step)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert not (tmp_path / "weights.npz").exists()
+        half_written = [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+        assert len(half_written) == (step < 0)
     done = process(tmp_path)
     assert done.returncode == 0, done.stderr
     same(dict(np.load(tmp_path / "weights.npz")), unbroken[0])

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 import resumed_run as run
 
@@ -57,11 +58,12 @@ def test_a_killed_run_repeats_nothing(tmp_path):
 def test_numbers_that_json_lacks(tmp_path):
     class Odd(Callback):
         def on_epoch_end(self, trainer, record):
-            record["odd"] = float("nan")
+            record["odd"], record["exact"] = float("nan"), np.float32(0.5)
 
     trainer, train, val = run.build(None, [Odd(), JSONLinesLog(tmp_path / "log")])
     trainer.fit(train, val)
-    assert read(tmp_path / "log")[-1]["odd"] is None
+    last = read(tmp_path / "log")[-1]
+    assert last["odd"] is None and last["exact"] == 0.5
 
 
 def test_csv(tmp_path):

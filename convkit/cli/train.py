@@ -154,7 +154,10 @@ def run(args: argparse.Namespace) -> None:
         scores, targets = training.predict_with_targets(model, tests)
         training.write_report(
             report, trainer.history, dataset=source.test, scores=scores, targets=targets,
-            program=program, settings=_settings(args), title=f"{args.model} on {source.name}")
+            program=program, settings=_settings(args),
+            monitor=next((c for c in trainer.callbacks
+                          if isinstance(c, training.LayerMonitor)), None),
+            title=f"{args.model} on {source.name}")
         print(f"report  {report}, {report.stat().st_size:,} bytes")
 
 
@@ -165,6 +168,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
 
     from convkit import functional as F
     from convkit import training
+    from convkit.training.trainer import INTERRUPTED
 
     loader = prepare.loader(train, args.batch_size, shuffle=True, seed=args.seed)
     if val is not None:
@@ -182,7 +186,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
         fast_dev_run=args.fast_dev_run, detect_anomaly=args.detect_anomaly,
         progress=False if args.quiet else None)
     trainer.fit(loader, val, args.epochs, resume="auto" if args.resume else False)
-    if trainer.stopped == "interrupted":
+    if trainer.stopped == INTERRUPTED:
         if checkpoints is not None:
             print(f"saved   {checkpoints.last}; --resume goes on from there")
         raise KeyboardInterrupt

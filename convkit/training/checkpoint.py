@@ -19,6 +19,9 @@ __all__ = ["Checkpoints", "load_weights", "read_checkpoint"]
 
 KIND = "convkit training checkpoint 1"
 
+# The temporary files of `io.safetensors_write`.
+HALF_WRITTEN = re.compile(r"\.(last|best|epoch-\d{4,})\.safetensors\.[0-9a-f]{16}\.tmp")
+
 
 def read_checkpoint(path: Any) -> dict[str, Any]:
     """Return the state in a checkpoint; arrays are read-only views of the file.
@@ -105,8 +108,14 @@ class Checkpoints:
         return self.folder / "best.safetensors"
 
     def prepare(self) -> None:
-        """Make the folder; find out now, not after an epoch, that it cannot be."""
+        """Make the folder; find out now, not after an epoch, that it cannot be.
+
+        What a killed process left half-written is deleted.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if HALF_WRITTEN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         if not os.access(self.folder, os.W_OK):
             raise PermissionError(13, "the folder cannot be written to", str(self.folder))
 

@@ -136,7 +136,7 @@ def overfit_one_batch(model: nn.Module, batch: Any,
     -------
     Overfit
     """
-    from convkit.training.trainer import Trainer
+    from convkit.training.trainer import INTERRUPTED, Trainer
 
     model = copy.deepcopy(model)
     make = optimizer or (lambda parameters: optim.Adam(parameters, lr=1e-3))
@@ -145,6 +145,8 @@ def overfit_one_batch(model: nn.Module, batch: Any,
         trainer = Trainer(model, make(list(model.parameters())), loss, callbacks=[watch],
                           progress=False)
         trainer.fit([batch], epochs=steps)
+    if trainer.stopped == INTERRUPTED:
+        raise KeyboardInterrupt
     return Overfit(watch.losses, watch.accuracy, target)
 
 

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from convkit.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -82,8 +84,8 @@ class JSONLinesLog(StepLog):
         self._write({"event": "epoch", **record})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({k: _json_number(v) for k, v in record.items()}).encode()
-                         + b"\n")
+        plain = {name: _json_value(value) for name, value in record.items()}
+        self._file.write(json.dumps(plain).encode() + b"\n")
         self._file.flush()
         self._size = self._file.tell()
 
@@ -102,7 +104,10 @@ class JSONLinesLog(StepLog):
         self._size = state["size"]
 
 
-def _json_number(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
+    """Return a figure as JSON has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

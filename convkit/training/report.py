@@ -14,6 +14,7 @@ import numpy as np
 from convkit import __version__
 from convkit.extras import require
 from convkit.training import metrics
+from convkit.training.monitor import LayerMonitor
 
 __all__ = ["write_report"]
 
@@ -61,8 +62,8 @@ svg {{ max-width: 100%; height: auto; }}
 def write_report(path: Any, history: Sequence[Mapping[str, Any]], *,
                  dataset: Any = None, scores: Any = None, targets: Any = None,
                  classes: Sequence[str] | None = None, program: Any = None,
-                 settings: Mapping[str, Any] | None = None, title: str = "Training run",
-                 mistakes: int = 24) -> Path:
+                 monitor: LayerMonitor | None = None, settings: Mapping[str, Any] | None = None,
+                 title: str = "Training run", mistakes: int = 24) -> Path:
     """Write a page about a run that needs nothing but itself.
 
     Parameters
@@ -80,6 +81,8 @@ def write_report(path: Any, history: Sequence[Mapping[str, Any]], *,
         The classes' names; ``dataset.classes`` or numbers by default.
     program : Program, optional
         The compiled network, for the table of its steps.
+    monitor : LayerMonitor, optional
+        Of the run, for a table of norms and update ratios by layer.
     settings : mapping, optional
         What the run was made with, shown as a table.
     title : str
@@ -110,6 +113,8 @@ def write_report(path: Any, history: Sequence[Mapping[str, Any]], *,
         if dataset is not None:
             sections.append(("Worst mistakes", _mistakes(dataset, scores, targets, names,
                                                          mistakes)))
+    if monitor is not None and monitor.records:
+        sections.append(("Layers", _layers(monitor)))
     if program is not None:
         sections.append(("Model", f"<pre>{html.escape(program.summary())}</pre>"))
     body = "\n".join(f"<h2>{heading}</h2>\n{content}" for heading, content in sections)
@@ -155,6 +160,19 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for record in history for name in record))
     return '<div class="wide">' + _table(
         "epochs", columns, ([r.get(name) for name in columns] for r in history)) + "</div>"
+
+
+def _layers(monitor: LayerMonitor) -> str:
+    """Return the newest norms and update ratios, and the shares of dead units."""
+    newest = monitor.records[-1]
+    columns = ("weight_norm", "grad_norm", "update_ratio")
+    text = f'<p class="note">At step {newest["step"]:,}.</p>\n' + _table(
+        "layers", ["parameter", "norm", "gradient's norm", "update / norm"],
+        ([name, *(figures[c] for c in columns)] for name, figures in newest["layers"].items()))
+    if monitor.dead_relus:
+        text += "\n<p></p>\n" + _table("layers", ["ReLU", "dead units"],
+                                       monitor.dead_relus.items())
+    return text
 
 
 # -- curves ---------------------------------------------------------------------------------

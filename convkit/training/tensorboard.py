@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class TensorBoardLog(StepLog):
 
     def _write(self, group: str, record: dict[str, Any]) -> None:
         for name, value in record.items():
-            if name != "step" and isinstance(value, (int, float)):
+            if name != "step" and isinstance(value, Real):
                 self._writer.add_scalar(f"{group}/{name}", value, record["step"])
 
     def close(self) -> None:

@@ -25,10 +25,13 @@ from convkit.training.run_state import capture, restore
 from convkit.training.scoring import evaluate, iterate
 from convkit.training.update import Update
 
-__all__ = ["Trainer"]
+__all__ = ["INTERRUPTED", "Trainer"]
 
 # What the seed is combined with for the random numbers of batch transforms.
 MIXING = 2
+
+# What `Trainer.stopped` is after Ctrl-C.
+INTERRUPTED = "interrupted"
 
 BatchTransform = Callable[[Any, Any, np.random.Generator], tuple[Any, Any]]
 
@@ -220,7 +223,7 @@ class Trainer:
             self.load_state_dict(read_checkpoint(path))
         self._since = time.perf_counter()
         try:
-            with self._settings(), finishing_steps(lambda: self.stop("interrupted")):
+            with self._settings(), finishing_steps(lambda: self.stop(INTERRUPTED)):
                 self._run(train, val)
         finally:
             self._seconds, self._since = self.seconds, None
