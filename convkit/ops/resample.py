@@ -20,11 +20,10 @@ from convkit.ops.spatial import (
     spatial_axes,
 )
 
-__all__ = ["Upsample"]
+__all__ = ["Upsample", "nearest_sources"]
 
 
-@remembered
-def _nearest_axis(size: int, outputs: int, factor: float | None) -> Axis:
+def nearest_sources(size: int, outputs: int, factor: float | None) -> np.ndarray:
     """Return each output's source floor(o * scale), with the scale rounded to float32.
 
     An axis that keeps its size is copied and a doubled one repeats every element, whatever
@@ -32,13 +31,19 @@ def _nearest_axis(size: int, outputs: int, factor: float | None) -> Axis:
     """
     output = np.arange(outputs)
     if outputs == size:
-        source = output
-    elif outputs == 2 * size:
-        source = output // 2
-    else:
-        scale = np.float32(1.0 / factor) if factor else np.float32(size) / np.float32(outputs)
-        source = np.minimum(np.floor(output.astype(np.float32) * scale), size - 1)
-    return Axis(outputs, size, output, source, np.ones(outputs))
+        return output
+    if outputs == 2 * size:
+        return output // 2
+    scale = np.float32(1.0 / factor) if factor else np.float32(size) / np.float32(outputs)
+    places = np.floor(output.astype(np.float32) * scale).astype(np.int64)
+    return np.minimum(places, size - 1)
+
+
+@remembered
+def _nearest_axis(size: int, outputs: int, factor: float | None) -> Axis:
+    """Return the lists of `nearest_sources`."""
+    return Axis(outputs, size, np.arange(outputs), nearest_sources(size, outputs, factor),
+                np.ones(outputs))
 
 
 @remembered

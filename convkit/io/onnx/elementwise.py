@@ -75,9 +75,7 @@ def selu(b: Builder, node: Operator) -> Val:
 @handles("Celu")
 def celu(b: Builder, node: Operator) -> Val:
     """Return alpha elu(x / alpha)."""
-    x, alpha = node.input(0), node.attrs["alpha"]
-    inner = b.op("elu", b.op("div", x, b.like(alpha, x)))
-    return b.op("mul", inner, b.like(alpha, x))
+    return b.op("celu", node.input(0), alpha=node.attrs["alpha"])
 
 
 @handles("Gelu")

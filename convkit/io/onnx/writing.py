@@ -1,0 +1,154 @@
+"""`save`: from a model or a graph to an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convkit._version import __version__
+from convkit.errors import ConvkitError, UnsupportedOperatorError
+from convkit.infer import Program, compile, verify
+from convkit.infer.dims import BatchDim, Shape
+from convkit.infer.graph import Graph
+from convkit.io.atomic import write_atomically
+from convkit.io.onnx import write_layers, write_math  # noqa: F401  enter their rules
+from convkit.io.onnx.package import require_onnx
+from convkit.io.onnx.types import elem_of
+from convkit.io.onnx.writer import RULES, Step, Writer
+
+__all__ = ["save", "to_model"]
+
+OPSET = 21  # the oldest operator set in which every operator used has its present meaning
+NEWEST = 28  # the newest of which that was checked
+MAX_BYTES = 2**31 - 1
+
+
+def save(model: Any, path: Any, input_shape: Any = None, opset: int = OPSET,
+         metadata: dict[str, Any] | None = None) -> None:
+    """Write a network to an ONNX file.
+
+    The file is written beside its final place and renamed, so that the path always holds a
+    whole file. It is checked by ``onnx.checker`` before.
+
+    Parameters
+    ----------
+    model : Module, Program or Graph
+        A Module is compiled first: batch norms are folded.
+    path : path_like
+        Where to write; by custom, the name ends in ``.onnx``.
+    input_shape : tuple of int, or list or dict of them, optional
+        For a Module: as `convkit.compile` takes it.
+    opset : int
+        Version of ONNX's operators, from 21 on.
+    metadata : dict, optional
+        JSON values kept with the model, on top of the Program's own.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        When operations have no form in ONNX; all are listed.
+    ValueError
+        For an opset that cannot be written, and for networks of 2 GiB or more.
+    OSError
+        When the file cannot be written.
+    """
+    proto = to_model(model, input_shape, opset, metadata)
+    if proto.ByteSize() > MAX_BYTES:
+        raise ValueError(f"the model has {proto.ByteSize():,} bytes; one ONNX file holds at most "
+                         f"{MAX_BYTES:,}")
+    write_atomically(Path(path), [proto.SerializeToString()])
+
+
+def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
+             metadata: dict[str, Any] | None = None) -> Any:
+    """Return the ``onnx.ModelProto`` that `save` writes; its parameters are those of `save`."""
+    onnx = require_onnx()
+    newest = min(NEWEST, onnx.defs.onnx_opset_version())
+    if not OPSET <= opset <= newest:
+        raise ValueError(f"opset: expected {OPSET} to {newest}, got {opset}")
+    program = model if isinstance(model, (Program, Graph)) else compile(model, input_shape)
+    graph = program.graph if isinstance(program, Program) else program
+    own = program.metadata if isinstance(program, Program) else {}
+    verify(graph)
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    proto = onnx.helper.make_model(
+        _graph(graph), opset_imports=opsets, producer_name="convkit", producer_version=__version__,
+        ir_version=onnx.helper.find_min_ir_version_for(opsets))
+    onnx.helper.set_model_props(proto, {
+        str(k): v if isinstance(v, str) else json.dumps(v, allow_nan=False)
+        for k, v in {**own, **(metadata or {})}.items()})
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _graph(graph: Graph) -> Any:
+    """Return a graph as a GraphProto."""
+    helper = require_onnx().helper
+    ports = [p.name for p in (*graph.inputs, *graph.outputs)]
+    w = Writer(set(ports))
+    names = {p.value: p.name for p in graph.inputs}
+    for value, constant in graph.constants.items():
+        names[value] = own = w.name(constant.name)
+        array = np.ascontiguousarray(constant.array)
+        w.constants.append(helper.make_tensor(
+            own, elem_of(array.dtype.name), constant.array.shape,
+            array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), raw=True))
+    _write_nodes(graph, w, names)
+    for port in graph.outputs:
+        w.nodes.append(helper.make_node("Identity", [names[port.value]], [port.name]))
+    _rename_outputs(w.nodes, len(graph.outputs))
+    return helper.make_graph(
+        w.nodes, "convkit", [_info(graph, p) for p in graph.inputs],
+        [_info(graph, p) for p in graph.outputs], w.constants)
+
+
+def _write_nodes(graph: Graph, w: Writer, names: dict[int, str]) -> None:
+    """Write every node by its rule; raise UnsupportedOperatorError that lists what has none."""
+    problems: dict[str, int] = {}
+    for node in graph.nodes:
+        if any(v is not None and v not in names for v in node.inputs):
+            continue  # reads what could not be written
+        w.label = node.name or node.op
+        try:
+            if node.op not in RULES:
+                raise UnsupportedOperatorError(f"{node.op} has no form in ONNX")
+            made = RULES[node.op](w, Step(graph, node, names))
+        except ConvkitError as error:
+            problems[str(error)] = problems.get(str(error), 0) + 1
+            continue
+        made = (made,) if isinstance(made, str) else tuple(made)
+        names.update(zip(node.outputs, made, strict=True))
+    if problems:
+        raise UnsupportedOperatorError("; ".join(
+            f"{text} ({count} times)" if count > 1 else text for text, count in problems.items()))
+
+
+def _rename_outputs(nodes: list[Any], count: int) -> None:
+    """Let nodes make outputs under their final names instead of through an Identity."""
+    body, tail = nodes[:-count], nodes[-count:]
+    makers = {name: node for node in body for name in node.output}
+    wanted = [n.input[0] for n in tail]
+    for identity in tail:
+        source, name = identity.input[0], identity.output[0]
+        if source not in makers or wanted.count(source) > 1:
+            continue
+        for node in body:
+            for field in (node.input, node.output):
+                for i, other in enumerate(field):
+                    if other == source:
+                        field[i] = name
+        nodes.remove(identity)
+
+
+def _info(graph: Graph, port: Any) -> Any:
+    """Return a port's name, element type and shape."""
+    value = graph.values[port.value]
+    return require_onnx().helper.make_tensor_value_info(
+        port.name, elem_of(value.dtype), _dims(value.shape))
+
+
+def _dims(shape: Shape) -> list[int | str]:
+    return [str(d) if isinstance(d, BatchDim) else d for d in shape]
