@@ -25,6 +25,7 @@ import numpy as np
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
+from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels import memory
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -77,14 +78,13 @@ cdef extern from "winograd.h" nogil:
         int vector_length
         ck_winograd_kernels sizes[2]
 
-# Bytes of transformed input and of products that a block of tiles may have: together with
-# some of the weights they stay in a second-level cache of one MiB or more. But a block of
-# fewer tiles than this reads the weights too often.
-cdef Py_ssize_t INPUT_BYTES = 640 << 10
-cdef Py_ssize_t PRODUCT_BYTES = 256 << 10
-cdef Py_ssize_t LEAST_TILES = 28
-# Transformed weights of this size stay in that cache as well; then a sample is cut into
-# about this many blocks.
+# Tiles of a block: two full register tiles or a little more, so that each position's weights
+# are used twice; more would crowd the second-level cache.
+cdef Py_ssize_t BLOCK_TILES = 28
+# Bytes of products of a block that are held at a time.
+cdef Py_ssize_t PRODUCT_BYTES = 128 << 10
+# Transformed weights of this size stay in a second-level cache of one MiB or more; then blocks
+# may be smaller, and a sample is cut into about this many.
 cdef Py_ssize_t WEIGHT_BYTES = 640 << 10
 cdef Py_ssize_t BLOCKS_PER_SAMPLE = 8
 # Fewer blocks than this leave threads without work: their columns are cut too.
@@ -305,12 +305,15 @@ cdef struct Job:
     float* v                              # of all tiles, or of each thread's block
     char* m                               # of each thread's block
     Py_ssize_t v_bytes, m_bytes           # from one thread's to the next
+    int team
+    bint whole                            # whether a task takes all columns of its tiles
+    bint stream                           # whether weights come from beyond the cache
     int32_t* peaks
     Py_ssize_t span                       # samples that one task's tiles belong to, at most
 
 
 cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
-                    Py_ssize_t block) noexcept nogil:
+                    Py_ssize_t block, LookAhead* ahead) noexcept nogil:
     """Multiply all positions of `count` tiles with one block of columns of the weights.
 
     `m` is where the first tile's products of this block begin.
@@ -329,8 +332,45 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
             end = part_start(count, rows, i + 1)
             args.a = v + t * job.source.step + p * job.source.proto.position_step
             args.c = m + t * job.m_tile + p * job.m_step
+            if job.stream and i < 2:
+                # The next position's weights, half with each of the first two tiles.
+                args.fetch = <const char*>args.b + args.ldb * args.k * (i + 2) * 2
+                args.fetch_step = 2 * args.ldb
+            else:
+                aim(ahead, &args)
             job.gemm.plain[nv][end - t](&args)
             t = end
+
+
+cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
+                      LookAhead* ahead) noexcept nogil:
+    """Plan to fetch what this block will write, and what this thread's next block will read."""
+    cdef const Source* source = &job.source
+    cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
+    cdef Py_ssize_t last = part_start(job.total, job.tile_blocks, tile_block + 1) - 1
+    cdef Place a = _place(source, first), b = _place(source, last)
+    cdef Py_ssize_t row = job.out_w * job.out_c * 4
+    cdef const char* base = <const char*>job.output.y
+    cdef Py_ssize_t begin = a.sample * job.out_h + a.row * job.tile
+    cdef Py_ssize_t end = b.sample * job.out_h + min(job.out_h, (b.row + 1) * job.tile)
+    cdef Py_ssize_t blocks = min(job.chunk, job.blocks - chunk * job.chunk)
+    ahead.count = 0
+    if chunk == 0:
+        # All columns of the output: the block's later chunks write between those of the first.
+        look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
+        tile_block += job.team
+        if job.whole and tile_block < job.tile_blocks:
+            first = part_start(job.total, job.tile_blocks, tile_block)
+            last = part_start(job.total, job.tile_blocks, tile_block + 1) - 1
+            a = _place(source, first)
+            b = _place(source, last)
+            row = source.width * source.channels * 4
+            base = <const char*>source.proto.x
+            begin = a.sample * source.height + max(0, a.row * source.tile + source.top)
+            end = b.sample * source.height + min(source.height, b.row * source.tile
+                                                 + source.top + source.size)
+            look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
+    spread(ahead, blocks * job.positions * ((last - first + 14) // 14), source.channels)
 
 
 cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const float* m,
@@ -369,8 +409,10 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     cdef Py_ssize_t end = min(block + job.chunk, job.blocks)
     cdef Py_ssize_t column = block * job.block_columns
     cdef float* m = <float*>(job.m + slot * job.m_bytes)
+    cdef LookAhead ahead
+    _look_ahead(job, tile_block, chunk, &ahead)
     for b in range(block, end):
-        _multiply(job, last - first, v, m + (b - block) * job.block_columns, b)
+        _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
     _transform_output(job, first, last, m, column,
                       min(end * job.block_columns, job.out_c) - column, peaks)
 
@@ -410,10 +452,8 @@ cdef const float* _address(array):
 cdef Py_ssize_t _block_tiles(Job* job):
     """Return how many tiles a block should have."""
     cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
-    cdef Py_ssize_t tiles = INPUT_BYTES // (4 * job.source.step), share
-    tiles = _round_up(max(LEAST_TILES, tiles), rows)
-    if job.blocks * job.block_size * 4 <= WEIGHT_BYTES:
-        # The weights stay at hand however small the blocks are.
+    cdef Py_ssize_t tiles = _round_up(BLOCK_TILES, rows), share
+    if not job.stream:
         share = (job.source.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
         tiles = min(tiles, _round_up(share, rows))
     return tiles
@@ -469,9 +509,10 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     job.blocks = weights.blocks
     job.block_size = weights.block_size
     job.weight_step = weights.position_step
+    job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
     tiles = min(_block_tiles(&job), job.total)
     job.tile_blocks = (job.total + tiles - 1) // tiles
-    cdef bint whole = job.tile_blocks >= LEAST_BLOCKS if together is None else together
+    job.whole = job.tile_blocks >= LEAST_BLOCKS if together is None else together
     job.chunk = PRODUCT_BYTES // (4 * job.positions * tiles * job.block_columns)
     job.chunk = max(1, min(job.blocks, job.chunk))
     job.chunks = (job.blocks + job.chunk - 1) // job.chunk
@@ -480,12 +521,13 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     # A block of `tiles` tiles may begin with the last tile of a sample.
     job.span = (tiles + job.source.per_sample - 2) // job.source.per_sample + 1
 
-    cdef Py_ssize_t tasks = job.tile_blocks * (1 if whole else job.chunks)
+    cdef Py_ssize_t tasks = job.tile_blocks * (1 if job.whole else job.chunks)
     cdef double work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
     cdef int team = threads_for(threads, tasks, work)
+    job.team = team
     job.v_bytes = tiles * job.source.step * 4
     job.m_bytes = tiles * job.m_tile * 4
-    cdef Py_ssize_t all_v = team * job.v_bytes if whole else job.total * job.source.step * 4
+    cdef Py_ssize_t all_v = team * job.v_bytes if job.whole else job.total * job.source.step * 4
     cdef Py_ssize_t zeros = _round_up(job.source.channels, job.vector) * 4
     cdef Py_ssize_t bytes = max(HUGE_BYTES, all_v + team * job.m_bytes + zeros)
     cdef char* scratch
@@ -519,7 +561,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
             job.m = scratch + all_v
             job.source.proto.zeros = <const float*>(job.m + team * job.m_bytes)
             memset(job.m + team * job.m_bytes, 0, zeros)
-            if whole:
+            if job.whole:
                 parallel_for(_block_task, &job, tasks, team)
             else:
                 parallel_for(_input_task, &job,
