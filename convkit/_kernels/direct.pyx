@@ -109,7 +109,7 @@ cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t 
         to_byte = part_start((last_block - first_block) * block_bytes, job.grid_h, i + 1)
         look_at(ahead, job.weights + last_block * block_bytes + from_byte, to_byte - from_byte,
                 job.weights, job.weights + job.all_blocks * block_bytes)
-    spread(ahead, (last_block - first_block) * tiles, job.proto.batch * job.proto.k)
+    spread(ahead, (last_block - first_block) * tiles, &job.proto)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

@@ -25,6 +25,7 @@ cdef extern from "gemm.h" nogil:
         double beta
         const void* fetch
         ptrdiff_t fetch_step
+        ptrdiff_t fetch_block
     ctypedef void (*ck_gemm_fn)(const ck_gemm_args*) noexcept nogil
     ctypedef struct ck_gemm_kernels:
         int vector_length

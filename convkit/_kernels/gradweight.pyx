@@ -27,10 +27,12 @@ from convkit._kernels.memory cimport give, take
 from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 # Tasks of a problem, about, and bytes of result that one of them goes through.
 cdef Py_ssize_t TASKS = 16
+# Where there are too few pixels for parts, chunks of the result make up for them to so many.
+cdef Py_ssize_t LEAST_TASKS = 8
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 # A part has at least so many pixels: fewer do not make up for a partial result of their own.
 cdef Py_ssize_t PART_PIXELS = 1024
@@ -41,6 +43,7 @@ cdef Py_ssize_t FEW_CHANNELS = 8
 # make little of loading and storing the tile.
 cdef enum:
     STRIP_PIXELS = 384
+    LINE = 64
 cdef Py_ssize_t STRIP_BYTES = 768 << 10
 cdef Py_ssize_t LEAST_STRIP_PIXELS = 96
 # Numbers that are joined at a time where parts are added as they lie.
@@ -80,11 +83,23 @@ cdef struct Job:
     Py_ssize_t parts, row_chunks, column_chunks
     Py_ssize_t columns, blocks               # of a block; blocks of a group
     Py_ssize_t part_size                     # elements of a partial result
+    bint flat                                # whether pixels may be laid in any rows
+    bint turned                              # whether rows are output channels
     bint in_order                            # whether partial results lie as the target does
     bint together                            # whether a kernel row's taps are one
     Source source                            # of strips with padding
     char* scratch
     Py_ssize_t scratch_bytes
+
+
+# What the tiles of a strip fetch of the next one: where the task reads all channels of a factor,
+# each tile a piece of memory; else some tiles each a line of every pixel.
+cdef struct Fetch:
+    LookAhead whole
+    Py_ssize_t tiles, every                  # tiles run, and from line to line
+    Py_ssize_t lines                         # that are left
+    const char* line
+    Py_ssize_t row, pixel                    # bytes from one to the next
 
 
 # What a task works on.
@@ -93,7 +108,7 @@ cdef struct Task:
     Py_ssize_t first_block, last_block       # of columns
     char* out
     ck_gemm_args args
-    LookAhead ahead
+    Fetch fetch
     Rows rows
 
 
@@ -128,6 +143,19 @@ cdef void _list_rows(Job* job, Rows* rows, Py_ssize_t first, Py_ssize_t last,
             sample += 1
 
 
+cdef inline void _aim(Fetch* fetch, ck_gemm_args* args) noexcept nogil:
+    """Give the next tile what to fetch."""
+    fetch.tiles += 1
+    if not fetch.lines or fetch.tiles % fetch.every:
+        aim(&fetch.whole, args)
+        return
+    args.fetch = fetch.line
+    args.fetch_block = fetch.row
+    args.fetch_step = fetch.pixel
+    fetch.line += LINE
+    fetch.lines -= 1
+
+
 cdef void _run_tiles(Job* job, Task* task, const char* a, Py_ssize_t a_step, char* out,
                      Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Add to rows `first` to `last` of one block of the result, tile by tile."""
@@ -139,7 +167,7 @@ cdef void _run_tiles(Job* job, Task* task, const char* a, Py_ssize_t a_step, cha
     args.c = out + first * args.ldc * job.itemsize
     for i in range(tiles):
         mr = each + (i < wider)
-        aim(&task.ahead, args)
+        _aim(&task.fetch, args)
         job.kernels.transposed[nv][mr](args)
         args.a = <const char*>args.a + mr * a_step
         args.c = <char*>args.c + mr * args.ldc * job.itemsize
@@ -193,29 +221,43 @@ cdef void _copy_strip(Job* job, Rows* rows, Py_ssize_t first, Py_ssize_t last,
         rows.right[i] = sample * job.right.sample + (top + i) * job.right.row
 
 
-cdef void _look_at_side(Job* job, Task* task, const Side* side, Py_ssize_t row,
-                        Py_ssize_t count) noexcept nogil:
-    """Plan to fetch what lies under `count` output rows from `row` on in one factor."""
+cdef void _look_at_side(Job* job, Fetch* fetch, const Side* side, Py_ssize_t chunks,
+                        Py_ssize_t row, Py_ssize_t rows, Py_ssize_t channel,
+                        Py_ssize_t channels) noexcept nogil:
+    """Plan to fetch what lies under `rows` output rows from `row` on in one factor."""
     cdef Py_ssize_t size = job.itemsize
     cdef Py_ssize_t place = row // job.out_h * side.sample + row % job.out_h * side.row
-    look_at(&task.ahead, side.data + place * size, count * side.row * size, side.data,
-            side.data + job.all_rows // job.out_h * side.sample * size)
+    if chunks == 1:
+        look_at(&fetch.whole, side.data + place * size, rows * side.row * size, side.data,
+                side.data + job.all_rows // job.out_h * side.sample * size)
+    elif not fetch.lines:
+        fetch.line = side.data + (place + channel) * size
+        fetch.lines = (channels * size + LINE - 1) // LINE
+        fetch.row = side.row * size
+        fetch.pixel = side.pixel * size
 
 
 cdef void _look_ahead(Job* job, Task* task, Py_ssize_t row, Py_ssize_t end) noexcept nogil:
-    """Plan what to fetch while a strip is computed: both factors of the next strip.
+    """Plan to fetch the strip that begins at `row` while the one before it is computed.
 
-    A factor of which the task reads few channels is left to the tiles' own fetching.
+    Where both factors are chunked, only the rows' is fetched: each of its lines serves fewer
+    multiplications.
     """
-    cdef Py_ssize_t count = min(job.unit, end - row)
+    cdef Fetch* fetch = &task.fetch
+    cdef Py_ssize_t rows = min(job.unit, end - row), group = task.first_block // job.blocks
     cdef Py_ssize_t tiles = (task.last_row - task.first_row) // job.kernels.max_mr[1] + 1
-    tiles *= (task.last_block - task.first_block) * job.n_rows
-    task.ahead.count = 0
-    if count > 0 and job.row_chunks <= 2:
-        _look_at_side(job, task, &job.left, row, count)
-    if count > 0 and job.column_chunks <= 2:
-        _look_at_side(job, task, &job.right, row, count)
-    spread(&task.ahead, tiles * (1 if job.together else job.n_cols), job.unit * job.out_w)
+    tiles *= (task.last_block - task.first_block) * job.n_rows * (1 if job.together else job.n_cols)
+    fetch.tiles = fetch.lines = fetch.whole.count = 0
+    if rows > 0:
+        _look_at_side(job, fetch, &job.left, job.row_chunks, row, rows,
+                      group * job.left.channels + task.first_row, task.last_row - task.first_row)
+        _look_at_side(job, fetch, &job.right, job.column_chunks, row, rows,
+                      group * job.right.channels + task.first_block % job.blocks * job.columns,
+                      (task.last_block - task.first_block) * job.columns)
+    fetch.every = max(1, tiles // max(1, fetch.lines))
+    task.args.batch = job.unit
+    task.args.k = job.out_w
+    spread(&fetch.whole, tiles, &task.args)
 
 
 cdef void _start(Job* job, Task* task, Py_ssize_t index) noexcept nogil:
@@ -336,15 +378,19 @@ cdef Py_ssize_t _strip_pixels(Job* job):
 
 
 cdef void _lay_in_rows(Job* job):
-    """Lay the pixels of a pointwise problem in rows of one strip each, the last shorter."""
+    """Lay the pixels of a pointwise problem in nearly equal rows, as many for every part."""
+    cdef Py_ssize_t strip = _strip_pixels(job), rows
     job.pixels = job.all_rows * job.out_w
-    job.in_w = job.out_w = min(_strip_pixels(job), job.pixels)
+    rows = (job.pixels + strip - 1) // strip
+    rows = (rows + job.parts - 1) // job.parts * job.parts
+    job.in_w = job.out_w = (job.pixels + rows - 1) // rows
     job.in_h = job.out_h = job.all_rows = (job.pixels + job.out_w - 1) // job.out_w
+    job.unit = 1
 
 
 cdef void _cut(Job* job):
     """Choose parts and chunks."""
-    cdef Py_ssize_t pixels = job.pixels if job.pixels else job.all_rows * job.out_w
+    cdef Py_ssize_t pixels = job.all_rows * job.out_w
     cdef Py_ssize_t rows = job.left.channels * (job.n_cols if job.together else 1)
     cdef Py_ssize_t all_blocks = job.blocks * job.groups
     cdef Py_ssize_t tiles = (rows + job.kernels.max_mr[1] - 1) // job.kernels.max_mr[1]
@@ -352,8 +398,9 @@ cdef void _cut(Job* job):
     cdef Py_ssize_t n, m, most
     cdef double cost, best = -1
     job.parts = max(1, min((TASKS + chunks - 1) // chunks, pixels // PART_PIXELS))
-    job.parts = min(job.parts, job.all_rows)
-    chunks = max(chunks, (TASKS + job.parts - 1) // job.parts)
+    if not job.flat:
+        job.parts = min(job.parts, job.all_rows)
+    chunks = max(chunks, (LEAST_TASKS + job.parts - 1) // job.parts)
     # Each chunk of rows goes through all of the right factor, each chunk of columns through
     # all of the left one. Blocks of transposed results are not divided by rows.
     for n in range(1, all_blocks + 1):
@@ -417,25 +464,20 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint t
         gw.fill(0)
         return
 
-    cdef bint single = job.taps == 1 and rows[0] == cols[0] == 0
-    job.pixels = 0
-    if (single and job.stride_h == 1 and job.stride_w == 1 and job.in_h == job.out_h
-            and job.in_w == job.out_w):
-        _lay_in_rows(&job)
-    of_x = Side(_address(x), job.stride_w * job.in_c, job.stride_h * job.in_w * job.in_c,
-                job.in_h * job.in_w * job.in_c, job.in_c // groups)
-    of_gy = Side(_address(gy), job.out_c, job.out_w * job.out_c, job.out_h * job.out_w * job.out_c,
-                 job.out_c // groups)
     # Every pixel has the single tap of a 1x1 kernel, so that nothing need be zero beforehand.
-    job.in_order = single and (job.in_h - 1) // job.stride_h + 1 >= job.out_h \
+    job.in_order = job.taps == 1 and rows[0] == cols[0] == 0 \
+        and (job.in_h - 1) // job.stride_h + 1 >= job.out_h \
         and (job.in_w - 1) // job.stride_w + 1 >= job.out_w
-    if job.in_order and not taps_first:
-        job.left, job.right, job.x = of_gy, of_x, &job.right
-    else:
-        job.left, job.right, job.x = of_x, of_gy, &job.left
+    if job.in_order and (job.stride_h, job.stride_w) != (1, 1):
+        x = _every(x, gy.shape, job.stride_h, job.stride_w, threads)
+        job.stride_h = job.stride_w = 1
+        job.in_h, job.in_w = job.out_h, job.out_w
+    job.flat = job.in_order and job.in_h == job.out_h and job.in_w == job.out_w
+    job.turned = job.in_order and not taps_first
+    job.left.channels, job.right.channels = job.in_c // groups, job.out_c // groups
+    if job.turned:
+        job.left.channels, job.right.channels = job.right.channels, job.left.channels
     job.unit = max(1, min(job.all_rows, _strip_pixels(&job) // job.out_w))
-    if job.pixels:
-        job.unit = 1
     _take_together(&job)
     cdef Py_ssize_t depth = job.left.channels * (job.n_cols if job.together else 1)
     cdef int width = choose_width(job.kernels, depth, job.right.channels)
@@ -446,7 +488,51 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint t
     else:
         job.part_size = groups * job.blocks * job.taps * job.left.channels * job.columns
     _cut(&job)
+    job.pixels = 0
+    if job.flat:
+        _lay_in_rows(&job)
+    of_x = Side(_address(x), job.stride_w * job.in_c, job.stride_h * job.in_w * job.in_c,
+                job.in_h * job.in_w * job.in_c, job.in_c // groups)
+    of_gy = Side(_address(gy), job.out_c, job.out_w * job.out_c, job.out_h * job.out_w * job.out_c,
+                 job.out_c // groups)
+    if job.turned:
+        job.left, job.right, job.x = of_gy, of_x, &job.right
+    else:
+        job.left, job.right, job.x = of_x, of_gy, &job.left
     _sum(&job, threads)
+
+
+cdef struct EveryJob:
+    const char* x
+    char* y
+    Py_ssize_t pixel, in_h, in_w, out_h, out_w, stride_h, stride_w
+
+
+cdef void _every_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Copy the pixels of one output row."""
+    cdef EveryJob* job = <EveryJob*>ctx
+    cdef const char* x = job.x + (index // job.out_h * job.in_h + index % job.out_h * job.stride_h) \
+        * job.in_w * job.pixel
+    cdef char* y = job.y + index * job.out_w * job.pixel
+    cdef Py_ssize_t j
+    for j in range(job.out_w):
+        memcpy(y + j * job.pixel, x + j * job.stride_w * job.pixel, job.pixel)
+
+
+cdef _every(x, shape, Py_ssize_t stride_h, Py_ssize_t stride_w, int threads):
+    """Return every stride-th pixel of `x`, side by side: those that a 1x1 kernel reads."""
+    cdef EveryJob job
+    cdef Py_ssize_t rows = shape[0] * shape[1]
+    picked = memory.empty((*shape[:3], x.shape[3]), x.dtype)
+    job.x, job.y = _address(x), <char*>_address(picked)
+    job.pixel = x.shape[3] * x.itemsize
+    job.in_h, job.in_w = x.shape[1:3]
+    job.out_h, job.out_w = shape[1:3]
+    job.stride_h, job.stride_w = stride_h, stride_w
+    cdef int team = threads_for(threads, rows, <double>picked.size)
+    with nogil:
+        parallel_for(_every_task, &job, rows, team)
+    return picked
 
 
 cdef _sum(Job* job, int threads):

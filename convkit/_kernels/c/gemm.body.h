@@ -97,10 +97,11 @@
         V acc[CK_GEMM_MAX_MR][4];                                                                  \
         GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
         const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
-        const char *fetch = GEMM_FETCH(g);                                                         \
         const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
+        const ptrdiff_t fetch_block = g->fetch ? g->fetch_block : 0;                               \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
+            const char *fetch = GEMM_FETCH(g) + i * fetch_block;                                   \
             const T *b = (const T *)g->b + i * g->b_step;                                          \
             const T *p[5];                                                                         \
             GEMM_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) {                                   \
@@ -130,10 +131,11 @@
         V acc[CK_GEMM_MAX_MR][4];                                                                  \
         GEMM_EACH(m, j) acc[m][j] = (V){0};                                                        \
         const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
-        const char *fetch = GEMM_FETCH(g);                                                         \
         const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
+        const ptrdiff_t fetch_block = g->fetch ? g->fetch_block : 0;                               \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
+            const char *fetch = GEMM_FETCH(g) + i * fetch_block;                                   \
             const T *b = (const T *)g->b + (g->b_offsets ? g->b_offsets[i] : i * g->b_step);       \
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \

@@ -32,8 +32,9 @@ typedef struct ck_gemm_args {
     ptrdiff_t ld_residual;
     int activation;
     double alpha, beta;      /* parameters of the activation */
-    const void *fetch;       /* what later tiles need, brought to the second-level cache: */
-    ptrdiff_t fetch_step;    /* so many bytes a step of k; nothing where fetch is NULL */
+    const void *fetch;       /* what later tiles need, brought to the second-level cache: the */
+    ptrdiff_t fetch_step;    /* line at fetch + i * fetch_block + k * fetch_step (in bytes) */
+    ptrdiff_t fetch_block;   /* at step k of block i; nothing where fetch is NULL */
 } ck_gemm_args;
 
 typedef void (*ck_gemm_fn)(const ck_gemm_args *);
