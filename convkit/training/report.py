@@ -33,11 +33,12 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
 h1 {{ font-size: 1.6rem; margin-bottom: 0; }}
 h2 {{ font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .15rem .6rem; text-align: right; font-weight: normal; }}
+th, td {{ padding: .15rem .6rem; text-align: right; font-weight: normal;
+         white-space: nowrap; }}
 th:first-child {{ text-align: left; }}
 .confusion td, .confusion th {{ padding: .2rem .45rem; min-width: 1.6rem; text-align: right; }}
 .wide {{ overflow-x: auto; }}
-.settings td {{ text-align: left; }}
+.settings td {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
 .settings th {{ text-align: left; color: #666; }}
 .images {{ display: flex; flex-wrap: wrap; gap: .8rem; }}
 figure {{ margin: 0; width: 8rem; font-size: .8rem; }}
