@@ -24,7 +24,7 @@ from convkit import nn
 from convkit.autograd import apply
 from convkit.infer import Program, run_pipeline, trace, verify
 from convkit.infer.schema import REQUIRED, SCHEMAS
-from convkit.io import ckit, load, max_format_version, safetensors_write, save
+from convkit.io import atomic, ckit, load, max_format_version, save
 from convkit.io.storage import decode, encode
 from convkit.io.strict_json import MEMORY_FLOOR
 from convkit.ops.op import REGISTRY
@@ -247,9 +247,9 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(program, path, monke
                 if len(piece) > 8:
                     fail()
 
-        monkeypatch.setattr(safetensors_write, "open", Half, raising=False)
+        monkeypatch.setattr(atomic, "open", Half, raising=False)
     else:
-        monkeypatch.setattr(safetensors_write.os, failing, fail)
+        monkeypatch.setattr(atomic.os, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         save(trace(lambda x: F.relu(x), (1, 2)), path)
     monkeypatch.undo()

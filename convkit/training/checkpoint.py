@@ -19,7 +19,7 @@ __all__ = ["Checkpoints", "load_weights", "read_checkpoint"]
 
 KIND = "convkit training checkpoint 1"
 
-# The temporary files of `io.safetensors_write`.
+# The temporary files of `io.atomic`.
 HALF_WRITTEN = re.compile(r"\.(last|best|epoch-\d{4,})\.safetensors\.[0-9a-f]{16}\.tmp")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit.io.atomic import write_atomically
 from convkit.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -130,4 +131,4 @@ class CSVLog(Callback):
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(trainer.history)
-        self.path.write_text(text.getvalue(), newline="")
+        write_atomically(self.path, [text.getvalue().encode()])

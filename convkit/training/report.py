@@ -13,6 +13,7 @@ import numpy as np
 
 from convkit import __version__
 from convkit.extras import require
+from convkit.io.atomic import write_atomically
 from convkit.training import metrics
 from convkit.training.monitor import LayerMonitor
 
@@ -120,8 +121,8 @@ def write_report(path: Any, history: Sequence[Mapping[str, Any]], *,
         sections.append(("Model", f"<pre>{html.escape(program.summary())}</pre>"))
     body = "\n".join(f"<h2>{heading}</h2>\n{content}" for heading, content in sections)
     path = Path(path)
-    path.write_text(PAGE.format(title=html.escape(title), subtitle=_subtitle(history),
-                                body=body), encoding="utf-8")
+    page = PAGE.format(title=html.escape(title), subtitle=_subtitle(history), body=body)
+    write_atomically(path, [page.encode()])
     return path
 
 
