@@ -1811,6 +1811,199 @@ def mse_loss_grad(gy: Array, x: Array, target: Array, *,
     return _sum_to(g, x.shape), _sum_to(-g, target.shape)
 
 
+def _elementwise_grads(gy, x, target, reduction, slopes) -> tuple[Array, Array]:
+    """Return the gradients by x and target, summed where one was broadcast."""
+    by_loss = _reduce_grad(gy, slopes[0].shape, reduction, slopes[0].size)
+    return _sum_to(slopes[0] * by_loss, x.shape), _sum_to(slopes[1] * by_loss, target.shape)
+
+
+def l1_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """Return |x - target|."""
+    x, target = _wide(x, target)
+    losses = np.abs(x - target)
+    return _reduce(losses, reduction, losses.size)
+
+
+def l1_loss_grad(gy: Array, x: Array, target: Array, *,
+                 reduction: str = "mean") -> tuple[Array, Array]:
+    """Return the sign of x - target and its negative, times gy."""
+    gy, x, target = _wide(gy, x, target)
+    sign = np.sign(x - target)
+    return _elementwise_grads(gy, x, target, reduction, (sign, -sign))
+
+
+def huber_loss(x: Array, target: Array, *, reduction: str = "mean", delta: float = 1.0) -> Array:
+    """Return d^2 / 2 for d = |x - target| up to delta, delta (d - delta / 2) beyond."""
+    x, target = _wide(x, target)
+    d = np.abs(x - target)
+    losses = np.where(d <= delta, d**2 / 2, delta * (d - delta / 2))
+    return _reduce(losses, reduction, losses.size)
+
+
+def huber_loss_grad(gy: Array, x: Array, target: Array, *, reduction: str = "mean",
+                    delta: float = 1.0) -> tuple[Array, Array]:
+    """Return x - target, held between -delta and delta, and its negative, times gy."""
+    gy, x, target = _wide(gy, x, target)
+    slope = np.clip(x - target, -delta, delta)
+    return _elementwise_grads(gy, x, target, reduction, (slope, -slope))
+
+
+def smooth_l1_loss(x: Array, target: Array, *, reduction: str = "mean",
+                   beta: float = 1.0) -> Array:
+    """Return the Huber loss over its delta; |x - target| for beta = 0."""
+    if beta == 0:
+        return l1_loss(x, target, reduction=reduction)
+    return huber_loss(x, target, reduction=reduction, delta=beta) / beta
+
+
+def smooth_l1_loss_grad(gy: Array, x: Array, target: Array, *, reduction: str = "mean",
+                        beta: float = 1.0) -> tuple[Array, Array]:
+    """Return the Huber loss' gradients over its delta."""
+    if beta == 0:
+        return l1_loss_grad(gy, x, target, reduction=reduction)
+    gx, gt = huber_loss_grad(gy, x, target, reduction=reduction, delta=beta)
+    return gx / beta, gt / beta
+
+
+def kl_div(x: Array, target: Array, *, reduction: str = "mean", log_target: bool = False) -> Array:
+    """Return t (log t - x), x a log-probability; t is given by its logarithm if `log_target`."""
+    x, target = _wide(x, target)
+    t = np.exp(target) if log_target else target
+    with np.errstate(divide="ignore", invalid="ignore"):
+        losses = np.where(t == 0, 0.0, t * ((target if log_target else np.log(t)) - x))
+    return _reduce(losses, reduction, losses.size)
+
+
+def kl_div_grad(gy: Array, x: Array, target: Array, *, reduction: str = "mean",
+                log_target: bool = False) -> tuple[Array, Array]:
+    """Return -t and the slope by the target, times gy."""
+    gy, x, target = _wide(gy, x, target)
+    if log_target:
+        t = np.exp(target)
+        return _elementwise_grads(gy, x, target, reduction, (-t + 0 * x, t * (target - x + 1)))
+    with np.errstate(divide="ignore"):
+        by_target = np.where(target == 0, -x, np.log(target) + 1 - x)
+    return _elementwise_grads(gy, x, target, reduction, (-target + 0 * x, by_target))
+
+
+def hinge_loss(x: Array, target: Array, *, reduction: str = "mean", margin: float = 1.0) -> Array:
+    """Return max(0, margin - target x), with targets -1 and 1."""
+    x, target = _wide(x, target)
+    losses = np.maximum(margin - target * x, 0.0)
+    return _reduce(losses, reduction, losses.size)
+
+
+def hinge_loss_grad(gy: Array, x: Array, target: Array, *, reduction: str = "mean",
+                    margin: float = 1.0) -> tuple[Array, Array]:
+    """Return -target and -x where the loss is not 0, times gy."""
+    gy, x, target = _wide(gy, x, target)
+    near = margin - target * x > 0
+    return _elementwise_grads(gy, x, target, reduction, (-target * near, -x * near))
+
+
+def bce(x: Array, target: Array, weight: Array | None = None, *,
+        reduction: str = "mean") -> Array:
+    """Return -weight (t log x + (1 - t) log(1 - x)), with logarithms of at least -100."""
+    x, target, weight = _wide(x, target, weight)
+    with np.errstate(divide="ignore"):
+        losses = (target - 1) * np.maximum(np.log1p(-x), -100.0) \
+            - target * np.maximum(np.log(x), -100.0)
+    losses = losses if weight is None else losses * weight
+    return _reduce(losses, reduction, losses.size)
+
+
+def bce_grad(gy: Array, x: Array, target: Array, weight: Array | None = None, *,
+             reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return (x - t) / max(x (1 - x), 1e-12) and the difference of the logarithms, times gy."""
+    gy, x, target, weight = _wide(gy, x, target, weight)
+    by_loss = _reduce_grad(gy, x.shape, reduction, x.size)
+    by_loss = by_loss if weight is None else by_loss * weight
+    with np.errstate(divide="ignore"):
+        by_target = np.maximum(np.log1p(-x), -100.0) - np.maximum(np.log(x), -100.0)
+    return (x - target) / np.maximum((1 - x) * x, 1e-12) * by_loss, by_target * by_loss, None
+
+
+def _focal_terms(x, target, alpha):
+    """Return share, chance of missing and cross entropy of sigmoid(x)."""
+    share = np.ones(()) if alpha < 0 else alpha * target + (1 - alpha) * (1 - target)
+    miss = target * sigmoid(-x) + (1 - target) * sigmoid(x)
+    return share, miss, bce_with_logits(x, target, reduction="none")
+
+
+def sigmoid_focal_loss(x: Array, target: Array, *, alpha: float = 0.25, gamma: float = 2.0,
+                       reduction: str = "none") -> Array:
+    """Return share * miss^gamma times the binary cross entropy of sigmoid(x) (Lin et al., 2017)."""
+    x, target = _wide(x, target)
+    share, miss, entropy = _focal_terms(x, target, alpha)
+    return _reduce(share * miss**gamma * entropy, reduction, x.size)
+
+
+def sigmoid_focal_loss_grad(gy: Array, x: Array, target: Array, *, alpha: float = 0.25,
+                            gamma: float = 2.0,
+                            reduction: str = "none") -> tuple[Array, None]:
+    """Return the gradient by x, by the product rule."""
+    gy, x, target = _wide(gy, x, target)
+    share, miss, entropy = _focal_terms(x, target, alpha)
+    by_miss = (1 - 2 * target) * sigmoid(x) * sigmoid(-x)
+    slope = share * (miss**gamma * (sigmoid(x) - target)
+                     + gamma * miss ** (gamma - 1) * by_miss * entropy)
+    return slope * _reduce_grad(gy, x.shape, reduction, x.size), None
+
+
+def focal_loss(x: Array, target: Array, weight: Array | None = None, *, gamma: float = 2.0,
+               ignore_index: int = -100, reduction: str = "mean") -> Array:
+    """Return weight (1 - p)^gamma times -log p, p = softmax(x) at the target (Lin et al., 2017)."""
+    x, weight = _wide(x, weight)
+    hot = _one_hot(target, x.shape[1], _class_weight(weight, x.shape[1]), ignore_index)
+    log_p = log_softmax(x, dim=1)
+    losses = -(hot * (-np.expm1(log_p)) ** gamma * log_p).sum(axis=1)
+    return _reduce(losses, reduction, hot.sum())
+
+
+def focal_loss_grad(gy: Array, x: Array, target: Array, weight: Array | None = None, *,
+                    gamma: float = 2.0, ignore_index: int = -100,
+                    reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return the gradient by x: through log p, then through log_softmax."""
+    gy, x, weight = _wide(gy, x, weight)
+    hot = _one_hot(target, x.shape[1], _class_weight(weight, x.shape[1]), ignore_index)
+    log_p = log_softmax(x, dim=1)
+    miss = -np.expm1(log_p)
+    by_log_p = -hot * (miss**gamma - gamma * miss ** (gamma - 1) * np.exp(log_p) * log_p)
+    shape = (x.shape[0], *x.shape[2:])
+    by_loss = _reduce_grad(gy, shape, reduction, hot.sum())[:, np.newaxis]
+    return log_softmax_grad(by_log_p * by_loss, x, dim=1)[0], None, None
+
+
+def _margins(x, target, margin):
+    """Return how far each wrong class is within the margin of the target's, and the target."""
+    at = np.asarray(target)[:, np.newaxis]
+    short = np.maximum(margin - np.take_along_axis(x, at, 1) + x, 0.0)
+    np.put_along_axis(short, at, 0.0, 1)
+    return short, at
+
+
+def multi_margin_loss(x: Array, target: Array, weight: Array | None = None, *, p: int = 1,
+                      margin: float = 1.0, reduction: str = "mean") -> Array:
+    """Return weight[t] / C times the sum over j != t of max(0, margin - x[t] + x[j])^p."""
+    x, weight = _wide(x, weight)
+    short, at = _margins(x, target, margin)
+    losses = (short**p).sum(axis=1) * _class_weight(weight, x.shape[1])[at[:, 0]] / x.shape[1]
+    return _reduce(losses, reduction, losses.size)
+
+
+def multi_margin_loss_grad(gy: Array, x: Array, target: Array, weight: Array | None = None, *,
+                           p: int = 1, margin: float = 1.0,
+                           reduction: str = "mean") -> tuple[Array | None, ...]:
+    """Return the gradient by x."""
+    gy, x, weight = _wide(gy, x, weight)
+    short, at = _margins(x, target, margin)
+    scale = _class_weight(weight, x.shape[1])[at[:, 0]] / x.shape[1]
+    by_loss = _reduce_grad(gy, (len(x),), reduction, len(x)) * scale
+    g = p * short ** (p - 1) * (short > 0) * by_loss[:, np.newaxis]
+    np.put_along_axis(g, at, -g.sum(axis=1, keepdims=True), 1)
+    return g, None, None
+
+
 def _bce_terms(x, target, weight, pos_weight):
     """Return the weights of an element and of its positive part."""
     weight = np.ones(()) if weight is None else weight

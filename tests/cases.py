@@ -543,13 +543,78 @@ def resize_cases(rng: Rng, wide: bool) -> list[Case]:
     return cases
 
 
+def error_loss_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return losses of single numbers, and those over classes beside cross entropy."""
+    cases = []
+    x, t = 3 * rng.standard_normal((3, 4, 5)), rng.standard_normal((3, 4, 5))
+    p, q = rng.uniform(0.01, 0.99, (2, *x.shape))
+    for reduction in ("mean", "sum", "none"):
+        for name, inputs, attrs in (
+                ("l1_loss", [x, t], {}), ("huber_loss", [x, t], {"delta": 1.3}),
+                ("smooth_l1_loss", [x, t], {"beta": 0.7}),
+                ("smooth_l1_loss", [x, t], {"beta": 0.0}),
+                ("kl_div", [np.log(p), q], {}), ("kl_div", [np.log(p), np.log(q)],
+                                                 {"log_target": True})):
+            attrs = {"reduction": reduction, **attrs}
+            cases.append(Case(name, inputs, attrs,
+                              lambda F, x, t, n=name, a=attrs: getattr(F, n)(x, t, **a),
+                              f"{attrs}"))
+        for weight in (None, rng.uniform(0.5, 2, (4, 1))):
+            cases.append(Case("bce", [p, q, weight], {"reduction": reduction},
+                              lambda F, x, t, w, r=reduction: F.binary_cross_entropy(
+                                  x, t, w, reduction=r), f"{reduction}-{weight is not None}"))
+        signs = np.where(t > 0, 1.0, -1.0)
+        cases.append(Case("hinge_loss", [x, signs], {"reduction": reduction, "margin": 1.5},
+                          lambda F, x, t, r=reduction: _reduced((1.5 - t * x).clamp(min=0), r),
+                          reduction))
+        for alpha, gamma in ((0.25, 2.0), (-1.0, 0.0), (0.6, 1.5)):
+            attrs = {"alpha": alpha, "gamma": gamma, "reduction": reduction}
+            cases.append(Case("sigmoid_focal_loss", [x, (t > 0).astype(float)], attrs,
+                              lambda F, x, t, a=attrs: _binary_focal(F, x, t, **a),
+                              f"{reduction}-{gamma}"))
+        scores, classes = rng.standard_normal((6, 5, 2)), rng.integers(0, 5, (6, 2))
+        weight = rng.uniform(0.5, 2, 5)
+        for gamma, w in ((2.0, None), (0.0, weight), (1.5, weight)):
+            attrs = {"gamma": gamma, "ignore_index": 3, "reduction": reduction}
+            cases.append(Case("focal_loss", [scores, classes, w], attrs,
+                              lambda F, x, t, w, a=attrs: _class_focal(F, x, t, w, **a),
+                              f"{reduction}-{gamma}"))
+        for power, w in ((1, None), (2, weight)):
+            attrs = {"p": power, "margin": 0.9, "reduction": reduction}
+            cases.append(Case("multi_margin_loss", [scores[..., 0], classes[:, 0], w], attrs,
+                              lambda F, x, t, w, a=attrs: F.multi_margin_loss(
+                                  x, t, weight=w, **a), f"{reduction}-{power}"))
+    return cases
+
+
+def _reduced(losses: Any, reduction: str) -> Any:
+    """Reduce a tensor as losses do."""
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def _binary_focal(F: Any, x: Any, t: Any, alpha: float, gamma: float, reduction: str) -> Any:
+    """Return the binary focal loss by its formula, in PyTorch."""
+    p = x.sigmoid()
+    share = alpha * t + (1 - alpha) * (1 - t) if alpha >= 0 else 1.0
+    losses = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    return _reduced(share * (1 - p * t - (1 - p) * (1 - t)) ** gamma * losses, reduction)
+
+
+def _class_focal(F: Any, x: Any, t: Any, w: Any, gamma: float, ignore_index: int,
+                 reduction: str) -> Any:
+    """Return the focal loss over classes by its formula, in PyTorch."""
+    losses = F.nll_loss((1 - x.softmax(1)) ** gamma * x.log_softmax(1), t, w,
+                        ignore_index=ignore_index, reduction=reduction)
+    return losses
+
+
 def all_cases(seed: int, wide: bool = False) -> list[Case]:
     """Return random configurations of every operation."""
     rng = np.random.default_rng(seed)
     sums = [*conv_cases(rng, wide), *fused_cases(rng, wide), *conv_transpose_cases(rng, wide),
             *pool_cases(rng, wide), *norm_cases(rng, wide),
             *sample_norm_cases(rng, wide), *product_cases(rng, wide),
-            *upsample_cases(rng, wide), *loss_cases(rng, wide)]
+            *upsample_cases(rng, wide), *loss_cases(rng, wide), *error_loss_cases(rng, wide)]
     single = [*activation_cases(rng, wide), *arithmetic_cases(rng, wide), *shape_cases(rng, wide)]
     for case in single:
         case.kind = "elementwise"

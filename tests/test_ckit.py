@@ -31,7 +31,9 @@ from convkit.ops.op import REGISTRY
 
 HERE = Path(__file__).parent
 GOLDEN = sorted((HERE / "golden").glob("*.ckit"))
-LOSSES = {"cross_entropy", "nll_loss", "mse_loss", "bce_with_logits"}
+LOSSES = {"bce", "bce_with_logits", "cross_entropy", "focal_loss", "hinge_loss", "huber_loss",
+          "kl_div", "l1_loss", "mse_loss", "multi_margin_loss", "nll_loss", "sigmoid_focal_loss",
+          "smooth_l1_loss"}
 
 
 class Net(nn.Module):

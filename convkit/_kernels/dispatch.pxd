@@ -68,11 +68,14 @@ cdef extern from "table.h" nogil:
                                          Py_ssize_t end, double* sums) noexcept nogil
     ctypedef void (*ck_cross_entropy_grad_fn)(const ck_cross_entropy* args, Py_ssize_t begin,
                                               Py_ssize_t end) noexcept nogil
+    int CK_LOSS_MSE, CK_LOSS_BCE_LOGITS, CK_LOSS_BCE, CK_LOSS_L1, CK_LOSS_HUBER
+    int CK_LOSS_SMOOTH_L1, CK_LOSS_KL, CK_LOSS_KL_LOG, CK_LOSS_HINGE, CK_LOSS_FOCAL
     ctypedef struct ck_pointwise:
         const void* x
         const void* target
         const void* weight
         const void* pos_weight
+        double a, b
         void* losses
         const void* gy
         double factor
@@ -85,10 +88,8 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_loss_table:
         ck_cross_entropy_fn cross_entropy[2]
         ck_cross_entropy_grad_fn cross_entropy_grad[2]
-        ck_pointwise_fn mse[2]
-        ck_pointwise_fn bce[2]
-        ck_pointwise_grad_fn mse_grad[2]
-        ck_pointwise_grad_fn bce_grad[2]
+        ck_pointwise_fn pointwise[2][10]
+        ck_pointwise_grad_fn pointwise_grad[2][10]
 
     ctypedef void (*ck_softmax_fn)(const void* x, void* y, Py_ssize_t rows,
                                    Py_ssize_t length) noexcept nogil

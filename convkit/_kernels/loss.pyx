@@ -7,6 +7,8 @@ cimport numpy as cnp
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
+    CK_LOSS_BCE, CK_LOSS_BCE_LOGITS, CK_LOSS_FOCAL, CK_LOSS_HINGE, CK_LOSS_HUBER, CK_LOSS_KL,
+    CK_LOSS_KL_LOG, CK_LOSS_L1, CK_LOSS_MSE, CK_LOSS_SMOOTH_L1,
     ck_cross_entropy, ck_cross_entropy_fn, ck_cross_entropy_grad_fn, ck_pointwise,
     ck_pointwise_fn, ck_pointwise_grad_fn, table)
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -18,6 +20,13 @@ cnp.import_array()
 cdef Py_ssize_t BLOCK = 16384
 # Cost of one number in units of `threads_for`.
 cdef int COST = 4
+
+# Losses of single numbers by name.
+cdef dict POINTWISE = {
+    "mse": CK_LOSS_MSE, "bce_logits": CK_LOSS_BCE_LOGITS, "bce": CK_LOSS_BCE, "l1": CK_LOSS_L1,
+    "huber": CK_LOSS_HUBER, "smooth_l1": CK_LOSS_SMOOTH_L1, "kl": CK_LOSS_KL,
+    "kl_log": CK_LOSS_KL_LOG, "hinge": CK_LOSS_HINGE, "focal": CK_LOSS_FOCAL,
+}
 
 cdef struct Rows:
     ck_cross_entropy args
@@ -187,7 +196,7 @@ cdef void _numbers_backward(void* ctx, Py_ssize_t index, int slot) noexcept nogi
 
 
 cdef int _start_numbers(Numbers* run, cnp.ndarray x, cnp.ndarray target, object weight,
-                        object pos_weight) except -1:
+                        object pos_weight, tuple parameters) except -1:
     """Fill in what both directions need; return the index of the number type."""
     cdef int kind = real_index(x)
     run.size = cnp.PyArray_SIZE(x)
@@ -195,30 +204,35 @@ cdef int _start_numbers(Numbers* run, cnp.ndarray x, cnp.ndarray target, object 
     run.args.target = pointer(target, kind, run.size)
     run.args.weight = _optional(weight, kind, run.size)
     run.args.pos_weight = _optional(pos_weight, kind, run.size)
+    run.args.a, run.args.b = (*parameters, 0.0, 0.0)[:2]
     return kind
 
 
-def pointwise(bint binary, cnp.ndarray x, cnp.ndarray target, weight, pos_weight, losses,
-              int threads):
-    """Return the sum of squared errors, or of binary cross entropies with logits.
+def pointwise(str name, tuple parameters, cnp.ndarray x, cnp.ndarray target, weight,
+              pos_weight, losses, int threads):
+    """Return the sum of a loss over all numbers.
 
     Parameters
     ----------
-    binary : bool
-        Whether the loss is the binary cross entropy.
+    name : str
+        "mse", "bce_logits", "bce", "l1", "huber", "smooth_l1", "kl", "kl_log" (with the
+        logarithm of the target), "hinge" or "focal".
+    parameters : tuple of float
+        The loss's a and b, as at ``enum ck_pointwise_loss``, as far as it has them.
     x, target : numpy.ndarray
         C-contiguous, of one type (float32 or float64) and size.
     weight, pos_weight : numpy.ndarray or None
-        Like `x`; used for the binary cross entropy only.
+        Like `x`: factor of each loss; of the positive part of "bce_logits".
     losses : numpy.ndarray or None
         Like `x`: each number's loss, written here.
     threads : int
         How many threads may be used.
     """
     cdef Numbers run
-    cdef int kind = _start_numbers(&run, x, target, weight, pos_weight)
+    cdef int kind = _start_numbers(&run, x, target, weight, pos_weight, parameters)
     run.args.losses = _optional_out(losses, kind, run.size)
-    run.forward = table().loss.bce[kind] if binary else table().loss.mse[kind]
+    cdef int number = POINTWISE[name]
+    run.forward = table().loss.pointwise[kind][number]
     cdef Py_ssize_t blocks = (run.size + BLOCK - 1) // BLOCK, i
     cdef size_t size = <size_t>blocks * sizeof(double)
     cdef double total = 0
@@ -234,14 +248,14 @@ def pointwise(bint binary, cnp.ndarray x, cnp.ndarray target, weight, pos_weight
     return total
 
 
-def pointwise_grad(bint binary, gy, double factor, cnp.ndarray x, cnp.ndarray target, weight,
-                   pos_weight, gx, g_target, int threads):
+def pointwise_grad(str name, tuple parameters, gy, double factor, cnp.ndarray x,
+                   cnp.ndarray target, weight, pos_weight, gx, g_target, int threads):
     """Set `gx` and `g_target` to the gradients of `x` and `target`.
 
     Parameters
     ----------
-    binary : bool
-        Whether the loss is the binary cross entropy.
+    name, parameters
+        As given to `pointwise`.
     gy : numpy.ndarray or None
         The gradient of each number's loss, like `x`; None for ones.
     factor : float
@@ -254,12 +268,13 @@ def pointwise_grad(bint binary, gy, double factor, cnp.ndarray x, cnp.ndarray ta
         How many threads may be used.
     """
     cdef Numbers run
-    cdef int kind = _start_numbers(&run, x, target, weight, pos_weight)
+    cdef int kind = _start_numbers(&run, x, target, weight, pos_weight, parameters)
     run.args.gy = _optional(gy, kind, run.size)
     run.args.factor = factor
     run.args.gx = _optional_out(gx, kind, run.size)
     run.args.g_target = _optional_out(g_target, kind, run.size)
-    run.backward = table().loss.bce_grad[kind] if binary else table().loss.mse_grad[kind]
+    cdef int number = POINTWISE[name]
+    run.backward = table().loss.pointwise_grad[kind][number]
     cdef Py_ssize_t blocks = (run.size + BLOCK - 1) // BLOCK
     with nogil:
         parallel_for(_numbers_backward, &run, blocks,

@@ -34,7 +34,20 @@ from convkit.nn.container import ModuleDict, ModuleList, ParameterList, Sequenti
 from convkit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from convkit.nn.dropout import Dropout, Dropout2d
 from convkit.nn.linear import Identity, Linear
-from convkit.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
+from convkit.nn.loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    MultiMarginLoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from convkit.nn.module import Module
 from convkit.nn.norm import (
     GroupNorm,
@@ -71,6 +84,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -86,15 +100,20 @@ __all__ = [
     "Dropout2d",
     "ELU",
     "Flatten",
+    "FocalLoss",
     "GELU",
     "GLU",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "HingeLoss",
+    "HuberLoss",
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
+    "KLDivLoss",
+    "L1Loss",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -108,6 +127,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiMarginLoss",
     "NLLLoss",
     "PReLU",
     "Parameter",
@@ -120,6 +140,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
     "Softmax",
     "Softplus",
     "Softsign",

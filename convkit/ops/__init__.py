@@ -12,15 +12,18 @@ from convkit.ops import (
     cast,
     compare,
     conv,
+    focal_loss,
     functions,
     gather,
     group_norm,
     layer_norm,
     linear,
     loss,
+    margin_loss,
     math,
     norm,
     pad,
+    pointwise_loss,
     pool,
     quantize,
     reduce,
@@ -31,7 +34,7 @@ from convkit.ops import (
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
-__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic",
-           "cast", "compare", "conv", "functions", "gather", "group_norm", "layer_norm", "linear",
-           "loss", "math", "norm", "pad", "pool", "quantize", "reduce", "resample", "resize",
-           "response_norm", "shape"]
+__all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic", "cast",
+           "compare", "conv", "focal_loss", "functions", "gather", "group_norm", "layer_norm",
+           "linear", "loss", "margin_loss", "math", "norm", "pad", "pointwise_loss", "pool",
+           "quantize", "reduce", "resample", "resize", "response_norm", "shape"]

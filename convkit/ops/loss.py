@@ -1,4 +1,4 @@
-"""Losses: cross entropy, negative log-likelihood, squared error, binary cross entropy.
+"""Losses over classes: cross entropy and negative log-likelihood; what all losses share.
 
 Sums are taken in float64 in a fixed order. With ``reduction="none"`` the result has one number
 for each loss, else it is a scalar. Nothing but the inputs and two numbers for each row (its
@@ -8,18 +8,16 @@ largest number and the logarithm of its sum) is kept for backward.
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any, ClassVar
 
 import numpy as np
 
 from convkit._kernels import loss as kernels
 from convkit._kernels import memory
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, empty_ordered, in_order, logical, native
+from convkit.ops.layout import axis_order, empty_ordered, in_order, native
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["BceWithLogits", "CrossEntropy", "MseLoss", "NllLoss"]
+__all__ = ["CrossEntropy", "NllLoss"]
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -28,12 +26,13 @@ Shape = tuple[int, ...]
 # -- what all losses share ----------------------------------------------------------------------
 
 
-def _check_reduction(reduction: str) -> None:
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError unless a reduction is known."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"expected reduction of 'mean', 'sum' or 'none', got {reduction!r}")
 
 
-def _scalar(total: float, divisor: float, reduction: str, dtype: np.dtype) -> Array:
+def scalar(total: float, divisor: float, reduction: str, dtype: np.dtype) -> Array:
     """Return the sum or the mean as an array of no axes; a mean of nothing is NaN."""
     if reduction == "mean":
         total = total / divisor if divisor else math.nan if not total else math.copysign(
@@ -42,7 +41,7 @@ def _scalar(total: float, divisor: float, reduction: str, dtype: np.dtype) -> Ar
         return np.asarray(total, dtype)
 
 
-def _factor(gy: Array, divisor: float, reduction: str) -> float:
+def factor_of(gy: Array, divisor: float, reduction: str) -> float:
     """Return the gradient of every single loss where the result is a scalar."""
     g = float(gy)
     if reduction == "sum":
@@ -50,7 +49,7 @@ def _factor(gy: Array, divisor: float, reduction: str) -> float:
     return g / divisor if divisor else math.nan
 
 
-def _same_type(a: Array | None, x: Array, what: str) -> Array | None:
+def same_type(a: Array | None, x: Array, what: str) -> Array | None:
     """Return an input in native byte order; raise DTypeError unless it has the type of `x`."""
     if a is None:
         return None
@@ -60,24 +59,25 @@ def _same_type(a: Array | None, x: Array, what: str) -> Array | None:
     return a
 
 
-def _no_gradient(ctx: Context, first: int, *names: str) -> None:
+def no_gradient(ctx: Context, first: int, *names: str) -> None:
     """Raise RuntimeError where a gradient is wanted of an input that has none."""
     for need, name in zip(ctx.needs[first:], names, strict=False):
         if need:
             raise RuntimeError(f"the gradient of {name} is not defined; use {name}.detach()")
 
 
-def _shape_of(a: Array | None) -> Shape | None:
+def shape_of(a: Array | None) -> Shape | None:
+    """Return the shape of an input that may be missing."""
     return None if a is None else a.shape
 
 
 # -- losses over classes ------------------------------------------------------------------------
 
 
-def _class_shape(x: Shape, target: Shape, weight: Shape | None, reduction: str,
+def class_shape(x: Shape, target: Shape, weight: Shape | None, reduction: str,
                  probabilities: bool) -> Shape:
     """Return the result's shape; raise ShapeError where an input does not fit."""
-    _check_reduction(reduction)
+    check_reduction(reduction)
     if len(x) < 2:
         raise ShapeError(f"expected x of shape (N, C, ...), got {x}")
     each = (x[0], *x[2:])
@@ -91,7 +91,7 @@ def _class_shape(x: Shape, target: Shape, weight: Shape | None, reduction: str,
     return each if reduction == "none" else ()
 
 
-def _classes(target: Array, classes: int, ignore_index: int) -> Array:
+def classes_of(target: Array, classes: int, ignore_index: int) -> Array:
     """Return target classes as contiguous int64, all of them checked.
 
     The array is the op's own: what is changed later cannot lead a kernel astray.
@@ -109,7 +109,7 @@ def _classes(target: Array, classes: int, ignore_index: int) -> Array:
     return np.array(target, np.int64, order="C")
 
 
-def _rows(x: Array) -> Array:
+def rows_of(x: Array) -> Array:
     """Return `x` with its classes (axis 1) last, contiguous."""
     return in_order(np.moveaxis(x, 1, -1), None)
 
@@ -133,7 +133,7 @@ class CrossEntropy(Op):
               ignore_index: int = -100, label_smoothing: float = 0.0,
               reduction: str = "mean") -> Shape:
         """Return () or, without reduction, the shape of `x` without its axis 1."""
-        return _class_shape(x, target, weight, reduction, len(x) == len(target))
+        return class_shape(x, target, weight, reduction, len(x) == len(target))
 
     @staticmethod
     def forward(ctx: Context, x: Array, target: Array, weight: Array | None = None, *,
@@ -141,17 +141,17 @@ class CrossEntropy(Op):
                 reduction: str = "mean") -> Array:
         """Compute the losses, their sum or their mean."""
         probabilities = target.dtype.kind == "f"
-        each = _class_shape(x.shape, target.shape, _shape_of(weight), reduction, probabilities)
-        _no_gradient(ctx, 2, "weight")
+        each = class_shape(x.shape, target.shape, shape_of(weight), reduction, probabilities)
+        no_gradient(ctx, 2, "weight")
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"expected label_smoothing from 0 to 1, got {label_smoothing}")
         x = native(x)
-        rows = _rows(x)
+        rows = rows_of(x)
         if probabilities:
-            target = _rows(_same_type(target, x, "target"))
+            target = rows_of(same_type(target, x, "target"))
         else:
-            target = _classes(target, x.shape[1], ignore_index)
-        weight = _same_type(weight, x, "weight")
+            target = classes_of(target, x.shape[1], ignore_index)
+        weight = same_type(weight, x, "weight")
         weight = None if weight is None else in_order(weight, None)
         most, log_sum = (memory.empty(rows.shape[:-1], x.dtype) for _ in range(2))
         losses = memory.empty(each, x.dtype) if reduction == "none" else None
@@ -161,7 +161,7 @@ class CrossEntropy(Op):
         if any(ctx.needs):
             ctx.saved = ((rows, target, weight, ignore_index, label_smoothing, most, log_sum),
                          divisor, reduction)
-        return _scalar(total, divisor, reduction, x.dtype) if losses is None else losses
+        return scalar(total, divisor, reduction, x.dtype) if losses is None else losses
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, Array | None, None]:
@@ -169,7 +169,7 @@ class CrossEntropy(Op):
         arguments, divisor, reduction = ctx.saved
         rows = arguments[0]
         each = in_order(gy, None) if reduction == "none" else None
-        factor = 1.0 if reduction == "none" else _factor(gy, divisor, reduction)
+        factor = 1.0 if reduction == "none" else factor_of(gy, divisor, reduction)
         gx, g_target = (memory.empty(rows.shape, rows.dtype) if need else None
                         for need in ctx.needs[:2])
         kernels.cross_entropy_grad(each, factor, *arguments, gx, g_target, ctx.threads)
@@ -191,17 +191,17 @@ class NllLoss(Op):
     def shape(x: Shape, target: Shape, weight: Shape | None = None, *,
               ignore_index: int = -100, reduction: str = "mean") -> Shape:
         """Return () or, without reduction, the shape of `x` without its axis 1."""
-        return _class_shape(x, target, weight, reduction, False)
+        return class_shape(x, target, weight, reduction, False)
 
     @staticmethod
     def forward(ctx: Context, x: Array, target: Array, weight: Array | None = None, *,
                 ignore_index: int = -100, reduction: str = "mean") -> Array:
         """Compute the losses, their sum or their mean."""
-        _class_shape(x.shape, target.shape, _shape_of(weight), reduction, False)
-        _no_gradient(ctx, 2, "weight")
+        class_shape(x.shape, target.shape, shape_of(weight), reduction, False)
+        no_gradient(ctx, 2, "weight")
         x = native(x)
-        target = _classes(target, x.shape[1], ignore_index)
-        weight = _same_type(weight, x, "weight")
+        target = classes_of(target, x.shape[1], ignore_index)
+        weight = same_type(weight, x, "weight")
         kept = (target != ignore_index) & (target >= 0) & (target < x.shape[1])
         index = np.where(kept, target, 0)[:, np.newaxis]
         factors = kept.astype(x.dtype) if weight is None or not weight.size \
@@ -213,7 +213,7 @@ class NllLoss(Op):
             ctx.saved = (axis_order(x), x.shape, index, factors, divisor, reduction)
         if reduction == "none":
             return losses
-        return _scalar(float(losses.sum(dtype=np.float64)), divisor, reduction, x.dtype)
+        return scalar(float(losses.sum(dtype=np.float64)), divisor, reduction, x.dtype)
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array, None, None]:
@@ -223,143 +223,6 @@ class NllLoss(Op):
         gx.fill(0)
         if index.size:
             by_loss = gy if reduction == "none" else factors.dtype.type(
-                _factor(gy, divisor, reduction))
+                factor_of(gy, divisor, reduction))
             np.put_along_axis(gx, index, (-factors * by_loss)[:, np.newaxis], 1)
         return gx, None, None
-
-
-# -- losses of single numbers -------------------------------------------------------------------
-
-
-class _Pointwise(Op):
-    """A loss of every number of `x` and `target`."""
-
-    binary: ClassVar[bool] = False
-    reads = (0, 1)
-
-    @classmethod
-    def _forward(cls, ctx: Context, inputs: tuple[Array | None, ...], reduction: str) -> Array:
-        """Compute losses of inputs that have been checked and have one shape."""
-        order = axis_order(inputs[0])
-        x, target, weight, pos_weight = (
-            None if a is None else in_order(a, order) for a in inputs)
-        losses = memory.empty(x.shape, x.dtype) if reduction == "none" else None
-        total = kernels.pointwise(cls.binary, x, target, weight, pos_weight, losses, ctx.threads)
-        if any(ctx.needs):
-            ctx.saved = ((x, target, weight, pos_weight), order, reduction)
-        if losses is None:
-            return _scalar(total, x.size, reduction, x.dtype)
-        return logical(losses, order)
-
-    @classmethod
-    def _backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, Array | None]:
-        """Return the gradients of x and target."""
-        inputs, order, reduction = ctx.saved
-        x = inputs[0]
-        each = in_order(gy, order) if reduction == "none" else None
-        factor = 1.0 if reduction == "none" else _factor(gy, x.size, reduction)
-        grads = [memory.empty(x.shape, x.dtype) if need else None for need in ctx.needs[:2]]
-        kernels.pointwise_grad(cls.binary, each, factor, *inputs, *grads, ctx.threads)
-        return tuple(None if g is None else logical(g, order) for g in grads)
-
-
-def _sum_to(g: Array | None, shape: Shape) -> Array | None:
-    """Sum a gradient over the axes along which its input was broadcast."""
-    if g is None or g.shape == shape:
-        return g
-    added = g.ndim - len(shape)
-    axes = (*range(added),
-            *(i + added for i, n in enumerate(shape) if n == 1 and g.shape[i + added] != 1))
-    return g.sum(axis=axes, keepdims=True).reshape(shape)
-
-
-@register
-class MseLoss(_Pointwise):
-    """(x - target)^2. Shapes that differ are broadcast, with a warning."""
-
-    name = "mse_loss"
-
-    @staticmethod
-    def shape(x: Shape, target: Shape, *, reduction: str = "mean") -> Shape:
-        """Return () or, without reduction, the inputs' common shape."""
-        _check_reduction(reduction)
-        try:
-            common = np.broadcast_shapes(x, target)
-        except ValueError:
-            raise ShapeError(
-                f"expected a target of shape {x} like x, got {target}") from None
-        return common if reduction == "none" else ()
-
-    @classmethod
-    def forward(cls, ctx: Context, x: Array, target: Array, *, reduction: str = "mean") -> Array:
-        """Compute the losses, their sum or their mean."""
-        cls.shape(x.shape, target.shape, reduction=reduction)
-        x = native(x)
-        target = _same_type(target, x, "target")
-        shapes = x.shape, target.shape
-        if x.shape != target.shape:
-            warnings.warn(
-                f"mse_loss broadcasts a target of shape {target.shape} against x of shape "
-                f"{x.shape}, which is rarely meant", UserWarning, stacklevel=2)
-            x, target = np.broadcast_arrays(x, target)
-        loss = cls._forward(ctx, (x, target, None, None), reduction)
-        if any(ctx.needs):
-            ctx.saved = (ctx.saved, shapes)
-        return loss
-
-    @classmethod
-    def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, Array | None]:
-        """Return the gradients of x and target."""
-        saved, shapes = ctx.saved
-        inner = Context(ctx.needs, ctx.threads)
-        inner.saved = saved
-        return tuple(map(_sum_to, cls._backward(inner, gy), shapes))
-
-
-@register
-class BceWithLogits(_Pointwise):
-    """Binary cross entropy of sigmoid(x) with targets from 0 to 1.
-
-    weight * ((1 - t) * x + (1 + (pos_weight - 1) * t) * log(1 + exp(-x))), with weight and
-    pos_weight broadcast.
-    """
-
-    name = "bce_with_logits"
-    binary = True
-
-    @staticmethod
-    def shape(x: Shape, target: Shape, weight: Shape | None = None,
-              pos_weight: Shape | None = None, *, reduction: str = "mean") -> Shape:
-        """Return () or, without reduction, the shape of `x`."""
-        _check_reduction(reduction)
-        if target != x:
-            raise ShapeError(f"expected a target of shape {x} like x, got {target}")
-        for name, shape in (("weight", weight), ("pos_weight", pos_weight)):
-            try:
-                fits = shape is None or np.broadcast_shapes(shape, x) == x
-            except ValueError:
-                fits = False
-            if not fits:
-                raise ShapeError(
-                    f"expected {name} that broadcasts to the shape {x} of x, got {shape}")
-        return x if reduction == "none" else ()
-
-    @classmethod
-    def forward(cls, ctx: Context, x: Array, target: Array, weight: Array | None = None,
-                pos_weight: Array | None = None, *, reduction: str = "mean") -> Array:
-        """Compute the losses, their sum or their mean."""
-        cls.shape(x.shape, target.shape, _shape_of(weight), _shape_of(pos_weight),
-                  reduction=reduction)
-        _no_gradient(ctx, 2, "weight", "pos_weight")
-        x = native(x)
-        target = _same_type(target, x, "target")
-        weights: list[Any] = []
-        for a, what in ((weight, "weight"), (pos_weight, "pos_weight")):
-            a = _same_type(a, x, what)
-            weights.append(None if a is None else np.broadcast_to(a, x.shape))
-        return cls._forward(ctx, (x, target, *weights), reduction)
-
-    @classmethod
-    def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, ...]:
-        """Return the gradients of x and target."""
-        return (*cls._backward(ctx, gy), None, None)

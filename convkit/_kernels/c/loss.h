@@ -34,10 +34,26 @@ typedef void (*ck_cross_entropy_fn)(const ck_cross_entropy *args, ptrdiff_t begi
 typedef void (*ck_cross_entropy_grad_fn)(const ck_cross_entropy *args, ptrdiff_t begin,
                                          ptrdiff_t end);
 
+/* Losses of single numbers x with targets t. */
+enum ck_pointwise_loss {
+    CK_LOSS_MSE,
+    CK_LOSS_BCE_LOGITS,
+    CK_LOSS_BCE,
+    CK_LOSS_L1,
+    CK_LOSS_HUBER,     /* a: where the parabola ends */
+    CK_LOSS_SMOOTH_L1, /* a: the same; not zero */
+    CK_LOSS_KL,
+    CK_LOSS_KL_LOG,    /* with the logarithm of the target */
+    CK_LOSS_HINGE,     /* a: margin */
+    CK_LOSS_FOCAL,     /* a: share of the positive, or below zero; b: exponent */
+    CK_LOSS_COUNT
+};
+
 /* A loss of single numbers, over n of them. */
 typedef struct ck_pointwise {
     const void *x, *target;
-    const void *weight, *pos_weight; /* binary cross entropy only; NULL for ones */
+    const void *weight, *pos_weight; /* binary cross entropies only; NULL for ones */
+    double a, b;                     /* parameters that some losses have */
     void *losses;                    /* or NULL */
     const void *gy;                  /* or NULL for ones */
     double factor;                   /* of gy */
@@ -51,8 +67,8 @@ typedef void (*ck_pointwise_grad_fn)(const ck_pointwise *args, ptrdiff_t begin, 
 typedef struct ck_loss_table {
     ck_cross_entropy_fn cross_entropy[2];
     ck_cross_entropy_grad_fn cross_entropy_grad[2];
-    ck_pointwise_fn mse[2], bce[2];
-    ck_pointwise_grad_fn mse_grad[2], bce_grad[2];
+    ck_pointwise_fn pointwise[2][CK_LOSS_COUNT];
+    ck_pointwise_grad_fn pointwise_grad[2][CK_LOSS_COUNT];
 } ck_loss_table;
 
 #endif

@@ -97,8 +97,6 @@ CK_INLINE void FN(clear_edges)(T *buffer, ptrdiff_t before, ptrdiff_t size, ptrd
     memset(buffer + before + length, 0, (size_t)(size - before) * sizeof(T));
 }
 
-CK_INLINE V FN(power)(V base, V exponent) { return FN(exp)(exponent * FN(log)(base)); }
-
 static void FN(lrn_rows)(const ck_lrn *o, const void *px, void *py, void *pbase, void *scratch,
                          ptrdiff_t rows, ptrdiff_t length) {
     T *squares = scratch;

@@ -234,3 +234,11 @@ CK_INLINE vdouble normal_d(vdouble x, vdouble *density) {
     *density = exp_d(-0.5 * x * x) * 0.39894228040143267794;
     return normal_below_d(x);
 }
+
+/* base^exponent for base >= 0; the exponent 0 gives 1. */
+CK_INLINE vfloat power_f(vfloat base, vfloat exponent) {
+    return select_f(exponent == set_f(0.0f), set_f(1.0f), exp_f(exponent * log_f(base)));
+}
+CK_INLINE vdouble power_d(vdouble base, vdouble exponent) {
+    return select_d(exponent == set_d(0.0), set_d(1.0), exp_d(exponent * log_d(base)));
+}
