@@ -215,7 +215,7 @@ def test_threads_batches_and_ways_through_the_work_change_no_bit(tile):
 
 @pytest.mark.parametrize("inputs", ["normal", "after relu", "mean 3"])
 def test_error_stays_within_the_bound_of_high_precision(inputs):
-    """Normwise against float64: the largest error, and the Frobenius norm's."""
+    """Against float64: the largest error, and the Frobenius norm's."""
     shape = {"normal": lambda a: a, "after relu": lambda a: np.maximum(a, 0),
              "mean 3": lambda a: a + 3}[inputs]
     print(f"\n{inputs}: channels, tile, largest error, Frobenius norm's error")
@@ -227,8 +227,8 @@ def test_error_stays_within_the_bound_of_high_precision(inputs):
         largest = np.abs(apart).max() / np.abs(want).max()
         norm = np.linalg.norm(apart) / np.linalg.norm(want)
         print(f"{channels:4d} F({tile}x{tile}) {largest:.1e} {norm:.1e}")
-        assert largest <= 1e-5
-        assert norm <= 1e-5
+        assert largest <= 5e-6, "half of what precision 'high' allows"
+        assert norm <= 2e-6
 
 
 # What is done to the first sample (values set at places, or a factor), and the weights' factor.
