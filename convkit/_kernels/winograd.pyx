@@ -380,7 +380,7 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
                                                  + source.top + source.size)
             look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
     spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
-           source.channels // job.parts)
+           &job.product)
 
 
 cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const float* m,
@@ -561,6 +561,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     memset(&job.product, 0, sizeof(ck_gemm_args))
     job.product.a_offsets = &no_offset
     job.product.batch = 1
+    job.product.k = job.source.channels // job.parts
     job.product.lda = job.source.step
     job.product.ldc = job.m_tile
 
