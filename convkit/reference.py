@@ -376,6 +376,24 @@ def max_pool_grad(gy: Array, x: Array, *, kernel_size: Sizes, stride: Sizes | No
     return (_scatter(gy, place, np.shape(x)),)
 
 
+def max_unpool(x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
+    """Put each number at its flat place over the spatial axes; zeros elsewhere."""
+    (x,) = _wide(x)
+    y = np.zeros((*x.shape[:2], math.prod(output_size)))
+    for at in np.ndindex(*x.shape):
+        y[at[0], at[1], indices[at]] = x[at]
+    return y.reshape(*x.shape[:2], *output_size)
+
+
+def max_unpool_grad(gy: Array, x: Array, indices: Array, *,
+                    output_size: Sequence[int]) -> tuple[Array, None]:
+    """Return for each number the gradient at its place."""
+    (gy,) = _wide(gy)
+    flat = gy.reshape(*gy.shape[:2], math.prod(output_size))
+    places = indices.reshape(*indices.shape[:2], math.prod(indices.shape[2:]))
+    return np.take_along_axis(flat, places, 2).reshape(np.shape(x)), None
+
+
 def _averages(shape: tuple[int, ...], bounds: Sequence[list[tuple[int, int]]],
               divisors: Array) -> tuple[Array, ...]:
     """Yield each output position, the slices of its window and its divisor."""

@@ -191,6 +191,23 @@ def pool_cases(rng: Rng, wide: bool, count: int = 24) -> list[Case]:
     return cases
 
 
+def unpool_cases(rng: Rng, wide: bool) -> list[Case]:
+    """Return max unpooling of one and two spatial axes; no place comes twice."""
+    cases = []
+    for i, size in enumerate(((9,), (4, 7), (5, 3))):
+        c = _channels(rng, wide)
+        pooled = tuple(max(n // 2, 1) for n in size)
+        x = rng.standard_normal((2, c, *pooled))
+        places = np.argsort(rng.random((2, c, math.prod(size))), axis=2)
+        places = places[..., :math.prod(pooled)].reshape(x.shape)
+
+        def run(F, x, at, n=len(size), size=size):
+            return getattr(F, f"max_unpool{n}d")(x, at, 2, output_size=size)
+
+        cases.append(Case("max_unpool", [x, places], {"output_size": size}, run, str(i)))
+    return cases
+
+
 # -- normalisation, activations, arithmetic, shapes -----------------------------------------
 
 
@@ -612,7 +629,7 @@ def all_cases(seed: int, wide: bool = False) -> list[Case]:
     """Return random configurations of every operation."""
     rng = np.random.default_rng(seed)
     sums = [*conv_cases(rng, wide), *fused_cases(rng, wide), *conv_transpose_cases(rng, wide),
-            *pool_cases(rng, wide), *norm_cases(rng, wide),
+            *pool_cases(rng, wide), *unpool_cases(rng, wide), *norm_cases(rng, wide),
             *sample_norm_cases(rng, wide), *product_cases(rng, wide),
             *upsample_cases(rng, wide), *loss_cases(rng, wide), *error_loss_cases(rng, wide)]
     single = [*activation_cases(rng, wide), *arithmetic_cases(rng, wide), *shape_cases(rng, wide)]

@@ -113,8 +113,9 @@ def test_the_hinge_counts_classes_within_the_margin():
 
 
 @pytest.mark.parametrize("make", [
-    lambda m: m.L1Loss(reduction="sum"), lambda m: m.HuberLoss("mean", 0.5), lambda m: m.SmoothL1Loss(),
-    lambda m: m.KLDivLoss(reduction="batchmean", log_target=True), lambda m: m.KLDivLoss(reduction="sum"),
+    lambda m: m.L1Loss(reduction="sum"), lambda m: m.HuberLoss("mean", 0.5),
+    lambda m: m.SmoothL1Loss(), lambda m: m.KLDivLoss(reduction="batchmean", log_target=True),
+    lambda m: m.KLDivLoss(reduction="sum"),
     lambda m: m.BCELoss(), lambda m: m.MultiMarginLoss(2, 0.5)])
 def test_layers_are_pytorchs(torch, make):
     theirs = make(torch.nn)

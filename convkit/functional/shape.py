@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,14 @@ from convkit.functional.arguments import ndim_of, per_axis, shape_of
 from convkit.ops import REGISTRY as OPS
 
 __all__ = [
+    "channel_shuffle",
     "concat",
     "flatten",
     "interpolate",
     "one_hot",
     "pad",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "upsample",
 ]
 
@@ -106,6 +109,67 @@ def interpolate(
 
 
 upsample = interpolate
+
+
+def _regrouped(x: Any, axes: int, run: Callable[[tuple[int, ...]], tuple]) -> Tensor:
+    """Reshape the last `axes` axes, permute, and reshape again; other axes stay in front."""
+    shape = shape_of(x)
+    if len(shape) < axes:
+        raise ShapeError(f"expected x with at least {axes} axes, got shape {shape}")
+    lead, last = shape[:len(shape) - axes], shape[len(shape) - axes:]
+    split, order, joined = run(last)
+    dims = (*range(len(lead)), *(len(lead) + i for i in order))
+    y = apply(OPS["reshape"], x, shape=(*lead, *split))
+    return apply(OPS["reshape"], apply(OPS["permute"], y, dims=dims), shape=(*lead, *joined))
+
+
+def pixel_shuffle(input: Any, upscale_factor: int) -> Tensor:
+    """Turn channels into pixels: (..., C r^2, H, W) to (..., C, H r, W r).
+
+    References
+    ----------
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+    Convolutional Neural Network", 2016.
+    """
+    r = upscale_factor
+
+    def run(last: tuple[int, ...]) -> tuple:
+        c, h, w = last
+        if r < 1 or c % (r * r):
+            raise ShapeError(f"expected a number of channels that {r}^2 divides, got {c}")
+        return (c // (r * r), r, r, h, w), (0, 3, 1, 4, 2), (c // (r * r), h * r, w * r)
+
+    return _regrouped(input, 3, run)
+
+
+def pixel_unshuffle(input: Any, downscale_factor: int) -> Tensor:
+    """Turn pixels into channels, `pixel_shuffle` undone."""
+    r = downscale_factor
+
+    def run(last: tuple[int, ...]) -> tuple:
+        c, h, w = last
+        if r < 1 or h % r or w % r:
+            raise ShapeError(f"expected height and width that {r} divides, got {h} and {w}")
+        return (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r * r, h // r, w // r)
+
+    return _regrouped(input, 3, run)
+
+
+def channel_shuffle(input: Any, groups: int) -> Tensor:
+    """Deal the channels of (N, C, ...) out: those of each group go to all groups in turn.
+
+    References
+    ----------
+    Zhang, Zhou, Lin and Sun, "ShuffleNet: An Extremely Efficient Convolutional Neural Network
+    for Mobile Devices", 2018.
+    """
+    def run(last: tuple[int, ...]) -> tuple:
+        c, *spatial = last
+        if groups < 1 or c % groups:
+            raise ShapeError(f"expected a number of channels that {groups} divides, got {c}")
+        return ((groups, c // groups, *spatial), (1, 0, *range(2, len(last) + 1)), last)
+
+    return _regrouped(input, ndim_of(input) - 1, run)
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:

@@ -291,6 +291,8 @@ SCHEMAS: dict[str, OpSchema] = {
     "max_pool": OpSchema("x", {
         **_POOL, "dilation": _steps, "ceil_mode": Attr(flag, False),
         "return_indices": Attr(flag, False)}, ranks=_spatial, extra=_INDICES),
+    "max_unpool": OpSchema("x indices", {"output_size": _steps}, ranks=_spatial, kinds="f iu",
+                           gives="0"),
     "avg_pool": OpSchema("x", {
         **_POOL, "ceil_mode": Attr(flag, False), "count_include_pad": Attr(flag, True),
         "divisor_override": Attr(optional(_count), None)}, ranks=_spatial),

@@ -14,8 +14,11 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BlurPool2d",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
 ]
 
 
@@ -173,3 +176,72 @@ class AdaptiveMaxPool2d(_AdaptiveMax):
     def forward(self, input: Any) -> Any:
         """Map (N, C, H, W) to (N, C, *output_size)."""
         return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+
+
+class MaxUnpool1d(Module):
+    """Puts maxima of sequences back to their places; see `MaxUnpool2d`."""
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+
+    def forward(self, input: Any, indices: Any, output_size: Any = None) -> Any:
+        """Map (N, C, L') to (N, C, L)."""
+        return F.max_unpool1d(input, indices, self.kernel_size, self.stride, self.padding,
+                              output_size)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool2d(MaxUnpool1d):
+    """Puts maxima of images back to their places among zeros.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding : int or tuple
+        Those of the `MaxPool2d` whose maxima and indices come in.
+    """
+
+    def forward(self, input: Any, indices: Any, output_size: Any = None) -> Any:
+        """Map (N, C, H', W') to (N, C, H, W)."""
+        return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding,
+                              output_size)
+
+
+class BlurPool2d(Module):
+    """Smooths with a binomial filter, then keeps every `stride`-th pixel.
+
+    In place of a stride of 2: after ``MaxPool2d(2, stride=1)``, or after a convolution of
+    stride 1 and its activation.
+
+    Parameters
+    ----------
+    kernel_size : int
+        Size of the filter.
+    stride : int or tuple
+        One for both axes or one each.
+    padding_mode : str
+        "reflect", "replicate", "circular" or "zeros".
+
+    References
+    ----------
+    Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019.
+    """
+
+    def __init__(self, kernel_size: int = 3, stride: Any = 2, padding_mode: str = "reflect"):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding_mode = padding_mode
+
+    def forward(self, input: Any) -> Any:
+        """Map (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        return F.blur_pool2d(input, self.kernel_size, self.stride, self.padding_mode)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"

@@ -9,9 +9,12 @@ from convkit.autograd import Tensor
 from convkit.nn.module import Module
 
 __all__ = [
+    "ChannelShuffle",
     "CircularPad2d",
     "ConstantPad2d",
     "Flatten",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReflectionPad2d",
     "ReplicationPad2d",
     "Upsample",
@@ -115,3 +118,51 @@ class CircularPad2d(_Pad2d):
     """Pads images with their opposite side."""
 
     mode = "circular"
+
+
+class PixelShuffle(Module):
+    """Turns channels into pixels; see `functional.pixel_shuffle`."""
+
+    def __init__(self, upscale_factor: int):
+        super().__init__()
+        self.upscale_factor = upscale_factor
+
+    def forward(self, input: Any) -> Tensor:
+        """Map (N, C r^2, H, W) to (N, C, H r, W r)."""
+        return F.pixel_shuffle(input, self.upscale_factor)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"upscale_factor={self.upscale_factor}"
+
+
+class PixelUnshuffle(Module):
+    """Turns pixels into channels: `PixelShuffle` undone."""
+
+    def __init__(self, downscale_factor: int):
+        super().__init__()
+        self.downscale_factor = downscale_factor
+
+    def forward(self, input: Any) -> Tensor:
+        """Map (N, C, H r, W r) to (N, C r^2, H, W)."""
+        return F.pixel_unshuffle(input, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"downscale_factor={self.downscale_factor}"
+
+
+class ChannelShuffle(Module):
+    """Deals the channels of each group out to all; see `functional.channel_shuffle`."""
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, input: Any) -> Tensor:
+        """Reorder the channels of (N, C, ...)."""
+        return F.channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"groups={self.groups}"

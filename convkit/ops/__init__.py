@@ -31,10 +31,12 @@ from convkit.ops import (
     resize,
     response_norm,
     shape,
+    unpool,
 )
 from convkit.ops.op import REGISTRY, Context, Op, register
 
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic", "cast",
            "compare", "conv", "focal_loss", "functions", "gather", "group_norm", "layer_norm",
            "linear", "loss", "margin_loss", "math", "norm", "pad", "pointwise_loss", "pool",
-           "quantize", "reduce", "resample", "resize", "response_norm", "shape"]
+           "quantize", "reduce", "resample", "resize", "response_norm", "shape",
+           "unpool"]
