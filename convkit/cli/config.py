@@ -21,9 +21,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a file of options, and single ones."""
     parser.add_argument("config", nargs="?", metavar="CONFIG",
                         help="TOML file with any of the options below, named alike; its tables "
-                             "are headings only; options of the command line go before its")
+                             "are headings only; the command line wins over it")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE",
-                        help="an option by its name in such a file")
+                        help="an option by its name in such a file, over which it wins")
     parser.set_defaults(config_parser=parser)
 
 
