@@ -21,6 +21,13 @@ FORMS = {
     "3x3 dilated": ((3, 3), (1, 1), (2, 2), (2, 2, 2, 2)),
     "stride 4, dilation 6": ((3, 3), (4, 4), (6, 6), (6, 6, 6, 6)),
     "stride above the kernel": ((2, 2), (3, 5), (1, 1), (0, 0, 0, 0)),
+    "3x3 dilated by 2 and 3, padded unevenly": ((3, 3), (1, 1), (2, 3), (1, 2, 4, 0)),
+    "3x3 dilated beyond the width": ((3, 3), (1, 1), (1, 25), (1, 1, 25, 25)),
+    "3x3 stride 2, padded far": ((3, 3), (2, 2), (1, 1), (4, 5, 3, 6)),
+    "5x5 stride 2, padded below only": ((5, 5), (2, 2), (1, 1), (0, 3, 1, 2)),
+    "5x5 dilated": ((5, 5), (1, 1), (2, 2), (4, 4, 4, 4)),
+    "7x7": ((7, 7), (1, 1), (1, 1), (3, 3, 3, 3)),
+    "7x7 unpadded": ((7, 7), (1, 1), (1, 1), (0, 0, 0, 0)),
     "7x2, all apart": ((7, 2), (1, 2), (1, 3), (5, 1, 0, 2)),
     "1x1": ((1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
     "1x9": ((1, 9), (1, 1), (1, 1), (0, 0, 4, 4)),
@@ -102,15 +109,23 @@ def test_values_and_gradients(form, dtype):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 8, 15, 16, 17, 31, 32, 33, 48, 100])
-@pytest.mark.parametrize("form", ["3x3", "3x3 stride 2", "5x5", "7x2, all apart"])
+@pytest.mark.parametrize("form", ["3x3", "3x3 stride 2", "5x5", "5x5 dilated", "7x7",
+                                  "3x3 dilated by 2 and 3, padded unevenly", "7x2, all apart"])
 def test_any_number_of_channels(form, channels):
     Case(FORMS[form], size=(2, 7, 9), channels=channels).check()
 
 
 @pytest.mark.parametrize("width", [*range(1, 19), 31, 40])
-@pytest.mark.parametrize("form", ["3x3", "3x3 stride 2", "5x5", "5x5 stride 2"])
+@pytest.mark.parametrize("form", ["3x3", "3x3 stride 2", "5x5", "5x5 stride 2", "7x7"])
 def test_any_width(form, width):
     Case(FORMS[form], size=(1, 5, width), channels=20).check()
+
+
+@pytest.mark.parametrize("height", range(1, 12))
+@pytest.mark.parametrize("form", ["3x3 stride 2", "3x3 stride 2, padded below only",
+                                  "5x5", "5x5 stride 2"])
+def test_any_height(form, height):
+    Case(FORMS[form], size=(2, height + 2, 9), channels=20).check()
 
 
 @pytest.mark.parametrize("isa", dispatch.supported_isas()[:-1])
@@ -124,10 +139,17 @@ def test_lower_instruction_sets(isa):
     """, {"CONVKIT_ISA": isa})
 
 
-def test_bias_residual_and_activation():
-    case = Case(FORMS["3x3"])
+@pytest.mark.parametrize("channels", [3, 17])
+def test_bias_residual_and_activation(channels):
+    case = Case(FORMS["3x3"], channels=channels)
     plain = case.expected()[0]
     bounds = tolerance("highest", np.float32)
+    clamped = case.forward(case.bias, None, 2, -0.5, 0.75)
+    assert_close(clamped, np.clip(plain + case.bias, -0.5, 0.75), bounds, "clamped")
+    case.x[0, 5, 5, 1] = np.nan
+    clamped = case.forward(case.bias, None, 2, -0.5, 0.75)
+    assert np.isnan(clamped[0, 5, 5, 1]) and np.isnan(clamped).sum() == 9
+    case = Case(FORMS["3x3"], channels=channels)
     sums = plain + case.bias + case.residual
     for activation, alpha, beta, want in [
         (0, 0.0, 0.0, sums),

@@ -10,6 +10,7 @@ order; their size depends on the layer alone.
 
 from math import gcd
 
+from libc.math cimport INFINITY
 cimport numpy as cnp
 import numpy as np
 
@@ -44,12 +45,36 @@ cdef extern from "depthwise.h" nogil:
         void (*row)(const ck_depthwise_args*) noexcept nogil
         void (*row_sums)(const ck_depthwise_sums_args*) noexcept nogil
         void (*total)(const void*, Py_ssize_t, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+    int CK_DW_ROWS
+    ctypedef struct ck_depthwise_band:
+        const void* x
+        Py_ssize_t x_row_step, x_pair_step, x_step, width, first
+        const void* w
+        Py_ssize_t w_row_step, w_step
+        void* y
+        Py_ssize_t y_row_step, y_step, columns, channels, pairs
+        Py_ssize_t top, top_step, top_dilation, height, row, row_step, row_low, row_high
+        const void* bias
+        int clamp
+        float low, high
+    ctypedef void (*ck_depthwise_band_fn)(const ck_depthwise_band*) noexcept nogil
+    ctypedef struct ck_depthwise_block:
+        const void* x
+        const void* gy
+        Py_ssize_t height, width, columns, channels, start, stop, top, left
+        void* sums
+        Py_ssize_t sums_step
+    ctypedef void (*ck_depthwise_block_fn)(const ck_depthwise_block*) noexcept nogil
     ctypedef struct ck_depthwise_table:
         ck_depthwise_kernels f32, f64
+        ck_depthwise_band_fn (*band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        ck_depthwise_band_fn (*flat_band)(Py_ssize_t) noexcept nogil
+        ck_depthwise_block_fn (*block)(Py_ssize_t, Py_ssize_t) noexcept nogil
 
-# Bytes that one task reads and writes: it stays in a core's cache, and a task's cost
-# is far above that of starting it.
+# Bytes that one task reads and writes, about: it stays in a core's cache, and a task's cost
+# is far above that of starting it. Tasks of fewer rows would read too many of them twice.
 cdef Py_ssize_t TASK_BYTES = 128 * 1024
+cdef Py_ssize_t TASK_ROWS = 4
 
 # A task walks its rows once for each block of channels, so that the input rows under one
 # output row stay in the first-level cache until the next one reads them again: about so many
@@ -82,6 +107,13 @@ cdef struct Problem:
     # The gradient of the input: residue classes of columns, and their count.
     Columns* phases
     Py_ssize_t phase_count, period_h, period_w
+    # The kernels of the window, NULL where it has none: they take its rows in pairs.
+    ck_depthwise_band_fn band
+    ck_depthwise_block_fn sum_block
+    Py_ssize_t w_row_step, w_step, up
+    # Weights, then bias, for fewer channels than a vector: each repeats along `repeats` values.
+    float* repeated
+    Py_ssize_t repeats
     # The gradient of the weight: sums[task][kh * kw][sums_step]
     char* sums
     Py_ssize_t sums_step, tasks
@@ -204,6 +236,86 @@ cdef void _grad_input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil
         g.from_ = g.to
 
 
+cdef void _prepare_band(const Problem* p, ck_depthwise_band* g) noexcept nogil:
+    """Set what all bands of a problem share."""
+    g.x_row_step = p.dilation_h * p.width * p.c
+    g.y_row_step = p.ow * p.c if p.up > 1 else p.dilation_h * p.ow * p.c
+    g.top_dilation = p.dilation_h
+    g.height = p.h
+    g.row_low = 0
+    g.w = p.w
+    g.w_row_step = p.w_row_step
+    g.w_step = p.w_step
+    g.channels = p.c
+    g.bias = p.bias
+    g.clamp = p.activation != 0
+    g.low = 0 if p.activation == 1 else p.alpha
+    g.high = INFINITY if p.activation == 1 else p.beta
+
+
+cdef void _run_columns(const Problem* p, ck_depthwise_band* g, char* x, char* y) noexcept nogil:
+    """Run a band of rows that begin at x and y: dilated columns a residue class at a time."""
+    cdef Py_ssize_t residue, base, first
+    cdef Py_ssize_t dilation = 1 if p.repeated != NULL else p.dilation_w
+    g.x_pair_step = g.top_step * p.width * p.c
+    g.x_step = p.dilation_w * p.c
+    g.y_step = dilation * p.c
+    for residue in range(min(dilation, p.ow)):
+        base = residue - p.left
+        first = base % dilation
+        if first < 0:
+            first += dilation
+        g.x = x + first * p.c * p.item
+        g.first = (base - first) // dilation
+        g.width = max(_ceil_div(p.width - first, dilation), 0)
+        g.y = y + residue * p.c * p.item
+        g.columns = _ceil_div(p.ow - residue, dilation)
+        p.band(g)
+
+
+cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Compute one block of output rows in pairs; dilated rows a residue class at a time."""
+    cdef Problem* p = <Problem*>ctx
+    cdef Py_ssize_t n = index // p.blocks
+    cdef Py_ssize_t start = (index % p.blocks) * p.block
+    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t step = p.dilation_h
+    cdef ck_depthwise_band g
+    _prepare_band(p, &g)
+    g.top_step = CK_DW_ROWS * step * p.stride_h
+    g.row_step = step
+    g.row_high = stop
+    for g.row in range(start, min(start + step, stop)):
+        g.top = g.row * p.stride_h - p.top
+        g.pairs = _ceil_div(stop - g.row, CK_DW_ROWS * step)
+        _run_columns(p, &g, p.x + (n * p.h + g.top) * p.width * p.c * p.item,
+                     p.y + (n * p.oh + g.row) * p.ow * p.c * p.item)
+
+
+cdef void _scatter_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Compute one block of rows of the gradient of the input of a convolution of stride 2.
+
+    Blocks begin with a row that even rows of taps reach. Names as in `_grad_input_task`.
+    """
+    cdef Problem* p = <Problem*>ctx
+    cdef Py_ssize_t n = index // p.blocks
+    cdef ck_depthwise_band g
+    _prepare_band(p, &g)
+    g.x_step = g.y_step = p.c
+    g.width = p.width
+    g.columns = p.ow
+    g.first = -p.left
+    g.top_step = g.row_step = 1
+    g.x_pair_step = p.width * p.c
+    g.row = (index % p.blocks) * p.block - p.top % 2
+    g.row_high = min(g.row + p.block, p.oh)
+    g.pairs = _ceil_div(g.row_high - g.row, CK_DW_ROWS)
+    g.top = (g.row + p.top) // 2 - ((p.kh + 1) // 2 - 1)
+    g.x = p.x + (n * p.h + g.top) * p.width * p.c * p.item
+    g.y = p.y + (n * p.oh + g.row) * p.ow * p.c * p.item
+    p.band(&g)
+
+
 cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Sum one block of rows, or of samples, into its own partial gradient.
 
@@ -218,8 +330,18 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Py_ssize_t size = p.kh * p.kw * p.sums_step * p.item
     cdef char* sums = p.sums + index * size
     cdef ck_depthwise_sums_args g
+    cdef ck_depthwise_block block
     for i in range(size):
         sums[i] = 0
+    if p.sum_block != NULL:
+        block = ck_depthwise_block(
+            p.x, p.y, p.h, p.width, p.ow, p.c, start, stop, p.top, p.left, sums, p.sums_step)
+        while n < n_stop:
+            block.x = p.x + n * p.h * x_row * p.item
+            block.gy = p.y + n * p.oh * p.ow * p.c * p.item
+            p.sum_block(&block)
+            n += 1
+        return
     g.x_row_step = p.dilation_h * x_row
     g.width = p.width
     g.columns = p.ow
@@ -278,18 +400,82 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
     p.bias = p.residual = NULL
     p.activation = 0
     p.alpha = p.beta = 0
-    p.samples = 1
+    p.samples = p.up = 1
     p.phases = NULL
+    p.band = NULL
+    p.sum_block = NULL
+    p.repeated = NULL
     p.sums = NULL
     return p
+
+
+cdef bint _square(const Problem* p) noexcept nogil:
+    """Tell whether the window is one of those that have kernels of their own, by its form."""
+    return (p.item == 4 and p.kh == p.kw and p.stride_h == p.stride_w
+            and (p.stride_h == 1 or (p.dilation_h == 1 and p.dilation_w == 1)))
+
+
+cdef bint _choose_band(Problem* p, bint backward) except -1:
+    """Choose the kernel for pairs of rows; describe its weights. Returns whether it has one."""
+    cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
+    if not _square(p) or p.residual != NULL or p.activation > 2:
+        return False
+    p.w_row_step = p.kw * p.c
+    p.w_step = p.c
+    if p.c < kernels.f32.vector_length:
+        if p.stride_h > 1 or kernels.flat_band(p.kh) == NULL:
+            return False
+        p.band = kernels.flat_band(p.kh)
+        _repeat_weights(p, 2 * kernels.f32.vector_length)
+    elif backward and p.stride_h > 1:
+        p.band = kernels.band(p.kh, 1, p.stride_h)
+        p.up = p.stride_h
+        return p.band != NULL
+    else:
+        p.band = kernels.band(p.kh, p.stride_h, 1)
+    if backward and p.band != NULL:    # the window turned by 180 degrees
+        p.w += ((p.kh - 1) * p.w_row_step + (p.kw - 1) * p.w_step) * p.item
+        p.w_row_step = -p.w_row_step
+        p.w_step = -p.w_step
+        p.top = p.dilation_h * (p.kh - 1) - p.top
+        p.left = p.dilation_w * (p.kw - 1) - p.left
+    return p.band != NULL
+
+
+cdef int _repeat_weights(Problem* p, Py_ssize_t repeats) except -1:
+    """Lay out weights and bias so that each tap repeats along `repeats` values."""
+    cdef Py_ssize_t taps = p.kh * p.kw, tap, i
+    cdef const float* source
+    p.repeats = repeats
+    p.repeated = <float*>take((taps + 1) * repeats * sizeof(float))
+    if p.repeated == NULL:
+        raise MemoryError("no memory for repeated weights")
+    for tap in range(taps + (p.bias != NULL)):
+        source = <const float*>(p.w + tap * p.c * p.item if tap < taps else p.bias)
+        for i in range(repeats):
+            p.repeated[tap * repeats + i] = source[i % p.c]
+    p.w = <char*>p.repeated
+    p.w_step = repeats
+    p.w_row_step = p.kw * repeats
+    if p.bias != NULL:
+        p.bias = <char*>(p.repeated + taps * repeats)
+    return 0
+
+
+cdef void _give_repeated(Problem* p) noexcept nogil:
+    """Give back what `_repeat_weights` took, if anything."""
+    if p.repeated != NULL:
+        give(p.repeated, (p.kh * p.kw + 1) * p.repeats * sizeof(float))
 
 
 cdef void _cut_rows(Problem* p) noexcept nogil:
     """Cut each sample into blocks of rows of y, of about TASK_BYTES read and written."""
     cdef Py_ssize_t sample = (p.h * p.width + p.oh * p.ow) * p.c * p.item
-    cdef Py_ssize_t blocks = max(min(_ceil_div(sample, TASK_BYTES), p.oh), 1)
-    p.block = max(_ceil_div(p.oh, blocks), 1)
-    p.blocks = max(_ceil_div(p.oh, p.block), 1)
+    cdef Py_ssize_t most = _ceil_div(p.oh, TASK_ROWS)
+    cdef Py_ssize_t blocks = max(min(_ceil_div(sample, TASK_BYTES), most), 1)
+    p.block = _ceil_div(max(_ceil_div(p.oh, blocks), 1), CK_DW_ROWS) * CK_DW_ROWS
+    # A block of a scattered gradient may begin one row above the sample.
+    p.blocks = max(_ceil_div(p.oh + (p.top % 2 if p.up > 1 else 0), p.block), 1)
     cdef Py_ssize_t vector = p.kernels.vector_length
     cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
                                 p.c * p.item // RUN_BYTES)
@@ -334,10 +520,13 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     p.beta = beta
     if y.size == 0:
         return
+    _choose_band(&p, False)
     with nogil:
         _cut_rows(&p)
         count = p.n * p.blocks
-        parallel_for(_forward_task, &p, count, threads_for(threads, count, _work(&p)))
+        parallel_for(_forward_task if p.band == NULL else _gather_task, &p, count,
+                     threads_for(threads, count, _work(&p)))
+        _give_repeated(&p)
 
 
 def grad_input(gy, w, gx, stride, pad, dilation, int threads):
@@ -355,6 +544,14 @@ def grad_input(gy, w, gx, stride, pad, dilation, int threads):
     cdef Problem p = _problem(gy, gx, w, stride, pad, dilation)
     cdef Py_ssize_t count, phase
     if gx.size == 0:
+        return
+    if gy.size > 0 and _choose_band(&p, True):
+        with nogil:
+            _cut_rows(&p)
+            count = p.n * p.blocks
+            parallel_for(_scatter_task if p.up > 1 else _gather_task, &p, count,
+                         threads_for(threads, count, _work(&p)))
+            _give_repeated(&p)
         return
     p.period_h = p.stride_h // gcd(p.stride_h, p.dilation_h)
     p.period_w = p.stride_w // gcd(p.stride_w, p.dilation_w)
@@ -393,6 +590,10 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
     if x.size == 0 or gy.size == 0:
         gw.fill(0)
         return
+    if _square(&p) and p.c >= length:
+        p.sum_block = (<const ck_depthwise_table*>table().depthwise).block(p.kh, p.stride_h)
+        if p.dilation_h > 1 or p.dilation_w > 1:
+            p.sum_block = NULL
     _cut_rows(&p)
     sample = (p.h * p.width + p.oh * p.ow) * p.c * p.item
     p.samples = max(TASK_BYTES // sample, 1)

@@ -52,8 +52,52 @@ typedef struct ck_depthwise_kernels {
                   void *out);
 } ck_depthwise_kernels;
 
+/* Pairs of rows of outputs in float32, by a kernel for one square window. Output column t's
+   window begins at input column first + t * stride; columns outside [0, width) are skipped.
+   In the gradient of a convolution of stride 2, x is the gradient of the output: input column
+   t reaches the output columns from first + 2 * t on, and the first row of a pair is one that
+   an even tap row reaches from the last of the pair's input rows. */
+enum { CK_DW_ROWS = 2 };
+typedef struct ck_depthwise_band {
+    const void *x; /* the first pair's first input row, which may be outside the input */
+    ptrdiff_t x_row_step, x_pair_step, x_step, width, first;
+    const void *w;
+    ptrdiff_t w_row_step, w_step;
+    void *y; /* the first pair's first row */
+    ptrdiff_t y_row_step, y_step, columns;
+    ptrdiff_t channels, pairs;
+    /* Input rows are numbered from `top` on, `top_dilation` apart, from pair to pair top_step
+       apart: those in [0, height) are read. Output rows are numbered from `row` on, row_step
+       apart: those in [row_low, row_high) are written. */
+    ptrdiff_t top, top_step, top_dilation, height;
+    ptrdiff_t row, row_step, row_low, row_high;
+    unsigned rows_inside, rows_wanted; /* the kernel's own: the rows of one pair, as bits */
+    const void *bias;                  /* `channels` values, or NULL */
+    int clamp;                         /* whether results are held within [low, high] */
+    float low, high;
+} ck_depthwise_band;
+typedef void (*ck_depthwise_band_fn)(const ck_depthwise_band *);
+
+/* Rows [start, stop) of the gradient gy of one sample's output, in float32; sums as in
+   ck_depthwise_sums_args, for all tap rows. */
+typedef struct ck_depthwise_block {
+    const void *x, *gy;
+    ptrdiff_t height, width, columns, channels;
+    ptrdiff_t start, stop, top, left;
+    void *sums;
+    ptrdiff_t sums_step;
+} ck_depthwise_block;
+typedef void (*ck_depthwise_block_fn)(const ck_depthwise_block *);
+
 typedef struct ck_depthwise_table {
     ck_depthwise_kernels f32, f64;
+    /* Kernels for taps x taps windows, or NULL where there is none. `band` wants at least a
+       vector of channels; `up` is the stride of the convolution whose gradient it is, else
+       1. `flat_band` wants fewer, stride 1, and weights and bias that repeat along 2 *
+       vector_length values. `block` wants at least a vector of channels. */
+    ck_depthwise_band_fn (*band)(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up);
+    ck_depthwise_band_fn (*flat_band)(ptrdiff_t taps);
+    ck_depthwise_block_fn (*block)(ptrdiff_t taps, ptrdiff_t stride);
 } ck_depthwise_table;
 
 #endif

@@ -108,6 +108,18 @@ CK_INLINE vdouble select_d(vint64 mask, vdouble a, vdouble b) {
     return (vdouble)((mask & (vint64)a) | (~mask & (vint64)b));
 }
 
+/* a > b ? a : b and a < b ? a : b by lanes: where either is NaN, b. */
+#if CK_VBYTES == 64
+CK_INLINE vfloat max_f(vfloat a, vfloat b) { return (vfloat)_mm512_max_ps((__m512)a, (__m512)b); }
+CK_INLINE vfloat min_f(vfloat a, vfloat b) { return (vfloat)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif CK_VBYTES == 32
+CK_INLINE vfloat max_f(vfloat a, vfloat b) { return (vfloat)_mm256_max_ps((__m256)a, (__m256)b); }
+CK_INLINE vfloat min_f(vfloat a, vfloat b) { return (vfloat)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
+CK_INLINE vfloat max_f(vfloat a, vfloat b) { return select_f(a > b, a, b); }
+CK_INLINE vfloat min_f(vfloat a, vfloat b) { return select_f(a < b, a, b); }
+#endif
+
 #include "vmath.h"
 
 #include "gemm.body.h"

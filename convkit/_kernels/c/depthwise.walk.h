@@ -1,0 +1,340 @@
+/* Depthwise convolution in float32 for square kernels of 3, 5 and 7 taps: walks along rows.
+
+   A walk follows one vector of channels along two output rows at once. Each step loads the
+   next input column of all input rows that the two rows need, multiplies each vector into
+   every output whose window holds it, and stores the outputs that are complete. What is
+   under way waits in registers, so that the input columns a window shares with the next ones
+   are loaded once, and nothing is set up again until the row's end. An output is one chain
+   of multiply-adds that begins with the bias.
+
+   Columns and rows outside the input are skipped, not multiplied as zeros: infinite weights
+   must not make NaN of padding. Which rows are there is a mask that stays the same along a
+   walk; columns are checked at both ends only. */
+
+/* A loaded vector stays in its register: folded into each multiply-add that uses it, the
+   load would be repeated, and loads are what these kernels have most of. */
+#if defined(__x86_64__)
+#define DW_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define DW_KEEP(v) (void)0
+#endif
+
+enum { DW_WINDOW = 7, DW_TAPS = DW_WINDOW * DW_WINDOW };
+
+typedef vfloat dw_sums[CK_DW_ROWS][DW_WINDOW];
+
+CK_INLINE vfloat dw_clamped(const ck_depthwise_band *g, vfloat v) {
+    return g->clamp ? min_f(set_f(g->high), max_f(set_f(g->low), v)) : v;
+}
+
+/* Bit i is set where low <= base + i * step < high, for i < count. */
+CK_INLINE unsigned dw_bits(ptrdiff_t base, ptrdiff_t step, ptrdiff_t low, ptrdiff_t high,
+                           int count) {
+    unsigned bits = 0;
+    for (int i = 0; i < count; i++, base += step) bits |= (unsigned)(base >= low && base < high) << i;
+    return bits;
+}
+
+/* Points at pair k of a band's rows. `rows` is how many input rows a pair needs, and `alone`
+   how many its first output row needs, where the second is not wanted. */
+CK_INLINE void dw_pair(const ck_depthwise_band *band, ptrdiff_t k, int rows, int alone,
+                       ck_depthwise_band *g) {
+    g->rows_wanted = dw_bits(band->row + k * CK_DW_ROWS * band->row_step, band->row_step,
+                             band->row_low, band->row_high, CK_DW_ROWS);
+    g->rows_inside = dw_bits(band->top + k * band->top_step, band->top_dilation, 0, band->height,
+                             g->rows_wanted == 1 ? alone : rows);
+    g->x = (const float *)band->x + k * band->x_pair_step;
+    g->y = (float *)band->y + k * CK_DW_ROWS * band->y_row_step;
+}
+
+/* Multiplies input column x into the outputs under way. acc[o][m] is row o of the output
+   column m columns after the one to be stored next; `last` is the tap that this column is
+   for acc[.][0]. `up` > 1 is the gradient of a strided convolution: then acc[o][m] are
+   neighbouring columns of one step, and tap m goes to each. */
+CK_INLINE void dw_column(const ck_depthwise_band *g, const float *x, int taps, int stride, int up,
+                         int last, const vfloat *w, dw_sums acc) {
+    const int rows = up > 1 ? (taps + 1) / 2 : stride + taps;
+    DW_UNROLL for (int n = 0; n < rows; n++) {
+        if (!(g->rows_inside >> n & 1)) continue;
+        vfloat xv = load_f(x + n * g->x_row_step);
+        DW_KEEP(xv);
+        DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++) {
+            const int r = up > 1 ? o + 2 * (rows - 1 - n) : n - stride * o;
+            if (r < 0 || r >= taps) continue;
+            DW_UNROLL for (int m = 0; m < taps; m++) {
+                const int q = up > 1 ? m : last - stride * m;
+                if (q >= 0) acc[o][m] += xv * w[r * taps + q];
+            }
+        }
+    }
+}
+
+/* Stores the `count` first columns under way (only those within the row, where `check`) and
+   moves the rest up. */
+CK_INLINE void dw_complete(const ck_depthwise_band *g, ptrdiff_t column, int count, int live,
+                           int check, vfloat fresh, dw_sums acc) {
+    float *y = (float *)g->y + column * g->y_step;
+    DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++) {
+        DW_UNROLL for (int m = 0; m < count; m++)
+            if ((g->rows_wanted >> o & 1) &&
+                (!check || (column + m >= 0 && column + m < g->columns)))
+                store_f(y + o * g->y_row_step + m * g->y_step, dw_clamped(g, acc[o][m]));
+        DW_UNROLL for (int m = 0; m < live; m++)
+            acc[o][m] = m + count < live ? acc[o][m + count] : fresh;
+    }
+}
+
+/* Step t completes output column t: it reads the last `stride` columns of its window. */
+CK_INLINE void dw_gather_step(const ck_depthwise_band *g, ptrdiff_t t, int taps, int stride,
+                              int check, const vfloat *w, vfloat bias, dw_sums acc) {
+    const ptrdiff_t i = g->first + t * stride + taps - stride;
+    const float *x = (const float *)g->x + i * g->x_step;
+    DW_UNROLL for (int e = 0; e < stride; e++)
+        if (!check || (i + e >= 0 && i + e < g->width))
+            dw_column(g, x + e * g->x_step, taps, stride, 1, taps - stride + e, w, acc);
+    dw_complete(g, t, 1, (taps + stride - 1) / stride, check, bias, acc);
+}
+
+CK_INLINE void dw_gather(const ck_depthwise_band *g, int taps, int stride, const vfloat *w,
+                         vfloat bias, dw_sums acc) {
+    const int live = (taps + stride - 1) / stride;
+    /* Outputs [from, to) have their last columns, and so all that steps read, inside. */
+    ptrdiff_t from = (-g->first - taps + stride + stride - 1) / stride, t = 1 - live;
+    ptrdiff_t to = (g->width - taps - g->first + stride) / stride;
+    if (from < 0) from = 0;
+    if (to > g->columns) to = g->columns;
+    for (; t < from && t < g->columns; t++)
+        dw_gather_step(g, t, taps, stride, 1, w, bias, acc);
+    if (taps == 3) /* as many steps as columns are under way: they change places by name */
+        for (; t + live <= to; t += live)
+            DW_UNROLL for (int m = 0; m < live; m++)
+                dw_gather_step(g, t + m, taps, stride, 0, w, bias, acc);
+    else
+        for (; t < to; t++) dw_gather_step(g, t, taps, stride, 0, w, bias, acc);
+    for (; t < g->columns; t++) dw_gather_step(g, t, taps, stride, 1, w, bias, acc);
+}
+
+/* Step t adds input column t to the taps output columns that saw it, of which it completes
+   the first two. */
+CK_INLINE void dw_scatter_step(const ck_depthwise_band *g, ptrdiff_t t, int taps, int check,
+                               const vfloat *w, vfloat bias, dw_sums acc) {
+    if (!check || t < g->width)
+        dw_column(g, (const float *)g->x + t * g->x_step, taps, 1, 2, 0, w, acc);
+    dw_complete(g, g->first + 2 * t, 2, taps, check, bias, acc);
+}
+
+CK_INLINE void dw_scatter(const ck_depthwise_band *g, int taps, const vfloat *w, vfloat bias,
+                          dw_sums acc) {
+    const ptrdiff_t steps = (g->columns - g->first + 1) / 2;
+    ptrdiff_t t = 0, from = (1 - g->first) / 2, to = (g->columns - g->first) / 2;
+    if (to > g->width) to = g->width;
+    for (; t < from && t < steps; t++) dw_scatter_step(g, t, taps, 1, w, bias, acc);
+    for (; t < to; t++) dw_scatter_step(g, t, taps, 0, w, bias, acc);
+    for (; t < steps; t++) dw_scatter_step(g, t, taps, 1, w, bias, acc);
+}
+
+/* Channels outermost: a vector's weights serve all rows of the band from registers. */
+CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int up) {
+    const int rows = up > 1 ? (taps + 1) / 2 : stride + taps, alone = up > 1 ? rows : taps;
+    for (ptrdiff_t v = 0; v < band->channels; v += VL_F) {
+        const ptrdiff_t c = DW_VECTOR_START(v, VL_F, band->channels);
+        const vfloat bias = band->bias ? load_f((const float *)band->bias + c) : (vfloat){0};
+        ck_depthwise_band g = *band;
+        vfloat w[DW_TAPS];
+        DW_UNROLL for (int r = 0; r < taps; r++)
+            DW_UNROLL for (int q = 0; q < taps; q++)
+                w[r * taps + q] =
+                    load_f((const float *)g.w + r * g.w_row_step + q * g.w_step + c);
+        for (ptrdiff_t k = 0; k < band->pairs; k++) {
+            dw_sums acc;
+            DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
+                DW_UNROLL for (int m = 0; m < taps; m++) acc[o][m] = bias;
+            dw_pair(band, k, rows, alone, &g);
+            g.x = (const float *)g.x + c;
+            g.y = (float *)g.y + c;
+            if (up > 1)
+                dw_scatter(&g, taps, w, bias, acc);
+            else
+                dw_gather(&g, taps, stride, w, bias, acc);
+        }
+    }
+}
+
+/* Fewer channels than a vector, stride 1: vectors run over pixels and channels alike. Weights
+   and bias repeat along 2 * VL_F values, so that a vector that begins with any channel finds
+   its own side by side. */
+CK_INLINE void dw_flat_vector(const ck_depthwise_band *g, ptrdiff_t at, int taps) {
+    const ptrdiff_t C = g->channels, phase = at % C;
+    const float *x = (const float *)g->x + g->first * C + at;
+    const float *w = (const float *)g->w + phase;
+    const vfloat bias = g->bias ? load_f((const float *)g->bias + phase) : (vfloat){0};
+    vfloat acc[CK_DW_ROWS] = {bias, bias};
+    for (int q = 0; q < taps; q++) {
+        DW_UNROLL for (int n = 0; n <= taps; n++) {
+            if (!(g->rows_inside >> n & 1)) continue;
+            vfloat xv = load_f(x + n * g->x_row_step + q * g->x_step);
+            DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
+                if (n >= o && n - o < taps)
+                    acc[o] += xv * load_f(w + (n - o) * g->w_row_step + q * g->w_step);
+        }
+    }
+    DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
+        if (g->rows_wanted >> o & 1)
+            store_f((float *)g->y + o * g->y_row_step + at, dw_clamped(g, acc[o]));
+}
+
+/* The output columns [t0, t1), each with the taps that are inside. */
+CK_INLINE void dw_flat_edge(const ck_depthwise_band *g, ptrdiff_t t0, ptrdiff_t t1, int taps) {
+    const ptrdiff_t C = g->channels, dilation = g->x_step / C;
+    const int n = (int)C;
+    for (; t0 < t1; t0++) {
+        const ptrdiff_t base = g->first + t0;
+        ptrdiff_t q0, q1;
+        dw_taps_inside(base, dilation, g->width, taps, &q0, &q1);
+        for (int o = 0; o < CK_DW_ROWS; o++) {
+            if (!(g->rows_wanted >> o & 1)) continue;
+            vfloat acc = g->bias ? load_f(g->bias) : (vfloat){0};
+            for (ptrdiff_t q = q0; q < q1; q++)
+                for (int r = 0; r < taps; r++)
+                    if (g->rows_inside >> (r + o) & 1)
+                        acc += load_part_f((const float *)g->x + (r + o) * g->x_row_step +
+                                               base * C + q * g->x_step, n) *
+                               load_f((const float *)g->w + r * g->w_row_step + q * g->w_step);
+            store_part_f((float *)g->y + o * g->y_row_step + t0 * C, dw_clamped(g, acc), n);
+        }
+    }
+}
+
+CK_INLINE void dw_flat(const ck_depthwise_band *band, int taps) {
+    const ptrdiff_t C = band->channels;
+    ck_depthwise_band g = *band;
+    ptrdiff_t lo, hi;
+    dw_inside(g.first, 1, (taps - 1) * (g.x_step / C), g.width, g.columns, &lo, &hi);
+    if ((hi - lo) * C < VL_F) lo = hi = g.columns;
+    for (ptrdiff_t k = 0; k < band->pairs; k++) {
+        dw_pair(band, k, taps + 1, taps, &g);
+        dw_flat_edge(&g, 0, lo, taps);
+        for (ptrdiff_t at = lo * C; at < hi * C; at += VL_F)
+            dw_flat_vector(&g, DW_VECTOR_START(at, VL_F, hi * C), taps);
+        dw_flat_edge(&g, hi, g.columns, taps);
+    }
+}
+
+/* The gradient of the weight: the same walk along the gradient of the output, whose columns
+   under way are kept instead; the sums of `group` tap rows stay in registers throughout. */
+CK_INLINE void dw_sums_step(const ck_depthwise_block *g, const float *x, const float *gy,
+                            ptrdiff_t t, unsigned inside, int group, int taps, int stride,
+                            int check, vfloat *window, vfloat acc[DW_WINDOW][DW_WINDOW]) {
+    const int live = (taps + stride - 1) / stride;
+    const ptrdiff_t i = t * stride - g->left + taps - stride, C = g->channels;
+    if (!check || t + live - 1 < g->columns) window[live - 1] = load_f(gy + (t + live - 1) * C);
+    x += i * C;
+    DW_UNROLL for (int e = 0; e < stride; e++) {
+        if (check && (i + e < 0 || i + e >= g->width)) continue;
+        DW_UNROLL for (int r = 0; r < group; r++) {
+            if (!(inside >> r & 1)) continue;
+            vfloat xv = load_f(x + r * g->width * C + e * C);
+            DW_KEEP(xv);
+            DW_UNROLL for (int m = 0; m < live; m++) {
+                const int q = taps - stride + e - stride * m;
+                if (q >= 0 && (!check || (t + m >= 0 && t + m < g->columns)))
+                    acc[r][q] += xv * window[m];
+            }
+        }
+    }
+    DW_UNROLL for (int m = 0; m + 1 < live; m++) window[m] = window[m + 1];
+}
+
+CK_INLINE void dw_sums_row(const ck_depthwise_block *g, const float *x, const float *gy,
+                           unsigned inside, int group, int taps, int stride,
+                           vfloat acc[DW_WINDOW][DW_WINDOW]) {
+    const int live = (taps + stride - 1) / stride;
+    vfloat window[DW_WINDOW] = {{0}};
+    ptrdiff_t from = (g->left - taps + stride + stride - 1) / stride, t = 1 - live;
+    ptrdiff_t to = (g->width - taps + g->left + stride) / stride;
+    if (from < 0) from = 0;
+    if (to > g->columns - live + 1) to = g->columns - live + 1;
+    for (; t < from && t < g->columns; t++)
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 1, window, acc);
+    for (; t < to; t++)
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 0, window, acc);
+    for (; t < g->columns; t++)
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 1, window, acc);
+}
+
+/* Tap rows [r0, r0 + group) of all channels, over the block's rows. */
+CK_INLINE void dw_sums_rows(const ck_depthwise_block *g, ptrdiff_t r0, int group, int taps,
+                            int stride) {
+    const ptrdiff_t C = g->channels;
+    for (ptrdiff_t v = 0; v < C; v += VL_F) {
+        const ptrdiff_t c = DW_VECTOR_START(v, VL_F, C);
+        float *sums = (float *)g->sums + r0 * taps * g->sums_step + v;
+        vfloat acc[DW_WINDOW][DW_WINDOW];
+        DW_UNROLL for (int k = 0; k < group * taps; k++)
+            acc[k / taps][k % taps] = load_f(sums + k * g->sums_step);
+        for (ptrdiff_t row = g->start; row < g->stop; row++) {
+            const ptrdiff_t at = row * stride - g->top + r0;
+            unsigned inside = 0;
+            for (int r = 0; r < group; r++)
+                inside |= (unsigned)(at + r >= 0 && at + r < g->height) << r;
+            dw_sums_row(g, (const float *)g->x + at * g->width * C + c,
+                        (const float *)g->gy + row * g->columns * C + c, inside, group, taps,
+                        stride, acc);
+        }
+        DW_UNROLL for (int k = 0; k < group * taps; k++)
+            store_f(sums + k * g->sums_step, acc[k / taps][k % taps]);
+    }
+}
+
+CK_INLINE void dw_sums_walk(const ck_depthwise_block *g, int group, int taps, int stride) {
+    int r = 0;
+    for (; r + group <= taps; r += group) dw_sums_rows(g, r, group, taps, stride);
+    if (taps % group == 1) dw_sums_rows(g, r, 1, taps, stride);
+    if (taps % group == 2) dw_sums_rows(g, r, 2, taps, stride);
+}
+
+/* How many rows of taps of 5 fit the registers with the columns under way. */
+#if CK_VECTOR_REGISTERS >= 32
+#define DW_GROUP_5 5
+#else
+#define DW_GROUP_5 2
+#endif
+
+#define DW_FORMS(X) X(3, 1, 1) X(3, 2, 1) X(5, 1, 1) X(5, 2, 1) X(7, 1, 1) X(3, 1, 2) X(5, 1, 2)
+#define DW_FLAT_FORMS(X) X(3) X(5)
+#define DW_SUM_FORMS(X) X(3, 1, 3) X(3, 2, 3) X(5, 1, DW_GROUP_5) X(5, 2, DW_GROUP_5)
+
+#define DW_DEFINE(taps, stride, up)                                               \
+    static void dw_walk_##taps##_##stride##_##up(const ck_depthwise_band *g) {    \
+        dw_walk(g, taps, stride, up);                                             \
+    }
+#define DW_DEFINE_FLAT(taps) \
+    static void dw_flat_##taps(const ck_depthwise_band *g) { dw_flat(g, taps); }
+#define DW_DEFINE_SUMS(taps, stride, group)                               \
+    static void dw_sums_##taps##_##stride(const ck_depthwise_block *g) {  \
+        dw_sums_walk(g, group, taps, stride);                             \
+    }
+DW_FORMS(DW_DEFINE)
+DW_FLAT_FORMS(DW_DEFINE_FLAT)
+DW_SUM_FORMS(DW_DEFINE_SUMS)
+
+#define DW_CHOOSE(k, s, u) \
+    if (taps == k && stride == s && up == u) return dw_walk_##k##_##s##_##u;
+static ck_depthwise_band_fn dw_band(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up) {
+    DW_FORMS(DW_CHOOSE)
+    return NULL;
+}
+
+#define DW_CHOOSE_FLAT(k) \
+    if (taps == k) return dw_flat_##k;
+static ck_depthwise_band_fn dw_flat_band(ptrdiff_t taps) {
+    DW_FLAT_FORMS(DW_CHOOSE_FLAT)
+    return NULL;
+}
+
+#define DW_CHOOSE_SUMS(k, s, group) \
+    if (taps == k && stride == s) return dw_sums_##k##_##s;
+static ck_depthwise_block_fn dw_block(ptrdiff_t taps, ptrdiff_t stride) {
+    DW_SUM_FORMS(DW_CHOOSE_SUMS)
+    return NULL;
+}
