@@ -44,7 +44,7 @@ OPENMP_FLAGS = [
 
 # Extensions whose own code only prepares calls: every loop over elements is in the C table.
 CALLS_ONLY = {"axis", "bench", "elementwise", "loss", "memory", "norm", "optim", "pool",
-              "resample", "softmax", "threads"}
+              "resample", "rownorm", "softmax", "threads"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own
 # (three times 4 KB in each extension). Apple's linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]
@@ -116,7 +116,7 @@ def extensions(debug: bool) -> list[Extension]:
     for source in sorted(KERNELS.glob("*.pyx")):
         name = source.stem
         sources = [str(source)]
-        level = "-O3" if name == "dispatch" else "-Os" if name in CALLS_ONLY else "-O2"
+        level = "-Os" if name in CALLS_ONLY else "-O2"
         if name == "dispatch":
             sources += sorted(str(p) for p in C_DIR.glob("*.c"))
         found.append(Extension(
@@ -137,6 +137,7 @@ def main() -> None:
         "initializedcheck": debug,
         "cdivision": True,
         "embedsignature": True,
+        "binding": False,  # a function type of its own would be 15 KB in each extension
         "freethreading_compatible": True,
     }
     setup(

@@ -22,7 +22,8 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
 #define POOL_UNROLL _Pragma("GCC unroll 3")
 
 #define POOL_TEMPLATE(S, T, V, M, L)                                                               \
-    /* One output pixel; nh, nw are the lists' lengths, constants where that pays. */              \
+    /* One output pixel; nh, nw are the lists' lengths, constants where that pays (and not in      \
+       double, which is there to be right). */                                                     \
     CK_INLINE void pool_max_pixel_##S(const ck_pool_args *p, const T *x, T *y, void *index,        \
                                       int kind, pool_list h, pool_list w, int nh, int nw) {        \
         const ptrdiff_t n = p->channels, row = p->w->sources * n;                                  \
@@ -66,9 +67,9 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
                 ptrdiff_t at = (r * width + q) * n;                                                \
                 T *out = y + at;                                                                   \
                 void *to = kind == POOL_NO_INDEX ? NULL : index + at * bytes;                      \
-                if (h.n == 2 && w.n == 2)                                                          \
+                if (sizeof(T) == 4 && h.n == 2 && w.n == 2)                                        \
                     pool_max_pixel_##S(p, x, out, to, kind, h, w, 2, 2);                           \
-                else if (h.n == 3 && w.n == 3)                                                     \
+                else if (sizeof(T) == 4 && h.n == 3 && w.n == 3)                                   \
                     pool_max_pixel_##S(p, x, out, to, kind, h, w, 3, 3);                           \
                 else if (h.n > 0 && w.n > 0)                                                       \
                     pool_max_pixel_##S(p, x, out, to, kind, h, w, h.n, w.n);                       \
@@ -116,13 +117,13 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
             for (ptrdiff_t q = 0; q < width; q++) {                                                \
                 pool_list w = pool_list_of(p->w, q);                                               \
                 T *out = gx + (r * width + q) * n;                                                 \
-                if (h.n == 1 && w.n == 1)                                                          \
+                if (sizeof(T) == 4 && h.n == 1 && w.n == 1)                                        \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 1);                       \
-                else if (h.n == 1 && w.n == 2)                                                     \
+                else if (sizeof(T) == 4 && h.n == 1 && w.n == 2)                                   \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 2);                       \
-                else if (h.n == 2 && w.n == 1)                                                     \
+                else if (sizeof(T) == 4 && h.n == 2 && w.n == 1)                                   \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 1);                       \
-                else if (h.n == 2 && w.n == 2)                                                     \
+                else if (sizeof(T) == 4 && h.n == 2 && w.n == 2)                                   \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 2);                       \
                 else                                                                               \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, h.n, w.n);                   \
