@@ -22,7 +22,9 @@ __all__ = ["Importer", "InputInfo", "NeedsInputs"]
 
 OLDEST = 6  # of older operator sets, only operators that have not changed until then
 MAX_DEPTH = 8  # of functions and branches in one another
-MAX_STEPS = 65_536  # nodes walked, those of functions as often as they are called
+# Nodes walked, those of functions as often as they are called: no more than a file of its size
+# could list itself, and MIN_STEPS for small files with functions.
+MAX_STEPS, MIN_STEPS, NODE_BYTES = 65_536, 4096, 8
 
 
 class InputInfo:
@@ -118,7 +120,8 @@ class Importer:
         ModelFormatError, UnsupportedOperatorError
             The latter names every operator that is not supported.
         """
-        walk = _Walk(Builder(self._size), self._opsets, self._functions, self._folder)
+        steps = min(max(self._size // NODE_BYTES, MIN_STEPS), MAX_STEPS)
+        walk = _Walk(Builder(self._size), self._opsets, self._functions, self._folder, steps)
         scope = {name: walk.builder.constant(array, name, elem)
                  for name, (array, elem) in self._weights.items()}
         ports = []
@@ -164,14 +167,14 @@ class _Walk:
     """One pass over a model's nodes; remembers what is not supported and goes on."""
 
     def __init__(self, builder: Builder, opsets: dict[str, int],
-                 functions: dict[tuple[str, str], Any], folder: Path | None):
+                 functions: dict[tuple[str, str], Any], folder: Path | None, steps: int):
         self.builder = builder
         self.names: dict[int, str] = {}
         self._opsets, self._functions, self._folder = opsets, functions, folder
         self._problems: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {}
         self._needed: set[str] = set()
-        self._steps = 0
+        self._steps_left = steps
 
     def report(self) -> None:
         """Raise UnsupportedOperatorError that lists everything that is not supported."""
@@ -197,9 +200,9 @@ class _Walk:
         if depth > MAX_DEPTH:
             raise ModelFormatError(f"functions or branches in one another deeper than {MAX_DEPTH}")
         for node in nodes:
-            self._steps += 1
-            if self._steps > MAX_STEPS:
-                raise ModelFormatError(f"more than {MAX_STEPS} nodes")
+            self._steps_left -= 1
+            if self._steps_left < 0:
+                raise ModelFormatError("functions expand to far more nodes than the file lists")
             place = repr((node.name or next(iter(node.output), "") or node.op_type)[:80])
             for name in node.input:
                 if name and name not in scope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ def read_model(path: Any) -> tuple[Any, Path, int]:
         When it cannot be opened.
     """
     path = Path(path)
-    size = path.stat().st_size
+    state = path.stat()
+    size = state.st_size
+    if not stat.S_ISREG(state.st_mode):
+        raise ModelFormatError(f"{path.name}: not a file")
     if size > MAX_FILE:
         raise ModelFormatError(f"{path.name}: {size} bytes, an ONNX file has at most {MAX_FILE}")
     return parse_bytes(path.read_bytes()), path.parent, size
@@ -37,6 +41,7 @@ def parse_bytes(data: bytes) -> Any:
     onnx = require_onnx()
     from google.protobuf.message import DecodeError
 
+    _refuse_bombs(memoryview(data))
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -66,3 +71,53 @@ def check_model(model: Any) -> None:
     nodes = len(model.graph.node) + sum(len(f.node) for f in model.functions)
     if nodes > MAX_NODES:
         raise ModelFormatError(f"{nodes} nodes, expected at most {MAX_NODES}")
+
+
+# -- what the parts of a message would become ---------------------------------------------------
+
+MAX_ENTRIES = 2**19
+# Which fields hold messages made of many small ones: of a model its graph and functions, of
+# those their nodes, of nodes their attributes.
+_MODEL, _GRAPH, _FUNCTION, _NODE = "model", "graph", "function", "node"
+_INNER = {(_MODEL, 7): _GRAPH, (_MODEL, 25): _FUNCTION, (_GRAPH, 1): _NODE, (_FUNCTION, 7): _NODE}
+
+
+def _refuse_bombs(data: memoryview) -> None:
+    """Raise ModelFormatError for a file of so many tiny parts that parsing would exhaust memory.
+
+    An empty part takes two bytes in the file and over a hundred once it is parsed.
+    """
+    todo, entries = [(_MODEL, 0, len(data))], 0
+    while todo:
+        kind, at, end = todo.pop()
+        while at < end:
+            entries += 1
+            if entries > MAX_ENTRIES:
+                raise ModelFormatError(f"more than {MAX_ENTRIES} fields")
+            tag, at = _varint(data, at, end)
+            wire = tag & 7
+            if wire == 0:
+                _, at = _varint(data, at, end)
+            elif wire == 2:
+                size, at = _varint(data, at, end)
+                inner = _INNER.get((kind, tag >> 3))
+                if inner is not None:
+                    todo.append((inner, at, min(at + size, end)))
+                at += size
+            elif wire in (1, 5):
+                at += 8 if wire == 1 else 4
+            else:
+                break  # not for this scan to judge: protobuf will
+
+
+def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
+    """Return the number at a place and the place behind it; the end where it is cut short."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at

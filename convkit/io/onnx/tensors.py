@@ -124,11 +124,12 @@ def _external(tensor: Any, folder: Path | None, size: int, what: str) -> memoryv
         raise ModelFormatError(f"{what}: needs {size} bytes, external data declares {length}")
     path = _inside(entries.get("location", ""), folder, what)
     try:
+        state = os.stat(path)
+        # A pipe would wait for somebody to write, so what the path is comes before opening it.
+        if not stat.S_ISREG(state.st_mode) or state.st_size < (offset or 0) + size:
+            raise ModelFormatError(f"{what}: external file {path.name!r:.80} is no file of at "
+                                   f"least {(offset or 0) + size} bytes")
         with open(path, "rb") as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode) or state.st_size < (offset or 0) + size:
-                raise ModelFormatError(f"{what}: external file {path.name!r:.80} is no file of at "
-                                       f"least {(offset or 0) + size} bytes")
             file.seek(offset or 0)
             return memoryview(file.read(size))
     except (OSError, ValueError) as error:
