@@ -1669,7 +1669,8 @@ def _resize_taps(place: float, n: int, scale: float, mode: str, nearest_mode: st
 def _resize_matrices(x, size, scale, mode, coordinates, nearest_mode, cubic_coeff_a,
                      exclude_outside, antialias, roi):
     """Return a matrix per axis, and which outputs lie outside of the input."""
-    matrices, outside = [], np.zeros(tuple(size), bool)
+    size = [n if m is None else m for n, m in zip(x.shape, size, strict=True)]
+    matrices, outside = [], np.zeros(size, bool)
     for axis, (n, m) in enumerate(zip(x.shape, size, strict=True)):
         ratio = m / n if scale is None else scale[axis]
         window = (0.0, 1.0) if roi is None else roi[axis]
@@ -1685,7 +1686,7 @@ def _resize_matrices(x, size, scale, mode, coordinates, nearest_mode, cubic_coef
     return matrices, outside
 
 
-def resize(x: Array, *, size: Sequence[int], scale: Sequence[float] | None = None,
+def resize(x: Array, *, size: Sequence[int | None], scale: Sequence[float] | None = None,
            mode: str = "nearest", coordinates: str = "half_pixel",
            nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
            exclude_outside: bool = False, antialias: bool = False,
@@ -1699,8 +1700,8 @@ def resize(x: Array, *, size: Sequence[int], scale: Sequence[float] | None = Non
     return np.where(outside, extrapolation_value, x)
 
 
-def resize_grad(gy: Array, x: Array, *, size: Sequence[int], scale: Sequence[float] | None = None,
-                mode: str = "nearest", coordinates: str = "half_pixel",
+def resize_grad(gy: Array, x: Array, *, size: Sequence[int | None],
+                scale: Sequence[float] | None = None, mode: str = "nearest", coordinates: str = "half_pixel",
                 nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
                 exclude_outside: bool = False, antialias: bool = False,
                 roi: Sequence[Sequence[float]] | None = None, extrapolation_value: float = 0.0

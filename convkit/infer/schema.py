@@ -373,7 +373,8 @@ SCHEMAS: dict[str, OpSchema] = {
         "mode": Attr(choice("constant", "reflect", "replicate", "circular"), "constant"),
         "value": Attr(real(), 0.0)}, kinds="fiub"),
     "resize": OpSchema("x", {
-        "size": Attr(per_axis(_size)), "scale": Attr(optional(per_axis(real(1e-9, 1e9))), None),
+        "size": Attr(per_axis(optional(_size))),
+        "scale": Attr(optional(per_axis(real(1e-9, 1e9))), None),
         "mode": Attr(choice(*MODES), "nearest"),
         "coordinates": Attr(choice(*COORDINATES), "half_pixel"),
         "nearest_mode": Attr(choice(*NEAREST), "round_prefer_floor"),

@@ -108,9 +108,9 @@ def _axis_lists(size: int, outputs: int, rule: _Rule) -> tuple[Axis, np.ndarray 
     return Axis(outputs, size, output, source, weight[output, tap]), outside
 
 
-def _check(x: tuple[int, ...], size: Any, scale: Any, mode: str, coordinates: str,
-           nearest_mode: str, roi: Any) -> None:
-    """Raise where an attribute does not fit the shape."""
+def _sizes(x: tuple[int, ...], size: Any, scale: Any, mode: str, coordinates: str,
+           nearest_mode: str, roi: Any) -> tuple[int, ...]:
+    """Return the output's size; raise where an attribute does not fit the shape."""
     for value, words, name in ((mode, MODES, "mode"), (coordinates, COORDINATES, "coordinates"),
                                (nearest_mode, NEAREST, "nearest_mode")):
         if value not in words:
@@ -118,19 +118,20 @@ def _check(x: tuple[int, ...], size: Any, scale: Any, mode: str, coordinates: st
     for name, value in (("size", size), ("scale", scale), ("roi", roi)):
         if value is not None and len(value) != len(x):
             raise ShapeError(f"expected {name} with a value for each of {len(x)} axes, got {value}")
-    if any(not 0 <= n <= LIMIT for n in size) or any(n == 0 < m for n, m in zip(
-            x, size, strict=True)):
-        raise ShapeError(f"cannot resize x of shape {x} to {tuple(size)}")
+    sizes = tuple(n if m is None else m for n, m in zip(x, size, strict=True))
+    if any(not 0 <= m <= LIMIT or n == 0 < m for n, m in zip(x, sizes, strict=True)):
+        raise ShapeError(f"cannot resize x of shape {x} to {sizes}")
     if scale is not None and not all(0 < s < np.inf for s in scale):
         raise ShapeError(f"expected positive finite scales, got {scale}")
+    return sizes
 
 
 @register
 class Resize(Op):
     """x resampled to another size along any axes.
 
-    Attributes: size, one per axis; scale (default: the ratio of the sizes), what coordinates
-    are computed with; mode ("nearest", "linear", "cubic", the latter two separable);
+    Attributes: size, one per axis (None keeps an axis); scale (default: the ratio of the
+    sizes), what coordinates are computed with; mode ("nearest", "linear", "cubic", the latter two separable);
     coordinates and nearest_mode, ONNX's words; cubic_coeff_a; exclude_outside, whether taps
     beyond the border count for nothing instead of repeating the border; antialias; roi,
     (start, end) per axis, and extrapolation_value for "tf_crop_and_resize".
@@ -143,16 +144,15 @@ class Resize(Op):
     def shape(x, *, size, scale=None, mode="nearest", coordinates="half_pixel",
               nearest_mode="round_prefer_floor", cubic_coeff_a=-0.75, exclude_outside=False,
               antialias=False, roi=None, extrapolation_value=0.0):
-        """Return `size`."""
-        _check(x, size, scale, mode, coordinates, nearest_mode, roi)
-        return tuple(size)
+        """Return `size`, axes that are kept filled in."""
+        return _sizes(x, size, scale, mode, coordinates, nearest_mode, roi)
 
     @staticmethod
     def forward(ctx: Context, x, *, size, scale=None, mode="nearest", coordinates="half_pixel",
                 nearest_mode="round_prefer_floor", cubic_coeff_a=-0.75, exclude_outside=False,
                 antialias=False, roi=None, extrapolation_value=0.0):
         """Resample one axis after the other, the outermost first."""
-        _check(x.shape, size, scale, mode, coordinates, nearest_mode, roi)
+        size = _sizes(x.shape, size, scale, mode, coordinates, nearest_mode, roi)
         x = native(x)
         order = axis_order(x)
         array, dtype = in_order(x, order), x.dtype
@@ -162,7 +162,7 @@ class Resize(Op):
             ratio = m / n if scale is None or n == 0 else scale[axis]
             window = (0.0, 1.0) if roi is None else tuple(roi[axis])
             if 0 in (n, m):
-                return memory.empty(tuple(size), dtype)
+                return memory.empty(size, dtype)
             if n == m and ratio == 1 and coordinates != "tf_crop_and_resize":
                 continue
             lists, outside = _axis_lists(n, m, _Rule(

@@ -79,29 +79,40 @@ def resize(b: Builder, node: Operator) -> Val:
             raise ModelFormatError(f"roi: expected {2 * len(axes)} values, got {len(ends)}")
         roi = tuple(zip(_spread(ends[:len(axes)], axes, x.rank, 0.0),
                         _spread(ends[len(axes):], axes, x.rank, 1.0), strict=True))
-    if x.rank in (3, 4) and scale is None and not attrs.get("antialias") and (
-            size[:2] == x.shape[:2]) and not attrs["exclude_outside"] and x.is_float:
-        same = _as_upsample(mode, coordinates, attrs["nearest_mode"], x.shape[2:], size[2:])
+    if x.rank in (3, 4) and not attrs.get("antialias") and x.is_float and (
+            size[:2] == x.shape[:2]) and not attrs["exclude_outside"]:
+        same = _as_upsample(mode, coordinates, attrs["nearest_mode"], x.shape[2:], size[2:],
+                            None if scale is None else scale[2:])
         if same is not None:
-            return b.op("upsample", x, size=size[2:], mode=same[0], align_corners=same[1])
+            return b.op("upsample", x, size=size[2:], mode=same[0], align_corners=same[1],
+                        scale_factor=same[2])
     return b.in_float(x, lambda x: b.op(
-        "resize", x, size=size, scale=scale, mode=mode, coordinates=coordinates,
+        "resize", x, size=_kept(x, size), scale=scale, mode=mode, coordinates=coordinates,
         nearest_mode=attrs["nearest_mode"], cubic_coeff_a=attrs["cubic_coeff_a"],
         exclude_outside=bool(attrs["exclude_outside"]), antialias=bool(attrs.get("antialias", 0)),
         roi=roi, extrapolation_value=attrs["extrapolation_value"]))
 
 
-def _as_upsample(mode: str, coordinates: str, nearest: str, before, after) -> tuple | None:
-    """Return upsample's mode and align_corners where it means the same, else None."""
+def _as_upsample(mode: str, coordinates: str, nearest: str, before, after, scale
+                 ) -> tuple | None:
+    """Return upsample's mode, align_corners and scale_factor where it means the same, else None."""
     linear = "linear" if len(before) == 1 else "bilinear"
-    if mode == "nearest" and (coordinates, nearest) == ("asymmetric", "floor"):
-        return "nearest", False
-    if mode == "linear" and coordinates == "align_corners":
-        return linear, True
+    exact = scale is None or all(s * n == m for s, n, m in zip(scale, before, after, strict=True))
+    if mode == "nearest" and (coordinates, nearest) == ("asymmetric", "floor") and exact:
+        # At other ratios the two round at different places.
+        even = all(m in (n, 2 * n) for n, m in zip(before, after, strict=True))
+        return ("nearest", False, None) if even else None
+    if mode == "linear" and coordinates == "align_corners" and exact:
+        return linear, True, None
     # At an output of one element the two words for half pixels differ.
     if mode == "linear" and 1 not in after and coordinates in ("half_pixel", "pytorch_half_pixel"):
-        return linear, False
+        return linear, False, None if exact else tuple(scale)
     return None
+
+
+def _kept(x: Val, size: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return sizes with None for axes that stay as they are, such as the batch."""
+    return tuple(None if n == m else m for n, m in zip(x.shape, size, strict=True))
 
 
 @handles("Upsample")
@@ -121,5 +132,5 @@ def _by_scales(b: Builder, node: Operator) -> Val:
         raise UnsupportedOperatorError(f"{node.type} in mode {mode!r:.40}")
     size = tuple(_sized(n, s) for n, s in zip(x.shape, scales, strict=True))
     return b.in_float(x, lambda x: b.op(
-        "resize", x, size=size, scale=tuple(scales), mode=mode, coordinates="asymmetric",
+        "resize", x, size=_kept(x, size), scale=tuple(scales), mode=mode, coordinates="asymmetric",
         nearest_mode="floor"))
