@@ -76,8 +76,12 @@ from convkit.functional.pooling import (
     max_unpool2d,
 )
 from convkit.functional.regularisation import (
+    classic_dropout,
     dropout,
+    dropout1d,
     dropout2d,
+    gaussian_noise,
+    stochastic_depth,
 )
 from convkit.functional.shape import (
     channel_shuffle,
@@ -105,6 +109,7 @@ __all__ = [
     "celu",
     "channel_shuffle",
     "clamp",
+    "classic_dropout",
     "concat",
     "conv1d",
     "conv2d",
@@ -113,10 +118,12 @@ __all__ = [
     "convolve2d",
     "cross_entropy",
     "dropout",
+    "dropout1d",
     "dropout2d",
     "elu",
     "flatten",
     "focal_loss",
+    "gaussian_noise",
     "gelu",
     "glu",
     "group_norm",
@@ -158,6 +165,7 @@ __all__ = [
     "softmax",
     "softplus",
     "softsign",
+    "stochastic_depth",
     "tanh",
     "upsample",
 ]

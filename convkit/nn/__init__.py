@@ -32,7 +32,17 @@ from convkit.nn.activation import (
 from convkit.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from convkit.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
 from convkit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from convkit.nn.dropout import Dropout, Dropout2d
+from convkit.nn.drop_connect import (
+    DropConnectLinear,
+)
+from convkit.nn.dropout import (
+    ClassicDropout,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    GaussianNoise,
+    StochasticDepth,
+)
 from convkit.nn.linear import Identity, Linear
 from convkit.nn.loss import (
     BCELoss,
@@ -57,6 +67,12 @@ from convkit.nn.norm import (
     LocalResponseNorm,
 )
 from convkit.nn.parameter import Parameter
+from convkit.nn.penalties import (
+    elastic_net_penalty,
+    l1_penalty,
+    l2_penalty,
+    max_norm_,
+)
 from convkit.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -98,19 +114,23 @@ __all__ = [
     "CELU",
     "ChannelShuffle",
     "CircularPad2d",
+    "ClassicDropout",
     "ConstantPad2d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "DropConnectLinear",
     "Dropout",
+    "Dropout1d",
     "Dropout2d",
     "ELU",
     "Flatten",
     "FocalLoss",
     "GELU",
     "GLU",
+    "GaussianNoise",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
@@ -156,11 +176,16 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Softsign",
+    "StochasticDepth",
     "Tanh",
     "Upsample",
     "ZeroPad2d",
+    "elastic_net_penalty",
     "functional",
     "init",
+    "l1_penalty",
+    "l2_penalty",
+    "max_norm_",
 ]
 
 # The same module under PyTorch's name: `import convkit.nn.functional as F`.

@@ -17,9 +17,17 @@ from convkit.training.results import EpochResult
 from convkit.training.scoring import evaluate, predict, predict_with_targets
 from convkit.training.tensorboard import TensorBoardLog
 from convkit.training.trainer import Trainer
+from convkit.training.uncertainty import (
+    Ensemble,
+    Prediction,
+    bootstrap,
+    monte_carlo_dropout,
+    weight_noise,
+)
 
-__all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochResult",
-           "JSONLinesLog", "LayerMonitor", "ProgressBar", "RangeTest", "TensorBoardLog", "Trainer",
-           "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate", "load_weights",
-           "lr_range_test", "overfit_one_batch", "predict", "predict_with_targets",
-           "read_checkpoint", "train_epoch", "write_report"]
+__all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "Ensemble", "EpochResult",
+           "JSONLinesLog", "LayerMonitor", "Prediction", "ProgressBar", "RangeTest",
+           "TensorBoardLog", "Trainer", "bootstrap", "check_initial_loss", "dead_relu_share",
+           "detect_anomaly", "evaluate", "load_weights", "lr_range_test", "monte_carlo_dropout",
+           "overfit_one_batch", "predict", "predict_with_targets", "read_checkpoint",
+           "train_epoch", "weight_noise", "write_report"]
