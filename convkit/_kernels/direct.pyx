@@ -36,6 +36,9 @@ cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 cdef Py_ssize_t ROW_BYTES = 64 << 10
 # A sample is cut into about this many tasks where that costs little.
 cdef Py_ssize_t TASKS_PER_SAMPLE = 8
+# With fewer pixels in all, weights are read at the speed of memory: nothing is gained by
+# fetching them ahead.
+cdef Py_ssize_t LEAST_REUSE = 16
 
 
 cdef struct Job:
@@ -55,6 +58,7 @@ cdef struct Job:
     Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, col_hi
     Py_ssize_t step_h, step_w, start_h, start_w
     Py_ssize_t strips, chunks
+    Py_ssize_t reuse                                # pixels in all: uses of each weight
     Py_ssize_t columns, blocks, all_blocks, block_size  # of packed weights
     Py_ssize_t last_w                               # pixels of the grid's last row
     const ptrdiff_t* offsets_x                      # of the taps, in x itself
@@ -104,12 +108,12 @@ cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t 
         row = sample * job.out_h + (i + 1) * job.step_h + job.start_h
         look_at(ahead, job.y + row * y_row, y_row,
                 job.y, job.y + job.samples * job.out_h * y_row)
-    elif sample == job.samples - 1:
+    elif sample == job.samples - 1 and job.reuse >= LEAST_REUSE:
         from_byte = part_start((last_block - first_block) * block_bytes, job.grid_h, i)
         to_byte = part_start((last_block - first_block) * block_bytes, job.grid_h, i + 1)
         look_at(ahead, job.weights + last_block * block_bytes + from_byte, to_byte - from_byte,
                 job.weights, job.weights + job.all_blocks * block_bytes)
-    spread(ahead, (last_block - first_block) * tiles, &job.proto)
+    spread(ahead, (last_block - first_block) * tiles, job.proto.batch * job.proto.k)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -221,6 +225,7 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     job.all_blocks = weights.blocks * weights.groups
     job.block_size = weights.block_size()
     job.last_w = job.grid_w
+    job.reuse = job.samples * job.grid_h * job.grid_w
     if _is_pointwise(&job, len(rows), len(cols)):
         _lay_in_rows(&job, weights.width)
     job.strip_width = (job.grid_w - 1) * job.stride_w + job.col_hi - job.col_lo + 1

@@ -255,9 +255,7 @@ cdef void _look_ahead(Job* job, Task* task, Py_ssize_t row, Py_ssize_t end) noex
                       group * job.right.channels + task.first_block % job.blocks * job.columns,
                       (task.last_block - task.first_block) * job.columns)
     fetch.every = max(1, tiles // max(1, fetch.lines))
-    task.args.batch = job.unit
-    task.args.k = job.out_w
-    spread(&fetch.whole, tiles, &task.args)
+    spread(&fetch.whole, tiles, job.unit * job.out_w)
 
 
 cdef void _start(Job* job, Task* task, Py_ssize_t index) noexcept nogil:

@@ -18,7 +18,6 @@ cdef struct LookAhead:
     Py_ssize_t size[RANGES]
     int count, at
     Py_ssize_t step      # bytes to fetch with each step of a tile
-    Py_ssize_t block     # with each block of a tile's reduction
     Py_ssize_t piece     # and with each tile
 
 
@@ -33,19 +32,18 @@ cdef inline void look_at(LookAhead* ahead, const char* first, Py_ssize_t size,
         ahead.count += 1
 
 
-cdef inline void spread(LookAhead* ahead, Py_ssize_t tiles, const ck_gemm_args* args) noexcept nogil:
-    """Divide what is to be fetched among `tiles` tiles with the reduction of `args`."""
+cdef inline void spread(LookAhead* ahead, Py_ssize_t tiles, Py_ssize_t steps) noexcept nogil:
+    """Divide what is to be fetched among `tiles` tiles of `steps` steps."""
     cdef Py_ssize_t total = 0, i
     for i in range(ahead.count):
         total += ahead.size[i]
     ahead.at = 0
-    ahead.step = min(<Py_ssize_t>LINE, total // (tiles * args.batch * args.k) + 1)
-    ahead.block = ahead.step * args.k
-    ahead.piece = ahead.block * args.batch
+    ahead.step = min(<Py_ssize_t>LINE, total // (tiles * steps) + 1)
+    ahead.piece = ahead.step * steps
 
 
 cdef inline void aim(LookAhead* ahead, ck_gemm_args* args) noexcept nogil:
-    """Give the next tile its piece."""
+    """Give the next tile, whose reduction `args` holds already, its piece."""
     cdef int at
     while ahead.at < ahead.count and ahead.size[ahead.at] <= 0:
         ahead.at += 1
@@ -55,6 +53,6 @@ cdef inline void aim(LookAhead* ahead, ck_gemm_args* args) noexcept nogil:
         return
     args.fetch = ahead.first[at]
     args.fetch_step = ahead.step
-    args.fetch_block = ahead.block
+    args.fetch_block = ahead.step * args.k
     ahead.first[at] += ahead.piece
     ahead.size[at] -= ahead.piece

@@ -34,7 +34,7 @@
 #define GEMM_NEAR_BYTES 1024
 #define GEMM_NEAR_ROWS 8
 #define GEMM_LINE 64
-/* Tiles of fewer rows have too little arithmetic to hide more loads behind. */
+/* Tiles of fewer rows run at the speed of memory, with no time left to fetch for others. */
 #define GEMM_FETCHES 3
 /* The addresses may lie beyond the arrays, where fetching does nothing. */
 #define GEMM_FETCH(g) ((g)->fetch ? (const char *)(g)->fetch : (const char *)(g)->b)
@@ -115,10 +115,11 @@
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \
                 GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
-                if (mr >= GEMM_FETCHES)                                                            \
-                    GEMM_FETCH_NEAR((const char *)b + GEMM_NEAR_BYTES, nv * sizeof(V));            \
-                __builtin_prefetch(fetch, 0, 2);                                                   \
-                fetch += fetch_step;                                                               \
+                GEMM_FETCH_NEAR((const char *)b + GEMM_NEAR_BYTES, nv * sizeof(V));                \
+                if (mr >= GEMM_FETCHES) {                                                          \
+                    __builtin_prefetch(fetch, 0, 2);                                               \
+                    fetch += fetch_step;                                                           \
+                }                                                                                  \
                 GEMM_UNROLL for (int m = 0; m < mr; m++) {                                         \
                     V av = set_##S(GEMM_ROW(p, m, lda));                                           \
                     GEMM_UNROLL for (int j = 0; j < nv; j++)                                       \

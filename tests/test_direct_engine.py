@@ -1,0 +1,172 @@
+"""The direct engine from inside: packing, and sizes that are cut into parts and chunks.
+
+The shapes of the operations' own tests are small; these are chosen by how the kernels cut
+them. References are plain sums in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import assert_same_bits
+from tolerances import assert_close, tolerance
+
+from convkit._kernels import direct, gemm, gradweight, memory, threads
+
+DTYPES = (np.float32, np.float64)
+
+
+def _random(shape, dtype, seed=0):
+    """Return normal values over the pool's memory."""
+    out = memory.empty(shape, dtype)
+    out[...] = np.random.default_rng(seed).standard_normal(shape)
+    return out
+
+
+def _shifted(x, row, col, stride, out):
+    """Return the pixels (N, *out, C) under one tap, zeros outside `x`, in float64."""
+    result = np.zeros((x.shape[0], *out, x.shape[3]))
+    for i in range(out[0]):
+        for j in range(out[1]):
+            h, w = i * stride[0] + row, j * stride[1] + col
+            if 0 <= h < x.shape[1] and 0 <= w < x.shape[2]:
+                result[:, i, j] = x[:, h, w]
+    return result
+
+
+def _unpack(packed, dtype):
+    """Return packed weights as (groups, taps, depth, columns)."""
+    taps, depth, columns = packed.taps, packed.depth, packed.columns
+    width = packed.width * packed.vector
+    blocks = packed.array.reshape(packed.groups, packed.blocks, -1)
+    found = np.empty((packed.groups, taps, depth, columns), dtype)
+    for group in range(packed.groups):
+        for block in range(packed.blocks):
+            first = block * width
+            count = min(width, columns - first)
+            row = -(-count // packed.vector) * packed.vector
+            values = blocks[group, block, :taps * depth * row].reshape(taps, depth, row)
+            assert not values[:, :, count:].any(), "columns that pad a vector are zero"
+            found[group, :, :, first:first + count] = values[:, :, :count]
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("columns", "depth", "taps"),
+                         [(1, 1, 1), (16, 16, 9), (17, 5, 9), (40, 33, 1), (70, 3, 49), (3, 40, 4)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_pack_forward_and_backward(columns, depth, taps, groups, dtype):
+    weight = _random((groups, columns, depth, taps), dtype)
+    steps = list(range(taps))
+    group_step = columns * depth * taps
+    forward = gemm.pack(weight, groups, columns, depth, steps, group_step, depth * taps, taps,
+                        14, 1)
+    np.testing.assert_array_equal(_unpack(forward, dtype), weight.transpose(0, 3, 2, 1))
+    some = steps[::-2]
+    backward = gemm.pack(weight, groups, depth, columns, some, group_step, taps, depth * taps,
+                         7, 1)
+    np.testing.assert_array_equal(_unpack(backward, dtype),
+                                  weight.transpose(0, 3, 1, 2)[:, some])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pack_columns_that_are_neighbours(dtype):
+    weight = _random((2, 21, 37), dtype)
+    packed = gemm.pack(weight, 2, 37, 21, [0], 21 * 37, 1, 37, 14, 1)
+    np.testing.assert_array_equal(_unpack(packed, dtype), weight[:, None])
+
+
+# (N, H, W, C, O, kernel, stride, padding, groups): what makes each one special.
+WEIGHT_GRADIENTS = {
+    "several parts": (5, 33, 29, 5, 9, 3, 1, 1, 1),
+    "chunks of columns": (1, 9, 9, 64, 130, 3, 1, 1, 1),
+    "large result": (2, 5, 7, 130, 150, 3, 1, 1, 1),
+    "narrow rows of many samples": (11, 7, 3, 18, 17, 3, 1, 1, 1),
+    "stride": (3, 17, 15, 20, 33, 3, 2, 1, 1),
+    "taps that miss the input": (2, 3, 2, 9, 17, 5, 1, 3, 1),
+    "few channels": (3, 30, 31, 3, 20, 7, 2, 3, 1),
+    "groups": (2, 12, 11, 24, 36, 3, 1, 1, 4),
+    "pointwise, parts": (5, 31, 37, 17, 21, 1, 1, 0, 1),
+    "pointwise, chunks": (1, 10, 13, 150, 70, 1, 1, 0, 1),
+    "pointwise, large result": (2, 11, 9, 400, 390, 1, 1, 0, 1),
+    "pointwise, stride": (3, 15, 20, 19, 35, 1, 2, 0, 1),
+    "pointwise, padding": (2, 8, 9, 19, 35, 1, 1, 1, 1),
+    "pointwise, groups": (2, 20, 21, 34, 51, 1, 1, 0, 17),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", WEIGHT_GRADIENTS)
+def test_weight_gradient(which, dtype):
+    n, h, w, c, o, k, stride, pad, groups = WEIGHT_GRADIENTS[which]
+    out = ((h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1)
+    x, gy = _random((n, h, w, c), dtype), _random((n, *out, o), dtype, 1)
+    taps = [i - pad for i in range(k)]
+    want = np.empty((o, c // groups, k, k))
+    gy_groups = gy.astype(np.float64).reshape(-1, groups, o // groups)
+    for i, row in enumerate(taps):
+        for j, col in enumerate(taps):
+            seen = _shifted(x, row, col, (stride, stride), out).reshape(-1, groups, c // groups)
+            want[:, :, i, j] = np.einsum("pgo,pgc->goc", gy_groups, seen).reshape(o, c // groups)
+
+    found = [np.full(want.shape, np.nan, dtype) for _ in range(3)]
+    before = threads.set_work_per_thread(0.0)
+    try:
+        for count, gw in enumerate(found, 1):
+            gradweight.run(x, gy, gw, taps, taps, (stride, stride), groups, count)
+    finally:
+        threads.set_work_per_thread(before)
+    assert_close(found[0], want, tolerance("gradient", dtype))
+    assert_same_bits(found[1], found[0], "two threads")
+    assert_same_bits(found[2], found[0], "three threads")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weight_gradient_with_input_channels_first(dtype):
+    x, gy = _random((3, 40, 41, 34), dtype), _random((3, 40, 41, 50), dtype, 1)
+    want = np.einsum("nhwgc,nhwgo->gco", *(a.astype(np.float64).reshape(*a.shape[:3], 2, -1)
+                                           for a in (x, gy)))
+    gw = np.full(want.shape, np.nan, dtype)
+    gradweight.run(x, gy, gw, [0], [0], (1, 1), 2, 1, taps_first=True)
+    assert_close(gw, want, tolerance("gradient", dtype))
+
+
+# (N, H, W, C, O, kernel, stride, padding, dilation)
+FORWARDS = {
+    "padded beforehand for its chunks of weights": (3, 6, 5, 70, 260, 3, 1, 1, 1),
+    "the same with stride and dilation": (2, 13, 11, 60, 250, 3, 2, 2, 2),
+    "chunks without padding": (2, 9, 8, 70, 260, 3, 1, 0, 1),
+    "strips": (2, 61, 30, 6, 20, 3, 1, 1, 1),
+    "pointwise, wide pixels": (3, 5, 7, 1300, 40, 1, 1, 0, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", FORWARDS)
+def test_forward(which, dtype):
+    n, h, w, c, o, k, stride, pad, dilation = FORWARDS[which]
+    reach = dilation * (k - 1) + 1
+    out = ((h + 2 * pad - reach) // stride + 1, (w + 2 * pad - reach) // stride + 1)
+    x, weight = _random((n, h, w, c), dtype), _random((o, c, k, k), dtype, 1)
+    taps = [i * dilation - pad for i in range(k)]
+    want = np.zeros((n, *out, o))
+    for i, row in enumerate(taps):
+        for j, col in enumerate(taps):
+            want += _shifted(x, row, col, (stride, stride), out) @ weight[:, :, i, j].T.astype(
+                np.float64)
+
+    packed = gemm.pack(weight, 1, o, c, list(range(k * k)), weight.size, c * k * k, k * k,
+                       out[1] if k > 1 else 1 << 20, 1)
+    found = [np.full(want.shape, np.nan, dtype) for _ in range(3)]
+    before = threads.set_work_per_thread(0.0)
+    try:
+        for count, y in enumerate(found, 1):
+            direct.run(x, packed, y, taps, taps, (stride, stride), threads=count)
+    finally:
+        threads.set_work_per_thread(before)
+    assert_close(found[0], want, tolerance("forward", dtype))
+    assert_same_bits(found[1], found[0], "two threads")
+    assert_same_bits(found[2], found[0], "three threads")
+    alone = np.empty((1, *want.shape[1:]), dtype)
+    direct.run(x[1:2], packed, alone, taps, taps, (stride, stride), threads=1)
+    assert_same_bits(alone[0], found[0][1], "a sample alone")
