@@ -68,10 +68,9 @@ def test_everything_is_on_one_page(tmp_path, digits):
     dataset, scores = digits
     program = ck.compile(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 1, 28, 28))
     monitor = training.LayerMonitor()
-    monitor.load_state_dict({
-        "records": [{"step": 20, "layers": {"1.weight": {
-            "weight_norm": 1.5, "grad_norm": 0.25, "update_ratio": 0.00125}}}],
-        "dead_relus": {"stem.relu": 0.375}})
+    monitor.records = [{"step": 20, "layers": {"1.weight": {
+        "weight_norm": 1.5, "grad_norm": 0.25, "update_ratio": 0.00125}}}]
+    monitor.dead_relus = {"stem.relu": 0.375}
     page = write(tmp_path / "r.html", HISTORY, dataset=dataset, scores=scores, monitor=monitor,
                  targets=dataset.labels, program=program, settings={"lr": 0.1, "model": "<b>"},
                  title="Digits & more")

@@ -462,6 +462,17 @@ def test_state_files_keep_every_kind_of_value(tmp_path, rng):
     assert read_state(path, "test")["big"] == 2**127  # a failure leaves the old file
 
 
+def test_a_long_history_can_be_read_back(tmp_path):
+    trainer = small(checkpoints=tmp_path)
+    trainer.fit(batches(4))
+    trainer.history *= 30_000
+    trainer.history.append({"epoch": 7, "odd": None, "text": "a", "big": 2**70, "inf": np.inf})
+    trainer.checkpoints.save_last(trainer)
+    other = small(checkpoints=tmp_path)
+    other.fit(batches(4), resume=True)
+    assert other.history == trainer.history
+
+
 def test_damaged_checkpoints_are_refused(tmp_path, rng):
     trainer = small(checkpoints=tmp_path)
     trainer.fit(batches(4))

@@ -13,6 +13,7 @@ from convkit import nn
 from convkit.autograd import watching
 from convkit.training.callbacks import Callback
 from convkit.training.layers import current_place
+from convkit.training.records import pack_records, unpack_records
 from convkit.training.scoring import score
 
 if TYPE_CHECKING:
@@ -131,11 +132,21 @@ class LayerMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured."""
-        return {"records": self.records, "dead_relus": self.dead_relus}
+        flat = [{"step": r["step"], **{f"{name}/{figure}": value for name, figures
+                                       in r["layers"].items() for figure, value in figures.items()}}
+                for r in self.records]
+        return {"records": pack_records(flat), "dead_relus": self.dead_relus}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.records, self.dead_relus = list(state["records"]), dict(state["dead_relus"])
+        self.records, self.dead_relus = [], dict(state["dead_relus"])
+        for flat in unpack_records(state["records"]):
+            layers: dict[str, dict[str, float]] = {}
+            for key, value in flat.items():
+                name, _, figure = key.rpartition("/")
+                if name:
+                    layers.setdefault(name, {})[figure] = value
+            self.records.append({"step": flat["step"], "layers": layers})
 
 
 def _norm(array: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit import random
 from convkit.errors import ModelFormatError
+from convkit.training.records import pack_records, unpack_records
 
 if TYPE_CHECKING:
     from convkit.training.trainer import Trainer
@@ -34,7 +35,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "position": {"epoch": trainer.epoch, "step": trainer.step, "batch": trainer.batch,
                      "lr": trainer.lr, "seconds": trainer.seconds,
                      "tally": trainer.tally.state_dict()},
-        "history": trainer.history,
+        "history": pack_records(trainer.history),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in trainer.callbacks],
         "checkpoints": of(trainer.checkpoints),
     }
@@ -60,7 +61,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             raise ValueError(f"{with_it} has {name}, {without} has none")
     try:
         _restore(trainer, state)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ModelFormatError(f"the checkpoint is malformed: {error!r}") from error
 
 
@@ -76,7 +77,7 @@ def _restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             loader.load_state_dict(state["loaders"][name])
     random.set_state(state["rng"])
     trainer.go_to(**state["position"])
-    trainer.history[:] = state["history"]
+    trainer.history[:] = unpack_records(state["history"])
     _restore_callbacks(trainer.callbacks, state["callbacks"])
 
 
