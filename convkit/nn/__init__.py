@@ -32,6 +32,10 @@ from convkit.nn.activation import (
 from convkit.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from convkit.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
 from convkit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from convkit.nn.depth_study import (
+    LayerActivations,
+    activations_by_depth,
+)
 from convkit.nn.drop_connect import (
     DropConnectLinear,
 )
@@ -142,6 +146,7 @@ __all__ = [
     "InstanceNorm2d",
     "KLDivLoss",
     "L1Loss",
+    "LayerActivations",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -180,6 +185,7 @@ __all__ = [
     "Tanh",
     "Upsample",
     "ZeroPad2d",
+    "activations_by_depth",
     "elastic_net_penalty",
     "functional",
     "init",

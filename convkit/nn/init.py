@@ -6,7 +6,9 @@ given.
 References
 ----------
 Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
-networks", 2010 (xavier). He et al., "Delving deep into rectifiers", 2015 (kaiming).
+networks", 2010 (xavier). He et al., "Delving deep into rectifiers", 2015 (kaiming). LeCun et
+al., "Efficient BackProp", 1998 (lecun). Saxe, McClelland and Ganguli, "Exact solutions to the
+nonlinear dynamics of learning in deep linear neural networks", 2014 (orthogonal).
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ __all__ = [
     "constant_",
     "kaiming_normal_",
     "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
     "normal_",
     "ones_",
+    "orthogonal_",
+    "trunc_normal_",
     "uniform_",
     "xavier_normal_",
     "xavier_uniform_",
@@ -155,6 +161,75 @@ def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                     generator: np.random.Generator | None = None) -> Tensor:
     """Fill with normal numbers of deviation gain / sqrt(fan); see `kaiming_uniform_`."""
     return normal_(tensor, 0.0, _kaiming_deviation(tensor, a, mode, nonlinearity), generator)
+
+
+def lecun_normal_(tensor: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with normal numbers of deviation 1 / sqrt(fan_in); goes with SELU."""
+    return normal_(tensor, 0.0, 1.0 / math.sqrt(max(1, _fan(tensor, "fan_in"))), generator)
+
+
+def lecun_uniform_(tensor: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill evenly from within +- sqrt(3 / fan_in)."""
+    bound = math.sqrt(3.0 / max(1, _fan(tensor, "fan_in")))
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0,
+                  b: float = 2.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with normal numbers, drawn again until they lie within [a, b].
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of any shape.
+    mean, std : float
+        Of the normal distribution before it is cut.
+    a, b : float
+        The bounds themselves, not multiples of `std`.
+    generator : numpy.random.Generator, optional
+        Where numbers are drawn from.
+
+    Raises
+    ------
+    ValueError
+        When the bounds are not in order, or so far out that hardly any number falls between.
+    """
+    low, high = ((bound - mean) / std for bound in (a, b))
+    inside = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
+    if not a < b or inside < 1e-3:
+        raise ValueError(f"expected bounds with a share of the normal distribution between "
+                         f"them, got {a} and {b} for mean {mean} and std {std}")
+    generator = generator or random.generator()
+    values = generator.normal(mean, std, tensor.shape)
+    outside = (values < a) | (values > b)
+    while outside.any():
+        values[outside] = generator.normal(mean, std, int(outside.sum()))
+        outside = (values < a) | (values > b)
+    return _fill(tensor, values)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0,
+                generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with a random (half-)orthogonal matrix: rows or columns at right angles, of one length.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Weight of at least two axes; those after the first count as one.
+    gain : float
+        The length.
+    generator : numpy.random.Generator, optional
+        Where numbers are drawn from.
+    """
+    shape = tensor.shape
+    if len(shape) < 2:
+        raise ShapeError(f"expected a weight with at least 2 axes, got shape {shape}")
+    generator = generator or random.generator()
+    rows, columns = shape[0], math.prod(shape[1:])
+    normal = generator.standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(normal)
+    q *= np.sign(np.diag(r))  # makes the distribution even over all such matrices
+    return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(shape))
 
 
 def default_weight_and_bias_(weight: Tensor, bias: Tensor | None) -> None:

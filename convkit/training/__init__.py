@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convkit.training.anomaly import detect_anomaly
+from convkit.training.batch_stats import biases_before_batch_norm, recompute_batch_stats
 from convkit.training.callbacks import Callback, EarlyStopping
 from convkit.training.checkpoint import Checkpoints, load_weights, read_checkpoint
 from convkit.training.checks import check_initial_loss, overfit_one_batch
@@ -27,7 +28,8 @@ from convkit.training.uncertainty import (
 
 __all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "Ensemble", "EpochResult",
            "JSONLinesLog", "LayerMonitor", "Prediction", "ProgressBar", "RangeTest",
-           "TensorBoardLog", "Trainer", "bootstrap", "check_initial_loss", "dead_relu_share",
-           "detect_anomaly", "evaluate", "load_weights", "lr_range_test", "monte_carlo_dropout",
-           "overfit_one_batch", "predict", "predict_with_targets", "read_checkpoint",
-           "train_epoch", "weight_noise", "write_report"]
+           "TensorBoardLog", "Trainer", "biases_before_batch_norm", "bootstrap",
+           "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate", "load_weights",
+           "lr_range_test", "monte_carlo_dropout", "overfit_one_batch", "predict",
+           "predict_with_targets", "read_checkpoint", "recompute_batch_stats", "train_epoch",
+           "weight_noise", "write_report"]
