@@ -108,7 +108,9 @@ def _enter(array: np.ndarray, path: str, tensors: dict[str, StoredTensor]) -> di
     name = path
     while name in tensors:  # "a.b" in one dictionary and "b" in a dictionary "a"
         name += "'"
-    tensors[name] = StoredTensor(code, array.shape, array.astype(TYPES[code]).tobytes())
+    # Its own memory where that is in order: a state can be several times the network.
+    values = np.ascontiguousarray(array, TYPES[code]).reshape(-1)
+    tensors[name] = StoredTensor(code, array.shape, values.view(np.uint8).data)
     return {MARK: "tensor", "name": name}
 
 
