@@ -380,7 +380,7 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
                                                  + source.top + source.size)
             look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
     spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
-           &job.product)
+           source.channels // job.parts)
 
 
 cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const float* m,
