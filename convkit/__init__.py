@@ -33,7 +33,7 @@ from convkit.runtime import get_num_threads, set_num_threads, show_config, threa
 
 if TYPE_CHECKING:
     from convkit import data, functional, infer, io, nn, optim, training
-    from convkit.infer import compile
+    from convkit.infer import compile, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
     from convkit.training.anomaly import detect_anomaly
@@ -75,6 +75,7 @@ __all__ = [
     "set_num_threads",
     "set_precision",
     "show_config",
+    "summary",
     "tensor",
     "threads",
     "training",
@@ -87,6 +88,7 @@ _MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "refer
             "training")
 _FUNCTIONS = {"compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
               "load": "convkit.io", "save": "convkit.io",
+              "summary": "convkit.infer",
               "set_autotune": "convkit.ops.autotune"}
 
 

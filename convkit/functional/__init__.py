@@ -37,6 +37,7 @@ from convkit.functional.convolution import (
     conv2d,
     conv_transpose1d,
     conv_transpose2d,
+    convolve1d,
     convolve2d,
     linear,
 )
@@ -115,6 +116,7 @@ __all__ = [
     "conv2d",
     "conv_transpose1d",
     "conv_transpose2d",
+    "convolve1d",
     "convolve2d",
     "cross_entropy",
     "dropout",

@@ -21,6 +21,7 @@ __all__ = [
     "conv2d",
     "conv_transpose1d",
     "conv_transpose2d",
+    "convolve1d",
     "convolve2d",
     "linear",
 ]
@@ -93,16 +94,58 @@ def conv2d(
                  precision)
 
 
+def _convolve(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+              precision):
+    """Turn the kernels, and cross-correlate."""
+    if ndim_of(weight) != axes + 2:
+        raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
+    whole = (None,) * (axes + 2)
+    turned = apply(OPS["slice"], weight, starts=whole, stops=whole,
+                   steps=(None, None) + (-1,) * axes)
+    if isinstance(padding, str) and padding in ("full", "same"):
+        spans = [d * (k - 1) for k, d in zip(
+            shape_of(weight)[2:], per_axis(dilation, axes, "dilation"), strict=True)]
+        padding_pairs(padding if padding == "same" else 0, shape_of(weight)[2:],
+                      per_axis(stride, axes, "stride"), per_axis(dilation, axes, "dilation"))
+        # The kernel is turned, and so is the side that an odd rest goes to.
+        padding = tuple((n, n) if padding == "full" else (n - n // 2, n // 2) for n in spans)
+    return _conv(axes, x, turned, bias, stride, padding, dilation, groups, padding_mode, algorithm,
+                 precision)
+
+
+def convolve1d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """Convolve sequences (N, C, L) as mathematics has it; see `convolve2d`."""
+    return _convolve(1, input, weight, bias, stride, padding, dilation, groups, padding_mode,
+                     algorithm, precision)
+
+
 def convolve2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
     precision: str | None = None,
 ) -> Tensor:
-    """Convolve as mathematics has it: `conv2d` with the kernels turned by 180 degrees."""
-    whole = (None,) * 4
-    turned = apply(OPS["slice"], weight, starts=whole, stops=whole, steps=(None, None, -1, -1))
-    return conv2d(input, turned, bias, stride, padding, dilation, groups,
-                  padding_mode=padding_mode, algorithm=algorithm, precision=precision)
+    """Convolve as mathematics has it: `conv2d` with the kernels turned by 180 degrees.
+
+    y[p] = sum over q of weight[q] * input[p - q], where `conv2d` (cross-correlation) has
+    input[p + q]. The two are dual: the gradient of the one's input is the other, over the
+    output's gradient, with padding "full".
+
+    Parameters
+    ----------
+    input, weight, bias, stride, dilation, groups, algorithm, precision
+        See `conv2d`.
+    padding : int, tuple or str
+        As in `conv2d`, where "valid" keeps what no edge touches and "same" the input's size,
+        as SciPy and NumPy cut it; or "full", all that any tap meets.
+    padding_mode : str
+        "zeros", or with padding "same" "circular": the periodic convolution.
+    """
+    return _convolve(2, input, weight, bias, stride, padding, dilation, groups, padding_mode,
+                     algorithm, precision)
 
 
 def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation,

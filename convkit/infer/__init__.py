@@ -12,6 +12,7 @@ from convkit.infer.check import MaxError
 from convkit.infer.compiler import compile
 from convkit.infer.dims import BatchDim
 from convkit.infer.graph import Constant, Editor, Graph, Node, Port, Value
+from convkit.infer.model_summary import ModelSummary, summary
 from convkit.infer.passes import PIPELINE, run_pipeline
 from convkit.infer.program import Program
 from convkit.infer.trace import trace
@@ -24,12 +25,14 @@ __all__ = [
     "Editor",
     "Graph",
     "MaxError",
+    "ModelSummary",
     "Node",
     "Port",
     "Program",
     "Value",
     "compile",
     "run_pipeline",
+    "summary",
     "trace",
     "verify",
 ]

@@ -12,9 +12,9 @@ from convkit._precision import checked_precision, get_precision
 from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
 from convkit.infer.check import MaxError
-from convkit.infer.cost import flops
 from convkit.infer.dims import BatchDim, Shape, show
 from convkit.infer.graph import Graph, table
+from convkit.infer.model_summary import steps
 from convkit.infer.plan import make_plan
 from convkit.ops.op import REGISTRY, Context
 
@@ -105,18 +105,14 @@ class Program:
         """
         graph = self.graph
         rows = [("step", "op", "output", "parameters", "FLOPs", "fused")]
-        seen: set[int] = set()
         total = 0
-        for node in graph.nodes:
-            new = {v for v in node.inputs if v in graph.constants} - seen
-            seen |= new
-            work = flops(graph, node)
+        for node, shape, new, work in steps(graph):
             total += work
             fused = (["add"] if node.op in ("conv", "linear") and node.input(3) is not None
                      else [])
             if node.attrs.get("activation"):
                 fused.append(node.attrs["activation"])
-            rows.append((node.name, node.op, show(graph.shape(node.outputs[0])),
+            rows.append((node.name, node.op, show(shape),
                          f"{sum(graph.constants[v].array.size for v in new):,}", f"{work:,}",
                          " + ".join(fused)))
         rows.append(("total", "", "", f"{graph.parameters():,}", f"{total:,}", ""))
