@@ -495,6 +495,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, rng):
     ({"time_limit": 0}, "expected time_limit above 0, got 0"),
     ({"schedule_every": "day"}, "expected schedule_every 'step' or 'epoch', got 'day'"),
     ({"schedule_monitor": "val_loss"}, "needs schedule_every='epoch'"),
+    ({"precision": "best"}, "expected precision 'highest', 'high', 'medium', got 'best'"),
     ({"ema": 1.0}, "expected a decay from 0 to below 1, got 1.0"),
 ])
 def test_bad_settings(options, text):

@@ -147,7 +147,7 @@ class Trainer:
         self.schedule_monitor = schedule_monitor
         self.ema = ema if ema is None or isinstance(ema, EMA) else EMA(model, ema)
         self.batch_transform = batch_transform
-        self.precision = precision
+        self.precision = precision and _precision.checked_precision(precision)
         self.detect_anomaly = detect_anomaly
         self.metrics = dict(metrics or {})
         self.callbacks = [*callbacks, *progress_callbacks(progress)]
