@@ -42,6 +42,9 @@ class DataLoader:
     seed : int, optional
         Without it, one is drawn from `convkit.random` when the loader is made, so
         `convkit.manual_seed` fixes it.
+    sampler : object with ``len`` and ``draw(rng)``, optional
+        Says which samples an epoch has and in which order, instead of `shuffle`: see
+        `WeightedRandomSampler` and `BalancedBatchSampler`.
     drop_last : bool
         Leave out the last batch where it is smaller.
     prefetch : int
@@ -74,13 +77,20 @@ class DataLoader:
     """
 
     def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool = False, *,
-                 seed: int | None = None, drop_last: bool = False, prefetch: int = 2,
+                 sampler: Any = None, seed: int | None = None, drop_last: bool = False,
+                 prefetch: int = 2,
                  mean: float | Sequence[float] | None = None,
                  std: float | Sequence[float] | None = None,
                  transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None):
         self.dataset = dataset
         self.batch_size = _at_least(1, batch_size, "batch_size")
         self.shuffle = bool(shuffle)
+        self.sampler = sampler
+        if sampler is not None and shuffle:
+            raise ValueError("expected shuffle or a sampler, got both")
+        if getattr(sampler, "batch_size", batch_size) != batch_size:
+            raise ValueError(f"expected batch_size {sampler.batch_size} as in the sampler, "
+                             f"got {batch_size}")
         self.drop_last = bool(drop_last)
         self.prefetch = _at_least(0, prefetch, "prefetch")
         if seed is None:
@@ -95,7 +105,7 @@ class DataLoader:
         self._begun = False  # whether an iterator was made at the epoch's number
 
     def __len__(self) -> int:
-        samples = len(self.dataset)
+        samples = len(self.dataset if self.sampler is None else self.sampler)
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -176,8 +186,11 @@ class _Epoch:
         self.seed = loader.seed
         self.number = epoch
         samples = len(loader.dataset)
-        self.order = (self._rng(ORDER).permutation(samples) if loader.shuffle
-                      else np.arange(samples))
+        if loader.sampler is not None:
+            self.order = loader.sampler.draw(self._rng(ORDER))
+        else:
+            self.order = (self._rng(ORDER).permutation(samples) if loader.shuffle
+                          else np.arange(samples))
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(
