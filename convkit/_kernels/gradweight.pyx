@@ -372,7 +372,10 @@ cdef const char* _address(array):
 cdef Py_ssize_t _strip_pixels(Job* job):
     """Return how many pixels a strip should have."""
     cdef Py_ssize_t by_bytes = STRIP_BYTES // (job.in_c * job.stride_w * job.itemsize)
-    return min(<Py_ssize_t>STRIP_PIXELS, max(LEAST_STRIP_PIXELS, by_bytes))
+    # Several tiles read from one line of the left factor: with short vectors, these and the
+    # right factor's stay in the first-level cache.
+    cdef Py_ssize_t most = STRIP_PIXELS if job.kernels.vector_length >= 16 else STRIP_PIXELS // 3
+    return min(most, max(LEAST_STRIP_PIXELS, by_bytes))
 
 
 cdef void _lay_in_rows(Job* job):
