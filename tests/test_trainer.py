@@ -544,6 +544,26 @@ def test_data_that_a_loader_shuffles_is_the_same_for_both_kinds_of_run(tmp_path)
     assert isinstance(train, data.DataLoader) and train.state_dict()["epoch"] == 1
 
 
+@pytest.mark.parametrize("step", [3, 8, 11])
+def test_a_sampled_run_can_be_resumed(tmp_path, step):
+    labels = np.repeat([0, 1], [30, 10])
+    dataset = data.TensorDataset(np.random.default_rng(0).standard_normal((40, 3))
+                                 .astype(np.float32), labels)
+
+    def make(folder):
+        trainer = small(checkpoints=folder)
+        sampler = data.WeightedRandomSampler(np.where(labels, 3.0, 1.0), 40)
+        return trainer, data.DataLoader(dataset, 10, sampler=sampler)
+
+    whole, loader = make(None)
+    whole.fit(loader, epochs=3)
+    broken, loader = make(tmp_path)
+    broken.fit(loader, epochs=3, max_steps=step)
+    resumed, loader = make(tmp_path)
+    resumed.fit(loader, epochs=3, resume=True)
+    np.testing.assert_array_equal(whole.model.weight.data, resumed.model.weight.data)
+
+
 # -- every optimiser and schedule ------------------------------------------------------------
 
 S = optim.lr_scheduler
