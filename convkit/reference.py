@@ -1701,7 +1701,8 @@ def resize(x: Array, *, size: Sequence[int | None], scale: Sequence[float] | Non
 
 
 def resize_grad(gy: Array, x: Array, *, size: Sequence[int | None],
-                scale: Sequence[float] | None = None, mode: str = "nearest", coordinates: str = "half_pixel",
+                scale: Sequence[float] | None = None, mode: str = "nearest",
+                coordinates: str = "half_pixel",
                 nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75,
                 exclude_outside: bool = False, antialias: bool = False,
                 roi: Sequence[Sequence[float]] | None = None, extrapolation_value: float = 0.0

@@ -11,7 +11,7 @@ from convkit.infer.graph import Graph
 from convkit.io.graph_json import graph_from_json, graph_to_json
 from convkit.io.safetensors_read import open_file
 from convkit.io.safetensors_write import write_file
-from convkit.io.storage import CODES, StoredTensor, decode, encode
+from convkit.io.storage import CODES, MODEL_TYPES, StoredTensor, decode, encode
 from convkit.io.strict_json import parse_json
 
 __all__ = ["load", "max_format_version", "save"]
@@ -70,9 +70,6 @@ def _stored(graph: Graph, weights: str) -> dict[str, StoredTensor]:
     heavy = {node.inputs[i] for node in graph.nodes for i in WEIGHTS.get(node.op, ())}
     stored = {}
     for value, constant in graph.constants.items():
-        if constant.array.dtype.kind != "f":
-            raise ValueError(f"constant {constant.name!r} holds {constant.array.dtype}, expected "
-                             "floating-point numbers")
         stored[constant.name] = encode(
             constant.array, weights if value in heavy else "float32", constant.name)
     return stored
@@ -130,7 +127,8 @@ def load(path: Any, threads: int | None = None, precision: str | None = None) ->
     if not isinstance(metadata, dict):
         raise ModelFormatError("metadata: expected an object")
     data = parse_json(fields["graph"].encode(), "graph", file.size)
-    graph = graph_from_json(data, {name: decode(t) for name, t in file.tensors().items()})
+    tensors = file.tensors(MODEL_TYPES)
+    graph = graph_from_json(data, {name: decode(t) for name, t in tensors.items()})
     return Program(graph, threads, metadata, precision)
 
 

@@ -16,6 +16,7 @@ from convkit.infer.dims import BatchDim, Shape
 from convkit.infer.graph import Constant, Graph, Node, Port, Value
 from convkit.infer.schema import SCHEMAS, check_attrs
 from convkit.infer.verify import FORMS, check_input, infer_node
+from convkit.ops.cast import DTYPES
 
 __all__ = ["graph_from_json", "graph_to_json"]
 
@@ -25,7 +26,7 @@ MAX_NODE_INPUTS = 1024
 MAX_NAME = 512
 MAX_RANK = 8
 MAX_DIM = 2**40
-INPUT_DTYPE = "float32"
+INPUT_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float64")
 INFINITIES = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -40,7 +41,7 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         numbers[value] = len(numbers)
     return {
         "inputs": [{"name": p.name, "shape": _shape_out(graph.shape(p.value)),
-                    "dtype": INPUT_DTYPE} for p in graph.inputs],
+                    "dtype": _dtype_out(graph.values[p.value].dtype)} for p in graph.inputs],
         "constants": [c.name for c in graph.constants.values()],
         "nodes": [{
             "op": node.op, "name": node.name,
@@ -51,6 +52,11 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         "outputs": [{"name": p.name, "value": numbers[p.value]} for p in graph.outputs],
         "form": graph.form,
     }
+
+
+def _dtype_out(dtype: str) -> str:
+    """Return an input's type in files, where all floats are float32."""
+    return "float32" if dtype == "float64" else dtype
 
 
 def _shape_out(shape: Shape) -> list[int | str]:
@@ -99,14 +105,14 @@ def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
     inputs = []
     for entry in _list(data["inputs"], "inputs", MAX_PORTS):
         _fields(entry, "input", {"name", "shape", "dtype"})
-        if entry["dtype"] != INPUT_DTYPE:
-            raise ModelFormatError(f"input: expected dtype {INPUT_DTYPE}, "
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in INPUT_DTYPES:
+            raise ModelFormatError(f"input: expected dtype {', '.join(INPUT_DTYPES)}, "
                                    f"got {entry['dtype']!r:.40}")
         port = Port(_name(entry["name"], "input"), len(values))
         shape = _shape_in(entry["shape"])
         check_input(port.name, shape)
         inputs.append(port)
-        values[port.value] = Value(shape, INPUT_DTYPE)
+        values[port.value] = Value(shape, entry["dtype"])
     constants = {}
     for name in _list(data["constants"], "constants", len(arrays)):
         if not isinstance(name, str) or name not in arrays:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CODES", "STORAGE", "TYPES", "StoredTensor", "decode", "encode"]
+__all__ = ["CODES", "MODEL_TYPES", "STORAGE", "TYPES", "StoredTensor", "decode", "encode"]
 
 # Code in the header -> the type that the bytes are read as (bfloat16 as its bits).
 STORAGE = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
@@ -15,6 +15,9 @@ STORAGE = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2
 TYPES = STORAGE | {code: np.dtype(name) for code, name in (
     ("F64", "<f8"), ("I64", "<i8"), ("I32", "<i4"), ("I16", "<i2"), ("I8", "i1"), ("U64", "<u8"),
     ("U32", "<u4"), ("U16", "<u2"), ("U8", "u1"), ("BOOL", "?"))}
+# What a model may hold: floats, computed with as float32, and integers and booleans as they are.
+MODEL_TYPES = {code: dtype for code, dtype in TYPES.items() if code != "F64"}
+_WHOLE = {dtype.name: code for code, dtype in TYPES.items() if dtype.kind in "iub"}
 CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -28,9 +31,13 @@ class StoredTensor:
 
 
 def decode(tensor: StoredTensor) -> np.ndarray:
-    """Return a tensor as float32; float32 data is used where it lies, read-only."""
-    stored = np.frombuffer(tensor.data, STORAGE[tensor.dtype])
-    if tensor.dtype == "BF16":
+    """Return a tensor as float32, or of integers; data is used where it lies, read-only."""
+    stored = np.frombuffer(tensor.data, MODEL_TYPES[tensor.dtype])
+    if tensor.dtype == "BOOL":
+        values = stored.view(np.uint8) != 0
+    elif tensor.dtype not in STORAGE:
+        values = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    elif tensor.dtype == "BF16":
         bits = stored.astype(np.uint32)
         values = np.left_shift(bits, 16, out=bits).view(np.float32)
     else:
@@ -41,13 +48,16 @@ def decode(tensor: StoredTensor) -> np.ndarray:
 
 
 def encode(array: np.ndarray, storage: str, name: str) -> StoredTensor:
-    """Return an array in one of the storage types, rounded to nearest even.
+    """Return an array in one of the storage types, rounded to nearest even; integers as they are.
 
     Raises
     ------
     ValueError
         When a finite value is too large for float16.
     """
+    if array.dtype.kind in "iub":
+        code = _WHOLE[array.dtype.name]
+        return StoredTensor(code, array.shape, array.astype(TYPES[code], copy=False).tobytes())
     code = CODES[storage]
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, np.float32)

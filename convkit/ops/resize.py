@@ -131,9 +131,9 @@ class Resize(Op):
     """x resampled to another size along any axes.
 
     Attributes: size, one per axis (None keeps an axis); scale (default: the ratio of the
-    sizes), what coordinates are computed with; mode ("nearest", "linear", "cubic", the latter two separable);
-    coordinates and nearest_mode, ONNX's words; cubic_coeff_a; exclude_outside, whether taps
-    beyond the border count for nothing instead of repeating the border; antialias; roi,
+    sizes), what coordinates are computed with; mode ("nearest", or the separable "linear" and
+    "cubic"); coordinates and nearest_mode, ONNX's words; cubic_coeff_a; exclude_outside, whether
+    taps beyond the border count for nothing instead of repeating the border; antialias; roi,
     (start, end) per axis, and extrapolation_value for "tf_crop_and_resize".
     """
 

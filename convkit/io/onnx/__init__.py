@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Backend", "from_model", "load", "save"]
+__all__ = ["Backend", "from_model", "load", "read_metadata", "save", "to_model"]
 
-_HOMES = {"load": "reading", "from_model": "reading", "save": "writing", "Backend": "backend"}
+_HOMES = {"load": "reading", "from_model": "reading", "read_metadata": "reading",
+          "save": "writing", "to_model": "writing", "Backend": "backend"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,31 @@ def parse_bytes(data: bytes) -> Any:
         model.ParseFromString(data)
     except (DecodeError, RuntimeError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"not an ONNX file: {error}") from None
+    _check_texts(model)
     check_model(model)
     return model
+
+
+def _check_texts(model: Any) -> None:
+    """Raise ModelFormatError where a name is not UTF-8: protobuf hands it out as bytes."""
+    tensor = require_onnx().TensorProto
+    todo = [model]
+    while todo:
+        message = todo.pop()
+        if isinstance(message, tensor):  # whose data is not looked at here
+            todo.extend(message.external_data)
+            texts = [message.name]
+        else:
+            texts = []
+            for field, value in message.ListFields():
+                many = value if isinstance(value, Sequence) and not isinstance(
+                    value, (str, bytes)) else (value,)
+                if field.type == field.TYPE_STRING:
+                    texts.extend(many)
+                elif field.type == field.TYPE_MESSAGE:
+                    todo.extend(many)
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelFormatError("a name is not UTF-8")
 
 
 def check_model(model: Any) -> None:

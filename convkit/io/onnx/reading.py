@@ -14,8 +14,9 @@ from convkit.infer.verify import verify
 from convkit.io.onnx.importer import Importer, InputInfo
 from convkit.io.onnx.join import join_graphs
 from convkit.io.onnx.parse import check_model, read_model
+from convkit.io.strict_json import parse_json
 
-__all__ = ["from_model", "load"]
+__all__ = ["from_model", "load", "read_metadata"]
 
 BATCH = "N"
 
@@ -59,6 +60,28 @@ def load(path: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = Non
     """
     model, folder, size = read_model(path)
     return _build(Importer(model, folder, size), input_shapes or {}, values or {})
+
+
+def read_metadata(path: Any) -> dict[str, Any]:
+    """Return an ONNX file's metadata, as `save` and others write it.
+
+    Values that are JSON (a list of labels, say) are parsed, others are strings.
+
+    Raises
+    ------
+    ModelFormatError
+        When the file is no ONNX file, or names a key twice.
+    """
+    model, _, size = read_model(path)
+    found: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        if entry.key in found:
+            raise ModelFormatError(f"metadata: key {entry.key[:80]!r} appears twice")
+        try:
+            found[entry.key] = parse_json(entry.value.encode(), "metadata", size)
+        except ModelFormatError:
+            found[entry.key] = entry.value
+    return found
 
 
 def from_model(model: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = None,

@@ -1,0 +1,125 @@
+"""``convkit verify``: whether two files hold the same network."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from convkit.cli.model_files import add_input_shapes, load_program
+from convkit.cli.options import (
+    UsageError,
+    add_threads,
+    at_least,
+    not_negative,
+    print_json,
+    set_threads,
+)
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "verify", help="compare two model files on the same inputs",
+        description="Run two .ckit or .onnx files on the same inputs and print the largest "
+                    "difference of every output. The exit status is 1 where one is above the "
+                    "tolerance.")
+    parser.add_argument("first", metavar="FIRST", help="a .ckit or .onnx file")
+    parser.add_argument("second", metavar="SECOND", help="another one")
+    parser.add_argument("--input", metavar="FILE",
+                        help="an .npy file with the only input, or an .npz file with inputs by "
+                             "name (default: random numbers)")
+    parser.add_argument("--batch", type=at_least(1), default=4, metavar="N",
+                        help="samples of random numbers (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N",
+                        help="of the random numbers (default: %(default)s)")
+    parser.add_argument("--tolerance", type=not_negative, default=1e-4, metavar="X",
+                        help="largest difference allowed, as a part of an output's largest value "
+                             "(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_input_shapes(parser)
+    add_threads(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare; raise where the files differ."""
+    from convkit.errors import ConvkitError
+    from convkit.infer.check import compare
+
+    set_threads(args)
+    programs = [load_program(path, args.input_shapes if path.lower().endswith(".onnx") else ())
+                for path in (args.first, args.second)]
+    _same_form(*programs)
+    inputs = _inputs(args, programs[0])
+    results = [_outputs(program, inputs) for program in programs]
+    rows = []
+    for name, a, b in zip(programs[0].output_shapes, *results, strict=True):
+        error = compare([a], [b]) if a.shape == b.shape else None
+        rows.append({"output": name, "shape": list(a.shape),
+                     "absolute": float("inf") if error is None else error.absolute,
+                     "relative": float("inf") if error is None else error.relative})
+    worst = max(row["relative"] for row in rows)
+    if args.json:
+        print_json({"outputs": rows, "tolerance": args.tolerance, "same": worst <= args.tolerance})
+    else:
+        for row in rows:
+            print(f"{row['output']} {tuple(row['shape'])}: largest difference "
+                  f"{row['absolute']:.3g}, {row['relative']:.3g} of the largest value")
+    if not worst <= args.tolerance:
+        raise ConvkitError(f"the files differ by {worst:.3g} of an output's largest value, more "
+                           f"than {args.tolerance:g}")
+
+
+def _same_form(first: Any, second: Any) -> None:
+    """Raise ShapeError unless two Programs take and give as much."""
+    from convkit.errors import ShapeError
+
+    taken, given = ([list(getattr(p, what).values()) for p in (first, second)]
+                    for what in ("input_shapes", "output_shapes"))
+    if [s[1:] for s in taken[0]] != [s[1:] for s in taken[1]]:
+        raise ShapeError(f"the files take inputs of shapes {taken[0]} and {taken[1]}")
+    if len(given[0]) != len(given[1]):
+        raise ShapeError(f"the files give {len(given[0])} and {len(given[1])} outputs")
+
+
+def _inputs(args: argparse.Namespace, program: Any) -> list[np.ndarray]:
+    """Return the arrays to run on, in the order of the inputs."""
+    from convkit.infer.dims import at_batch
+
+    names = list(program.input_shapes)
+    if args.input is None:
+        rng = np.random.default_rng(args.seed)
+        return [_random(rng, at_batch(program.input_shapes[n], args.batch),
+                        program.graph.values[p.value].dtype)
+                for n, p in zip(names, program.graph.inputs, strict=True)]
+    found = np.load(args.input, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        if len(names) != 1:
+            raise UsageError(f"{args.input}: one array for inputs {', '.join(names)}; expected an "
+                             ".npz file")
+        return [found]
+    missing = [n for n in names if n not in found.files]
+    if missing:
+        raise UsageError(f"{args.input}: no array {missing[0]!r}; it has {', '.join(found.files)}")
+    return [found[n] for n in names]
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return normal floats, coin flips, or zeros for integers, which may be indices."""
+    kind = np.dtype(dtype).kind
+    if kind in "iu":
+        return np.zeros(shape, dtype)
+    numbers = rng.standard_normal(shape)
+    return numbers > 0 if kind == "b" else numbers.astype(dtype)
+
+
+def _outputs(program: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Run a Program; return its outputs in order."""
+    results = program.run(tuple(inputs))
+    if isinstance(results, dict):
+        return list(results.values())
+    return list(results) if isinstance(results, tuple) else [results]

@@ -1,0 +1,100 @@
+"""`convkit convert` and `convkit verify`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import convkit as ck
+from convkit import models
+from convkit.cli import main
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with one network as .ckit and .onnx."""
+    folder = tmp_path_factory.mktemp("files")
+    ck.manual_seed(0)
+    program = ck.compile(models.lenet5(), (1, 1, 28, 28), metadata={"labels": ["a", "b"]})
+    ck.save(program, folder / "net.ckit")
+    ck.io.onnx.save(program, folder / "net.onnx")
+    return folder
+
+
+def run(capsys, *argv):
+    code = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_convert_both_ways_keeps_the_network(folder, tmp_path, capsys):
+    code, out, err = run(capsys, "convert", folder / "net.onnx", tmp_path / "back.ckit")
+    assert (code, err) == (0, "") and "Program(" in out and "bytes ->" in out
+    assert ck.load(tmp_path / "back.ckit").labels == ["a", "b"]
+    code, _, err = run(capsys, "convert", tmp_path / "back.ckit", tmp_path / "again.onnx",
+                       "--opset", 22)
+    assert (code, err) == (0, "")
+    for other in (tmp_path / "back.ckit", tmp_path / "again.onnx"):
+        code, out, err = run(capsys, "verify", folder / "net.ckit", other)
+        assert (code, err) == (0, "") and "largest difference" in out
+
+
+def test_convert_opens_or_fixes_sizes(folder, tmp_path, capsys):
+    name = next(iter(ck.load(folder / "net.ckit").input_shapes))
+    code, _, err = run(capsys, "convert", folder / "net.onnx", tmp_path / "fixed.ckit",
+                       "--input-shape", f"{name}=2,1,28,28", "--weights", "float16")
+    assert (code, err) == (0, "")
+    assert ck.load(tmp_path / "fixed.ckit").input_shapes == {name: (2, 1, 28, 28)}
+
+
+def test_verify_tells_networks_apart(folder, tmp_path, capsys):
+    other = ck.compile(models.lenet5(), (1, 1, 28, 28))
+    ck.save(other, tmp_path / "other.ckit")
+    code, out, err = run(capsys, "verify", folder / "net.ckit", tmp_path / "other.ckit")
+    assert code == 1 and "largest difference" in out
+    assert "the files differ by" in err and err.count("\n") == 1
+    code, out, _ = run(capsys, "verify", folder / "net.ckit", tmp_path / "other.ckit", "--json",
+                       "--tolerance", 1e6)
+    assert code == 0 and json.loads(out)["same"] and json.loads(out)["outputs"][0]["relative"] > 0
+
+
+def test_verify_on_given_inputs(folder, tmp_path, capsys):
+    x = np.zeros((3, 1, 28, 28), np.float32)
+    name = next(iter(ck.load(folder / "net.ckit").input_shapes))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", **{name: x})
+    for file in ("x.npy", "x.npz"):
+        code, out, _ = run(capsys, "verify", folder / "net.ckit", folder / "net.onnx", "--input",
+                           tmp_path / file)
+        assert code == 0 and "(3, 10)" in out
+    np.savez(tmp_path / "wrong.npz", y=x)
+    code, _, err = run(capsys, "verify", folder / "net.ckit", folder / "net.onnx", "--input",
+                       tmp_path / "wrong.npz")
+    assert code == 2 and "no array" in err
+
+
+def test_verify_wants_networks_of_one_form(folder, tmp_path, capsys):
+    ck.save(ck.compile(models.resnet20(), (1, 3, 32, 32)), tmp_path / "resnet.ckit")
+    code, _, err = run(capsys, "verify", folder / "net.ckit", tmp_path / "resnet.ckit")
+    assert code == 1 and "take inputs of shapes" in err
+
+
+@pytest.mark.parametrize(("argv", "code", "text"), [
+    (["convert", "net.txt", "out.onnx"], 2, "ends in .ckit or .onnx"),
+    (["convert", "net.ckit", "out.ckit", "--opset", "21"], 2, "--opset is for ONNX files"),
+    (["convert", "net.ckit", "out.onnx", "--weights", "float16"], 2, "--weights is for .ckit"),
+    (["convert", "net.ckit", "out.onnx", "--input-shape", "x=N,1"], 2, "--input-shape is for ONNX"),
+    (["convert", "net.onnx", "out.ckit", "--input-shape", "x=1,N"], 2, "expected NAME=SIZES"),
+    (["convert", "net.onnx", "out.ckit", "--input-shape", "z=N,1"], 1, "no input 'z'"),
+    (["convert", "net.ckit", "out.onnx", "--opset", "3"], 1, "opset: expected 21"),
+    (["convert", "missing.onnx", "out.ckit"], 1, "No such file"),
+])
+def test_errors_take_one_line(folder, capsys, monkeypatch, argv, code, text):
+    monkeypatch.chdir(folder)
+    got, _, err = run(capsys, *argv)
+    assert got == code and text in err.splitlines()[-1]
+    assert not (folder / "out.ckit").exists() and not (folder / "out.onnx").exists()
