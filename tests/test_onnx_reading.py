@@ -87,6 +87,47 @@ def test_networks_that_pytorch_exports(torch, tmp_path):
     assert_close(program(x.numpy()), net(x).detach().numpy(), BOUNDS)
 
 
+def _with_random_weights(m):
+    """Return a network of the onnx package, whose weights are left out, with random ones."""
+    rng = np.random.default_rng(0)
+    shapes = {t.name: numpy_helper.to_array(t) for t in m.graph.initializer}
+    scales = {n.input[1] for n in m.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")}
+    nodes = []
+    for n in m.graph.node:
+        if n.op_type != "ConstantOfShape" or n.input[0] not in shapes:
+            nodes.append(n)
+            continue
+        name, shape = n.output[0], shapes[n.input[0]]
+        wide = name in scales and len(shape) > 1
+        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) if wide else \
+            rng.uniform(0.5, 1.5, shape)
+        m.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    del m.graph.node[:]
+    m.graph.node.extend(nodes)
+    return m
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "inception_v1", "densenet121"])
+def test_networks_that_come_with_onnx(name):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from onnx.backend.test.loader import DATA_DIR
+
+    path = os.path.join(DATA_DIR, "light", f"light_{name}.onnx")
+    if not os.path.exists(path):
+        pytest.skip("the onnx package has no such network")
+    m = _with_random_weights(onnx.load(path))
+    program = ck.compile(from_model(m), check=False)
+    assert len(program.graph.nodes) < len(m.graph.node)
+    options = runtime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = runtime.InferenceSession(m.SerializeToString(), options,
+                                       providers=["CPUExecutionProvider"])
+    x = random_array(program.graph.shape(program.graph.inputs[0].value))
+    want, = session.run(None, {session.get_inputs()[0].name: x})
+    assert want.std() > 0
+    assert_close(program(x), want, Tolerance(1e-3, 1e-3))
+
+
 def test_other_open_sizes_need_shapes():
     m = model([node("Relu", ["x"], ["y"])], {"x": ("N", 3, "H", "W")}, ["y"])
     with pytest.raises(ck.UnsupportedOperatorError, match="open sizes other than the batch"):
