@@ -128,6 +128,32 @@ def test_networks_that_come_with_onnx(name):
     assert_close(program(x), want, Tolerance(1e-3, 1e-3))
 
 
+@pytest.mark.parametrize(("nodes", "op"), [
+    ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["s", "x"], ["y"])], "silu"),
+    ([node("HardSigmoid", ["x"], ["s"], alpha=1 / 6), node("Mul", ["x", "s"], ["y"])], "hardswish"),
+    ([node("Div", ["x", "r2"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
+      node("Mul", ["x", "a"], ["m"]), node("Mul", ["m", "half"], ["y"])], "gelu"),
+    ([node("Mul", ["r05", "x"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["one", "e"], ["a"]),
+      node("Mul", ["x", "half"], ["m"]), node("Mul", ["a", "m"], ["y"])], "gelu"),
+    ([node("Div", ["x", "one"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
+      node("Mul", ["x", "a"], ["m"]), node("Mul", ["m", "half"], ["y"])], None),
+    ([node("Div", ["r2", "x"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
+      node("Mul", ["x", "a"], ["m"]), node("Mul", ["m", "half"], ["y"])], None),
+    ([node("Neg", ["x"], ["n"]), node("Sigmoid", ["n"], ["s"]), node("Mul", ["s", "x"], ["y"])],
+     None),
+], ids=["silu", "hardswish", "gelu", "gelu-other-order", "not-sqrt", "not-divided", "not-itself"])
+def test_activations_written_out_are_recognised(nodes, op):
+    m = model(nodes, {"x": ("N", 3)}, ["y"], {
+        "r2": np.float32(np.sqrt(2)), "r05": np.float32(np.sqrt(0.5)), "one": np.float32(1),
+        "half": np.float32(0.5)})
+    program = ck.compile(from_model(m))
+    ops = [n.op for n in program.graph.nodes]
+    assert ops == [op] if op else not {"silu", "hardswish", "gelu"} & set(ops)
+    reference = pytest.importorskip("onnx.reference").ReferenceEvaluator(m)
+    x = random_array((4, 3))
+    assert_close(program(x), reference.run(None, {"x": x})[0], BOUNDS)
+
+
 def test_other_open_sizes_need_shapes():
     m = model([node("Relu", ["x"], ["y"])], {"x": ("N", 3, "H", "W")}, ["y"])
     with pytest.raises(ck.UnsupportedOperatorError, match="open sizes other than the batch"):

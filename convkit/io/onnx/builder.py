@@ -152,10 +152,19 @@ class Builder:
             raise ModelFormatError(f"constants fold to far more bytes than the file has "
                                    f"({size} more)")
 
-    def made_by(self, x: Val, name: str) -> int | None:
-        """Return the number that the operation of a name made `x` from; None if it did not."""
-        node = self._makers.get(x.number)
-        return node.inputs[0] if node is not None and node.op == name else None
+    def maker(self, number: int) -> Node | None:
+        """Return the node that makes a value; None for inputs and constants."""
+        return self._makers.get(number)
+
+    def scalar(self, number: int) -> float | None:
+        """Return the value of a constant of one element; None for anything else."""
+        constant = self.constants.get(number)
+        return constant.array.item() if constant is not None and constant.array.size == 1 else None
+
+    def val(self, number: int) -> Val:
+        """Return the handle of a value that is no constant."""
+        info = self.values[number]
+        return Val(number, info.shape, info.dtype, elem_of(info.dtype))
 
     # -- what must be known -------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from convkit.errors import ModelFormatError, UnsupportedOperatorError
 from convkit.io.onnx.builder import Builder, axis_of, handles
+from convkit.io.onnx.gated import gated
 from convkit.io.onnx.node import Operator, Val
 from convkit.io.onnx.types import held
 
@@ -204,12 +205,10 @@ def _operands(b: Builder, node: Operator) -> tuple[Val, Val]:
 
 @handles("Add", "Sub", "Mul")
 def arithmetic(b: Builder, node: Operator) -> Val:
-    """Return a + b, a - b, a * b; x * sigmoid(x) is one operation."""
+    """Return a + b, a - b, a * b; activations that are written out as products are recognised."""
     x, y = _operands(b, node)
-    if node.type == "Mul":
-        for one, other in ((x, y), (y, x)):
-            if b.made_by(other, "sigmoid") == one.number and one.shape == other.shape:
-                return b.op("silu", one)
+    if node.type == "Mul" and (whole := gated(b, x, y)) is not None:
+        return whole
     return b.op(node.type.lower(), x, y)
 
 
