@@ -60,10 +60,12 @@ def referenced() -> set[str]:
 
 
 def test_every_operation_is_documented_referenced_and_checked():
-    registered = set(REGISTRY)
-    assert registered == documented()
-    assert registered == referenced()
-    assert registered == {case.name for case in CASES}
+    assert set(REGISTRY) == documented()
+    assert set(REGISTRY) <= set(vars(reference))
+    # What gives booleans, places or other types is checked in test_more_ops.
+    smooth = {name for name, op in REGISTRY.items() if op.differentiable} - {"cast"}
+    assert smooth == referenced()
+    assert smooth == {case.name for case in CASES}
 
 
 def test_a_wrong_gradient_is_noticed(monkeypatch):
