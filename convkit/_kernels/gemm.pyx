@@ -22,10 +22,11 @@ cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
                       Py_ssize_t columns) noexcept nogil:
     # A model of one reduction step of every tile of a row, in cycles: two multiply-adds
     # and two loads a cycle, four cycles' latency over the tile's independent chains, and
-    # half a vector of packed weights a cycle from the second-level cache.
+    # 32 bytes of packed weights a cycle from the second-level cache.
     cdef Py_ssize_t vectors = (columns + kernels.vector_length - 1) // kernels.vector_length
     cdef Py_ssize_t tiles, blocks
     cdef double cost, step, best = 1e300, mr
+    cdef double vector_cycles = dispatch.table().vector_bytes / 32.0
     cdef int nv, chosen = 1
     for nv in range(1, 5):
         if kernels.max_mr[nv] == 0 or nv > vectors:
@@ -33,7 +34,7 @@ cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
         tiles = (width + kernels.max_mr[nv] - 1) // kernels.max_mr[nv]
         blocks = (vectors + nv - 1) // nv
         mr = <double>width / tiles
-        step = max(max(mr * nv / 2, (mr + nv) / 2), max(4.0, 2.0 * nv))
+        step = max(max(mr * nv / 2, (mr + nv) / 2), max(4.0, vector_cycles * nv))
         cost = step * tiles * blocks
         if cost < best * 0.999:
             best = cost
