@@ -114,6 +114,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_resample_table
     ctypedef struct ck_rownorm_table
     ctypedef struct ck_winograd_table
+    ctypedef struct ck_augment_table
     ctypedef struct ck_table:
         const char* name
         int vector_bytes
@@ -129,6 +130,7 @@ cdef extern from "table.h" nogil:
         const ck_softmax_table* softmax
         const ck_transpose_table* transpose
         const ck_winograd_table* winograd
+        const ck_augment_table* augment
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

@@ -134,6 +134,7 @@ CK_INLINE vfloat min_f(vfloat a, vfloat b) { return select_f(a < b, a, b); }
 #include "rownorm.body.h"
 #include "transpose.body.h"
 #include "winograd.body.h"
+#include "augment.body.h"
 
 const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .name = CK_STR(CK_ISA),
@@ -150,6 +151,7 @@ const ck_table CK_CAT(ck_table_, CK_ISA) = {
     .softmax = &softmax_table,
     .transpose = &transpose_table,
     .winograd = &winograd_table,
+    .augment = &augment_table,
 };
 
 #ifdef CK_TARGET

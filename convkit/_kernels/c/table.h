@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "augment.h"
 #include "depthwise.h"
 #include "elementwise.h"
 #include "gemm.h"
@@ -34,6 +35,7 @@ typedef struct ck_table {
     const ck_softmax_table *softmax;
     const ck_transpose_table *transpose;
     const ck_winograd_table *winograd;
+    const ck_augment_table *augment;
 } ck_table;
 
 extern const ck_table ck_table_generic;
