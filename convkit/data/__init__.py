@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from convkit.data import augment
 from convkit.data.bundled import digits
 from convkit.data.cifar import CIFAR10
 from convkit.data.dataset import Dataset, ImageDataset, Subset, TensorDataset, random_split
@@ -22,6 +23,7 @@ __all__ = [
     "Subset",
     "TensorDataset",
     "WeightedRandomSampler",
+    "augment",
     "class_weights",
     "digits",
     "load_image",

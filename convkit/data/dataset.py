@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from convkit import runtime
+from convkit._kernels import augment as kernels
 from convkit._kernels import memory
 from convkit.errors import DTypeError, ShapeError
 
@@ -35,22 +37,40 @@ def _take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.take(array, indices, axis=0, out=out, mode="clip")
 
 
-def unit_range(images: np.ndarray) -> np.ndarray:
-    """Return uint8 values divided by 255 as float32, in reused memory of the same layout.
+def unit_range(images: np.ndarray, mean: np.ndarray | None = None,
+               std: np.ndarray | None = None) -> np.ndarray:
+    """Return uint8 values divided by 255 and normalised, as float32 in reused memory.
 
     Parameters
     ----------
-    images : numpy.ndarray of uint8, logical shape (C, H, W) or (N, C, H, W)
+    images : numpy.ndarray of uint8, logical shape (..., C, H, W)
         Channels-last in memory, or not.
+    mean, std : numpy.ndarray of float32, shape (1,) or (C,), optional
+        ``(value / 255 - mean) / std``.
 
     Returns
     -------
     numpy.ndarray of float32
-        Values from 0 to 1, channels-last in memory.
+        Channels-last in memory.
+
+    Raises
+    ------
+    ShapeError
+        When `mean` or `std` do not fit the images.
     """
-    last = np.moveaxis(images, -3, -1)
+    last = np.ascontiguousarray(np.moveaxis(images, -3, -1))
+    channels = last.shape[-1]
+    # There are 256 values in each channel: what they become is computed once.
+    values = np.tile(np.arange(256, dtype=np.float32) / np.float32(255), (channels, 1))
+    for numbers, operation, what in ((mean, np.subtract, "mean"), (std, np.divide, "std")):
+        if numbers is None:
+            continue
+        if numbers.size not in (1, channels):
+            raise ShapeError(f"expected {what} with 1 or {channels} values, got {numbers.size}")
+        values = operation(values, numbers[:, None])
     out = memory.empty(last.shape, np.float32)
-    np.divide(last, np.float32(255), out=out)
+    shape = (-1, *last.shape[-3:])
+    kernels.look_up(last.reshape(shape), out.reshape(shape), values, runtime.get_num_threads())
     return np.moveaxis(out, -1, -3)
 
 

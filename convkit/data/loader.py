@@ -20,6 +20,7 @@ import numpy as np
 from convkit import random
 from convkit._kernels import memory
 from convkit.autograd import Tensor
+from convkit.data.augment import Draws, Transform
 from convkit.data.dataset import gather, unit_range
 from convkit.errors import ShapeError
 
@@ -51,10 +52,12 @@ class DataLoader:
         How many batches a background thread keeps ready; 0 makes them in the caller's.
     mean, std : float or sequence of float, optional
         For each channel: ``(image - mean) / std``, after scaling to [0, 1].
-    transform : callable, optional
-        ``transform(images, rng)`` gets the batch's images, logically (N, C, H, W), as the
-        data set holds them (so uint8 for an `ImageDataset`), and a `numpy.random.Generator`
-        for this batch; it returns the images to go on with.
+    transform : Transform of `convkit.data.augment`, or callable, optional
+        A Transform gets the images (and the labels, which it may make probabilities of), and
+        draws by the loader's seed, the epoch and each sample's position in the data set.
+        Another callable ``transform(images, rng)`` gets the batch's images, logically
+        (N, C, H, W), as the data set holds them (so uint8 for an `ImageDataset`), and a
+        `numpy.random.Generator` for this batch; it returns the images to go on with.
 
     Yields
     ------
@@ -81,7 +84,8 @@ class DataLoader:
                  prefetch: int = 2,
                  mean: float | Sequence[float] | None = None,
                  std: float | Sequence[float] | None = None,
-                 transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None):
+                 transform: Transform | Callable[[np.ndarray, np.random.Generator], np.ndarray]
+                 | None = None):
         self.dataset = dataset
         self.batch_size = _at_least(1, batch_size, "batch_size")
         self.shuffle = bool(shuffle)
@@ -199,17 +203,29 @@ class _Epoch:
     def make(self, batch: int) -> Any:
         """Return one batch."""
         start = batch * self.batch_size
-        arrays = gather(self.dataset, self.order[start:start + self.batch_size])
+        indices = self.order[start:start + self.batch_size]
+        arrays = gather(self.dataset, indices)
         if not isinstance(arrays, tuple):
-            return self._finish(arrays, batch)
-        return self._finish(arrays[0], batch), *(Tensor(array) for array in arrays[1:])
+            images, _ = self._transformed(arrays, None, indices, batch)
+            return self._finish(images)
+        images, labels = self._transformed(
+            arrays[0], arrays[1] if len(arrays) > 1 else None, indices, batch)
+        rest = () if labels is None else (labels, *arrays[2:])
+        return self._finish(images), *(Tensor(array) for array in rest)
 
-    def _finish(self, images: np.ndarray, batch: int) -> Tensor:
-        """Transform, scale and normalise the first array of a batch."""
+    def _transformed(self, images: np.ndarray, labels: np.ndarray | None, indices: np.ndarray,
+                     batch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Apply the transform to the first array of a batch, and to its labels."""
+        if isinstance(self.transform, Transform):
+            return self.transform.batch(images, labels, Draws(self.seed, self.number, indices))
         if self.transform is not None:
             images = self.transform(images, self._rng(TRANSFORM, batch))
-        if images.dtype == np.uint8 and images.ndim == 4:
-            images = unit_range(images)
+        return images, labels
+
+    def _finish(self, images: np.ndarray) -> Tensor:
+        """Scale and normalise images."""
+        if images.dtype == np.uint8 and images.ndim in (4, 5):
+            return Tensor(unit_range(images, self.mean, self.std))
         if self.mean is not None or self.std is not None:
             images = _normalise(images, self.mean, self.std)
         return Tensor(images)
@@ -219,7 +235,7 @@ def _normalise(images: np.ndarray, mean: np.ndarray | None, std: np.ndarray | No
     """Return (images - mean) / std in reused memory, channels-last."""
     if images.ndim < 3:
         raise ShapeError(f"expected images of shape (N, C, H, W) to normalise, got {images.shape}")
-    last = np.moveaxis(images, 1, -1)
+    last = np.moveaxis(images, -3, -1) if images.ndim > 3 else np.moveaxis(images, 1, -1)
     channels = last.shape[-1]
     out = memory.empty(last.shape, images.dtype if images.dtype.kind == "f" else np.float32)
     # A whole row of pixels at a time: loops over a few channels would be slow.
@@ -233,7 +249,7 @@ def _normalise(images: np.ndarray, mean: np.ndarray | None, std: np.ndarray | No
             raise ShapeError(f"expected {what} with 1 or {channels} values, got {values.size}")
         row = values[0] if values.size == 1 else np.tile(values, width)
         source = operation(source, row, out=target, casting="same_kind")
-    return np.moveaxis(out, -1, 1)
+    return np.moveaxis(out, -1, -3 if images.ndim > 3 else 1)
 
 
 class _Batches:

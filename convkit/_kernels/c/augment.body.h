@@ -196,19 +196,19 @@ static ptrdiff_t augment_weights(const ck_resize_args *p, const ck_resize_axis *
     end = end > high ? high : end;
     ptrdiff_t begin = (ptrdiff_t)first, n = (ptrdiff_t)end - begin;
     double total = 0;
-    if (!p->bilinear || n < 1) n = 1;
+    if (!p->bilinear || n < 1) {
+        weight[0] = 1;
+        *count = 1;
+        return begin;
+    }
     for (ptrdiff_t k = 0; k < n; k++) {
         double distance = ((double)(begin + k) + 0.5 - centre) / support;
         double w = 1 - (distance < 0 ? -distance : distance);
         weight[k] = (float)(w > 0 ? w : 0);
         total += w > 0 ? w : 0;
     }
-    if (total > 0) {
-        for (ptrdiff_t k = 0; k < n; k++) weight[k] = (float)(weight[k] / total);
-    } else {
-        weight[0] = 1;
-        n = 1;
-    }
+    if (!(total > 0)) weight[0] = 1, total = 1; /* only the triangle's very end is inside */
+    for (ptrdiff_t k = 0; k < n; k++) weight[k] = (float)(weight[k] / total);
     *count = n;
     return begin;
 }

@@ -79,10 +79,10 @@ class Draws:
 
     def _log_gamma(self, alpha: float) -> np.ndarray:
         u = 1 - self.uniform(3 * 16 + 1)
-        tries = u[:, 1:].reshape(len(u), 3, 16)
+        tries = u[:, 1:].reshape(len(u), 3, 16)  # in (0, 1]
         z = np.sqrt(-2 * np.log(tries[:, 0])) * np.cos(2 * np.pi * tries[:, 1])
         d = alpha + 1 - 1 / 3
-        v = np.maximum(1 + z / np.sqrt(9 * d), 1e-300) ** 3
+        v = np.maximum(1 + z / np.sqrt(9 * d), 1e-90) ** 3
         taken = (v > 1e-200) & (np.log(tries[:, 2]) < z**2 / 2 + d - d * v + d * np.log(v))
         chosen = v[np.arange(len(v)), taken.argmax(axis=1)]
         return np.log(d * chosen) + np.log(u[:, 0]) / alpha
