@@ -513,6 +513,15 @@ def test_loader_transforms_by_sample_and_epoch(rng):
         first[1], (direct / np.float32(255) - np.float32(0.5)) / np.float32(0.25))
 
 
+def test_a_sample_drawn_twice_is_augmented_anew(rng):
+    dataset = data.ImageDataset(photos(rng, 2, 3, (8, 8)), [0, 1], "ab")
+    sampler = data.WeightedRandomSampler([1.0, 0.0], 40)
+    loader = data.DataLoader(dataset, 8, sampler=sampler, seed=0,
+                             transform=A.GaussianNoise(sigma=0.2))
+    drawn = np.concatenate([x.numpy() for x, _ in loader]).reshape(40, -1)
+    assert len(np.unique(drawn, axis=0)) == 40
+
+
 def test_loader_gives_soft_labels_and_crops(rng):
     dataset = data.ImageDataset(photos(rng, 10, 3, (8, 8)), np.arange(10) % 4, "abcd")
     (images, soft), = data.DataLoader(dataset, 10, seed=0, transform=A.MixUp(4))

@@ -196,6 +196,9 @@ class _Epoch:
             self.order = (self._rng(ORDER).permutation(samples) if loader.shuffle
                           else np.arange(samples))
 
+        self.ids = (self.order if loader.sampler is None
+                    else self.order + samples * _times_before(self.order))
+
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(
             self.seed, spawn_key=(self.number, *stream)))
@@ -203,21 +206,21 @@ class _Epoch:
     def make(self, batch: int) -> Any:
         """Return one batch."""
         start = batch * self.batch_size
-        indices = self.order[start:start + self.batch_size]
-        arrays = gather(self.dataset, indices)
+        arrays = gather(self.dataset, self.order[start:start + self.batch_size])
+        ids = self.ids[start:start + self.batch_size]
         if not isinstance(arrays, tuple):
-            images, _ = self._transformed(arrays, None, indices, batch)
+            images, _ = self._transformed(arrays, None, ids, batch)
             return self._finish(images)
         images, labels = self._transformed(
-            arrays[0], arrays[1] if len(arrays) > 1 else None, indices, batch)
+            arrays[0], arrays[1] if len(arrays) > 1 else None, ids, batch)
         rest = () if labels is None else (labels, *arrays[2:])
         return self._finish(images), *(Tensor(array) for array in rest)
 
-    def _transformed(self, images: np.ndarray, labels: np.ndarray | None, indices: np.ndarray,
+    def _transformed(self, images: np.ndarray, labels: np.ndarray | None, ids: np.ndarray,
                      batch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Apply the transform to the first array of a batch, and to its labels."""
         if isinstance(self.transform, Transform):
-            return self.transform.batch(images, labels, Draws(self.seed, self.number, indices))
+            return self.transform.batch(images, labels, Draws(self.seed, self.number, ids))
         if self.transform is not None:
             images = self.transform(images, self._rng(TRANSFORM, batch))
         return images, labels
@@ -229,6 +232,16 @@ class _Epoch:
         if self.mean is not None or self.std is not None:
             images = _normalise(images, self.mean, self.std)
         return Tensor(images)
+
+
+def _times_before(values: np.ndarray) -> np.ndarray:
+    """Return how often each value stands before its place, so that repeats can be told apart."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    first = np.searchsorted(ranked, ranked)
+    times = np.empty(len(values), np.int64)
+    times[order] = np.arange(len(values)) - first
+    return times
 
 
 def _normalise(images: np.ndarray, mean: np.ndarray | None, std: np.ndarray | None) -> np.ndarray:
