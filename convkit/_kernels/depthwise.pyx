@@ -52,7 +52,7 @@ cdef extern from "depthwise.h" nogil:
         const void* w
         Py_ssize_t w_row_step, w_step
         void* y
-        Py_ssize_t y_row_step, y_step, columns, channels, pairs
+        Py_ssize_t y_row_step, y_step, columns, channels, pairs, group
         Py_ssize_t top, top_step, top_dilation, height, row, row_step, row_low, row_high
         const void* bias
         int clamp
@@ -63,13 +63,15 @@ cdef extern from "depthwise.h" nogil:
         const void* gy
         Py_ssize_t height, width, columns, channels, start, stop, top, left
         void* sums
-        Py_ssize_t sums_step
+        Py_ssize_t sums_step, group
     ctypedef void (*ck_depthwise_block_fn)(const ck_depthwise_block*) noexcept nogil
     ctypedef struct ck_depthwise_table:
         ck_depthwise_kernels f32, f64
         ck_depthwise_band_fn (*band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         ck_depthwise_band_fn (*flat_band)(Py_ssize_t) noexcept nogil
         ck_depthwise_block_fn (*block)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        ck_depthwise_band_fn (*grouped_band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        ck_depthwise_block_fn (*grouped_block)(Py_ssize_t, Py_ssize_t) noexcept nogil
 
 # Bytes that one task reads and writes, about: it stays in a core's cache, and a task's cost
 # is far above that of starting it. Tasks of fewer rows would read too many of them twice.
@@ -111,6 +113,8 @@ cdef struct Problem:
     ck_depthwise_band_fn band
     ck_depthwise_block_fn sum_block
     Py_ssize_t w_row_step, w_step, up
+    # Channels in and out of a group; 1 is depthwise.
+    Py_ssize_t group
     # Weights, then bias, for fewer channels than a vector: each repeats along `repeats` values.
     float* repeated
     Py_ssize_t repeats
@@ -247,6 +251,7 @@ cdef void _prepare_band(const Problem* p, ck_depthwise_band* g) noexcept nogil:
     g.w_row_step = p.w_row_step
     g.w_step = p.w_step
     g.channels = p.c
+    g.group = p.group
     g.bias = p.bias
     g.clamp = p.activation != 0
     g.low = 0 if p.activation == 1 else p.alpha
@@ -327,7 +332,7 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Py_ssize_t start = (index % p.blocks) * p.block
     cdef Py_ssize_t stop = min(start + p.block, p.oh)
     cdef Py_ssize_t x_row = p.width * p.c, row, low, high, i
-    cdef Py_ssize_t size = p.kh * p.kw * p.sums_step * p.item
+    cdef Py_ssize_t size = p.group * p.kh * p.kw * p.sums_step * p.item
     cdef char* sums = p.sums + index * size
     cdef ck_depthwise_sums_args g
     cdef ck_depthwise_block block
@@ -335,7 +340,8 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
         sums[i] = 0
     if p.sum_block != NULL:
         block = ck_depthwise_block(
-            p.x, p.y, p.h, p.width, p.ow, p.c, start, stop, p.top, p.left, sums, p.sums_step)
+            p.x, p.y, p.h, p.width, p.ow, p.c, start, stop, p.top, p.left, sums, p.sums_step,
+            p.group)
         while n < n_stop:
             block.x = p.x + n * p.h * x_row * p.item
             block.gy = p.y + n * p.oh * p.ow * p.c * p.item
@@ -366,7 +372,7 @@ cdef void _total_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Add up the partial gradients of one tap, in the order of the blocks."""
     cdef Problem* p = <Problem*>ctx
     p.kernels.total(p.sums + index * p.sums_step * p.item, p.tasks,
-                    p.kh * p.kw * p.sums_step, p.c, p.w + index * p.c * p.item)
+                    p.group * p.kh * p.kw * p.sums_step, p.c, p.w + index * p.c * p.item)
 
 
 cdef char* _data(array, tuple shape, dtype) except? NULL:
@@ -386,7 +392,9 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
         raise ValueError(f"expected float32 or float64, got {dtype}")
     p.n, p.h, p.width, p.c = x.shape
     p.oh, p.ow = y.shape[1:3]
-    p.kh, p.kw = w.shape[:2]
+    p.group = 1 if w.ndim == 3 else w.shape[-4]
+    p.kh = w.shape[-3]
+    p.kw = w.shape[-2]
     p.stride_h, p.stride_w = stride
     p.top, p.left = pad
     p.dilation_h, p.dilation_w = dilation
@@ -396,7 +404,15 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
     p.kernels = &kernels.f32 if p.item == 4 else &kernels.f64
     p.x = _data(x, (p.n, p.h, p.width, p.c), dtype)
     p.y = _data(y, (p.n, p.oh, p.ow, p.c), dtype)
-    p.w = _data(w, (p.kh, p.kw, p.c), dtype)
+    cdef Py_ssize_t length = p.kernels.vector_length
+    if w.ndim == 5:
+        p.w = _data(w, (_ceil_div(p.c, length), p.group, p.kh, p.kw, length), dtype)
+    elif w.ndim == 4:
+        p.w = _data(w, (p.group, p.kh, p.kw, p.c), dtype)
+    else:
+        p.w = _data(w, (p.kh, p.kw, p.c), dtype)
+    if p.group > 1 and grouped_refusal(p.group, p.c, (p.kh, p.kw), stride, dilation, dtype):
+        raise ValueError(f"expected a problem that grouped kernels take, got groups of {p.group}")
     p.bias = p.residual = NULL
     p.activation = 0
     p.alpha = p.beta = 0
@@ -422,6 +438,16 @@ cdef bint _choose_band(Problem* p, bint backward) except -1:
         return False
     p.w_row_step = p.kw * p.c
     p.w_step = p.c
+    if p.group > 1:
+        if backward and p.stride_h > 1:
+            p.up = p.stride_h
+            p.band = kernels.grouped_band(p.kh, 1, p.up)
+        else:
+            p.band = kernels.grouped_band(p.kh, p.stride_h, 1)
+            if backward:    # packed turned by 180 degrees
+                p.top = p.dilation_h * (p.kh - 1) - p.top
+                p.left = p.dilation_w * (p.kw - 1) - p.left
+        return p.band != NULL
     if p.c < kernels.f32.vector_length:
         if p.stride_h > 1 or kernels.flat_band(p.kh) == NULL:
             return False
@@ -485,8 +511,51 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
 cdef double _work(Problem* p) noexcept nogil:
     """Return what threads_for wants to know: bytes moved, or vector multiply-adds if more."""
     cdef double moved = <double>p.n * (p.h * p.width + p.oh * p.ow) * p.c * p.item
-    cdef double sums = <double>p.n * p.oh * p.ow * p.c * p.kh * p.kw / 4
+    cdef double sums = <double>p.n * p.oh * p.ow * p.c * p.group * p.kh * p.kw / 4
     return max(moved, sums)
+
+
+def grouped_refusal(Py_ssize_t group, Py_ssize_t channels, kernel, stride, dilation, dtype):
+    """Return why the kernels cannot take groups of `group` channels in and out, or None."""
+    cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
+    cdef Py_ssize_t length = kernels.f32.vector_length
+    if dtype != np.float32:
+        return f"no kernels for groups in {dtype}"
+    if group < 2 or group > length or length % group or channels < length:
+        return f"groups of {group} among {channels} channels do not fill vectors of {length}"
+    if (kernel[0] != kernel[1] or stride[0] != stride[1] or kernels.grouped_band(
+            kernel[0], stride[0], 1) == NULL or kernels.grouped_block(kernel[0], stride[0]) == NULL
+            or (stride[0] > 1 and kernels.grouped_band(kernel[0], 1, stride[0]) == NULL)):
+        return f"no kernels for groups with windows of {kernel} and stride {stride}"
+    if tuple(dilation) != (1, 1):
+        return "dilated"
+    return None
+
+
+def pack_groups(weight, bint backward, bint turned):
+    """Lay out weights (C, group, kh, kw) for `forward`, or for `grad_input`.
+
+    Parameters
+    ----------
+    backward : bool
+        Exchange inputs and outputs of each group.
+    turned : bool
+        Turn the window by 180 degrees, as `grad_input` with stride 1 wants it.
+
+    Returns
+    -------
+    ndarray (vectors of channels, group, kh, kw, vector)
+        The last vector ends with the last channel.
+    """
+    cdef Py_ssize_t length = (<const ck_depthwise_table*>table().depthwise).f32.vector_length
+    channels, group, kh, kw = weight.shape
+    if backward:
+        weight = weight.reshape(-1, group, group, kh, kw).swapaxes(1, 2).reshape(weight.shape)
+    if turned:
+        weight = weight[:, :, ::-1, ::-1]
+    starts = np.minimum(np.arange(0, channels, length), channels - length)
+    lanes = starts[:, None] + np.arange(length)
+    return np.ascontiguousarray(weight[lanes].transpose(0, 2, 3, 4, 1))
 
 
 def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, double alpha,
@@ -497,6 +566,8 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     ----------
     x : ndarray (N, H, W, C)
     w : ndarray (kh, kw, C)
+        Or what `pack_groups` makes of weights in groups; then without a residual, and
+        activation at most 2.
     bias : ndarray (C,) or None
     residual : ndarray (N, OH, OW, C) or None
         Added before the activation. Must not share memory with y.
@@ -520,7 +591,8 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     p.beta = beta
     if y.size == 0:
         return
-    _choose_band(&p, False)
+    if not _choose_band(&p, False) and p.group > 1:
+        raise ValueError("grouped kernels take no residual and no leaky activation")
     with nogil:
         _cut_rows(&p)
         count = p.n * p.blocks
@@ -545,7 +617,10 @@ def grad_input(gy, w, gx, stride, pad, dilation, int threads):
     cdef Py_ssize_t count, phase
     if gx.size == 0:
         return
-    if gy.size > 0 and _choose_band(&p, True):
+    if gy.size == 0:
+        gx[...] = 0
+        return
+    if _choose_band(&p, True):
         with nogil:
             _cut_rows(&p)
             count = p.n * p.blocks
@@ -578,19 +653,22 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
     x : ndarray (N, H, W, C)
     gy : ndarray (N, OH, OW, C)
     gw : ndarray (kh, kw, C)
-        Overwritten.
+        Or (group, kh, kw, C), one for each input of the groups. Overwritten.
     stride, pad, dilation, threads
         As in `forward`.
     """
     cdef Problem p = _problem(x, gy, gw, stride, pad, dilation)
-    cdef Py_ssize_t sample, size, taps = p.kh * p.kw
+    cdef Py_ssize_t sample, size, taps = p.group * p.kh * p.kw
     cdef int length = p.kernels.vector_length
     if gw.size == 0:
         return
     if x.size == 0 or gy.size == 0:
         gw.fill(0)
         return
-    if _square(&p) and p.c >= length:
+    if p.group > 1:
+        p.sum_block = (<const ck_depthwise_table*>table().depthwise).grouped_block(
+            p.kh, p.stride_h)
+    elif _square(&p) and p.c >= length:
         p.sum_block = (<const ck_depthwise_table*>table().depthwise).block(p.kh, p.stride_h)
         if p.dilation_h > 1 or p.dilation_w > 1:
             p.sum_block = NULL

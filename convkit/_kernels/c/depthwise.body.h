@@ -175,4 +175,6 @@ static const ck_depthwise_table depthwise_table = {
     .band = dw_band,
     .flat_band = dw_flat_band,
     .block = dw_block,
+    .grouped_band = dw_grouped_band,
+    .grouped_block = dw_grouped_block,
 };

@@ -66,6 +66,7 @@ typedef struct ck_depthwise_band {
     void *y; /* the first pair's first row */
     ptrdiff_t y_row_step, y_step, columns;
     ptrdiff_t channels, pairs;
+    ptrdiff_t group; /* grouped kernels: channels in and out of a group */
     /* Input rows are numbered from `top` on, `top_dilation` apart, from pair to pair top_step
        apart: those in [0, height) are read. Output rows are numbered from `row` on, row_step
        apart: those in [row_low, row_high) are written. */
@@ -86,6 +87,7 @@ typedef struct ck_depthwise_block {
     ptrdiff_t start, stop, top, left;
     void *sums;
     ptrdiff_t sums_step;
+    ptrdiff_t group; /* grouped kernels, as above: all taps' sums for input 0, then for 1, ... */
 } ck_depthwise_block;
 typedef void (*ck_depthwise_block_fn)(const ck_depthwise_block *);
 
@@ -98,6 +100,10 @@ typedef struct ck_depthwise_table {
     ck_depthwise_band_fn (*band)(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up);
     ck_depthwise_band_fn (*flat_band)(ptrdiff_t taps);
     ck_depthwise_block_fn (*block)(ptrdiff_t taps, ptrdiff_t stride);
+    /* The same for convolutions in groups of 2, 4, ... channels, at most a vector. For each
+       vector of output channels, weights are packed as [input of the group][tap][lane]. */
+    ck_depthwise_band_fn (*grouped_band)(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up);
+    ck_depthwise_block_fn (*grouped_block)(ptrdiff_t taps, ptrdiff_t stride);
 } ck_depthwise_table;
 
 #endif

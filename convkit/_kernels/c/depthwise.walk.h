@@ -9,7 +9,11 @@
 
    Columns and rows outside the input are skipped, not multiplied as zeros: infinite weights
    must not make NaN of padding. Which rows are there is a mask that stays the same along a
-   walk; columns are checked at both ends only. */
+   walk; columns are checked at both ends only.
+
+   Convolutions in groups of a few channels walk the same way: a vector holds several groups,
+   and each input vector is multiplied once for every input of a group, with the vector's
+   lanes permuted so that all outputs of a group see that input. */
 
 /* A loaded vector stays in its register: folded into each multiply-add that uses it, the
    load would be repeated, and loads are what these kernels have most of. */
@@ -47,6 +51,13 @@ CK_INLINE void dw_pair(const ck_depthwise_band *band, ptrdiff_t k, int rows, int
     g->y = (float *)band->y + k * CK_DW_ROWS * band->y_row_step;
 }
 
+/* For each lane, the first lane of its group. */
+CK_INLINE vint32 dw_group_lanes(ptrdiff_t group) {
+    vint32 lanes;
+    for (int i = 0; i < VL_F; i++) lanes[i] = i & ~((int)group - 1);
+    return lanes;
+}
+
 /* Multiplies input column x into the outputs under way. acc[o][m] is row o of the output
    column m columns after the one to be stored next; `last` is the tap that this column is
    for acc[.][0]. `up` > 1 is the gradient of a strided convolution: then acc[o][m] are
@@ -69,6 +80,33 @@ CK_INLINE void dw_column(const ck_depthwise_band *g, const float *x, int taps, i
     }
 }
 
+/* The same for groups, one of their inputs after another. Weights come from memory, each row
+   of taps once for both rows of outputs: loads are what bounds these kernels. */
+CK_INLINE void dw_grouped_column(const ck_depthwise_band *g, const float *x, int taps, int stride,
+                                 int up, int last, vint32 lanes, dw_sums acc) {
+    const int rows = up > 1 ? (taps + 1) / 2 : stride + taps;
+    const float *w = g->w;
+    for (ptrdiff_t i = g->group; i > 0; i--, w += taps * taps * VL_F, lanes += 1) {
+        vfloat xv[DW_WINDOW + 2];
+        DW_UNROLL for (int n = 0; n < rows; n++)
+            xv[n] = g->rows_inside >> n & 1 ? permute_f(load_f(x + n * g->x_row_step), lanes)
+                                            : (vfloat){0};
+        DW_UNROLL for (int r = 0; r < taps; r++) {
+            vfloat wv[DW_WINDOW];
+            DW_UNROLL for (int q = 0; q < taps; q++) wv[q] = load_f(w + (r * taps + q) * VL_F);
+            DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++) {
+                const int n = up > 1 ? rows - 1 - (r - o) / 2 : r + stride * o;
+                if (up > 1 && (r < o || (r - o) % 2)) continue;
+                if (!(g->rows_inside >> n & 1)) continue;
+                DW_UNROLL for (int m = 0; m < taps; m++) {
+                    const int q = up > 1 ? m : last - stride * m;
+                    if (q >= 0) acc[o][m] += xv[n] * wv[q];
+                }
+            }
+        }
+    }
+}
+
 /* Stores the `count` first columns under way (only those within the row, where `check`) and
    moves the rest up. */
 CK_INLINE void dw_complete(const ck_depthwise_band *g, ptrdiff_t column, int count, int live,
@@ -86,17 +124,23 @@ CK_INLINE void dw_complete(const ck_depthwise_band *g, ptrdiff_t column, int cou
 
 /* Step t completes output column t: it reads the last `stride` columns of its window. */
 CK_INLINE void dw_gather_step(const ck_depthwise_band *g, ptrdiff_t t, int taps, int stride,
-                              int check, const vfloat *w, vfloat bias, dw_sums acc) {
+                              int grouped, int check, const vfloat *w, vint32 lanes, vfloat bias,
+                              dw_sums acc) {
     const ptrdiff_t i = g->first + t * stride + taps - stride;
     const float *x = (const float *)g->x + i * g->x_step;
     DW_UNROLL for (int e = 0; e < stride; e++)
-        if (!check || (i + e >= 0 && i + e < g->width))
-            dw_column(g, x + e * g->x_step, taps, stride, 1, taps - stride + e, w, acc);
+        if (!check || (i + e >= 0 && i + e < g->width)) {
+            if (grouped)
+                dw_grouped_column(g, x + e * g->x_step, taps, stride, 1, taps - stride + e, lanes,
+                                  acc);
+            else
+                dw_column(g, x + e * g->x_step, taps, stride, 1, taps - stride + e, w, acc);
+        }
     dw_complete(g, t, 1, (taps + stride - 1) / stride, check, bias, acc);
 }
 
-CK_INLINE void dw_gather(const ck_depthwise_band *g, int taps, int stride, const vfloat *w,
-                         vfloat bias, dw_sums acc) {
+CK_INLINE void dw_gather(const ck_depthwise_band *g, int taps, int stride, int grouped,
+                         const vfloat *w, vint32 lanes, vfloat bias, dw_sums acc) {
     const int live = (taps + stride - 1) / stride;
     /* Outputs [from, to) have their last columns, and so all that steps read, inside. */
     ptrdiff_t from = (-g->first - taps + stride + stride - 1) / stride, t = 1 - live;
@@ -104,44 +148,53 @@ CK_INLINE void dw_gather(const ck_depthwise_band *g, int taps, int stride, const
     if (from < 0) from = 0;
     if (to > g->columns) to = g->columns;
     for (; t < from && t < g->columns; t++)
-        dw_gather_step(g, t, taps, stride, 1, w, bias, acc);
-    if (taps == 3) /* as many steps as columns are under way: they change places by name */
+        dw_gather_step(g, t, taps, stride, grouped, 1, w, lanes, bias, acc);
+    if (taps == 3 && !grouped) /* as many steps as columns are under way: they change places by name */
         for (; t + live <= to; t += live)
             DW_UNROLL for (int m = 0; m < live; m++)
-                dw_gather_step(g, t + m, taps, stride, 0, w, bias, acc);
+                dw_gather_step(g, t + m, taps, stride, 0, 0, w, lanes, bias, acc);
     else
-        for (; t < to; t++) dw_gather_step(g, t, taps, stride, 0, w, bias, acc);
-    for (; t < g->columns; t++) dw_gather_step(g, t, taps, stride, 1, w, bias, acc);
+        for (; t < to; t++) dw_gather_step(g, t, taps, stride, grouped, 0, w, lanes, bias, acc);
+    for (; t < g->columns; t++) dw_gather_step(g, t, taps, stride, grouped, 1, w, lanes, bias, acc);
 }
 
 /* Step t adds input column t to the taps output columns that saw it, of which it completes
    the first two. */
-CK_INLINE void dw_scatter_step(const ck_depthwise_band *g, ptrdiff_t t, int taps, int check,
-                               const vfloat *w, vfloat bias, dw_sums acc) {
-    if (!check || t < g->width)
-        dw_column(g, (const float *)g->x + t * g->x_step, taps, 1, 2, 0, w, acc);
+CK_INLINE void dw_scatter_step(const ck_depthwise_band *g, ptrdiff_t t, int taps, int grouped,
+                               int check, const vfloat *w, vint32 lanes, vfloat bias,
+                               dw_sums acc) {
+    const float *x = (const float *)g->x + t * g->x_step;
+    if (!check || t < g->width) {
+        if (grouped)
+            dw_grouped_column(g, x, taps, 1, 2, 0, lanes, acc);
+        else
+            dw_column(g, x, taps, 1, 2, 0, w, acc);
+    }
     dw_complete(g, g->first + 2 * t, 2, taps, check, bias, acc);
 }
 
-CK_INLINE void dw_scatter(const ck_depthwise_band *g, int taps, const vfloat *w, vfloat bias,
-                          dw_sums acc) {
+CK_INLINE void dw_scatter(const ck_depthwise_band *g, int taps, int grouped, const vfloat *w,
+                          vint32 lanes, vfloat bias, dw_sums acc) {
     const ptrdiff_t steps = (g->columns - g->first + 1) / 2;
     ptrdiff_t t = 0, from = (1 - g->first) / 2, to = (g->columns - g->first) / 2;
     if (to > g->width) to = g->width;
-    for (; t < from && t < steps; t++) dw_scatter_step(g, t, taps, 1, w, bias, acc);
-    for (; t < to; t++) dw_scatter_step(g, t, taps, 0, w, bias, acc);
-    for (; t < steps; t++) dw_scatter_step(g, t, taps, 1, w, bias, acc);
+    for (; t < from && t < steps; t++) dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
+    for (; t < to; t++) dw_scatter_step(g, t, taps, grouped, 0, w, lanes, bias, acc);
+    for (; t < steps; t++) dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
 }
 
 /* Channels outermost: a vector's weights serve all rows of the band from registers. */
-CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int up) {
+CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int up,
+                       int grouped) {
     const int rows = up > 1 ? (taps + 1) / 2 : stride + taps, alone = up > 1 ? rows : taps;
+    const vint32 lanes = grouped ? dw_group_lanes(band->group) : (vint32){0};
     for (ptrdiff_t v = 0; v < band->channels; v += VL_F) {
         const ptrdiff_t c = DW_VECTOR_START(v, VL_F, band->channels);
         const vfloat bias = band->bias ? load_f((const float *)band->bias + c) : (vfloat){0};
         ck_depthwise_band g = *band;
         vfloat w[DW_TAPS];
-        DW_UNROLL for (int r = 0; r < taps; r++)
+        if (grouped) g.w = (const float *)g.w + v * g.group * taps * taps;
+        DW_UNROLL for (int r = 0; r < taps && !grouped; r++)
             DW_UNROLL for (int q = 0; q < taps; q++)
                 w[r * taps + q] =
                     load_f((const float *)g.w + r * g.w_row_step + q * g.w_step + c);
@@ -153,9 +206,9 @@ CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int 
             g.x = (const float *)g.x + c;
             g.y = (float *)g.y + c;
             if (up > 1)
-                dw_scatter(&g, taps, w, bias, acc);
+                dw_scatter(&g, taps, grouped, w, lanes, bias, acc);
             else
-                dw_gather(&g, taps, stride, w, bias, acc);
+                dw_gather(&g, taps, stride, grouped, w, lanes, bias, acc);
         }
     }
 }
@@ -224,7 +277,7 @@ CK_INLINE void dw_flat(const ck_depthwise_band *band, int taps) {
    under way are kept instead; the sums of `group` tap rows stay in registers throughout. */
 CK_INLINE void dw_sums_step(const ck_depthwise_block *g, const float *x, const float *gy,
                             ptrdiff_t t, unsigned inside, int group, int taps, int stride,
-                            int check, vfloat *window, vfloat acc[DW_WINDOW][DW_WINDOW]) {
+                            const vint32 *lanes, int check, vfloat *window, vfloat acc[DW_WINDOW][DW_WINDOW]) {
     const int live = (taps + stride - 1) / stride;
     const ptrdiff_t i = t * stride - g->left + taps - stride, C = g->channels;
     if (!check || t + live - 1 < g->columns) window[live - 1] = load_f(gy + (t + live - 1) * C);
@@ -234,6 +287,7 @@ CK_INLINE void dw_sums_step(const ck_depthwise_block *g, const float *x, const f
         DW_UNROLL for (int r = 0; r < group; r++) {
             if (!(inside >> r & 1)) continue;
             vfloat xv = load_f(x + r * g->width * C + e * C);
+            if (lanes) xv = permute_f(xv, *lanes);
             DW_KEEP(xv);
             DW_UNROLL for (int m = 0; m < live; m++) {
                 const int q = taps - stride + e - stride * m;
@@ -247,7 +301,7 @@ CK_INLINE void dw_sums_step(const ck_depthwise_block *g, const float *x, const f
 
 CK_INLINE void dw_sums_row(const ck_depthwise_block *g, const float *x, const float *gy,
                            unsigned inside, int group, int taps, int stride,
-                           vfloat acc[DW_WINDOW][DW_WINDOW]) {
+                           const vint32 *lanes, vfloat acc[DW_WINDOW][DW_WINDOW]) {
     const int live = (taps + stride - 1) / stride;
     vfloat window[DW_WINDOW] = {{0}};
     ptrdiff_t from = (g->left - taps + stride + stride - 1) / stride, t = 1 - live;
@@ -255,16 +309,16 @@ CK_INLINE void dw_sums_row(const ck_depthwise_block *g, const float *x, const fl
     if (from < 0) from = 0;
     if (to > g->columns - live + 1) to = g->columns - live + 1;
     for (; t < from && t < g->columns; t++)
-        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 1, window, acc);
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, lanes, 1, window, acc);
     for (; t < to; t++)
-        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 0, window, acc);
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, lanes, 0, window, acc);
     for (; t < g->columns; t++)
-        dw_sums_step(g, x, gy, t, inside, group, taps, stride, 1, window, acc);
+        dw_sums_step(g, x, gy, t, inside, group, taps, stride, lanes, 1, window, acc);
 }
 
 /* Tap rows [r0, r0 + group) of all channels, over the block's rows. */
 CK_INLINE void dw_sums_rows(const ck_depthwise_block *g, ptrdiff_t r0, int group, int taps,
-                            int stride) {
+                            int stride, const vint32 *lanes) {
     const ptrdiff_t C = g->channels;
     for (ptrdiff_t v = 0; v < C; v += VL_F) {
         const ptrdiff_t c = DW_VECTOR_START(v, VL_F, C);
@@ -279,18 +333,30 @@ CK_INLINE void dw_sums_rows(const ck_depthwise_block *g, ptrdiff_t r0, int group
                 inside |= (unsigned)(at + r >= 0 && at + r < g->height) << r;
             dw_sums_row(g, (const float *)g->x + at * g->width * C + c,
                         (const float *)g->gy + row * g->columns * C + c, inside, group, taps,
-                        stride, acc);
+                        stride, lanes, acc);
         }
         DW_UNROLL for (int k = 0; k < group * taps; k++)
             store_f(sums + k * g->sums_step, acc[k / taps][k % taps]);
     }
 }
 
-CK_INLINE void dw_sums_walk(const ck_depthwise_block *g, int group, int taps, int stride) {
+CK_INLINE void dw_sums_walk(const ck_depthwise_block *g, int group, int taps, int stride,
+                            const vint32 *lanes) {
     int r = 0;
-    for (; r + group <= taps; r += group) dw_sums_rows(g, r, group, taps, stride);
-    if (taps % group == 1) dw_sums_rows(g, r, 1, taps, stride);
-    if (taps % group == 2) dw_sums_rows(g, r, 2, taps, stride);
+    for (; r + group <= taps; r += group) dw_sums_rows(g, r, group, taps, stride, lanes);
+    if (taps % group == 1) dw_sums_rows(g, r, 1, taps, stride, lanes);
+    if (taps % group == 2) dw_sums_rows(g, r, 2, taps, stride, lanes);
+}
+
+/* One input of all groups at a time: its sums are those of a depthwise convolution. */
+CK_INLINE void dw_group_sums(const ck_depthwise_block *block, int taps, int stride) {
+    ck_depthwise_block g = *block;
+    vint32 lanes = dw_group_lanes(g.group);
+    for (ptrdiff_t i = 0; i < g.group; i++) {
+        dw_sums_walk(&g, taps, taps, stride, &lanes);
+        g.sums = (float *)g.sums + taps * taps * g.sums_step;
+        lanes += 1;
+    }
 }
 
 /* How many rows of taps of 5 fit the registers with the columns under way. */
@@ -306,13 +372,13 @@ CK_INLINE void dw_sums_walk(const ck_depthwise_block *g, int group, int taps, in
 
 #define DW_DEFINE(taps, stride, up)                                               \
     static void dw_walk_##taps##_##stride##_##up(const ck_depthwise_band *g) {    \
-        dw_walk(g, taps, stride, up);                                             \
+        dw_walk(g, taps, stride, up, 0);                                             \
     }
 #define DW_DEFINE_FLAT(taps) \
     static void dw_flat_##taps(const ck_depthwise_band *g) { dw_flat(g, taps); }
 #define DW_DEFINE_SUMS(taps, stride, group)                               \
     static void dw_sums_##taps##_##stride(const ck_depthwise_block *g) {  \
-        dw_sums_walk(g, group, taps, stride);                             \
+        dw_sums_walk(g, group, taps, stride, NULL);                             \
     }
 DW_FORMS(DW_DEFINE)
 DW_FLAT_FORMS(DW_DEFINE_FLAT)
@@ -336,5 +402,38 @@ static ck_depthwise_band_fn dw_flat_band(ptrdiff_t taps) {
     if (taps == k && stride == s) return dw_sums_##k##_##s;
 static ck_depthwise_block_fn dw_block(ptrdiff_t taps, ptrdiff_t stride) {
     DW_SUM_FORMS(DW_CHOOSE_SUMS)
+    return NULL;
+}
+
+#if CK_HAVE_PERMUTE
+#define DW_GROUPED_FORMS(X) X(1, 1, 1) X(3, 1, 1) X(3, 2, 1) X(3, 1, 2)
+#define DW_GROUPED_SUM_FORMS(X) X(1, 1) X(3, 1) X(3, 2)
+#else
+#define DW_GROUPED_FORMS(X)
+#define DW_GROUPED_SUM_FORMS(X)
+#endif
+
+#define DW_DEFINE_GROUPED(taps, stride, up)                                             \
+    static void dw_grouped_walk_##taps##_##stride##_##up(const ck_depthwise_band *g) {  \
+        dw_walk(g, taps, stride, up, 1);                                                \
+    }
+#define DW_DEFINE_GROUPED_SUMS(taps, stride)                                      \
+    static void dw_grouped_sums_##taps##_##stride(const ck_depthwise_block *g) {  \
+        dw_group_sums(g, taps, stride);                                           \
+    }
+DW_GROUPED_FORMS(DW_DEFINE_GROUPED)
+DW_GROUPED_SUM_FORMS(DW_DEFINE_GROUPED_SUMS)
+
+#define DW_CHOOSE_GROUPED(k, s, u) \
+    if (taps == k && stride == s && up == u) return dw_grouped_walk_##k##_##s##_##u;
+static ck_depthwise_band_fn dw_grouped_band(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up) {
+    DW_GROUPED_FORMS(DW_CHOOSE_GROUPED)
+    return NULL;
+}
+
+#define DW_CHOOSE_GROUPED_SUMS(k, s) \
+    if (taps == k && stride == s) return dw_grouped_sums_##k##_##s;
+static ck_depthwise_block_fn dw_grouped_block(ptrdiff_t taps, ptrdiff_t stride) {
+    DW_GROUPED_SUM_FORMS(DW_CHOOSE_GROUPED_SUMS)
     return NULL;
 }

@@ -120,6 +120,22 @@ CK_INLINE vfloat max_f(vfloat a, vfloat b) { return select_f(a > b, a, b); }
 CK_INLINE vfloat min_f(vfloat a, vfloat b) { return select_f(a < b, a, b); }
 #endif
 
+/* Lane i becomes lane at[i] of v. Only where one instruction does it. */
+#if CK_VBYTES == 64
+#define CK_HAVE_PERMUTE 1
+CK_INLINE vfloat permute_f(vfloat v, vint32 at) {
+    return (vfloat)_mm512_permutexvar_ps((__m512i)at, (__m512)v);
+}
+#elif CK_VBYTES == 32
+#define CK_HAVE_PERMUTE 1
+CK_INLINE vfloat permute_f(vfloat v, vint32 at) {
+    return (vfloat)_mm256_permutevar8x32_ps((__m256)v, (__m256i)at);
+}
+#else
+#define CK_HAVE_PERMUTE 0
+CK_INLINE vfloat permute_f(vfloat v, vint32 at) { return (void)at, v; }
+#endif
+
 #include "vmath.h"
 
 #include "gemm.body.h"

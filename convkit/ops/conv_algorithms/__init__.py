@@ -10,10 +10,11 @@ from __future__ import annotations
 from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task
 from convkit.ops.conv_algorithms.depthwise import Depthwise
 from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_algorithms.grouped import Grouped
 from convkit.ops.conv_algorithms.im2col import Im2col
 from convkit.ops.conv_algorithms.winograd import Winograd
 
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task"]
 
-CANDIDATES: tuple[type[Algorithm], ...] = (Depthwise, Im2col, Winograd, Direct)
+CANDIDATES: tuple[type[Algorithm], ...] = (Depthwise, Grouped, Im2col, Winograd, Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}
