@@ -168,6 +168,7 @@ def test_auto_takes_the_first_candidate_that_does_not_decline():
     assert text.splitlines() == [
         "forward conv n2 c64 9x9 o8 k3x3 s1 p1 d1 g1 float32 highest",
         "  depthwise: one group",
+        "  grouped: one group",
         "  im2col: direct reduces over whole kernel rows without a matrix",
         "  winograd: precision 'highest' asks for plain float32 products",
         "  direct: taken"]
