@@ -193,11 +193,14 @@ CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int 
         const vfloat bias = band->bias ? load_f((const float *)band->bias + c) : (vfloat){0};
         ck_depthwise_band g = *band;
         vfloat w[DW_TAPS];
-        if (grouped) g.w = (const float *)g.w + v * g.group * taps * taps;
-        DW_UNROLL for (int r = 0; r < taps && !grouped; r++)
-            DW_UNROLL for (int q = 0; q < taps; q++)
-                w[r * taps + q] =
-                    load_f((const float *)g.w + r * g.w_row_step + q * g.w_step + c);
+        if (grouped) {
+            g.w = (const float *)g.w + v * g.group * taps * taps;
+        } else {
+            DW_UNROLL for (int r = 0; r < taps; r++)
+                DW_UNROLL for (int q = 0; q < taps; q++)
+                    w[r * taps + q] =
+                        load_f((const float *)g.w + r * g.w_row_step + q * g.w_step + c);
+        }
         for (ptrdiff_t k = 0; k < band->pairs; k++) {
             dw_sums acc;
             DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
