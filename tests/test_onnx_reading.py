@@ -384,6 +384,26 @@ def test_operators_out_of_their_rules_are_refused(nodes, weights, message):
         from_model(model(nodes, {"x": (2,)}, ["y"], weights))
 
 
+@pytest.mark.parametrize("nodes", [
+    [node("AveragePool", ["x"], ["y"], kernel_shape=[1, 1], pads=[0, 0, 0, 1], strides=[1, 1],
+          auto_pad="NOTSET", dilations=[2, 2])],
+    [node("Dropout", ["x"], ["z", "m"]), node("Cast", ["m"], ["y"], to=T.FLOAT)],
+    [node("ConstantOfShape", ["s"], ["a"]), node("ConstantOfShape", ["s"], ["c"]),
+     node("MatMul", ["a", "c"], ["z"]), node("Identity", ["z"], ["y"])],
+    [node("ConstantOfShape", ["s4"], ["a"]), node("Conv", ["a", "a"], ["z"], pads=[999] * 4),
+     node("Identity", ["z"], ["y"])],
+    [node("Resize", ["x", "", "tiny"], ["y"], antialias=1, mode="linear")],
+], ids=["counts", "mask", "product", "convolution", "filter"])
+def test_work_and_memory_are_bounded_by_the_file(nodes):
+    m = model(nodes, {"x": (1, 1, 2**19, 2**19)}, ["y"], {
+        "s": np.array([2048, 2048]), "s4": np.array([1, 1, 1024, 1024]),
+        "tiny": np.array([1, 1, 1e-8, 1], np.float32)})
+    start = time.perf_counter()
+    with pytest.raises(ck.ModelFormatError, match=r"fold to far more|too many|leave less"):
+        from_model(m)
+    assert time.perf_counter() - start < 5
+
+
 def _function(name, body):
     return helper.make_function("own", name, ["q"], ["z"], body, [
         helper.make_opsetid("", 21), helper.make_opsetid("own", 1)])

@@ -123,6 +123,8 @@ def _sizes(x: tuple[int, ...], size: Any, scale: Any, mode: str, coordinates: st
         raise ShapeError(f"cannot resize x of shape {x} to {sizes}")
     if scale is not None and not all(0 < s < np.inf for s in scale):
         raise ShapeError(f"expected positive finite scales, got {scale}")
+    if scale is not None and any(s * n < 0.5 for s, n in zip(scale, x, strict=True) if n):
+        raise ShapeError(f"scales {scale} leave less than half an element of x of shape {x}")
     return sizes
 
 

@@ -24,6 +24,7 @@ __all__ = ["HANDLERS", "Builder", "NeedsValue", "axes_of", "axis_of", "handles"]
 
 MAX_NODES = 65_536
 FOLD_FLOOR = 2**26  # bytes that constants may fold to, however small the file
+FOLD_WORK = 2**30  # multiplications that folding one operation may take
 
 HANDLERS: dict[str, Callable[[Builder, Operator], Any]] = {}
 
@@ -129,6 +130,9 @@ class Builder:
         """Compute an operation on constants."""
         for value in results:
             self.spend(math.prod(value.shape) * np.dtype(value.dtype).itemsize)
+        if _work(name, inputs, attrs, results) > FOLD_WORK:
+            raise ModelFormatError(f"{name} of constants takes more than {FOLD_WORK} "
+                                   "multiplications, too many for constants")
         ctx = Context((False,) * len(inputs), 1, (None,) * len(inputs), "highest")
         with np.errstate(all="ignore"):
             got = REGISTRY[name].forward(
@@ -221,6 +225,20 @@ class Builder:
             return function(x)
         wide = "float32" if np.dtype(x.dtype).itemsize < 4 else "float64"
         return self.cast(function(self.cast(x, wide)), x.dtype)
+
+
+def _work(name: str, inputs: tuple, attrs: dict[str, Any], results: list[Value]) -> int:
+    """Return about how many multiplications an operation takes."""
+    size = math.prod(results[0].shape)
+    if name in ("conv", "linear"):
+        return size * math.prod(inputs[1].shape[1:])
+    if name == "conv_transpose":
+        return inputs[0].size * math.prod(inputs[1].shape[1:])
+    if name == "matmul":
+        return size * inputs[0].shape[-1]
+    if name == "local_response_norm":
+        return size * attrs["size"]
+    return size * math.prod(attrs.get("kernel_size", ()))
 
 
 def axis_of(axis: int, rank: int) -> int:

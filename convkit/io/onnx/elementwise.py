@@ -157,6 +157,7 @@ def _normalised(b: Builder, kind: str, x: Val, axis: int) -> Val:
     if kind != "Hardmax":
         return b.op("softmax" if kind == "Softmax" else "log_softmax", x, dim=axis)
     place = b.op("argmax", x, dim=axis, keepdim=True)
+    b.spend(8 * x.shape[axis])
     count = [1] * x.rank
     count[axis] = x.shape[axis]
     steps = b.constant(np.arange(x.shape[axis]).reshape(count))
@@ -317,4 +318,7 @@ def dropout(b: Builder, node: Operator):
         ratio = node.input(1)
         if ratio is None or b.number(ratio, "ratio"):
             raise UnsupportedOperatorError("Dropout in training")
-    return (x, b.constant(np.ones(x.shape, bool))) if node.wants(1) else x
+    if not node.wants(1):
+        return x
+    b.spend(x.size)
+    return x, b.constant(np.ones(x.shape, bool))

@@ -95,6 +95,7 @@ def _with_places(b: Builder, node: Operator, x: Val, form: Windows) -> tuple[Val
         row = b.op("div", places, width, rounding_mode="floor")
         column = b.op("remainder", places, width)
         places = b.op("add", b.op("mul", column, height), row)
+    b.spend(8 * math.prod(x.shape[:2]))
     planes = np.arange(math.prod(x.shape[:2]), dtype=np.int64) * math.prod(x.shape[2:])
     offset = b.constant(planes.reshape(*x.shape[:2], *(1,) * (x.rank - 2)))
     return y, b.op("add", places, offset)
@@ -117,6 +118,7 @@ def _sums(b: Builder, x: Val, form: Windows) -> Val:
     if all(d == 1 for d in form.dilation):
         return b.op("avg_pool", x, kernel_size=form.kernel, stride=form.stride,
                     padding=(0,) * (x.rank - 2), divisor_override=1)
+    b.spend(8 * x.shape[1] * math.prod(form.kernel))
     ones = b.constant(np.ones((x.shape[1], 1, *form.kernel), x.dtype))
     return b.op("conv", x, ones, stride=form.stride, padding=((0, 0),) * (x.rank - 2),
                 dilation=form.dilation, groups=x.shape[1])
@@ -134,6 +136,8 @@ def average_pool(b: Builder, node: Operator) -> Val:
             return b.op("avg_pool", x, kernel_size=form.kernel, stride=form.stride,
                         padding=tuple(p for p, _ in form.pads), ceil_mode=ceil,
                         count_include_pad=padding_counts)
+        b.spend(8 * (math.prod(form.outputs) + sum(
+            n * k for n, k in zip(form.outputs, form.kernel, strict=True))))
         counts = _counts(form, x.shape[2:], padding_counts)
         return b.op("div", _sums(b, x, form), b.constant(counts.astype(x.dtype)))
 
