@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convkit import data
+from convkit.data.preprocess import KEY, Pipeline
 from convkit.errors import ModelFormatError, ShapeError
 
 __all__ = ["Preprocessing"]
 
-KEY = "preprocessing"
+FIELDS = ("channels", "height", "width", "mean", "std")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Images are scaled to [0, 1], then ``(image - mean) / std`` by channel.
+    """Images are scaled to [0, 1], then ``(image - mean) / std`` by channel, or a pipeline.
 
     Attributes
     ----------
     channels, height, width : int
     mean, std : list of float
         One value for each channel.
+    pipeline : Pipeline, optional
+        What is done instead, for files whose metadata holds one.
     """
 
     channels: int
@@ -32,6 +35,7 @@ class Preprocessing:
     width: int
     mean: list[float]
     std: list[float]
+    pipeline: Pipeline | None = None
 
     @classmethod
     def of(cls, train: data.ImageDataset) -> Preprocessing:
@@ -57,9 +61,13 @@ class Preprocessing:
         entry = program.metadata.get(KEY)
         if entry is None:
             return cls(*shape, [0.0] * shape[0], [1.0] * shape[0])
-        fields = list(cls.__dataclass_fields__)
-        if not isinstance(entry, dict) or sorted(entry) != sorted(fields):
-            raise ModelFormatError(f"metadata {KEY!r}: expected the fields {', '.join(fields)}")
+        if isinstance(entry, dict) and "steps" in entry:
+            pipeline = Pipeline.from_metadata(program.metadata)
+            if pipeline.shape != shape:
+                raise ModelFormatError(f"metadata {KEY!r}: does not fit an input of shape {shape}")
+            return cls(*shape, [], [], pipeline)
+        if not isinstance(entry, dict) or sorted(entry) != sorted(FIELDS):
+            raise ModelFormatError(f"metadata {KEY!r}: expected the fields {', '.join(FIELDS)}")
         if (entry["channels"], entry["height"], entry["width"]) != shape:
             raise ModelFormatError(f"metadata {KEY!r}: does not fit an input of shape {shape}")
         for name in ("mean", "std"):
@@ -70,7 +78,9 @@ class Preprocessing:
 
     def metadata(self) -> dict[str, Any]:
         """Return the entry for a file's metadata."""
-        return {KEY: asdict(self)}
+        if self.pipeline is not None:
+            return self.pipeline.metadata()
+        return {KEY: {name: getattr(self, name) for name in FIELDS}}
 
     def loader(self, dataset: Any, batch_size: int, **options: Any) -> data.DataLoader:
         """Return a loader whose batches are the network's inputs.
@@ -84,6 +94,8 @@ class Preprocessing:
         shape = (self.channels, self.height, self.width)
         if images is not None and images.shape[1:] != shape:
             raise ShapeError(f"expected images of shape {shape}, got {images.shape[1:]}")
+        if self.pipeline is not None:
+            return data.DataLoader(dataset, batch_size, preprocess=self.pipeline, **options)
         return data.DataLoader(dataset, batch_size, mean=self.mean, std=self.std, **options)
 
     def apply(self, images: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convkit.data import augment
+from convkit.data import augment, preprocess
 from convkit.data.bundled import digits
 from convkit.data.cifar import CIFAR10
 from convkit.data.dataset import Dataset, ImageDataset, Subset, TensorDataset, random_split
@@ -27,5 +27,6 @@ __all__ = [
     "class_weights",
     "digits",
     "load_image",
+    "preprocess",
     "random_split",
 ]

@@ -52,6 +52,10 @@ class DataLoader:
         How many batches a background thread keeps ready; 0 makes them in the caller's.
     mean, std : float or sequence of float, optional
         For each channel: ``(image - mean) / std``, after scaling to [0, 1].
+    preprocess : callable, optional
+        ``preprocess(images)`` gets the batch's images as float32 (N, C, H, W), after
+        `transform` and after scaling to [0, 1], and returns what the network takes, such as a
+        fitted `convkit.data.preprocess.Pipeline`. Instead of `mean` and `std`.
     transform : Transform of `convkit.data.augment`, or callable, optional
         A Transform gets the images (and the labels, which it may make probabilities of), and
         draws by the loader's seed, the epoch and each sample's position in the data set.
@@ -85,7 +89,11 @@ class DataLoader:
                  mean: float | Sequence[float] | None = None,
                  std: float | Sequence[float] | None = None,
                  transform: Transform | Callable[[np.ndarray, np.random.Generator], np.ndarray]
-                 | None = None):
+                 | None = None,
+                 preprocess: Callable[[np.ndarray], np.ndarray] | None = None):
+        if preprocess is not None and not (mean is None and std is None):
+            raise ValueError("expected either preprocess or mean and std, got both")
+        self.preprocess = preprocess
         self.dataset = dataset
         self.batch_size = _at_least(1, batch_size, "batch_size")
         self.shuffle = bool(shuffle)
@@ -186,6 +194,7 @@ class _Epoch:
         self.dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.transform = loader.transform
+        self.preprocess = loader.preprocess
         self.mean, self.std = loader.mean, loader.std
         self.seed = loader.seed
         self.number = epoch
@@ -228,10 +237,10 @@ class _Epoch:
     def _finish(self, images: np.ndarray) -> Tensor:
         """Scale and normalise images."""
         if images.dtype == np.uint8 and images.ndim in (4, 5):
-            return Tensor(unit_range(images, self.mean, self.std))
-        if self.mean is not None or self.std is not None:
+            images = unit_range(images, self.mean, self.std)
+        elif self.mean is not None or self.std is not None:
             images = _normalise(images, self.mean, self.std)
-        return Tensor(images)
+        return Tensor(images if self.preprocess is None else self.preprocess(images))
 
 
 def _times_before(values: np.ndarray) -> np.ndarray:

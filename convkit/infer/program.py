@@ -91,6 +91,22 @@ class Program:
         """Names of the classes, from ``metadata["labels"]``; None when there are none."""
         return self.metadata.get("labels")
 
+    @property
+    def preprocessing(self) -> Any:
+        """What makes the network's input of images, as the file's metadata says; or None.
+
+        A `convkit.data.preprocess.Pipeline`: call it with images (N, C, H, W) of uint8, or
+        of floats from 0 to 1.
+
+        Raises
+        ------
+        ModelFormatError
+            When the metadata holds something else under "preprocessing".
+        """
+        from convkit.data.preprocess import Pipeline
+
+        return Pipeline.from_metadata(self.metadata)
+
     def __repr__(self) -> str:
         inputs = ", ".join(f"{k}: {show(s)}" for k, s in self.input_shapes.items())
         outputs = ", ".join(f"{k}: {show(s)}" for k, s in self.output_shapes.items())
