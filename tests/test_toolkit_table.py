@@ -1,0 +1,49 @@
+"""docs/toolkit.md: every name, module and test in its tables is there."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import convkit
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"F": "functional", "nn": "nn", "optim": "optim", "lr_scheduler": "optim.lr_scheduler",
+         "data": "data", "training": "training", "models": "models", "ck": ""}
+
+
+def rows() -> list[list[str]]:
+    """Return the cells of every row that names a module and a test."""
+    lines = (ROOT / "docs" / "toolkit.md").read_text().splitlines()
+    cells = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
+             if line.startswith("| ") and "---" not in line]
+    return [row for row in cells if len(row) == 4 and row[0] != "name"]
+
+
+ROWS = rows()
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_row(row):
+    name, modules, tests, _ = row
+    for text in quoted(name):
+        room, dot, rest = re.sub(r"\(.*", "", text).partition(".")
+        if dot and room in ROOMS:
+            pkgutil.resolve_name(".".join(filter(None, ("convkit", ROOMS[room], rest))))
+    for path in quoted(modules):
+        home = Path(convkit.__file__).parent
+        assert (home / path).exists() or (ROOT / path).exists(), path
+    assert quoted(tests), "the row names no test"
+    for path in quoted(tests):
+        assert (ROOT / "tests" / path).exists(), path
+
+
+def test_there_are_rows():
+    assert len(ROWS) > 60
