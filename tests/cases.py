@@ -326,7 +326,7 @@ def arithmetic_cases(rng: Rng, wide: bool) -> list[Case]:
         Case("exp", [x], {}, lambda F, x: x.exp()),
         Case("log", [positive], {}, lambda F, x: x.log()),
         Case("sqrt", [positive], {}, lambda F, x: x.sqrt()),
-        *(Case("pow", [x if e == int(e) else positive], {"exponent": e},
+        *(Case("pow", [x if e >= 0 and e == int(e) else positive], {"exponent": e},
                lambda F, x, e=e: x ** e, str(e)) for e in (0, 1, 2, 3, -1, 0.5, 2.5)),
     ]
     return cases
