@@ -12,7 +12,8 @@ import convkit
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"A": "data.augment", "F": "functional", "nn": "nn", "optim": "optim",
-         "lr_scheduler": "optim.lr_scheduler", "data": "data", "training": "training", "models": "models", "ck": ""}
+         "lr_scheduler": "optim.lr_scheduler", "data": "data", "training": "training",
+         "models": "models", "ck": ""}
 
 
 def rows() -> list[list[str]]:
