@@ -73,6 +73,10 @@ quiet = false
     ("", ["--optimizer", "adam", "--momentum", "0.5"], "--momentum is for sgd and rmsprop, not"),
     ("", ["--optimizer", "adam", "--nesterov"], "--nesterov is for sgd, not for adam"),
     ("", ["--schedule", "one-cycle", "--warmup", "0.1"], "--warmup does not go with"),
+    ("", ["--augment", "flop"], "--augment: unknown word 'flop'; did you mean 'flip'?"),
+    ("", ["--augment", "flip,noise"], "--augment noise: expected noise=VALUE"),
+    ("", ["--augment", "crop=2.5"], "--augment crop=2.5: expected a whole number of pixels"),
+    ("", ["--augment", "flip=2"], "--augment flip=2: expected"),
     ("", ["--resume"], "--resume and --save-every need --checkpoints FOLDER"),
     ("", ["--log", "x.txt"], "expected a name that ends in .jsonl or .csv"),
     ("", ["--report", "/nowhere/x.html"], "there is no folder /nowhere"),
@@ -110,6 +114,24 @@ def test_optimisers_and_schedules(tmp_path, capsys, options, rates):
         assert seen[0] == pytest.approx(1 / 25) and max(seen) > 0.5 and seen[-1] < 1e-3
     else:
         assert seen == pytest.approx(rates)
+
+
+def test_augmentation(tmp_path, capsys):
+    def trained(*options):
+        before = ck.get_num_threads()
+        code, out, err = run(capsys, *FAST, "--epochs", 1, *options,
+                             "--output", tmp_path / "net.ckit")
+        ck.set_num_threads(before)
+        assert code == 0, err
+        return out, constants(tmp_path / "net.ckit")
+
+    everything = ["--augment", "flip, vflip=0.1,crop=2,rotate=10,jitter,noise=0.02",
+                  "--augment", "erase=0.3,cutout=4,mixup,cutmix"]
+    plain, first, again, more_threads = (
+        trained(), trained(*everything), trained(*everything), trained(*everything, "--threads", 1))
+    assert "loss" in first[0] and "accuracy" not in first[0].split("test  ")[0]
+    assert "accuracy" in plain[0].split("test  ")[0]
+    assert plain[1] != first[1] == again[1] == more_threads[1]
 
 
 @pytest.mark.parametrize("text, seconds", [("90", 90), ("2.5s", 2.5), ("10m", 600),

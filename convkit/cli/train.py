@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.cli import sources
+from convkit.cli import augmentation, sources
 from convkit.cli.config import add_config
 from convkit.cli.optimization import add_optimization, optimizer_and_schedule
 from convkit.cli.options import (
@@ -57,6 +57,7 @@ def _add_data(add: Any) -> None:
     add("--image-size", type=image_size, metavar="HxW",
         help="folders: scale images to cover this size and cut out its centre")
     add("--grey", action=SWITCH, default=False, help="folders: read images as grey")
+    add("--augment", action="append", metavar="LIST", help=augmentation.HELP)
     add("--validation", type=share, default=0.0, metavar="SHARE",
         help="of the training images, held back to measure each epoch on")
 
@@ -170,7 +171,10 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     from convkit import training
     from convkit.training.trainer import INTERRUPTED
 
-    loader = prepare.loader(train, args.batch_size, shuffle=True, seed=args.seed)
+    transform = augmentation.augmentation(args.augment or (), (prepare.height, prepare.width),
+                                          len(train.classes))
+    loader = prepare.loader(train, args.batch_size, shuffle=True, seed=args.seed,
+                            transform=transform)
     if val is not None:
         val = prepare.loader(val, TEST_BATCH)
     steps = args.epochs * -(-len(loader) // args.accumulate)
@@ -255,9 +259,10 @@ def _record(args: argparse.Namespace, result: Any) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options in use, for the report."""
-    return {name.replace("_", "-"): value for name, value in vars(args).items()
-            if isinstance(value, (str, int, float)) and value is not False
-            and name not in ("prog", "config", "debug")}
+    values = {name.replace("_", "-"): ", ".join(value) if isinstance(value, list) else value
+              for name, value in vars(args).items() if name not in ("prog", "config", "debug")}
+    return {name: value for name, value in values.items()
+            if isinstance(value, (str, int, float)) and value is not False}
 
 
 def _check_export(model: Any, program: Any, tests: Any, weights: str) -> None:
