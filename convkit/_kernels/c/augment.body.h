@@ -65,11 +65,14 @@ CK_INLINE void augment_store_four(int is_float, augment_four v, void *y, ptrdiff
         }
         return;
     }
-    uint8_t bytes[4];
-    for (int c = 0; c < 4; c++) bytes[c] = augment_byte(v[c]);
+    /* Weights sum to 1 but for rounding, so v is within 0 to 255 but for less than a half. */
+    typedef int32_t whole __attribute__((vector_size(16)));
+    typedef uint8_t four_bytes __attribute__((vector_size(4)));
+    four_bytes bytes = __builtin_convertvector(__builtin_convertvector(v + 0.5f, whole),
+                                               four_bytes);
     uint8_t *to = (uint8_t *)y + at;
     if (spare || n == 4) {
-        memcpy(to, bytes, 4);
+        memcpy(to, &bytes, 4);
     } else {
         for (int c = 0; c < n; c++) to[c] = bytes[c];
     }
@@ -84,14 +87,31 @@ static ptrdiff_t augment_warp_scratch(const ck_warp_args *p) {
     return (p->in.height + 2) * (p->in.width + 2) * augment_staged(p->in.channels);
 }
 
+/* Pixels to their staged form; the number of channels is a constant where it matters. */
+CK_INLINE void augment_stage_pixels(const ck_warp_args *p, const void *x, ptrdiff_t at, float *y,
+                                    ptrdiff_t n) {
+    const ptrdiff_t staged = augment_staged(n), width = p->in.width;
+    if (p->in.is_float) {
+        const float *from = (const float *)x + at;
+        for (ptrdiff_t q = 0; q < width; q++)
+            for (ptrdiff_t c = 0; c < n; c++) y[q * staged + c] = from[q * n + c];
+    } else {
+        const uint8_t *from = (const uint8_t *)x + at;
+        for (ptrdiff_t q = 0; q < width; q++)
+            for (ptrdiff_t c = 0; c < n; c++) y[q * staged + c] = from[q * n + c];
+    }
+}
+
 /* A row of pixels to its staged form, between two pixels of border. */
 static void augment_stage_row(const ck_warp_args *p, const void *x, ptrdiff_t row, float *y) {
     const ptrdiff_t n = p->in.channels, staged = augment_staged(n), width = p->in.width;
     const ptrdiff_t at = row * width * n;
-    for (ptrdiff_t q = 0; q < width; q++)
-        for (ptrdiff_t c = 0; c < n; c++)
-            y[(q + 1) * staged + c] = p->in.is_float ? ((const float *)x)[at + q * n + c]
-                                                     : (float)((const uint8_t *)x)[at + q * n + c];
+    if (n == 3)
+        augment_stage_pixels(p, x, at, y + staged, 3);
+    else if (n == 1)
+        augment_stage_pixels(p, x, at, y + staged, 1);
+    else
+        augment_stage_pixels(p, x, at, y + staged, n);
     for (ptrdiff_t c = 0; c < n; c++) {
         y[c] = p->edge ? y[staged + c] : p->fill[c];
         y[(width + 1) * staged + c] = p->edge ? y[width * staged + c] : p->fill[c];
@@ -129,8 +149,8 @@ CK_INLINE ptrdiff_t augment_split(double position, ptrdiff_t n, int bilinear, fl
 }
 
 CK_INLINE void augment_warp_row(const ck_warp_args *p, const double *m, ptrdiff_t row, void *y,
-                                const float *stage, int is_float, int bilinear) {
-    const ptrdiff_t n = p->in.channels, staged = augment_staged(n);
+                                const float *stage, int is_float, int bilinear, ptrdiff_t n) {
+    const ptrdiff_t staged = augment_staged(n);
     const ptrdiff_t length = (p->in.width + 2) * staged, width = p->out_width;
     const double x0 = m[1] * (double)row + m[2], y0 = m[4] * (double)row + m[5];
     for (ptrdiff_t q = 0; q < width; q++) {
@@ -160,15 +180,17 @@ CK_INLINE void augment_warp_row(const ck_warp_args *p, const double *m, ptrdiff_
 static void augment_warp(const ck_warp_args *p, const double *m, const void *x, void *y,
                          float *scratch) {
     augment_stage(p, x, scratch);
+    const int is_float = p->in.is_float;
+    const ptrdiff_t n = p->in.channels;
     for (ptrdiff_t r = 0; r < p->out_height; r++) {
-        if (p->in.is_float && p->bilinear)
-            augment_warp_row(p, m, r, y, scratch, 1, 1);
-        else if (p->in.is_float)
-            augment_warp_row(p, m, r, y, scratch, 1, 0);
-        else if (p->bilinear)
-            augment_warp_row(p, m, r, y, scratch, 0, 1);
+        if (!p->bilinear)
+            augment_warp_row(p, m, r, y, scratch, is_float, 0, n);
+        else if (is_float)
+            augment_warp_row(p, m, r, y, scratch, 1, 1, n);
+        else if (n == 3)
+            augment_warp_row(p, m, r, y, scratch, 0, 1, 3);
         else
-            augment_warp_row(p, m, r, y, scratch, 0, 0);
+            augment_warp_row(p, m, r, y, scratch, 0, 1, n);
     }
 }
 
