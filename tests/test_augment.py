@@ -193,7 +193,8 @@ def test_ten_crops(rng):
 
 
 @pytest.mark.parametrize("angle, move, scale, shear", [
-    (33.0, (0, 0), 1.0, (0, 0)), (-140.0, (3, -2), 1.4, (12, 0)), (0.0, (0, 0), 0.6, (20, -15))])
+    (33.0, (0, 0), 1.0, (0, 0)), (-140.0, (3, -2), 1.4, (12, 0)), (0.0, (0, 0), 0.6, (20, -15)),
+    (25.0, (1, 4), 1.1, (10, -20))])
 def test_affine_is_the_product_of_its_parts(angle, move, scale, shear):
     """T C R S K C^-1, as torchvision's documentation has it, maps input to output."""
     a, (sx, sy) = np.radians(angle), np.radians(shear)
