@@ -115,6 +115,8 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_rownorm_table
     ctypedef struct ck_winograd_table
     ctypedef struct ck_augment_table
+    ctypedef struct ck_int8_kernels
+    ctypedef struct ck_tile_table
     ctypedef struct ck_table:
         const char* name
         int vector_bytes
@@ -131,6 +133,9 @@ cdef extern from "table.h" nogil:
         const ck_transpose_table* transpose
         const ck_winograd_table* winograd
         const ck_augment_table* augment
+        const ck_int8_kernels* int8
+        const ck_int8_kernels* int8_vnni
+        const ck_tile_table* tile
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

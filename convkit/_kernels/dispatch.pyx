@@ -12,6 +12,7 @@ cdef extern from "table.h" nogil:
     const ck_table* ck_table_for(int isa)
 
 cdef const ck_table* _chosen = NULL
+cdef ck_table _emulated
 
 
 cdef const ck_table* table() noexcept nogil:
@@ -27,6 +28,31 @@ def supported_isas():
 def isa():
     """Return the name of the instruction set in use."""
     return (<bytes>_chosen.name).decode()
+
+
+def has_tiles():
+    """Tell whether the kernels in use multiply bfloat16 tiles (AMX)."""
+    return _chosen.tile != NULL
+
+
+def emulate_tiles(size_t tile, size_t int8):
+    """Use tile kernels from elsewhere beside the kernels in use, until the process ends.
+
+    For tests on CPUs without AMX: they compile the tile kernels with the tile instructions
+    written out in C, and give the addresses of the two tables that isa_amx.c exports.
+
+    Parameters
+    ----------
+    tile, int8 : int
+        Addresses of a `ck_tile_table` and a `ck_int8_kernels` that are never freed.
+    """
+    global _emulated, _chosen
+    _emulated = _chosen[0]
+    _emulated.name = "amx-emulated"
+    _emulated.tile = <const ck_tile_table*>tile
+    _emulated.int8 = <const ck_int8_kernels*>int8
+    _emulated.int8_vnni = NULL
+    _chosen = &_emulated
 
 
 def vector_bytes():

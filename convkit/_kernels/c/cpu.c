@@ -2,8 +2,34 @@
 
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+enum { XSTATE_TILE_DATA = 18, REQUEST_PERMISSION = 0x1023, OSXSAVE = 1 << 27,
+       AMX_BITS = 1 << 22 | 1 << 24 | 1 << 25 /* bfloat16, tiles, int8 */,
+       AVX512_BF16 = 1 << 5, TILE_STATES = 1 << 17 | 1 << 18 };
+
+/* Whether tiles can be used: the CPU has them, the kernel saves their registers, and grants
+   this process their use (Linux does from 5.16 on, once it is asked; a refusal, for example
+   because of a small alternative signal stack, means doing without). */
+static int have_amx(void) {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & TILE_STATES) != TILE_STATES) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & AMX_BITS) != AMX_BITS) return 0;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & AVX512_BF16)) return 0;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, XSTATE_TILE_DATA) == 0;
+}
+#else
+static int have_amx(void) { return 0; }
+#endif
 
 /* The compiler's run-time support checks CPUID and XCR0 both, so a set whose registers
    the operating system does not save is not reported. */
@@ -12,7 +38,14 @@ int ck_cpu_best_isa(void) {
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return avx512 ? CK_ISA_AVX512 : avx2 ? CK_ISA_AVX2 : CK_ISA_GENERIC;
+    static int amx = -1;
+    if (amx < 0) amx = avx512 && have_amx();
+    return amx ? CK_ISA_AMX : avx512 ? CK_ISA_AVX512 : avx2 ? CK_ISA_AVX2 : CK_ISA_GENERIC;
+}
+
+int ck_cpu_has_vnni(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512vnni") != 0;
 }
 
 void ck_cpu_name(char *out, int size) {
@@ -31,6 +64,8 @@ void ck_cpu_name(char *out, int size) {
 #else
 int ck_cpu_best_isa(void) { return CK_ISA_GENERIC; }
 
+int ck_cpu_has_vnni(void) { return 0; }
+
 void ck_cpu_name(char *out, int size) {
     strncpy(out, "unknown", (size_t)size);
     out[size - 1] = 0;
@@ -38,6 +73,6 @@ void ck_cpu_name(char *out, int size) {
 #endif
 
 const char *ck_isa_name(int isa) {
-    static const char *const names[CK_ISA_COUNT] = {"generic", "avx2", "avx512"};
+    static const char *const names[CK_ISA_COUNT] = {"generic", "avx2", "avx512", "amx"};
     return isa >= 0 && isa < CK_ISA_COUNT ? names[isa] : "unknown";
 }

@@ -3,15 +3,25 @@
 #define CK_CPU_H
 
 /* Instruction sets in ascending order; each includes those before it on x86-64. */
-enum ck_isa { CK_ISA_GENERIC = 0, CK_ISA_AVX2 = 1, CK_ISA_AVX512 = 2, CK_ISA_COUNT = 3 };
+enum ck_isa {
+    CK_ISA_GENERIC = 0,
+    CK_ISA_AVX2 = 1,
+    CK_ISA_AVX512 = 2,
+    CK_ISA_AMX = 3,
+    CK_ISA_COUNT = 4
+};
 
-/* The highest instruction set that this machine can run and that was compiled in. */
+/* The highest instruction set that this machine can run and that was compiled in. The first
+   call asks the operating system for the use of tiles where the CPU has them. */
 int ck_cpu_best_isa(void);
 
-/* The lower-case name of an instruction set ("generic", "avx2", "avx512"). */
+/* The lower-case name of an instruction set ("generic", "avx2", "avx512", "amx"). */
 const char *ck_isa_name(int isa);
 
 /* Writes the CPU's brand string (or "unknown") into `out` of `size` bytes. */
 void ck_cpu_name(char *out, int size);
+
+/* Whether the CPU multiplies bytes by AVX-512 VNNI. */
+int ck_cpu_has_vnni(void);
 
 #endif

@@ -3,6 +3,7 @@
 #define CK_ISA avx512
 #define CK_VBYTES 64
 #define CK_VECTOR_REGISTERS 32
+#define CK_WITH_TILES
 #define CK_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi,bmi2"
 #include "isa_body.h"
 #else

@@ -10,6 +10,7 @@
 #include "depthwise.h"
 #include "elementwise.h"
 #include "gemm.h"
+#include "int8.h"
 #include "loss.h"
 #include "norm.h"
 #include "optim.h"
@@ -19,6 +20,7 @@
 #include "softmax.h"
 #include "transpose.h"
 #include "winograd.h"
+#include "tile.h"
 
 typedef struct ck_table {
     const char *name;
@@ -36,12 +38,19 @@ typedef struct ck_table {
     const ck_transpose_table *transpose;
     const ck_winograd_table *winograd;
     const ck_augment_table *augment;
+    const ck_int8_kernels *int8;
+    const ck_int8_kernels *int8_vnni; /* for CPUs with VNNI, or NULL */
+    const ck_tile_table *tile;        /* NULL where there are no tiles */
 } ck_table;
 
 extern const ck_table ck_table_generic;
 #if defined(__x86_64__)
 extern const ck_table ck_table_avx2;
 extern const ck_table ck_table_avx512;
+extern const ck_table ck_table_amx;
+extern const ck_int8_kernels ck_table_vnni_int8;
+extern const ck_int8_kernels ck_table_amx_int8;
+extern const ck_tile_table ck_table_amx_tile;
 #endif
 
 /* The table of one instruction set, or NULL where it was not compiled in. */
@@ -54,6 +63,8 @@ static inline const ck_table *ck_table_for(int isa) {
         return &ck_table_avx2;
     case 2:
         return &ck_table_avx512;
+    case 3:
+        return &ck_table_amx;
 #endif
     default:
         return NULL;

@@ -8,6 +8,7 @@ refuses nor declines a task. All take and return channels-last (N, H, W, C) arra
 from __future__ import annotations
 
 from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task
+from convkit.ops.conv_algorithms.bfloat16 import Bfloat16, SplitBfloat16
 from convkit.ops.conv_algorithms.depthwise import Depthwise
 from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_algorithms.grouped import Grouped
@@ -16,5 +17,6 @@ from convkit.ops.conv_algorithms.winograd import Winograd
 
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task"]
 
-CANDIDATES: tuple[type[Algorithm], ...] = (Depthwise, Grouped, Im2col, Winograd, Direct)
+CANDIDATES: tuple[type[Algorithm], ...] = (
+    Depthwise, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}

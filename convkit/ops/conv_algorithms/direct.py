@@ -33,10 +33,10 @@ class Direct(Algorithm):
         With a stride, input pixels fall into stride x stride phases; those of one phase
         see the same taps, and each phase is a convolution with stride 1 of its own.
         """
-        row_phases = _phases(problem, 0)
-        col_phases = _phases(problem, 1)
+        row_phases = phases(problem, 0)
+        col_phases = phases(problem, 1)
         if any(not taps for taps in row_phases + col_phases):
-            _fill(gx, epilogue.get("bias"))
+            fill(gx, epilogue.get("bias"))
         for top, row_taps in enumerate(row_phases):
             for left, col_taps in enumerate(col_phases):
                 grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
@@ -60,7 +60,7 @@ class Direct(Algorithm):
                        threads)
 
 
-def _phases(problem: ConvProblem, axis: int) -> list[list[tuple[int, int]]]:
+def phases(problem: ConvProblem, axis: int) -> list[list[tuple[int, int]]]:
     """For each phase along an axis, the (offset in gy, kernel index) of its taps, ascending."""
     stride, dilation = problem.stride[axis], problem.dilation[axis]
     before = problem.padding[axis][0]
@@ -72,7 +72,7 @@ def _phases(problem: ConvProblem, axis: int) -> list[list[tuple[int, int]]]:
     ]
 
 
-def _fill(gx: np.ndarray, bias: np.ndarray | None) -> None:
+def fill(gx: np.ndarray, bias: np.ndarray | None) -> None:
     """Set what no tap reaches: zero, or the bias of a transposed convolution."""
     gx[...] = 0 if bias is None else bias
 

@@ -1,0 +1,29 @@
+/* The tile instructions of AMX by the names that tile.body.h and isa_amx.c use.
+
+   Written as assembly with a memory clobber: compilers' own intrinsics of some versions do
+   not say that a tile load reads memory, so that stores before it may move behind it. A test
+   that emulates tiles brings functions of the same names and leaves this header out. */
+#ifndef CK_AMX_H
+#define CK_AMX_H
+
+#include <stddef.h>
+
+#define amx_configure(config) \
+    __asm__ volatile("ldtilecfg %0" : : "m"(*(const ck_tile_config *)(config)) : "memory")
+#define amx_release() __asm__ volatile("tilerelease" : : : "memory")
+#define amx_zero(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
+#define amx_load(tile, from, step)                             \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile        \
+                     : : "r"((const void *)(from)), "r"((ptrdiff_t)(step)) : "memory")
+#define amx_store(tile, to, step)                              \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"    \
+                     : : "r"((void *)(to)), "r"((ptrdiff_t)(step)) : "memory")
+
+/* c += a b: bfloat16 pairs to float, signed bytes to int32, unsigned times signed bytes. */
+#define AMX_PRODUCT(name, c, a, b) \
+    __asm__ volatile(name " %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+#define amx_bf16(c, a, b) AMX_PRODUCT("tdpbf16ps", c, a, b)
+#define amx_s8(c, a, b) AMX_PRODUCT("tdpbssd", c, a, b)
+#define amx_u8(c, a, b) AMX_PRODUCT("tdpbusd", c, a, b)
+
+#endif

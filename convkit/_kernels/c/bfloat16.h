@@ -1,0 +1,73 @@
+/* Floats as one or two bfloat16, for units with AVX-512 and AVX512-BF16.
+
+   The high half is the nearest bfloat16; the low half the nearest to what remains, so that
+   both together miss a float by at most 2^-18 of it. The instruction flushes denormals. A
+   finite float that would round to infinity becomes the largest bfloat16 (the low half takes
+   what is left); the low half of an infinity or NaN is zero. */
+#ifndef CK_BFLOAT16_H
+#define CK_BFLOAT16_H
+
+enum { BF16_LARGEST = 0x7f7f, FLOAT_ABS = 0x7fffffff, FLOAT_INFINITE = 0x7f800000,
+       FLOAT_ROUNDS_TO_INFINITE = 0x7f7f8000 };
+
+/* One value that is infinite, NaN or too large to round. Tells whether it is not finite. */
+static int bf16_special(float x, uint16_t *high, uint16_t *low) {
+    uint32_t bits, sign;
+    memcpy(&bits, &x, 4);
+    sign = bits >> 16 & 0x8000;
+    bits &= FLOAT_ABS;
+    if (bits >= FLOAT_INFINITE) {
+        *high = (uint16_t)(sign | bits >> 16 | (bits > FLOAT_INFINITE ? 0x40 : 0));
+        if (low) *low = 0;
+        return 1;
+    }
+    *high = (uint16_t)(sign | BF16_LARGEST);
+    if (low) {
+        uint32_t half = sign << 16 | (uint32_t)BF16_LARGEST << 16;
+        float part;
+        memcpy(&part, &half, 4);
+        part = x - part;
+        memcpy(&bits, &part, 4);
+        *low = (uint16_t)(bits >> 16); /* cut, so that both halves never sum to infinity */
+    }
+    return 0;
+}
+
+CK_INLINE __m512i bf16_pair(__m512 first, __m512 second) {
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+/* What is left of 16 floats after their high halves. */
+CK_INLINE __m512 bf16_rest(__m512 x, __m256i high) {
+    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+}
+
+/* Converts n floats; `low` is NULL for the plain form. */
+CK_INLINE int bf16_convert(const float *x, ptrdiff_t n, uint16_t *high, uint16_t *low) {
+    const __m512i magnitude = _mm512_set1_epi32(FLOAT_ABS);
+    __m512i largest = _mm512_setzero_si512();
+    for (ptrdiff_t i = 0; i < n; i += 32) {
+        const __mmask32 wanted = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
+        const __m512 a = _mm512_maskz_loadu_ps((__mmask16)wanted, x + i);
+        const __m512 b = _mm512_maskz_loadu_ps((__mmask16)(wanted >> 16), x + i + 16);
+        const __m512i pair = bf16_pair(a, b);
+        _mm512_mask_storeu_epi16(high + i, wanted, pair);
+        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(a), magnitude));
+        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(b), magnitude));
+        if (low)
+            _mm512_mask_storeu_epi16(low + i, wanted,
+                                     bf16_pair(bf16_rest(a, _mm512_castsi512_si256(pair)),
+                                               bf16_rest(b, _mm512_extracti64x4_epi64(pair, 1))));
+    }
+    if (_mm512_reduce_max_epu32(largest) < FLOAT_ROUNDS_TO_INFINITE) return 0;
+    int infinite = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, 4);
+        if ((bits & FLOAT_ABS) >= FLOAT_ROUNDS_TO_INFINITE)
+            infinite |= bf16_special(x[i], high + i, low ? low + i : NULL);
+    }
+    return infinite;
+}
+
+#endif

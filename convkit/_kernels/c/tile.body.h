@@ -1,0 +1,178 @@
+/* Tile kernels: up to 2 x 2 accumulators in tiles 0 to 3, A in 4 and 5, B in 6 and 7.
+
+   One step of the split form multiplies in three phases of four products, each phase on four
+   accumulators, so that a product (52 cycles until its result, one started every 16) never
+   waits for the one before it on the same accumulator:
+
+     phase          loads                      products
+     high * high    A0 A1 B0 B1 (high)         4
+     high * low     B0 B1 (low)                4
+     low * high     B0 B1 (high), A0 A1 (low)  4
+
+   Ten tile loads of 8 cycles beside twelve products of 16: the loads need not be fast. Each
+   accumulator sums a step's products in this order, whatever the number of blocks. */
+
+#include "bfloat16.h"
+
+/* Rows of A by way of a copy: zeros beyond `count` values and, for `finite`, instead of
+   infinities and NaN. */
+static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t count, int finite,
+                              char *copy) {
+    const __m512i infinite = _mm512_set1_epi16(FLOAT_INFINITE >> 16);
+    const __mmask32 inside = count >= CK_TILE_DEPTH ? 0xffffffffu : (1u << count) - 1;
+    for (int m = 0; m < g->rows; m++, a += g->lda) {
+        __m512i v = _mm512_maskz_loadu_epi16(inside, a);
+        if (finite) {
+            __m512i exponent = _mm512_and_si512(v, infinite);
+            v = _mm512_maskz_mov_epi16(_mm512_cmpneq_epi16_mask(exponent, infinite), v);
+        }
+        _mm512_storeu_si512(copy + 64 * m, v);
+    }
+    return copy;
+}
+
+/* Loads a block of rows of A; the exact kernels read it by way of a copy. */
+#define TILE_LOAD_A(tile, from, finite)                                                            \
+    do {                                                                                           \
+        if (exact)                                                                                 \
+            amx_load(tile, tile_guard(g, from, g->k - s * g->depth, finite, copy), 64);            \
+        else                                                                                       \
+            amx_load(tile, from, lda);                                                             \
+    } while (0)
+
+#define TILE_LOAD_B(from)                                                                          \
+    do {                                                                                           \
+        amx_load(6, from, 64);                                                                     \
+        if (nb > 1) amx_load(7, (from) + size, 64);                                                \
+    } while (0)
+
+#define TILE_MULTIPLY(product)                                                                     \
+    do {                                                                                           \
+        product(0, 4, 6);                                                                          \
+        if (nb > 1) product(1, 4, 7);                                                              \
+        if (mb > 1) product(2, 5, 6);                                                              \
+        if (mb > 1 && nb > 1) product(3, 5, 7);                                                    \
+    } while (0)
+
+#define TILE_EACH_ACCUMULATOR(act)                                                                 \
+    do {                                                                                           \
+        act(0, 0, 0);                                                                              \
+        if (nb > 1) act(1, 0, 1);                                                                  \
+        if (mb > 1) act(2, 1, 0);                                                                  \
+        if (mb > 1 && nb > 1) act(3, 1, 1);                                                        \
+    } while (0)
+#define TILE_CLEAR(tile, i, j) amx_zero(tile)
+#define TILE_STORE(tile, i, j) amx_store(tile, sums + 16 * (32 * (i) + (j)), 32 * sizeof *sums)
+
+/* Adds what comes after the sums and writes the rows that are wanted. */
+static void tile_finish(const ck_tile_args *g, int mb, const float *sums) {
+    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
+    for (int i = 0; i < mb; i++) {
+        for (int m = 0; m < g->rows; m++) {
+            const ptrdiff_t at = g->c_rows[i * g->rows + m];
+            if (at < 0) continue;
+            const float *sum = sums + 32 * (16 * i + m);
+            for (int n = 0; n < g->n; n += 16) {
+                const int left = g->n - n < 16 ? g->n - n : 16;
+                vfloat v = load_f(sum + n);
+                if (g->bias) v += load_part_f(g->bias + n, left);
+                if (g->residual) v += load_part_f(g->residual + at + n, left);
+                if (g->activation) v = activate_f(g->activation, alpha, beta, v);
+                store_part_f(g->c + at + n, v, left);
+            }
+        }
+    }
+}
+
+CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int exact) {
+    const ptrdiff_t lda = g->lda, low = g->a_low, step = 2 * g->depth, size = 32 * g->depth;
+    const char *b = g->b;
+    char copy[exact ? 1024 : 1] __attribute__((aligned(64)));
+    float sums[2 * 16 * 32] __attribute__((aligned(64)));
+    TILE_EACH_ACCUMULATOR(TILE_CLEAR);
+    for (ptrdiff_t i = 0; i < g->batch; i++) {
+        const char *a0 = g->a + g->a_offsets[i], *a1 = a0 + g->a_next;
+        for (ptrdiff_t s = 0; s < g->steps; s++) {
+            TILE_LOAD_A(4, a0, 0);
+            if (mb > 1) TILE_LOAD_A(5, a1, 0);
+            TILE_LOAD_B(b);
+            TILE_MULTIPLY(amx_bf16);
+            if (split) {
+                if (exact) TILE_LOAD_A(4, a0, 1);
+                if (exact && mb > 1) TILE_LOAD_A(5, a1, 1);
+                TILE_LOAD_B(b + nb * size);
+                TILE_MULTIPLY(amx_bf16);
+                TILE_LOAD_B(b);
+                TILE_LOAD_A(4, a0 + low, 0);
+                if (mb > 1) TILE_LOAD_A(5, a1 + low, 0);
+                TILE_MULTIPLY(amx_bf16);
+            }
+            a0 += step;
+            a1 += step;
+            b += (1 + split) * nb * size;
+        }
+    }
+    TILE_EACH_ACCUMULATOR(TILE_STORE);
+    tile_finish(g, mb, sums);
+}
+
+#define TILE_DEFINE(mb, nb)                                                                        \
+    static void tile_plain_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 0, 0); }          \
+    static void tile_split_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 1, 0); }          \
+    static void tile_plain_exact_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 0, 1); }    \
+    static void tile_split_exact_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 1, 1); }
+TILE_DEFINE(1, 1)
+TILE_DEFINE(1, 2)
+TILE_DEFINE(2, 1)
+TILE_DEFINE(2, 2)
+
+static void tile_configure(int rows, int depth) {
+    ck_tile_config config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.rows[t] = (uint8_t)(t < 6 ? rows : depth / 2);
+        config.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? 2 * depth : 64);
+    }
+    amx_configure(&config);
+}
+
+static void tile_release(void) { amx_release(); }
+
+static int tile_convert_plain(const float *x, ptrdiff_t n, void *high, ptrdiff_t low) {
+    (void)low;
+    return bf16_convert(x, n, high, NULL);
+}
+
+static int tile_convert_split(const float *x, ptrdiff_t n, void *high, ptrdiff_t low) {
+    return bf16_convert(x, n, high, (uint16_t *)((char *)high + low));
+}
+
+static double tile_rounds(long steps) {
+    enum { mb = 2, nb = 2 };
+    static const char zeros[1024] __attribute__((aligned(64)));
+    tile_configure(CK_TILE_ROWS, CK_TILE_DEPTH);
+    TILE_EACH_ACCUMULATOR(TILE_CLEAR);
+    amx_load(4, zeros, 64);
+    amx_load(5, zeros, 64);
+    amx_load(6, zeros, 64);
+    amx_load(7, zeros, 64);
+    for (long i = 0; i < steps; i++) TILE_MULTIPLY(amx_bf16);
+    amx_release();
+    return 4 * 2.0 * CK_TILE_ROWS * CK_TILE_COLUMNS * CK_TILE_DEPTH * (double)steps;
+}
+
+#define TILE_FORM(form)                                                             \
+    {{tile_##form##_11, tile_##form##_12}, {tile_##form##_21, tile_##form##_22}}
+
+const ck_tile_table ck_table_amx_tile = {
+    .configure = tile_configure,
+    .release = tile_release,
+    .plain = {.planes = 1,
+              .run = TILE_FORM(plain),
+              .exact = TILE_FORM(plain_exact),
+              .convert = tile_convert_plain},
+    .split = {.planes = 2,
+              .run = TILE_FORM(split),
+              .exact = TILE_FORM(split_exact),
+              .convert = tile_convert_split},
+    .rounds = tile_rounds,
+};

@@ -1,0 +1,70 @@
+/* Batch-reduce GEMM on tiles: float results from bfloat16 products.
+
+   C[m, n] = sum over i, k of A_i[m, k] * B_i[k, n], where A and B are held as one plane of
+   bfloat16 (the plain form) or as two, high and low, whose sum is the float to 16 bits (the
+   split form: high * high + high * low + low * high). Sums are float32. */
+#ifndef CK_TILE_H
+#define CK_TILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The 64-byte operand of LDTILECFG. */
+typedef struct ck_tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} ck_tile_config;
+
+enum { CK_TILE_ROWS = 16, CK_TILE_COLUMNS = 16, CK_TILE_DEPTH = 32 };
+
+/* Up to two blocks of rows times two blocks of 16 columns. Strides and offsets of A and B
+   count bytes, those of C elements.
+
+   B is packed by steps of the reduction: for each block i and step, the high tiles of the
+   column blocks, then (split) their low ones; a tile holds pairs of k, 16 columns side by
+   side, zeros where k or a column is missing. */
+typedef struct ck_tile_args {
+    const char *a;              /* first row of the first block of rows, high plane */
+    ptrdiff_t a_next;           /* to the second block of rows */
+    ptrdiff_t a_low;            /* to the low plane */
+    const ptrdiff_t *a_offsets; /* block i of A starts at a + a_offsets[i] */
+    ptrdiff_t lda;
+    const char *b;
+    ptrdiff_t batch, k;         /* number of blocks, reduction length of each */
+    ptrdiff_t steps, depth;     /* each block in `steps` steps of `depth` (even, at most 32) */
+    int rows;                   /* of each block, at most 16: as configured */
+    int n;                      /* columns to write, at most 32 */
+    float *c;
+    const ptrdiff_t *c_rows;    /* where each row lies in C; negative: it is not wanted */
+    const float *bias;          /* n values, or NULL */
+    const float *residual;      /* addressed like C, or NULL */
+    int activation;             /* enum ck_activation */
+    float alpha, beta;
+} ck_tile_args;
+
+typedef void (*ck_tile_fn)(const ck_tile_args *);
+
+/* Kernels for one form, by [blocks of rows - 1][blocks of columns - 1]. `run` may read, and
+   multiply by zero, up to 31 values of A beyond each reduction: they must be finite. Where A
+   may hold infinities or NaN, `exact` gives what float32 would: it reads nothing beyond, and
+   multiplies infinities by high parts only. On finite values both give the same bits. */
+typedef struct ck_tile_form {
+    int planes;
+    ck_tile_fn run[2][2], exact[2][2];
+    /* Converts n floats to bfloat16, the low plane `low` bytes after the high one; tells
+       whether any was infinite or NaN. Finite values stay finite. */
+    int (*convert)(const float *x, ptrdiff_t n, void *high, ptrdiff_t low);
+} ck_tile_form;
+
+typedef struct ck_tile_table {
+    /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. */
+    void (*configure)(int rows, int depth);
+    void (*release)(void);
+    ck_tile_form plain, split;
+    /* Runs rounds of independent products of full tiles; returns how many float operations
+       that was. The measured peak that benchmarks compare with. */
+    double (*rounds)(long steps);
+} ck_tile_table;
+
+#endif

@@ -1,0 +1,460 @@
+"""Convolution on bfloat16 tiles (AMX): the loops of `direct`, from converted strips.
+
+The same engine for the forward pass, the gradient of the input, transposed convolution, 1x1
+convolution and linear layers. A float is held as one bfloat16, or as a high and a low one
+(c/tile.h); the strip of input that a task reads is converted while it is copied with its
+zero padding, row by row, just before the tiles need it.
+
+Tiles want 16 rows, and a row of pixels is seldom a multiple of that. In the strip, rows that
+are one stride apart lie behind each other (those between them in planes of their own), so
+that all output pixels of a strip are one sequence of positions at one distance, however
+narrow the map. Between the end of a row and the start of the next lie a few positions that
+straddle both; they are computed and not written.
+
+Rows of A may be read up to 31 values beyond a reduction, times weights of zero; what lies
+there is finite, or the exact kernels run, which read nothing beyond (c/tile.h). Both give
+the same bits, so that an infinity changes nothing but the outputs that see it.
+"""
+
+import numpy as np
+
+from convkit._kernels cimport dispatch
+from convkit._kernels.gemm cimport part_start
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+from convkit._kernels import memory
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint16_t
+from libc.string cimport memset
+
+cdef extern from "tile.h" nogil:
+    ctypedef struct ck_tile_args:
+        const char* a
+        ptrdiff_t a_next
+        ptrdiff_t a_low
+        const ptrdiff_t* a_offsets
+        ptrdiff_t lda
+        const char* b
+        ptrdiff_t batch, k
+        ptrdiff_t steps, depth
+        int rows
+        int n
+        float* c
+        const ptrdiff_t* c_rows
+        const float* bias
+        const float* residual
+        int activation
+        float alpha, beta
+    ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
+    ctypedef struct ck_tile_form:
+        int planes
+        ck_tile_fn run[2][2]
+        ck_tile_fn exact[2][2]
+        int (*convert)(const float* x, ptrdiff_t n, void* high, ptrdiff_t low) noexcept nogil
+    ctypedef struct ck_tile_table:
+        void (*configure)(int rows, int depth) noexcept nogil
+        void (*release)() noexcept nogil
+        ck_tile_form plain
+        ck_tile_form split
+    int CK_TILE_ROWS, CK_TILE_COLUMNS, CK_TILE_DEPTH
+
+# As in `direct`: bytes of a strip, bytes of packed weights that a task goes through, and tasks
+# that a sample is cut into where that costs little.
+cdef Py_ssize_t STRIP_BYTES = 256 << 10
+cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+cdef Py_ssize_t TASKS_PER_SAMPLE = 8
+# Positions of a strip at least, where there are as many: four blocks of rows.
+cdef Py_ssize_t POSITIONS = 64
+# Pixels converted at a time where every pixel stands alone: two blocks of rows.
+cdef Py_ssize_t PIXELS = 32
+# Multiply-adds of a tile product in the time of one elementary operation, about.
+cdef double PRODUCTS_PER_STEP = 128
+# Columns of a packed block.
+cdef Py_ssize_t COLUMNS = 2 * CK_TILE_COLUMNS
+
+
+cdef const ck_tile_table* _table() noexcept nogil:
+    return <const ck_tile_table*>dispatch.table().tile
+
+
+cdef const ck_tile_form* _form(int planes) noexcept nogil:
+    return &_table().split if planes == 2 else &_table().plain
+
+
+# -- weights --------------------------------------------------------------------------------
+
+
+cdef class Packed:
+    """Weights in tile order; made by `pack`."""
+
+    cdef readonly object array              # uint16, flat
+    cdef readonly bint finite               # no weight is infinite or NaN
+    cdef readonly int planes
+    cdef readonly Py_ssize_t groups, columns, blocks    # columns and blocks of a group
+    cdef readonly Py_ssize_t batch, k, steps, depth, merged
+    cdef char* pointer
+
+    cdef Py_ssize_t step_bytes(self, Py_ssize_t column_blocks) noexcept nogil:
+        """Bytes of one step of the reduction for so many blocks of 16 columns."""
+        return 2 * CK_TILE_COLUMNS * self.depth * self.planes * column_blocks
+
+    cdef Py_ssize_t block_bytes(self) noexcept nogil:
+        """Bytes from one block of 32 columns to the next."""
+        return self.batch * self.steps * self.step_bytes(2)
+
+
+cdef struct PackJob:
+    const float* source
+    const Py_ssize_t* offsets      # of each value of the reduction
+    const ck_tile_form* form
+    char* target
+    Py_ssize_t columns, blocks, batch, k, steps, depth, block_bytes, group_step, column_step
+    int* infinite                  # per block
+
+
+cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Pack one block of up to 32 columns of one group."""
+    cdef PackJob* job = <PackJob*>ctx
+    cdef Py_ssize_t group = index // job.blocks
+    cdef Py_ssize_t first = index % job.blocks * COLUMNS
+    cdef Py_ssize_t tiles = 2 if job.columns - first > CK_TILE_COLUMNS else 1
+    cdef Py_ssize_t size = CK_TILE_COLUMNS * job.depth
+    cdef Py_ssize_t i, step, tile, column, d, k
+    cdef char* target = job.target + index * job.block_bytes
+    cdef const float* source = job.source + group * job.group_step
+    cdef const float* from_column
+    cdef const Py_ssize_t* offsets
+    cdef float values[16 * 32]
+    job.infinite[index] = 0
+    for i in range(job.batch):
+        for step in range(job.steps):
+            k = min(job.depth, job.k - step * job.depth)
+            offsets = job.offsets + i * job.k + step * job.depth
+            for tile in range(tiles):
+                memset(values, 0, sizeof(values))
+                for column in range(min(CK_TILE_COLUMNS,
+                                        job.columns - first - tile * CK_TILE_COLUMNS)):
+                    from_column = source + (first + tile * CK_TILE_COLUMNS + column) \
+                        * job.column_step
+                    for d in range(k):
+                        values[(d // 2 * CK_TILE_COLUMNS + column) * 2 + d % 2] = \
+                            from_column[offsets[d]]
+                job.infinite[index] |= job.form.convert(values, size, target + 2 * tile * size,
+                                                        2 * tiles * size)
+            target += 2 * tiles * size * job.form.planes
+
+
+def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_steps,
+         Py_ssize_t merged, Py_ssize_t group_step, Py_ssize_t column_step,
+         Py_ssize_t depth_step, int planes, int threads):
+    """Pack float32 weights for tiles.
+
+    Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
+    depth * depth_step + column * column_step`` of the flat C-contiguous `source`.
+
+    Parameters
+    ----------
+    merged : int
+        How many neighbouring taps form one reduction; divides the number of taps. More
+        than 1 only with one group.
+    planes : int
+        1 for bfloat16, 2 for split bfloat16.
+
+    Returns
+    -------
+    Packed
+    """
+    if _table() == NULL:
+        raise RuntimeError("expected an instruction set with tiles")
+    steps = np.array(tap_steps, dtype=np.intp)
+    cdef Packed packed = Packed.__new__(Packed)
+    packed.planes = planes
+    packed.groups = groups
+    packed.columns = columns
+    packed.blocks = (columns + COLUMNS - 1) // COLUMNS
+    packed.merged = merged
+    packed.batch = steps.size // merged
+    packed.k = merged * depth
+    packed.steps = (packed.k + CK_TILE_DEPTH - 1) // CK_TILE_DEPTH
+    # Steps of equal depth: the last is not mostly zeros.
+    packed.depth = (packed.k + packed.steps - 1) // packed.steps
+    packed.depth += packed.depth % 2
+    packed.array = memory.empty((groups * packed.blocks * packed.block_bytes() // 2,), np.uint16)
+    packed.pointer = <char*><size_t>packed.array.ctypes.data
+    offsets = np.ascontiguousarray(
+        (steps[:, None] + depth_step * np.arange(depth, dtype=np.intp)).ravel())
+    infinite = np.empty(groups * packed.blocks, np.intc)
+    cdef PackJob job
+    job.source = <const float*><size_t>source.ctypes.data
+    job.offsets = <const Py_ssize_t*><size_t>offsets.ctypes.data
+    job.form = _form(planes)
+    job.target = packed.pointer
+    job.columns = columns
+    job.blocks = packed.blocks
+    job.batch = packed.batch
+    job.k = packed.k
+    job.steps = packed.steps
+    job.depth = packed.depth
+    job.block_bytes = packed.block_bytes()
+    job.group_step = group_step
+    job.column_step = column_step
+    job.infinite = <int*><size_t>infinite.ctypes.data
+    cdef int team = threads_for(threads, groups * packed.blocks, <double>packed.array.size * 4)
+    with nogil:
+        parallel_for(_pack_task, &job, job.blocks * groups, team)
+    packed.finite = not infinite.any()
+    return packed
+
+
+# -- convolution ----------------------------------------------------------------------------
+
+
+cdef struct Job:
+    const ck_tile_table* table
+    const ck_tile_form* form
+    ck_tile_args proto             # what all tiles share
+    const float* x
+    const char* weights
+    const float* bias
+    const float* residual
+    float* y
+    char* scratch
+    Py_ssize_t scratch_bytes
+    Py_ssize_t samples, in_h, in_w, in_c, in_group
+    Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
+    Py_ssize_t grid_h, grid_w, last_w               # pixels computed; of the last row
+    Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, strip_width
+    Py_ssize_t step_h, step_w, start_h, start_w
+    Py_ssize_t strips, chunks, blocks, all_blocks, block_bytes
+    Py_ssize_t pitch                                # positions of a row
+    Py_ssize_t row_values                           # values of a row in a strip
+    Py_ssize_t plane_values                         # values of all rows of one phase
+    Py_ssize_t strip_values                         # values of a strip, one plane of bfloat16
+
+
+cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i,
+                   char* strip) noexcept nogil:
+    """Convert an image row into row i of a strip; tell whether it holds infinities or NaN."""
+    cdef Py_ssize_t left = max(0, min(-job.col_lo, job.strip_width)) * job.in_c
+    cdef Py_ssize_t skip = max(0, job.col_lo)
+    # Only where pixels of all samples are laid in rows is the last row a shorter one.
+    cdef Py_ssize_t width = job.last_w if (row == job.in_h - 1
+                                           and job.last_w < job.grid_w) else job.in_w
+    cdef Py_ssize_t inside = max(0, min(width - skip, job.strip_width
+                                        - left // job.in_c)) * job.in_c
+    cdef Py_ssize_t at = (i % job.stride_h * job.plane_values
+                          + i // job.stride_h * job.row_values)
+    cdef Py_ssize_t plane
+    cdef int infinite = 0
+    cdef uint16_t* target
+    if row < 0 or row >= job.in_h:
+        left, inside = 0, 0
+    for plane in range(job.form.planes):
+        target = <uint16_t*>strip + plane * job.strip_values + at
+        memset(target, 0, left * 2)
+        # What lies behind the row is read, times zero, until the next row is there.
+        memset(target + left + inside, 0, (job.row_values - left - inside + CK_TILE_DEPTH) * 2)
+    if inside:
+        infinite = job.form.convert(image + (row * job.in_w + skip) * job.in_c, inside,
+                                    <uint16_t*>strip + at + left, 2 * job.strip_values)
+    return infinite
+
+
+cdef Py_ssize_t _place_rows(Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssize_t row,
+                            Py_ssize_t last_row, Py_ssize_t column, Py_ssize_t count) noexcept nogil:
+    """Find where `count` positions from (row, column) on lie in y; return the last real row.
+
+    `origin` is the grid's first pixel of the sample in y.
+    """
+    cdef Py_ssize_t m, width = job.last_w if row == job.grid_h - 1 else job.grid_w
+    cdef Py_ssize_t real = row
+    for m in range(count):
+        rows[m] = -1
+        if column < width:
+            rows[m] = (origin + row * job.step_h * job.out_w + column * job.step_w) * job.out_c
+            real = row
+        column += 1
+        if column == job.pitch and row + 1 < last_row:
+            column = 0
+            row += 1
+            width = job.last_w if row == job.grid_h - 1 else job.grid_w
+    return real
+
+
+cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
+                      Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Multiply one or two blocks of positions with all blocks of columns."""
+    cdef const char* a = args.a
+    cdef Py_ssize_t b, group, column
+    cdef int wide
+    for b in range(first, last):
+        group = b // job.blocks
+        column = b % job.blocks * COLUMNS           # within the group
+        args.n = <int>min(COLUMNS, job.out_group - column)
+        wide = args.n > CK_TILE_COLUMNS
+        args.a = a + 2 * group * job.in_group
+        args.b = job.weights + b * job.block_bytes
+        column += group * job.out_group
+        args.c = job.y + column
+        args.bias = job.bias + column if job.bias != NULL else NULL
+        args.residual = job.residual + column if job.residual != NULL else NULL
+        if infinite:
+            job.form.exact[tiles - 1][wide](args)
+        else:
+            job.form.run[tiles - 1][wide](args)
+
+
+cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Job* job = <Job*>ctx
+    # Chunks are outermost, so that their weights stay in cache from sample to sample.
+    cdef Py_ssize_t strip = index % job.strips
+    cdef Py_ssize_t sample = index // job.strips % job.samples
+    cdef Py_ssize_t chunk = index // (job.strips * job.samples)
+    cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
+    cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
+    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
+    cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
+    cdef const float* x = job.x + sample * job.in_h * job.in_w * job.in_c
+    cdef char* a = job.scratch + slot * job.scratch_bytes
+    cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
+    cdef Py_ssize_t positions = (last - 1 - first) * job.pitch
+    cdef Py_ssize_t origin = (sample * job.out_h + job.start_h) * job.out_w + job.start_w
+    cdef Py_ssize_t filled = 0, needed, i, start, at, second
+    cdef Py_ssize_t blocks
+    cdef ptrdiff_t rows[32]
+    cdef bint infinite = False
+    cdef int tiles
+    cdef ck_tile_args args = job.proto
+    positions += job.last_w if last == job.grid_h else job.grid_w
+    args.rows = <int>min(CK_TILE_ROWS, positions)
+    args.c_rows = rows
+    blocks = (positions + args.rows - 1) // args.rows
+    job.table.configure(args.rows, <int>args.depth)
+    for i in range(0, blocks, 2):
+        # The last block is moved back to end with the last position.
+        at = min(i * args.rows, positions - args.rows)
+        second = min((i + 1) * args.rows, positions - args.rows)
+        tiles = 2 if i + 1 < blocks else 1
+        needed = _place_rows(job, rows, origin, first + at // job.pitch, last, at % job.pitch,
+                             args.rows)
+        if tiles == 2:
+            needed = _place_rows(job, rows + args.rows, origin, first + second // job.pitch,
+                                 last, second % job.pitch, args.rows)
+        needed = (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
+        while filled < needed:
+            infinite |= _fill_row(job, x, row_first + filled, filled, a)
+            filled += 1
+        args.a = a + at * args.lda
+        args.a_next = (second - at) * args.lda
+        _run_blocks(job, &args, tiles, infinite, first_block, last_block)
+    job.table.release()
+
+
+def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
+        bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
+        int threads=1):
+    """Compute every pixel of a grid of the output as a sum over taps.
+
+    Arguments as for `direct.run`; all arrays are float32.
+    """
+    cdef Job job
+    job.samples, job.in_h, job.in_w, job.in_c = x.shape
+    _, job.out_h, job.out_w, job.out_c = y.shape
+    job.grid_h, job.grid_w = y.shape[1:3] if grid is None else grid
+    if not (job.samples and job.grid_h and job.grid_w and job.out_c):
+        return
+    job.table = _table()
+    job.form = _form(weights.planes)
+    job.x = _address(x)
+    job.y = _address(y)
+    job.weights = weights.pointer
+    job.bias = _address(bias)
+    job.residual = _address(residual)
+    job.stride_h, job.stride_w = stride
+    job.step_h, job.step_w = step
+    job.start_h, job.start_w = start
+    job.row_lo, job.row_hi = rows[0], rows[-1]
+    job.col_lo = cols[0]
+    job.in_group = job.in_c // weights.groups
+    job.out_group = job.out_c // weights.groups
+    job.blocks = weights.blocks
+    job.all_blocks = weights.blocks * weights.groups
+    job.block_bytes = weights.block_bytes()
+    job.last_w = job.grid_w
+    if _is_pointwise(&job, len(rows), len(cols)):
+        _lay_in_rows(&job)
+    job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
+    _cut(&job)
+
+    cdef Py_ssize_t merged = weights.merged
+    offsets = np.array(
+        [2 * ((r - rows[0]) % job.stride_h * job.plane_values
+              + (r - rows[0]) // job.stride_h * job.row_values + (c - cols[0]) * job.in_c)
+         for r in rows for c in cols[::merged]], dtype=np.intp)
+    job.proto.a_low = 2 * job.strip_values
+    job.proto.a_offsets = <const ptrdiff_t*><size_t>offsets.ctypes.data
+    job.proto.lda = 2 * job.stride_w * job.in_c
+    job.proto.batch = weights.batch
+    job.proto.k = weights.k
+    job.proto.steps = weights.steps
+    job.proto.depth = weights.depth
+    job.proto.activation = activation
+    job.proto.alpha = <float>alpha
+    job.proto.beta = <float>beta
+
+    cdef Py_ssize_t tasks = job.samples * job.strips * job.chunks
+    cdef double work = <double>job.samples * job.grid_h * job.grid_w * job.out_c \
+        * weights.batch * weights.k
+    cdef int team = threads_for(threads, tasks, work / PRODUCTS_PER_STEP)
+    with nogil:
+        job.scratch = <char*>take(team * job.scratch_bytes)
+        if job.scratch != NULL:
+            parallel_for(_task, &job, tasks, team)
+            give(job.scratch, team * job.scratch_bytes)
+    if job.scratch == NULL:
+        raise MemoryError(f"no memory for {team * job.scratch_bytes} bytes of scratch")
+
+
+cdef float* _address(array):
+    return NULL if array is None else <float*><size_t>array.ctypes.data
+
+
+cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
+    """Tell whether output pixel i is made of input pixel i alone, throughout."""
+    return (rows == 1 and cols == 1 and job.row_lo == 0 and job.col_lo == 0
+            and job.stride_h == 1 and job.stride_w == 1 and job.step_h == 1 and job.step_w == 1
+            and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w)
+
+
+cdef void _lay_in_rows(Job* job):
+    """Lay the pixels of all samples in rows of two blocks, the last one shorter."""
+    cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
+    job.samples = 1
+    job.grid_w = job.in_w = job.out_w = min(PIXELS, pixels)
+    job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w
+    job.last_w = pixels - (job.grid_h - 1) * job.grid_w
+
+
+cdef void _cut(Job* job):
+    """Choose strips and chunks from the sizes of one sample; lay a strip out."""
+    cdef Py_ssize_t phases
+    job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
+    job.row_values = job.pitch * job.stride_w * job.in_c
+    cdef Py_ssize_t row_bytes = job.row_values * 2 * job.form.planes
+    cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
+    cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
+    rows = min(rows, max(4, (job.grid_h + TASKS_PER_SAMPLE - 1) // TASKS_PER_SAMPLE))
+    rows = max(rows, (POSITIONS + job.pitch - 1) // job.pitch)
+    rows = max(1, min(rows, job.grid_h))
+    job.strips = (job.grid_h + rows - 1) // rows
+    rows = (job.grid_h + job.strips - 1) // job.strips
+    # Rows of one phase of the stride; then what the last of them may be read beyond.
+    phases = min(job.stride_h, rows * job.stride_h + max(extra, 0))
+    rows = (rows * job.stride_h + max(extra, 0) + job.stride_h - 1) // job.stride_h
+    job.plane_values = (rows * job.row_values + CK_TILE_DEPTH + 31) // 32 * 32
+    # Positions that straddle two rows reach up to a row further.
+    job.strip_values = job.plane_values * phases + (job.row_values + 31) // 32 * 32
+    job.scratch_bytes = (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
+    cdef Py_ssize_t by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
+    cdef Py_ssize_t by_tasks = (TASKS_PER_SAMPLE + job.strips - 1) // job.strips
+    job.chunks = max(1, min(job.all_blocks, max(by_cache, by_tasks)))

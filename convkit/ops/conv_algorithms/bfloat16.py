@@ -1,0 +1,130 @@
+"""Convolution on bfloat16 tiles (AMX), plain and split."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from convkit._kernels import dispatch, tiles
+from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.direct import Direct, fill, phases
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["Bfloat16", "SplitBfloat16"]
+
+# Tiles multiply about five times as many split values a cycle as vectors multiply floats: a
+# share of a tile that is used below this is no gain.
+LEAST_USED = 0.25
+
+
+class _Tiles(Algorithm):
+    """What both forms share: the loops of `_kernels.tiles`, and when they pay."""
+
+    planes: ClassVar[int]
+    precisions: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse what has no tiles, and the gradient of the weight."""
+        if not dispatch.has_tiles():
+            return "this CPU has no AMX"
+        if problem.dtype != np.float32:
+            return f"tiles take float32, not {problem.dtype}"
+        if task == "grad_weight":
+            return "tiles compute the forward pass and the gradient of the input"
+        return None
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline other precisions and problems that leave tiles mostly empty."""
+        if problem.precision not in cls.precisions:
+            return f"precision is {problem.precision}"
+        used = _used(problem, task)
+        if used < LEAST_USED:
+            return f"only {used:.0%} of a tile would be used"
+        return None
+
+    @classmethod
+    def forward(cls, problem, x, weight, y, cache, threads, **epilogue):
+        """Sum over kernel rows and columns at each output pixel."""
+        packed = cls._pack(problem, weight, cache, ("forward",), problem.cols,
+                           list(range(problem.kernel[0] * problem.kernel[1])), False, threads)
+        if cls.planes == 2 and not packed.finite:
+            Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
+            return
+        tiles.run(x, packed, y, problem.rows, problem.cols, problem.stride, threads=threads,
+                  **epilogue)
+
+    @classmethod
+    def grad_input(cls, problem, gy, weight, gx, cache, threads, **epilogue):
+        """Convolve the output's gradient with the kernel turned, phase by phase of the stride."""
+        if cls.planes == 2 and not np.isfinite(weight).all():
+            Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
+            return
+        row_phases, col_phases = phases(problem, 0), phases(problem, 1)
+        if any(not taps for taps in row_phases + col_phases):
+            fill(gx, epilogue.get("bias"))
+        for top, row_taps in enumerate(row_phases):
+            for left, col_taps in enumerate(col_phases):
+                grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
+                        -(-(problem.in_size[1] - left) // problem.stride[1]))
+                if not row_taps or not col_taps or min(grid) < 1:
+                    continue
+                cols = [c for c, _ in col_taps]
+                key = ("grad_input", problem.stride, problem.padding, problem.dilation, top, left)
+                packed = cls._pack(
+                    problem, weight, cache, key, cols,
+                    [i * problem.kernel[1] + j for _, i in row_taps for _, j in col_taps],
+                    True, threads)
+                tiles.run(gy, packed, gx, [r for r, _ in row_taps], cols, (1, 1), grid=grid,
+                          step=problem.stride, start=(top, left), threads=threads, **epilogue)
+
+    @classmethod
+    def _pack(cls, problem: ConvProblem, weight: np.ndarray, cache: dict | None, key: tuple,
+              cols: list[int], taps: list[int], backward: bool, threads: int) -> tiles.Packed:
+        """Pack (or find packed) weights; neighbouring taps of a row are one reduction."""
+        together = problem.groups == 1 and cols[-1] - cols[0] + 1 == len(cols)
+        merged = len(cols) if together else 1
+        key = (cls.name, *key, merged)
+        if cache is not None and key in cache:
+            return cache[key]
+        c_step = problem.kernel[0] * problem.kernel[1]
+        o_step = problem.in_group * c_step
+        columns, depth, column_step, depth_step = (
+            problem.out_group, problem.in_group, o_step, c_step)
+        if backward:
+            columns, depth, column_step, depth_step = depth, columns, c_step, o_step
+        packed = tiles.pack(weight, problem.groups, columns, depth, taps, merged,
+                            problem.out_group * o_step, column_step, depth_step, cls.planes,
+                            threads)
+        if cache is not None:
+            cache[key] = packed
+        return packed
+
+
+def _used(problem: ConvProblem, task: str) -> float:
+    """Return the share of a tile's columns and depth that real values fill."""
+    columns, depth = problem.out_group, problem.in_group
+    if task == "grad_input":
+        columns, depth = depth, columns
+    if problem.groups == 1 and (problem.dilation[1] == 1 or problem.kernel[1] == 1):
+        depth *= problem.kernel[1] if task == "forward" else -(-problem.kernel[1]
+                                                              // problem.stride[1])
+    return columns * depth / (-(-columns // 16) * 16 * -(-depth // 32) * 32)
+
+
+class SplitBfloat16(_Tiles):
+    """Each float as two bfloat16; three products, float32 sums: precision "high"."""
+
+    name = "split_bf16"
+    planes = 2
+    precisions = ("high",)
+
+
+class Bfloat16(_Tiles):
+    """Each float as one bfloat16, float32 sums: precision "medium"."""
+
+    name = "bf16"
+    planes = 1
+    precisions = ("medium",)

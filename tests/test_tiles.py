@@ -1,0 +1,222 @@
+"""The bfloat16 tile kernels: over emulated tile instructions, and natively where there is AMX.
+
+The emulation (amx_emulated.c) follows the instructions' definition and stops at whatever the
+processor would refuse; the kernels' source is the very same. Checks run in child interpreters,
+because the emulated kernels stay in use until the process ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import run_python
+
+from convkit._kernels import dispatch
+
+TESTS = Path(__file__).parent
+C_DIR = TESTS.parent / "convkit" / "_kernels" / "c"
+
+START = """
+    import ctypes
+    import numpy as np
+    import test_conv
+    from convkit import reference, precision, Tensor, nn
+    from convkit._kernels import dispatch, threads, tiles
+    from convkit.autograd import apply
+    from convkit.ops import planner
+    from convkit.ops.conv import Conv
+    from convkit.ops.conv_problem import forward_problem
+    from convkit.ops.op import REGISTRY
+    from harness import assert_same_bits, check_batch_invariance, random_array, run_op
+
+    library = LIBRARY
+    if library:
+        lib = ctypes.CDLL(library)
+        def address(name):
+            return ctypes.addressof(ctypes.c_char.in_dll(lib, name))
+        dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"))
+    assert dispatch.has_tiles()
+    threads.set_work_per_thread(0.0)
+    BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2}
+
+    def error(got, want):
+        return np.linalg.norm(got - want) / np.linalg.norm(want)
+"""
+
+
+def _has_avx512_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module", params=["emulated", "native"])
+def run(request, tmp_path_factory):
+    """Return a function that runs code in a child that has tiles."""
+    library = ""
+    if request.param == "native":
+        if "amx" not in dispatch.supported_isas():
+            pytest.skip("this CPU has no AMX: the tile kernels run emulated only")
+    else:
+        if shutil.which("cc") is None or not C_DIR.is_dir():
+            pytest.skip("emulating tiles needs a C compiler and the C sources")
+        if not _has_avx512_bf16() or "avx512" not in dispatch.supported_isas():
+            pytest.skip("the tile kernels convert with AVX512-BF16, which this CPU lacks")
+        library = str(tmp_path_factory.mktemp("amx") / "emulated.so")
+        subprocess.run(["cc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-shared", "-fPIC",
+                        f"-I{C_DIR}", str(TESTS / "amx_emulated.c"), "-o", library], check=True)
+    isa = "amx" if request.param == "native" else "avx512"
+
+    def child(code: str, check: bool = True):
+        return run_python(START.replace("LIBRARY", repr(library)) + code,
+                          {"CONVKIT_ISA": isa}, check=check)
+
+    return child
+
+
+def test_values_gradients_and_threads(run):
+    run("""
+    op = REGISTRY["conv"]
+    extra = {
+        "60 channels": ((2, 60, 9, 8), (40, 60, 3, 3), test_conv.conv_attrs(padding=1)),
+        "one row": ((1, 33, 1, 70), (48, 33, 1, 3), test_conv.conv_attrs()),
+        "rows of two strips": ((1, 16, 40, 5), (17, 16, 3, 3), test_conv.conv_attrs(padding=1)),
+        "stride 3, dilated": ((1, 20, 23, 24), (16, 20, 3, 3),
+                              test_conv.conv_attrs(stride=3, dilation=2, padding=2)),
+    }
+    for name, (xs, ws, attrs) in {**test_conv.CASES, **extra}.items():
+        rng = np.random.default_rng(0)
+        x, w, b = (rng.standard_normal(s).astype("f") for s in (xs, ws, (ws[0],)))
+        want = reference.conv(x, w, b, **attrs)
+        gy = random_array(want.shape, seed=5)
+        grads = reference.conv_grad(gy, x, w, b, **attrs)
+        for algorithm, bound in BOUNDS.items():
+            full = {**attrs, "algorithm": algorithm}
+            one, two = (run_op(op, [x, w, b], full, [0, 1, 2], gy, n) for n in (1, 2))
+            assert_same_bits(one, two, name)
+            for got, right in ((one.outputs[0], want), (one.grads[0], grads[0])):
+                assert got.dtype == np.float32
+                assert error(got, right) < bound, (name, algorithm, error(got, right))
+    """)
+
+
+def test_split_and_plain_really_differ(run):
+    run("""
+    x, w = random_array((1, 64, 9, 9)), random_array((32, 64, 3, 3), seed=1)
+    attrs = test_conv.conv_attrs(padding=1)
+    want = reference.conv(x, w, **attrs)
+    plain = apply(Conv, x, w, None, **attrs, algorithm="bf16").data
+    split = apply(Conv, x, w, None, **attrs, algorithm="split_bf16").data
+    assert error(plain, want) > 1e-4 and error(split, want) < 5e-6
+    """)
+
+
+def test_a_sample_has_the_same_bits_alone_and_in_a_batch(run):
+    run("""
+    for name in ("3x3", "1x1", "strided", "first_layer", "grouped"):
+        xs, ws, attrs = test_conv.CASES[name]
+        w = random_array(ws, seed=1)
+        for algorithm in BOUNDS:
+            check_batch_invariance(
+                lambda x: apply(Conv, x, w, None, **attrs, algorithm=algorithm).data,
+                random_array((9, *xs[1:])))
+    """)
+
+
+def test_infinities_nan_huge_and_tiny_values_are_as_in_float32(run):
+    run("""
+    attrs = test_conv.conv_attrs(padding=1)
+    for channels in (3, 5, 64):
+        w = random_array((17, channels, 3, 3), seed=1)
+        w[0] = 1.0      # no low part: infinity times zero must not come up
+        plain = random_array((1, channels, 9, 9))
+        for value in (np.inf, -np.inf, np.nan):
+            x = plain.copy()
+            x[0, channels - 1, 4, 4] = value
+            clean = apply(Conv, plain, w, None, **attrs, algorithm="direct").data
+            for algorithm in BOUNDS:
+                got = apply(Conv, x, w, None, **attrs, algorithm=algorithm).data
+                want = apply(Conv, x, w, None, **attrs, algorithm="direct").data
+                np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+                np.testing.assert_array_equal(np.isinf(got) * np.sign(got),
+                                              np.isinf(want) * np.sign(want))
+                calm = apply(Conv, plain, w, None, **attrs, algorithm=algorithm).data
+                kept = np.isfinite(got)
+                assert_same_bits(got[kept], calm[kept], "outputs that see no infinity")
+        huge = np.full((1, channels, 3, 3), 3.4e38, np.float32)
+        small = np.full((4, channels, 1, 1), 1e-36 / channels, np.float32)
+        for algorithm, bound in BOUNDS.items():
+            got = apply(Conv, huge, small, None, **test_conv.PLAIN, algorithm=algorithm).data
+            assert abs(got / 340.0 - 1).max() < 1e-2
+    ones = np.ones((2, 8, 1, 1), np.float32)
+    x = np.full((1, 8, 2, 2), 0, np.float32)
+    x[0, 0] = 3.4028235e38
+    got = apply(Conv, x, ones, None, **test_conv.PLAIN, algorithm="split_bf16").data
+    assert abs(got / np.float32(3.4028235e38) - 1).max() < 2e-5
+    x[0, 0] = 1e-42
+    got = apply(Conv, x, ones, None, **test_conv.PLAIN, algorithm="split_bf16").data
+    assert (got == 0).all()
+    """)
+
+
+def test_infinite_weights_are_as_in_float32(run):
+    run("""
+    w = random_array((8, 16, 3, 3), seed=1)
+    w[3, 2, 1, 1], w[5, 0, 0, 0] = np.inf, np.nan
+    x = random_array((1, 16, 7, 7))
+    attrs = test_conv.conv_attrs(padding=1)
+    want = apply(Conv, x, w, None, **attrs, algorithm="direct").data
+    got = apply(Conv, x, w, None, **attrs, algorithm="split_bf16").data
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    """)
+
+
+def test_bias_residual_and_activation(run):
+    run("""
+    x, w, b = random_array((2, 6, 9, 9)), random_array((20, 6, 3, 3), seed=1), random_array((20,))
+    z = random_array((2, 20, 9, 9), seed=3)
+    attrs = test_conv.conv_attrs(padding=1)
+    for algorithm in BOUNDS:
+        sums = apply(Conv, x, w, None, **attrs, algorithm=algorithm).data \\
+            + b[:, None, None] + z
+        for activation, meaning in (("relu", lambda v: np.maximum(v, 0)),
+                                    ("relu6", lambda v: np.clip(v, 0, 6)), (None, lambda v: v)):
+            got = apply(Conv, x, w, b, z, **attrs, algorithm=algorithm,
+                        activation=activation).data
+            assert_same_bits(got, meaning(sums), str(activation))
+    """)
+
+
+def test_precision_decides_and_linear_profits(run):
+    run("""
+    def chosen(level, task="forward", **attrs):
+        problem = forward_problem((1, 64, 9, 9), (64, 64, 3, 3), np.dtype(np.float32),
+                                  **test_conv.conv_attrs(padding=1, **attrs), precision=level)
+        return planner.choose(problem, task).name
+    assert chosen("high") == chosen("high", "grad_input") == "split_bf16"
+    assert chosen("medium") == "bf16"
+    assert "bf16" not in chosen("highest") and "bf16" not in chosen("high", "grad_weight")
+    x, w = random_array((37, 100)), random_array((40, 100), seed=1)
+    exact = x.astype("d") @ w.T.astype("d")
+    errors = {}
+    for level in ("highest", "high", "medium"):
+        with precision(level):
+            errors[level] = error(apply(REGISTRY["linear"], x, w, None).data, exact)
+    assert errors["highest"] < 1e-6 < errors["high"] < 1e-5 < errors["medium"] < 1e-2, errors
+    """)
+
+
+def test_the_emulation_stops_at_what_the_processor_refuses(run):
+    done = run("""
+    if not library:
+        raise SystemExit(3)
+    table = ctypes.c_void_p.from_address(address("ck_table_amx_tile"))
+    configure = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int)(table.value)
+    configure(16, 32)
+    configure(17, 32)
+    """, check=False)
+    assert done.returncode == 3 or "raw[" in done.stderr or "rows <= 16" in done.stderr
