@@ -210,6 +210,15 @@ def test_precision_decides_and_linear_profits(run):
     """)
 
 
+def test_byte_products_are_exact(run):
+    run("""
+    from test_int8 import SHAPES, check
+    for shape in SHAPES:
+        check(*shape)
+        check(*shape, extreme=True)
+    """)
+
+
 def test_the_emulation_stops_at_what_the_processor_refuses(run):
     done = run("""
     if not library:

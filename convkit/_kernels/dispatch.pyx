@@ -6,6 +6,7 @@ cdef extern from "cpu.h" nogil:
     int ck_cpu_best_isa()
     const char* ck_isa_name(int isa)
     void ck_cpu_name(char* out, int size)
+    int ck_cpu_has_vnni()
     int CK_ISA_COUNT
 
 cdef extern from "table.h" nogil:
@@ -33,6 +34,11 @@ def isa():
 def has_tiles():
     """Tell whether the kernels in use multiply bfloat16 tiles (AMX)."""
     return _chosen.tile != NULL
+
+
+def has_vnni():
+    """Tell whether the CPU multiplies bytes by AVX-512 VNNI."""
+    return bool(ck_cpu_has_vnni())
 
 
 def emulate_tiles(size_t tile, size_t int8):
