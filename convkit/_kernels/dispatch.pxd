@@ -14,10 +14,19 @@ cdef extern from "table.h" nogil:
                                       double a, double b) noexcept nogil
     ctypedef void (*ck_add_fn)(const void* a, const void* b, void* y, Py_ssize_t n,
                                int activation, double alpha, double beta) noexcept nogil
+    int CK_ADD, CK_SUB, CK_MUL, CK_DIV
+    ctypedef struct ck_binary_rows:
+        const void* a
+        const void* b
+        void* y
+        Py_ssize_t rows, n, row_a, row_b
+        int step_a, step_b
+    ctypedef void (*ck_binary_fn)(const ck_binary_rows* block) noexcept nogil
     ctypedef struct ck_elementwise_table:
         ck_unary_fn unary[2][19]
         ck_unary_grad_fn unary_grad[2][19]
         ck_add_fn add[2]
+        ck_binary_fn binary[2][4]
 
     ctypedef void (*ck_moments_fn)(const void* x, Py_ssize_t rows, Py_ssize_t columns,
                                    double* mean, double* squares) noexcept nogil

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import binary, memory
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.layout import axis_order, empty_ordered, like, native
 from convkit.ops.linear import Linear
@@ -80,15 +80,25 @@ def common_type(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # -- elementwise work -----------------------------------------------------------------------
 
 
-def _binary(ufunc: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return ufunc(a, b) in pooled memory, laid out as the operand of the result's shape."""
-    if a.shape == b.shape:
-        return ufunc(a, b, out=like(a))
+_UFUNCS = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+
+
+def _binary(name: str, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
+    """Return a op b in pooled memory, laid out as the operand of the result's shape.
+
+    Integers, and operands that lie in memory in another order than the result, are NumPy's.
+    """
     shape = broadcast_shape(a.shape, b.shape)
-    for x in (a, b):
-        if x.shape == shape:
-            return ufunc(a, b, out=like(x))
-    return ufunc(a, b, out=memory.empty(shape, a.dtype))
+    model = next((x for x in (a, b) if x.shape == shape), None)
+    order = None if model is None else axis_order(model)
+    out = empty_ordered(shape, order, a.dtype)
+    if a.dtype.kind == "f":
+        views = [x if x.shape == shape else np.broadcast_to(x, shape) for x in (a, b)] + [out]
+        if order is not None:
+            views = [x.transpose(order) for x in views]
+        if a.flags.aligned and b.flags.aligned and binary.run(name, *views, threads):
+            return out
+    return _UFUNCS[name](a, b, out=out)
 
 
 def _unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
@@ -152,7 +162,7 @@ class Add(_Binary):
     def forward(ctx: Context, a, b):
         """Add with broadcasting."""
         ctx.saved = _kind(a), _kind(b)
-        return _binary(np.add, *common_type(a, b))
+        return _binary("add", *common_type(a, b), ctx.threads)
 
     @staticmethod
     def backward(ctx, g):
@@ -174,7 +184,7 @@ class Sub(_Binary):
     def forward(ctx: Context, a, b):
         """Subtract with broadcasting."""
         ctx.saved = _kind(a), _kind(b)
-        return _binary(np.subtract, *common_type(a, b))
+        return _binary("sub", *common_type(a, b), ctx.threads)
 
     @staticmethod
     def backward(ctx, g):
@@ -197,15 +207,15 @@ class Mul(_Binary):
         """Multiply with broadcasting."""
         if any(ctx.needs):
             ctx.saved = a, b
-        return _binary(np.multiply, *common_type(a, b))
+        return _binary("mul", *common_type(a, b), ctx.threads)
 
     @staticmethod
     def backward(ctx, g):
         """Multiply the gradient by the other factor."""
         a, b = ctx.saved
-        return (sum_to(_binary(np.multiply, *common_type(g, b)), _kind(a))
+        return (sum_to(_binary("mul", *common_type(g, b), ctx.threads), _kind(a))
                 if ctx.needs[0] else None,
-                sum_to(_binary(np.multiply, *common_type(g, a)), _kind(b))
+                sum_to(_binary("mul", *common_type(g, a), ctx.threads), _kind(b))
                 if ctx.needs[1] else None)
 
 
@@ -231,11 +241,11 @@ class Div(_Binary):
             ctx.saved = a, b, rounding_mode
         x, y = common_type(a, b)
         if rounding_mode:
-            return _rounded_quotient(x, y, rounding_mode)
+            return _rounded_quotient(x, y, rounding_mode, ctx.threads)
         if x.dtype.kind != "f":
             x, y = x.astype(np.float32), y.astype(np.float32)
         with np.errstate(all="ignore"):
-            return _binary(np.divide, x, y)
+            return _binary("div", x, y, ctx.threads)
 
     @staticmethod
     def backward(ctx, g):
@@ -245,22 +255,23 @@ class Div(_Binary):
             return tuple(np.zeros(x.shape, x.dtype) if need else None
                          for x, need in zip((a, b), ctx.needs, strict=True))
         with np.errstate(all="ignore"):
-            ga = _binary(np.divide, *common_type(g, b))
+            ga = _binary("div", *common_type(g, b), ctx.threads)
             gb = None
             if ctx.needs[1]:
-                gb = _binary(np.multiply, *common_type(ga, a))
-                gb = sum_to(_unary(np.negative, _binary(np.divide, *common_type(gb, b))),
-                                  _kind(b))
+                gb = _binary("mul", *common_type(ga, a), ctx.threads)
+                gb = _binary("div", *common_type(gb, b), ctx.threads)
+                gb = sum_to(_unary(np.negative, gb), _kind(b))
         return sum_to(ga, _kind(a)) if ctx.needs[0] else None, gb
 
 
-def _rounded_quotient(x: np.ndarray, y: np.ndarray, mode: str) -> np.ndarray:
+def _rounded_quotient(x: np.ndarray, y: np.ndarray, mode: str, threads: int) -> np.ndarray:
     """Return x / y as a whole number."""
     with np.errstate(all="ignore"):
         if x.dtype.kind == "f":
-            quotient = _binary(np.divide, x, y)
+            quotient = _binary("div", x, y, threads)
             return (np.trunc if mode == "trunc" else np.floor)(quotient, out=quotient)
-        quotient = _binary(np.floor_divide, x, y)
+        shape = broadcast_shape(x.shape, y.shape)
+        quotient = np.floor_divide(x, y, out=memory.empty(shape, x.dtype))
         if mode == "trunc" and x.dtype.kind == "i":
             # Rounded down; one more where the signs differ and something was left over.
             quotient += (np.fmod(x, y) != 0) & ((x < 0) != (y < 0))
@@ -314,7 +325,7 @@ class Exp(_Unary):
     @staticmethod
     def backward(ctx, g):
         """Return g y."""
-        return (_binary(np.multiply, g, ctx.saved),)
+        return (_binary("mul", g, ctx.saved, ctx.threads),)
 
 
 @register
@@ -338,7 +349,7 @@ class Log(_Unary):
     def backward(ctx, g):
         """Return g / x."""
         with np.errstate(all="ignore"):
-            return (_binary(np.divide, g, ctx.saved),)
+            return (_binary("div", g, ctx.saved, ctx.threads),)
 
 
 @register
@@ -362,7 +373,7 @@ class Sqrt(_Unary):
     def backward(ctx, g):
         """Return g / (2 y)."""
         with np.errstate(all="ignore"):
-            half = _binary(np.divide, g, ctx.saved)
+            half = _binary("div", g, ctx.saved, ctx.threads)
         return (np.multiply(half, half.dtype.type(0.5), out=half),)
 
 

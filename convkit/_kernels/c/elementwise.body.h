@@ -33,4 +33,6 @@ static const ck_elementwise_table elementwise_table = {
     .unary = {UNARY_TABLE(_map, _f), UNARY_TABLE(_map, _d)},
     .unary_grad = {UNARY_TABLE(_grad, _f), UNARY_TABLE(_grad, _d)},
     .add = {add_rows_f, add_rows_d},
+    .binary = {{plus_rows_f, minus_rows_f, times_rows_f, over_rows_f},
+               {plus_rows_d, minus_rows_d, times_rows_d, over_rows_d}},
 };

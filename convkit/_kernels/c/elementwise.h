@@ -40,10 +40,24 @@ typedef void (*ck_unary_grad_fn)(const void *gy, const void *saved, void *gx, pt
 typedef void (*ck_add_fn)(const void *a, const void *b, void *y, ptrdiff_t n, int activation,
                           double alpha, double beta);
 
+/* Arithmetic of two arrays. */
+enum ck_binary { CK_ADD, CK_SUB, CK_MUL, CK_DIV, CK_BINARY_COUNT };
+
+/* A block of rows of n numbers: y[r][i] = a[r * row_a + i * step_a] op b[...], y dense. A step is
+   1, or 0 where one number serves a whole row; rows are counted in numbers too. */
+typedef struct ck_binary_rows {
+    const void *a, *b;
+    void *y;
+    ptrdiff_t rows, n, row_a, row_b;
+    int step_a, step_b;
+} ck_binary_rows;
+typedef void (*ck_binary_fn)(const ck_binary_rows *block);
+
 typedef struct ck_elementwise_table {
     ck_unary_fn unary[2][CK_UNARY_COUNT];
     ck_unary_grad_fn unary_grad[2][CK_UNARY_COUNT];
     ck_add_fn add[2];
+    ck_binary_fn binary[2][CK_BINARY_COUNT];
 } ck_elementwise_table;
 
 #endif

@@ -163,7 +163,39 @@ static void FN(add_rows)(const void *pa, const void *pb, void *py, ptrdiff_t n, 
     }
 }
 
+/* One row; the steps are constants wherever it is inlined. */
+#define BINARY_ROW(name, operator)                                                          \
+    CK_INLINE void FN(name##_row)(const T *a, int step_a, const T *b, int step_b, T *y,     \
+                                  ptrdiff_t n) {                                            \
+        V one_a = FN(set)(*a), one_b = FN(set)(*b);                                         \
+        for (ptrdiff_t i = 0; i < n; i += VL) {                                             \
+            V va = step_a ? FN(load_some)(a + i, n - i) : one_a;                            \
+            V vb = step_b ? FN(load_some)(b + i, n - i) : one_b;                            \
+            FN(store_some)(y + i, va operator vb, n - i);                                   \
+        }                                                                                   \
+    }                                                                                       \
+    static void FN(name##_rows)(const ck_binary_rows *block) {                              \
+        const T *a = block->a, *b = block->b;                                               \
+        T *y = block->y;                                                                    \
+        ptrdiff_t n = block->n;                                                             \
+        for (ptrdiff_t r = 0; r < block->rows; r++, y += n) {                               \
+            if (block->step_a && block->step_b)                                             \
+                FN(name##_row)(a, 1, b, 1, y, n);                                           \
+            else if (block->step_a)                                                         \
+                FN(name##_row)(a, 1, b, 0, y, n);                                           \
+            else                                                                            \
+                FN(name##_row)(a, 0, b, block->step_b, y, n);                               \
+            a += block->row_a;                                                              \
+            b += block->row_b;                                                              \
+        }                                                                                   \
+    }
+BINARY_ROW(plus, +)
+BINARY_ROW(minus, -)
+BINARY_ROW(times, *)
+BINARY_ROW(over, /)
+
 #undef C
+#undef BINARY_ROW
 #undef UNARY_MAP
 #undef UNARY_GRAD
 #undef SELU_SCALE
