@@ -87,6 +87,8 @@ def machine(threads: int) -> dict[str, Any]:
         record["torch"] = torch.__version__
         record["torch cpu capability"] = torch.backends.cpu.get_cpu_capability()
     record["fma peak gflops"] = round(bench.fma_gflops(threads, 0.3), 1)
+    tiles = bench.tile_gflops(threads, 0.3)
+    record["tile peak gflops"] = None if tiles is None else round(tiles, 1)
     record["copy gbs, 1 MB"] = round(bench.copy_gbs(threads, 1 << 20, 0.2), 1)
     record["copy gbs, 64 MB"] = round(bench.copy_gbs(threads, 64 << 20, 0.3), 1)
     return record

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import convkit
-from convkit._kernels import bench
+from convkit._kernels import bench, dispatch
 
 # Where convkit is imported from: the source tree or an environment's packages.
 ROOT = Path(convkit.__file__).resolve().parents[1]
@@ -108,6 +108,8 @@ def test_interleaving_times_all_sides(monkeypatch):
 
 def test_measured_rates_are_positive():
     assert bench.fma_gflops(1, 0.001) > 0
+    tiles = bench.tile_gflops(1, 0.001)
+    assert (tiles is None) == (dispatch.isa() != "amx") and (tiles is None or tiles > 0)
     assert bench.copy_gbs(2, 100_000, 0.001) > 0
     with pytest.raises(ValueError, match="expected a positive number of bytes, got 0"):
         bench.copy_gbs(1, 0)

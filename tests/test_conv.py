@@ -284,3 +284,14 @@ def test_packed_weights_follow_the_parameter():
         w.mul_(2)
         after = apply(Conv, x, w, None, **PLAIN).data
     assert_same_bits(np.ascontiguousarray(before * 2), np.ascontiguousarray(after))
+
+
+def test_what_equals_an_accepted_argument_but_is_none_is_refused_every_time():
+    x, w = (1, 4, 8, 8), (4, 4, 3, 3)
+    good = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    for _ in range(2):
+        assert forward_problem(x, w, np.dtype(np.float32), **good).out_size == (8, 8)
+        for bad in ({"stride": (1.0, 1.0)}, {"dilation": (1.0, 1)}, {"groups": True},
+                    {"padding": ((1.0, 1), (1, 1))}, {"groups": 1.0}):
+            with pytest.raises(ShapeError):
+                forward_problem(x, w, np.dtype(np.float32), **{**good, **bad})

@@ -8,16 +8,26 @@ from time import perf_counter
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport ck_gemm_table
 from convkit._kernels.memory cimport give, take
-from convkit._kernels.threads cimport parallel_for
+from convkit._kernels.threads cimport parallel_for, task_fn
 from libc.string cimport memcpy, memset
+
+cdef extern from "tile.h" nogil:
+    ctypedef struct ck_tile_table:
+        double (*rounds)(long steps) noexcept nogil
 
 # Rounds of a task: about a millisecond.
 cdef long ROUNDS = 200_000
+cdef long TILE_ROUNDS = 20_000
 
 
 cdef void _fma_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Run one thread's rounds and keep the number of operations."""
     (<double*>ctx)[index * 8] = (<const ck_gemm_table*>dispatch.table().gemm).fma_rounds(ROUNDS)
+
+
+cdef void _tile_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """The same with products of bfloat16 tiles."""
+    (<double*>ctx)[index * 8] = (<const ck_tile_table*>dispatch.table().tile).rounds(TILE_ROUNDS)
 
 
 def fma_gflops(int threads, double seconds=0.1):
@@ -30,6 +40,26 @@ def fma_gflops(int threads, double seconds=0.1):
     seconds : float
         How long to try.
     """
+    return _peak(_fma_task, threads, seconds)
+
+
+def tile_gflops(int threads, double seconds=0.1):
+    """Return the best rate of bfloat16 tile products seen, in GFLOP/s; None without AMX.
+
+    Parameters
+    ----------
+    threads : int
+        Each multiplies full tiles into four accumulators.
+    seconds : float
+        How long to try.
+    """
+    if dispatch.table().tile == NULL:
+        return None
+    return _peak(_tile_task, threads, seconds)
+
+
+cdef _peak(task_fn task, int threads, double seconds):
+    """Return the best rate of operations that a task on every thread counts."""
     cdef Py_ssize_t size = threads * 8 * sizeof(double), i
     cdef double* operations = <double*>take(size)
     cdef double best = 0, done
@@ -40,7 +70,7 @@ def fma_gflops(int threads, double seconds=0.1):
         while True:
             start = perf_counter()
             with nogil:
-                parallel_for(_fma_task, operations, threads, threads)
+                parallel_for(task, operations, threads, threads)
             now = perf_counter()
             done = 0
             for i in range(threads):

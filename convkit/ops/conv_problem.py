@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,27 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
     ShapeError
         When anything does not fit; the text says what was expected and what came.
     """
+    make = _cached_problem if _plain(stride, dilation, padding, groups) else _forward_problem
+    return make(x_shape, w_shape, dtype, stride, padding, dilation, groups, precision)
+
+
+_INTS = {int}
+
+
+def _plain(stride: Any, dilation: Any, padding: Any, groups: Any) -> bool:
+    """Tell whether arguments are tuples of ints: equal ones then mean the same problem.
+
+    (1.0 and True equal 1, but are refused.)
+    """
+    if not type(stride) is type(dilation) is type(padding) is tuple or type(groups) is not int:
+        return False
+    return (_INTS.issuperset(map(type, stride)) and _INTS.issuperset(map(type, dilation))
+            and all(type(p) is tuple and _INTS.issuperset(map(type, p)) for p in padding))
+
+
+def _forward_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
+                     precision) -> ConvProblem:
+    """Validate; see `forward_problem`."""
     rank = _check_ranks(x_shape, w_shape)
     groups = _check_weight(x_shape[1], w_shape, groups, False, x_shape)
     stride = tuple_of_ints(stride, rank, "stride", 1)
@@ -163,6 +185,11 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
     out = [(s - r) // t + 1 for s, r, t in zip(padded, reach, stride, strict=True)]
     return _make(x_shape[0], x_shape[1], x_shape[2:], w_shape[0], out, kernel, stride, padding,
                  dilation, groups, dtype, precision)
+
+
+# A network's layers come back with the same few shapes; checking them took half of the time
+# that a call spends around its kernel.
+_cached_problem = lru_cache(maxsize=4096)(_forward_problem)
 
 
 def transposed_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype, *,
