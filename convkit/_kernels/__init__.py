@@ -25,7 +25,7 @@ def _load_openmp() -> None:
     """
     import os
 
-    ours = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    ours = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
     users = {"OMP_WAIT_POLICY", *ours}
     ours = {} if users & os.environ.keys() else ours
     os.environ.update(ours)

@@ -23,8 +23,8 @@ cdef extern from *:
     """
     int CK_HAVE_OPENMP
 
-# Starting a team costs about 5 microseconds: worth it from some 50 microseconds of work.
-cdef double WORK_PER_THREAD = 200_000.0
+# Starting a team costs about 5 microseconds: worth it from some 30 microseconds of work.
+cdef double WORK_PER_THREAD = 120_000.0
 
 ck_watch_fork()
 
