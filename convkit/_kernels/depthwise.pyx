@@ -16,6 +16,7 @@ import numpy as np
 
 from convkit._kernels.dispatch cimport table
 from convkit._kernels.memory cimport give, take
+from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -115,9 +116,11 @@ cdef struct Problem:
     Py_ssize_t w_row_step, w_step, up
     # Channels in and out of a group; 1 is depthwise.
     Py_ssize_t group
-    # Weights, then bias, for fewer channels than a vector: each repeats along `repeats` values.
+    # Weights, then bias, for fewer channels than a vector: each repeats along `repeats` values
+    # (0 where they are used as they are). Whether the window is turned by 180 degrees.
     float* repeated
     Py_ssize_t repeats
+    bint turned
     # The gradient of the weight: sums[task][kh * kw][sums_step]
     char* sums
     Py_ssize_t sums_step, tasks
@@ -383,15 +386,15 @@ cdef char* _data(array, tuple shape, dtype) except? NULL:
     return <char*>cnp.PyArray_DATA(array)
 
 
-cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
-    """Describe a convolution from x to y; either may be a gradient."""
+cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
+                       dilation) except *:
+    """Describe a convolution between samples of two shapes, without their data."""
     cdef Problem p
     cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
-    dtype = x.dtype
     if dtype != np.float32 and dtype != np.float64:
         raise ValueError(f"expected float32 or float64, got {dtype}")
-    p.n, p.h, p.width, p.c = x.shape
-    p.oh, p.ow = y.shape[1:3]
+    p.h, p.width, p.c = x_shape
+    p.oh, p.ow = y_shape[:2]
     p.group = 1 if w.ndim == 3 else w.shape[-4]
     p.kh = w.shape[-3]
     p.kw = w.shape[-2]
@@ -402,8 +405,6 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
         raise ValueError(f"expected positive stride and dilation, got {stride} and {dilation}")
     p.item = dtype.itemsize
     p.kernels = &kernels.f32 if p.item == 4 else &kernels.f64
-    p.x = _data(x, (p.n, p.h, p.width, p.c), dtype)
-    p.y = _data(y, (p.n, p.oh, p.ow, p.c), dtype)
     cdef Py_ssize_t length = p.kernels.vector_length
     if w.ndim == 5:
         p.w = _data(w, (_ceil_div(p.c, length), p.group, p.kh, p.kw, length), dtype)
@@ -421,7 +422,18 @@ cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
     p.band = NULL
     p.sum_block = NULL
     p.repeated = NULL
+    p.repeats = 0
+    p.turned = False
     p.sums = NULL
+    return p
+
+
+cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
+    """Describe a convolution from x to y; either may be a gradient."""
+    cdef Problem p = _geometry(x.shape[1:], y.shape[1:], w, x.dtype, stride, pad, dilation)
+    p.n = x.shape[0]
+    p.x = _data(x, (p.n, p.h, p.width, p.c), x.dtype)
+    p.y = _data(y, (p.n, p.oh, p.ow, p.c), x.dtype)
     return p
 
 
@@ -431,10 +443,10 @@ cdef bint _square(const Problem* p) noexcept nogil:
             and (p.stride_h == 1 or (p.dilation_h == 1 and p.dilation_w == 1)))
 
 
-cdef bint _choose_band(Problem* p, bint backward) except -1:
+cdef bint _choose_band(Problem* p, bint backward, bint residual) noexcept:
     """Choose the kernel for pairs of rows; describe its weights. Returns whether it has one."""
     cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
-    if not _square(p) or p.residual != NULL or p.activation > 2:
+    if not _square(p) or residual or p.activation > 2:
         return False
     p.w_row_step = p.kw * p.c
     p.w_step = p.c
@@ -452,7 +464,7 @@ cdef bint _choose_band(Problem* p, bint backward) except -1:
         if p.stride_h > 1 or kernels.flat_band(p.kh) == NULL:
             return False
         p.band = kernels.flat_band(p.kh)
-        _repeat_weights(p, 2 * kernels.f32.vector_length)
+        p.repeats = 2 * kernels.f32.vector_length
     elif backward and p.stride_h > 1:
         p.band = kernels.band(p.kh, 1, p.stride_h)
         p.up = p.stride_h
@@ -460,38 +472,31 @@ cdef bint _choose_band(Problem* p, bint backward) except -1:
     else:
         p.band = kernels.band(p.kh, p.stride_h, 1)
     if backward and p.band != NULL:    # the window turned by 180 degrees
-        p.w += ((p.kh - 1) * p.w_row_step + (p.kw - 1) * p.w_step) * p.item
-        p.w_row_step = -p.w_row_step
-        p.w_step = -p.w_step
+        p.turned = True
         p.top = p.dilation_h * (p.kh - 1) - p.top
         p.left = p.dilation_w * (p.kw - 1) - p.left
     return p.band != NULL
 
 
-cdef int _repeat_weights(Problem* p, Py_ssize_t repeats) except -1:
-    """Lay out weights and bias so that each tap repeats along `repeats` values."""
+cdef void _lay_out_weights(Problem* p, float* memory) noexcept nogil:
+    """Repeat weights and bias along `repeats` values, and turn the window, where that is due."""
     cdef Py_ssize_t taps = p.kh * p.kw, tap, i
     cdef const float* source
-    p.repeats = repeats
-    p.repeated = <float*>take((taps + 1) * repeats * sizeof(float))
-    if p.repeated == NULL:
-        raise MemoryError("no memory for repeated weights")
-    for tap in range(taps + (p.bias != NULL)):
-        source = <const float*>(p.w + tap * p.c * p.item if tap < taps else p.bias)
-        for i in range(repeats):
-            p.repeated[tap * repeats + i] = source[i % p.c]
-    p.w = <char*>p.repeated
-    p.w_step = repeats
-    p.w_row_step = p.kw * repeats
-    if p.bias != NULL:
-        p.bias = <char*>(p.repeated + taps * repeats)
-    return 0
-
-
-cdef void _give_repeated(Problem* p) noexcept nogil:
-    """Give back what `_repeat_weights` took, if anything."""
-    if p.repeated != NULL:
-        give(p.repeated, (p.kh * p.kw + 1) * p.repeats * sizeof(float))
+    if p.repeats:
+        p.repeated = memory
+        for tap in range(taps + (p.bias != NULL)):
+            source = <const float*>(p.w + tap * p.c * p.item if tap < taps else p.bias)
+            for i in range(p.repeats):
+                memory[tap * p.repeats + i] = source[i % p.c]
+        p.w = <char*>memory
+        p.w_step = p.repeats
+        p.w_row_step = p.kw * p.repeats
+        if p.bias != NULL:
+            p.bias = <char*>(memory + taps * p.repeats)
+    if p.turned:
+        p.w += ((p.kh - 1) * p.w_row_step + (p.kw - 1) * p.w_step) * p.item
+        p.w_row_step = -p.w_row_step
+        p.w_step = -p.w_step
 
 
 cdef void _cut_rows(Problem* p) noexcept nogil:
@@ -581,24 +586,65 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
         At most so many threads work.
     """
     cdef Problem p = _problem(x, y, w, stride, pad, dilation)
-    cdef Py_ssize_t count
+    cdef char* at[4]
+    at[0], at[1], at[2], at[3] = p.x, NULL, NULL, p.y
     if bias is not None:
-        p.bias = _data(bias, (p.c,), x.dtype)
+        at[1] = _data(bias, (p.c,), x.dtype)
     if residual is not None:
-        p.residual = _data(residual, y.shape, x.dtype)
+        at[2] = _data(residual, y.shape, x.dtype)
+    if y.size == 0:
+        return
+    _choose_forward(&p, residual is not None, activation, alpha, beta)
+    launch(run_step, scratch_size, &p, at, p.n, threads)
+
+
+def step(x_shape, y_shape, w, bint residual, stride, pad, dilation, int activation, double alpha,
+         double beta):
+    """Return `forward` as a step of a Program, with operands x, bias, residual and y.
+
+    Parameters
+    ----------
+    x_shape, y_shape : (int, int, int)
+        Height, width and channels of a sample.
+    residual : bool
+        Whether there is one.
+    others
+        As for `forward`.
+    """
+    cdef Problem p = _geometry(x_shape, y_shape, w, w.dtype, stride, pad, dilation)
+    _choose_forward(&p, residual, activation, alpha, beta)
+    return new_step(run_step, scratch_size, &p, sizeof(Problem), w)
+
+
+cdef int _choose_forward(Problem* p, bint residual, int activation, double alpha,
+                         double beta) except -1:
+    """Choose the kernels for a forward pass."""
     p.activation = activation
     p.alpha = alpha
     p.beta = beta
-    if y.size == 0:
-        return
-    if not _choose_band(&p, False) and p.group > 1:
+    if not _choose_band(p, False, residual) and p.group > 1:
         raise ValueError("grouped kernels take no residual and no leaky activation")
-    with nogil:
-        _cut_rows(&p)
-        count = p.n * p.blocks
-        parallel_for(_forward_task if p.band == NULL else _gather_task, &p, count,
-                     threads_for(threads, count, _work(&p)))
-        _give_repeated(&p)
+    return 0
+
+
+cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef const Problem* p = <const Problem*>params
+    return (p.kh * p.kw + 1) * p.repeats * sizeof(float)
+
+
+cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                  char* scratch) noexcept nogil:
+    cdef Problem p = (<const Problem*>params)[0]
+    cdef Py_ssize_t count
+    p.n = samples
+    p.x, p.bias, p.residual, p.y = at[0], at[1], at[2], at[3]
+    _lay_out_weights(&p, <float*>scratch)
+    _cut_rows(&p)
+    count = p.n * p.blocks
+    parallel_for(_forward_task if p.band == NULL else
+                 _scatter_task if p.up > 1 else _gather_task, &p, count,
+                 threads_for(threads, count, _work(&p)))
+    return 0
 
 
 def grad_input(gy, w, gx, stride, pad, dilation, int threads):
@@ -620,13 +666,10 @@ def grad_input(gy, w, gx, stride, pad, dilation, int threads):
     if gy.size == 0:
         gx[...] = 0
         return
-    if _choose_band(&p, True):
-        with nogil:
-            _cut_rows(&p)
-            count = p.n * p.blocks
-            parallel_for(_scatter_task if p.up > 1 else _gather_task, &p, count,
-                         threads_for(threads, count, _work(&p)))
-            _give_repeated(&p)
+    cdef char* at[4]
+    if _choose_band(&p, True, False):
+        at[0], at[1], at[2], at[3] = p.x, NULL, NULL, p.y
+        launch(run_step, scratch_size, &p, at, p.n, threads)
         return
     p.period_h = p.stride_h // gcd(p.stride_h, p.dilation_h)
     p.period_w = p.stride_w // gcd(p.stride_w, p.dilation_w)

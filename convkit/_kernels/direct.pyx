@@ -22,7 +22,7 @@ import numpy as np
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
-from convkit._kernels.memory cimport give, take
+from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
@@ -55,6 +55,7 @@ cdef struct Job:
     Py_ssize_t itemsize, scratch_bytes, padded_bytes
     Py_ssize_t samples, in_h, in_w, in_c, in_group
     Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
+    Py_ssize_t x_pixel, y_pixel, residual_pixel     # numbers from one pixel to the next
     Py_ssize_t grid_h, grid_w                       # pixels computed
     Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, col_hi
     Py_ssize_t step_h, step_w, start_h, start_w
@@ -65,6 +66,8 @@ cdef struct Job:
     const ptrdiff_t* offsets_x                      # of the taps, in x itself
     const ptrdiff_t* offsets_strip                  # of the taps, in a scratch strip
     Py_ssize_t strip_width
+    int width, team                                 # vectors of a packed block; threads
+    bint pointwise
     Source source
 
 
@@ -73,8 +76,9 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
     """Run the tiles of one row of pixels for one block of output channels."""
     cdef int nv = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length
     cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
-    cdef Py_ssize_t a_step = job.stride_w * job.in_c * job.itemsize
-    cdef Py_ssize_t y_step = job.step_w * job.out_c * job.itemsize
+    cdef Py_ssize_t a_step = job.stride_w * job.x_pixel * job.itemsize
+    cdef Py_ssize_t y_step = job.step_w * job.y_pixel * job.itemsize
+    cdef Py_ssize_t residual_step = job.step_w * job.residual_pixel * job.itemsize
     cdef Py_ssize_t each = width // tiles, wider = width % tiles, i, mr
     args.a = a
     args.c = y
@@ -86,7 +90,7 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
         args.a = <const char*>args.a + mr * a_step
         args.c = <char*>args.c + mr * y_step
         if residual != NULL:
-            args.residual = <const char*>args.residual + mr * y_step
+            args.residual = <const char*>args.residual + mr * residual_step
 
 
 cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t i,
@@ -96,8 +100,8 @@ cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t 
     That is the input and output of row i + 1, and, with the last sample of a chunk, a share
     of the next chunk's weights.
     """
-    cdef Py_ssize_t x_row = job.in_w * job.in_c * job.itemsize
-    cdef Py_ssize_t y_row = job.out_w * job.out_c * job.itemsize
+    cdef Py_ssize_t x_row = job.in_w * job.x_pixel * job.itemsize
+    cdef Py_ssize_t y_row = job.out_w * job.y_pixel * job.itemsize
     cdef Py_ssize_t block_bytes = job.block_size * job.itemsize, from_byte, to_byte
     cdef Py_ssize_t row = sample * job.in_h + i * job.stride_h + job.row_hi + 1
     cdef Py_ssize_t width = job.columns // job.kernels.vector_length
@@ -131,15 +135,16 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t filled = row_count, needed
     cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
     cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
-    cdef const char* x = job.x + sample * job.in_h * job.in_w * job.in_c * size
+    cdef const char* x = job.x + sample * job.in_h * job.in_w * job.x_pixel * size
     cdef const char* a
-    cdef Py_ssize_t a_row, b, group, block, i, at, column
+    cdef const char* residual
+    cdef Py_ssize_t a_row, b, group, i, pixel, column
     cdef ck_gemm_args args = job.proto
     cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
             and job.col_lo + job.strip_width <= job.in_w):
-        a = x + (row_first * job.in_w + job.col_lo) * job.in_c * size
-        a_row = job.stride_h * job.in_w * job.in_c * size
+        a = x + (row_first * job.in_w + job.col_lo) * job.x_pixel * size
+        a_row = job.stride_h * job.in_w * job.x_pixel * size
         args.a_offsets = job.offsets_x
     else:
         a = job.scratch + slot * job.scratch_bytes
@@ -165,11 +170,110 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             args.b = job.weights + b * job.block_size * size
             column += group * job.out_group
             args.bias = job.bias + column * size if job.bias != NULL else NULL
-            at = (((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
-                   + job.start_w) * job.out_c + column) * size
+            pixel = (sample * job.out_h + i * job.step_h + job.start_h) * job.out_w + job.start_w
+            residual = NULL
+            if job.residual != NULL:
+                residual = job.residual + (pixel * job.residual_pixel + column) * size
             _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
-                     job.y + at, job.residual + at if job.residual != NULL else NULL,
+                     job.y + (pixel * job.y_pixel + column) * size, residual,
                      job.last_w if i == job.grid_h - 1 else job.grid_w, &ahead)
+
+
+cdef tuple _describe(Job* job, tuple x_shape, tuple y_shape, Py_ssize_t size, Packed weights, rows,
+                     cols, stride, grid, step, start, int activation, double alpha, double beta):
+    """Fill in all but the pointers to arrays and what depends on the number of samples.
+
+    Shapes are those of a sample. Returns what must be kept as long as the job.
+    """
+    job.in_h, job.in_w, job.in_c = x_shape
+    job.out_h, job.out_w, job.out_c = y_shape
+    job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
+    job.x_pixel = job.in_c
+    job.y_pixel = job.residual_pixel = job.out_c
+    job.itemsize = size
+    job.kernels = kernels_for(size)
+    job.weights = weights.pointer
+    job.stride_h, job.stride_w = stride
+    job.step_h, job.step_w = step
+    job.start_h, job.start_w = start
+    job.row_lo, job.row_hi = rows[0], rows[-1]
+    job.col_lo, job.col_hi = cols[0], cols[-1]
+    job.in_group = job.in_c // weights.groups
+    job.out_group = job.out_c // weights.groups
+    job.width = weights.width
+    job.columns = weights.width * weights.vector
+    job.blocks = weights.blocks
+    job.all_blocks = weights.blocks * weights.groups
+    job.block_size = weights.block_size()
+    job.pointwise = _is_pointwise(job, len(rows), len(cols))
+    job.strip_width = (job.grid_w - 1) * job.stride_w + job.col_hi - job.col_lo + 1
+
+    # Neighbouring taps of a row are one reduction over all their channels.
+    merged = weights.groups == 1 and job.col_hi - job.col_lo + 1 == len(cols)
+    starts = [0] if merged else [c - cols[0] for c in cols]
+    offsets_x = np.array([((r - rows[0]) * job.in_w + c) * job.in_c
+                          for r in rows for c in starts], dtype=np.intp)
+    offsets_strip = np.array([((r - rows[0]) * job.strip_width + c) * job.in_c
+                              for r in rows for c in starts], dtype=np.intp)
+    job.offsets_x = <const ptrdiff_t*>_address(offsets_x)
+    job.offsets_strip = <const ptrdiff_t*>_address(offsets_strip)
+    job.proto.batch = len(rows) * len(starts)
+    job.proto.k = job.in_group * (len(cols) if merged else 1)
+    job.proto.accumulate = 0
+    job.proto.residual = NULL
+    job.proto.activation = activation
+    job.proto.alpha = alpha
+    job.proto.beta = beta
+    return weights, offsets_x, offsets_strip
+
+
+cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
+    """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
+    cdef Py_ssize_t tasks
+    cdef double work
+    job.samples = samples
+    job.last_w = job.grid_w
+    job.reuse = samples * job.grid_h * job.grid_w
+    if job.pointwise:
+        _lay_in_rows(job)
+        job.strip_width = job.grid_w
+    _cut(job)
+    job.source = Source(job.in_h, job.in_w, job.x_pixel * job.itemsize, job.col_lo,
+                        job.strip_width)
+    job.proto.lda = job.stride_w * job.x_pixel
+    job.proto.ldc = job.step_w * job.y_pixel
+    job.proto.ld_residual = job.step_w * job.residual_pixel
+    tasks = job.samples * job.strips * job.chunks
+    work = <double>job.samples * job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
+    job.team = threads_for(threads, tasks, work / job.kernels.vector_length)
+    job.padded_bytes = 0
+    if _pads_beforehand(job):
+        job.scratch_bytes = 0
+        job.padded_bytes = job.samples * _padded_rows(job) * job.strip_width * job.source.pixel
+        job.padded_bytes = (job.padded_bytes + 63) // 64 * 64
+
+
+cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    _for_samples(&job, samples, threads)
+    return job.padded_bytes + job.team * job.scratch_bytes
+
+
+cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                  char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    job.x = at[0]
+    job.bias = at[1]
+    job.residual = at[2]
+    job.y = at[3]
+    _for_samples(&job, samples, threads)
+    job.padded = scratch
+    job.scratch = scratch + job.padded_bytes
+    if job.padded_bytes:
+        parallel_for(_pad_task, &job, job.samples, job.team)
+        _use_padded(&job)
+    parallel_for(_task, &job, job.samples * job.strips * job.chunks, job.team)
+    return 0
 
 
 def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
@@ -201,78 +305,45 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     threads : int
     """
     cdef Job job
-    cdef Py_ssize_t size = x.itemsize
-    job.samples, job.in_h, job.in_w, job.in_c = x.shape
-    _, job.out_h, job.out_w, job.out_c = y.shape
-    job.grid_h, job.grid_w = y.shape[1:3] if grid is None else grid
-    if not (job.samples and job.grid_h and job.grid_w and job.out_c):
+    cdef char* at[4]
+    if not (y.size and (grid is None or (grid[0] and grid[1]))):
         return
-    job.itemsize = size
-    job.kernels = kernels_for(size)
-    job.x = _address(x)
-    job.y = <char*>_address(y)
-    job.weights = weights.pointer
-    job.bias = _address(bias)
-    job.residual = _address(residual)
-    job.stride_h, job.stride_w = stride
-    job.step_h, job.step_w = step
-    job.start_h, job.start_w = start
-    job.row_lo, job.row_hi = rows[0], rows[-1]
-    job.col_lo, job.col_hi = cols[0], cols[-1]
-    job.in_group = job.in_c // weights.groups
-    job.out_group = job.out_c // weights.groups
-    job.columns = weights.width * weights.vector
-    job.blocks = weights.blocks
-    job.all_blocks = weights.blocks * weights.groups
-    job.block_size = weights.block_size()
-    job.last_w = job.grid_w
-    job.reuse = job.samples * job.grid_h * job.grid_w
-    if _is_pointwise(&job, len(rows), len(cols)):
-        _lay_in_rows(&job, weights.width)
-    job.strip_width = (job.grid_w - 1) * job.stride_w + job.col_hi - job.col_lo + 1
-    _cut(&job)
-    job.source = Source(job.in_h, job.in_w, job.in_c * size, job.col_lo, job.strip_width)
+    kept = _describe(&job, x.shape[1:], y.shape[1:], x.itemsize, weights, rows, cols, stride,
+                     grid, step, start, activation, alpha, beta)
+    at[0] = <char*>_address(x)
+    at[1] = <char*>_address(bias)
+    at[2] = <char*>_address(residual)
+    at[3] = <char*>_address(y)
+    launch(run_step, scratch_size, &job, at, x.shape[0], threads)
 
-    # Neighbouring taps of a row are one reduction over all their channels.
-    merged = weights.groups == 1 and job.col_hi - job.col_lo + 1 == len(cols)
-    starts = [0] if merged else [c - cols[0] for c in cols]
-    offsets_x = np.array([((r - rows[0]) * job.in_w + c) * job.in_c
-                          for r in rows for c in starts], dtype=np.intp)
-    offsets_strip = np.array([((r - rows[0]) * job.strip_width + c) * job.in_c
-                              for r in rows for c in starts], dtype=np.intp)
-    job.offsets_x = <const ptrdiff_t*>_address(offsets_x)
-    job.offsets_strip = <const ptrdiff_t*>_address(offsets_strip)
-    job.proto.batch = len(rows) * len(starts)
-    job.proto.k = job.in_group * (len(cols) if merged else 1)
-    job.proto.lda = job.stride_w * job.in_c
-    job.proto.ldc = job.proto.ld_residual = job.step_w * job.out_c
-    job.proto.accumulate = 0
-    job.proto.residual = NULL
-    job.proto.activation = activation
-    job.proto.alpha = alpha
-    job.proto.beta = beta
 
-    cdef Py_ssize_t tasks = job.samples * job.strips * job.chunks
-    cdef double work = <double>job.samples * job.grid_h * job.grid_w * job.out_c \
-        * job.proto.batch * job.proto.k
-    cdef int team = threads_for(threads, tasks, work / job.kernels.vector_length)
-    job.padded_bytes = 0
-    if _pads_beforehand(&job):
-        job.scratch_bytes = 0
-        job.padded_bytes = job.samples * _padded_rows(&job) * job.strip_width * job.source.pixel
-    with nogil:
-        job.scratch = <char*>take(team * job.scratch_bytes)
-        job.padded = <char*>take(job.padded_bytes)
-        if job.scratch != NULL and job.padded != NULL:
-            if job.padded_bytes:
-                parallel_for(_pad_task, &job, job.samples, team)
-                _use_padded(&job)
-            parallel_for(_task, &job, tasks, team)
-        give(job.scratch, team * job.scratch_bytes)
-        give(job.padded, job.padded_bytes)
-    if job.scratch == NULL or job.padded == NULL:
-        raise MemoryError(f"no memory for {team * job.scratch_bytes + job.padded_bytes} bytes "
-                          f"of scratch")
+def step(x_shape, Packed weights, y_shape, itemsize, rows, cols, stride, *, grid=None,
+         step=(1, 1), start=(0, 0), int activation=0, double alpha=0, double beta=0,
+         x_pixel=None, y_pixel=None, residual_pixel=None):
+    """Return the same as a step of a Program, with operands x, bias, residual and y.
+
+    Parameters
+    ----------
+    x_shape, y_shape : (int, int, int)
+        Height, width and channels of a sample.
+    itemsize : int
+        Bytes of a number, 4 or 8.
+    x_pixel, y_pixel, residual_pixel : int, optional
+        Numbers from one pixel to the next, where pixels are parts of wider ones; `x_pixel`
+        for pointwise problems only.
+    others
+        As for `run`.
+    """
+    cdef Job job
+    kept = _describe(&job, x_shape, y_shape, itemsize, weights, rows, cols, stride, grid, step,
+                     start, activation, alpha, beta)
+    if x_pixel is not None and x_pixel != job.in_c:
+        if not job.pointwise:
+            raise ValueError("only pointwise problems read parts of wider pixels")
+        job.x_pixel = x_pixel
+    job.y_pixel = job.out_c if y_pixel is None else y_pixel
+    job.residual_pixel = job.out_c if residual_pixel is None else residual_pixel
+    return new_step(run_step, scratch_size, &job, sizeof(Job), kept)
 
 
 cdef void _pad_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -288,7 +359,7 @@ cdef inline Py_ssize_t _padded_rows(Job* job) noexcept nogil:
     return (job.grid_h - 1) * job.stride_h + job.row_hi - job.row_lo + 1
 
 
-cdef bint _pads_beforehand(Job* job):
+cdef bint _pads_beforehand(Job* job) noexcept nogil:
     """Tell whether to copy the whole input with its padding, rather than strip by strip."""
     return job.chunks > 1 and not (
         job.row_lo >= 0 and job.row_lo + _padded_rows(job) <= job.in_h
@@ -319,24 +390,24 @@ cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
             and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w)
 
 
-cdef void _lay_in_rows(Job* job, int width):
+cdef void _lay_in_rows(Job* job) noexcept nogil:
     """Lay the pixels of all samples in rows of a few full tiles, the last one shorter.
 
     Few enough that a row's input stays in the second-level cache beside the weights.
     """
     cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
-    cdef Py_ssize_t tile = job.kernels.max_mr[width] * job.in_c * job.itemsize
-    cdef Py_ssize_t row = job.kernels.max_mr[width] * max(1, min(8, ROW_BYTES // tile))
+    cdef Py_ssize_t tile = job.kernels.max_mr[job.width] * job.x_pixel * job.itemsize
+    cdef Py_ssize_t row = job.kernels.max_mr[job.width] * max(<Py_ssize_t>1, min(<Py_ssize_t>8, ROW_BYTES // tile))
     job.samples = 1
     job.grid_w = job.in_w = job.out_w = min(row, pixels)
     job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w
     job.last_w = pixels - (job.grid_h - 1) * job.grid_w
 
 
-cdef void _cut(Job* job):
+cdef void _cut(Job* job) noexcept nogil:
     """Choose strips and chunks."""
     cdef Py_ssize_t tasks = TASKS * min(job.samples, <Py_ssize_t>4)
-    cdef Py_ssize_t row_bytes = job.strip_width * job.in_c * job.itemsize
+    cdef Py_ssize_t row_bytes = job.strip_width * job.x_pixel * job.itemsize
     cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
     cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
     rows = min(rows, max(4, (job.samples * job.grid_h + tasks - 1) // tasks))

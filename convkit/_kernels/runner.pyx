@@ -1,0 +1,510 @@
+"""The flat list of steps that a Program is, and the one loop that walks it.
+
+All of a call's intermediate values lie in one arena. What grows with the batch is planned for
+one sample: a value's place is ``batch * scaled + fixed`` bytes from its base, so that another
+batch needs no other plan. The loop holds no lock and calls no Python, but for steps that are
+Python functions (operations without a compiled step) and for a step's `recover`.
+"""
+
+cimport numpy as cnp
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from convkit._kernels.arrays cimport out_pointer
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+
+cnp.import_array()
+
+# -- steps ---------------------------------------------------------------------------------
+
+
+cdef class Step:
+    """One kernel with its parameters; the kernel modules' `step` functions make them."""
+
+    def __dealloc__(self):
+        free(self.params)
+
+
+cdef Step new_step(step_fn run, scratch_fn scratch, const void* params, size_t size,
+                   object kept):
+    cdef Step step = Step.__new__(Step)
+    step.params = malloc(size if size else 1)
+    if step.params == NULL:
+        raise MemoryError(f"no memory for {size} bytes of a step's parameters")
+    memcpy(step.params, params, size)
+    step.run = run
+    step.scratch = scratch
+    step.kept = kept
+    return step
+
+
+cdef int launch(step_fn run, scratch_fn scratch, const void* params, char** at,
+                Py_ssize_t samples, int threads) except -1:
+    cdef size_t size
+    cdef char* memory
+    cdef int result = 0
+    with nogil:
+        size = scratch(params, samples, threads) if scratch != NULL else 0
+        memory = <char*>take(size) if size else NULL
+        if memory != NULL or not size:
+            result = run(params, at, samples, threads, memory)
+            if size:
+                give(memory, size)
+    if memory == NULL and size:
+        raise MemoryError(f"no memory for {size} bytes of scratch")
+    return result
+
+
+def python_step(function):
+    """Return a step that calls ``function(addresses, samples, threads, scratch)``.
+
+    It takes the GIL.
+    """
+    cdef Step step = Step.__new__(Step)
+    step.recover = function
+    return step
+
+
+# -- copies --------------------------------------------------------------------------------
+
+cdef enum:
+    MOST_AXES = 32
+
+# Bytes that one task copies, about; elements of a column that are copied side by side.
+cdef Py_ssize_t TASK_BYTES = 1 << 16
+cdef Py_ssize_t COLUMN = 16
+
+# A copy of one sample's elements from one set of strides (in bytes) to another. The last axis
+# is the innermost of the target, the one before it the innermost of the rest of the source.
+cdef struct Copy:
+    int axes
+    Py_ssize_t item
+    Py_ssize_t size[MOST_AXES]
+    Py_ssize_t source[MOST_AXES]
+    Py_ssize_t target[MOST_AXES]
+    Py_ssize_t source_sample, target_sample
+    Py_ssize_t outer, pieces, each     # blocks before the last two axes; cuts of the last but one
+    const char* x
+    char* y
+
+
+cdef void _move_axis(Copy* copy, int at, int to) noexcept nogil:
+    """Take an axis to a later place."""
+    cdef Py_ssize_t size = copy.size[at], source = copy.source[at], target = copy.target[at]
+    cdef int i
+    for i in range(at, to):
+        copy.size[i] = copy.size[i + 1]
+        copy.source[i] = copy.source[i + 1]
+        copy.target[i] = copy.target[i + 1]
+    copy.size[to] = size
+    copy.source[to] = source
+    copy.target[to] = target
+
+
+cdef inline Py_ssize_t _far(Py_ssize_t stride) noexcept nogil:
+    return stride if stride >= 0 else -stride
+
+
+cdef void _arrange(Copy* copy) noexcept nogil:
+    """Sort and join the axes, and cut the work."""
+    cdef int i, j, kept = 0, last
+    cdef Py_ssize_t rest
+    for i in range(copy.axes):         # by the target's strides, the largest first
+        for j in range(copy.axes - 1):
+            if _far(copy.target[j]) < _far(copy.target[j + 1]):
+                _move_axis(copy, j, j + 1)
+    for i in range(copy.axes):
+        if copy.size[i] == 1:
+            continue
+        if (kept and copy.source[kept - 1] == copy.source[i] * copy.size[i]
+                and copy.target[kept - 1] == copy.target[i] * copy.size[i]):
+            kept -= 1
+            copy.size[kept] *= copy.size[i]
+        else:
+            copy.size[kept] = copy.size[i]
+        copy.source[kept] = copy.source[i]
+        copy.target[kept] = copy.target[i]
+        kept += 1
+    while kept < 2:                    # axes of one element in front
+        for i in range(kept, 0, -1):
+            copy.size[i] = copy.size[i - 1]
+            copy.source[i] = copy.source[i - 1]
+            copy.target[i] = copy.target[i - 1]
+        copy.size[0] = 1
+        copy.source[0] = copy.target[0] = copy.item
+        kept += 1
+    copy.axes = kept
+    last = 0
+    for i in range(kept - 1):
+        if _far(copy.source[i]) <= _far(copy.source[last]):
+            last = i
+    _move_axis(copy, last, kept - 2)
+    copy.outer = 1
+    for i in range(kept - 2):
+        copy.outer *= copy.size[i]
+    rest = copy.size[kept - 2]
+    copy.each = max(COLUMN, TASK_BYTES // max(<Py_ssize_t>1, copy.size[kept - 1] * copy.item))
+    copy.each = max(<Py_ssize_t>1, min(copy.each, rest))
+    copy.pieces = (rest + copy.each - 1) // copy.each
+
+
+ctypedef fused element:
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+
+cdef void _copy_plane(element* y, const element* x, Py_ssize_t rows, Py_ssize_t columns,
+                      Py_ssize_t x_row, Py_ssize_t y_row, Py_ssize_t x_column,
+                      Py_ssize_t y_column) noexcept nogil:
+    """Copy a plane of elements, a few rows at a time; strides in bytes."""
+    cdef Py_ssize_t first = 0, count, i, j
+    cdef const char* source
+    cdef char* target
+    while first < rows:
+        count = min(COLUMN, rows - first)
+        for j in range(columns):
+            source = <const char*>x + first * x_row + j * x_column
+            target = <char*>y + first * y_row + j * y_column
+            for i in range(count):
+                (<element*>target)[0] = (<const element*>source)[0]
+                source += x_row
+                target += y_row
+        first += count
+
+
+cdef void _copy_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Copy* copy = <Copy*>ctx
+    cdef Py_ssize_t piece = index % copy.pieces, block = index // copy.pieces
+    cdef Py_ssize_t sample = block // copy.outer
+    cdef Py_ssize_t first = piece * copy.each
+    cdef int row = copy.axes - 2, column = copy.axes - 1, i
+    cdef Py_ssize_t rows = min(copy.each, copy.size[row] - first), r, columns = copy.size[column]
+    cdef const char* x = copy.x + sample * copy.source_sample + first * copy.source[row]
+    cdef char* y = copy.y + sample * copy.target_sample + first * copy.target[row]
+    block -= sample * copy.outer
+    for i in range(row - 1, -1, -1):
+        x += block % copy.size[i] * copy.source[i]
+        y += block % copy.size[i] * copy.target[i]
+        block = block // copy.size[i]
+    if copy.source[column] == copy.item and copy.target[column] == copy.item:
+        for r in range(rows):
+            memcpy(y + r * copy.target[row], x + r * copy.source[row], columns * copy.item)
+    elif copy.item == 1:
+        _copy_plane[uint8_t](<uint8_t*>y, <const uint8_t*>x, rows, columns, copy.source[row],
+                             copy.target[row], copy.source[column], copy.target[column])
+    elif copy.item == 2:
+        _copy_plane[uint16_t](<uint16_t*>y, <const uint16_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+    elif copy.item == 4:
+        _copy_plane[uint32_t](<uint32_t*>y, <const uint32_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+    else:
+        _copy_plane[uint64_t](<uint64_t*>y, <const uint64_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+
+
+cdef int _copy_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                    char* scratch) noexcept nogil:
+    cdef Copy copy = (<const Copy*>params)[0]
+    cdef Py_ssize_t tasks = samples * copy.outer * copy.pieces
+    copy.x = at[0]
+    copy.y = at[1]
+    parallel_for(_copy_task, &copy, tasks, threads_for(
+        threads, tasks, <double>samples * copy.outer * copy.size[copy.axes - 2]
+        * copy.size[copy.axes - 1] * copy.item))
+    return 0
+
+
+def copy_step(shape, source, target, Py_ssize_t item):
+    """Return a step that copies its first operand to its second.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the elements of a sample, none of them 0.
+    source, target : sequence of int
+        Strides in bytes, that from sample to sample first, then one for each axis of `shape`.
+    item : int
+        Bytes of an element: 1, 2, 4 or 8.
+    """
+    cdef Copy copy
+    cdef int i
+    if len(shape) > MOST_AXES - 2 or item not in (1, 2, 4, 8) or 0 in shape:
+        raise ValueError(f"cannot copy {shape} elements of {item} bytes")
+    copy.axes = len(shape)
+    copy.item = item
+    copy.source_sample, copy.target_sample = source[0], target[0]
+    for i in range(copy.axes):
+        copy.size[i] = shape[i]
+        copy.source[i] = source[i + 1]
+        copy.target[i] = target[i + 1]
+    _arrange(&copy)
+    return new_step(_copy_step, NULL, &copy, sizeof(Copy), None)
+
+
+# -- the arena -----------------------------------------------------------------------------
+
+
+cdef class Arena:
+    """Memory for the intermediate values of one call at a time."""
+
+    cdef char* pointer
+    cdef readonly size_t size
+
+    def __cinit__(self, size_t size):
+        self.pointer = <char*>take(size)
+        if self.pointer == NULL:
+            raise MemoryError(f"no memory for {size} bytes of intermediate values")
+        self.size = size
+
+    def __dealloc__(self):
+        give(self.pointer, self.size)
+
+
+# -- the loop ------------------------------------------------------------------------------
+
+
+cdef enum:
+    # Bases of addresses: nothing (NULL, and constants, whose address is `fixed`), the arena,
+    # then the arrays of a call.
+    NOTHING = 0
+    ARENA = 1
+    ARRAYS = 2
+
+cdef struct Operand:
+    int base
+    Py_ssize_t scaled, fixed
+
+cdef struct Entry:
+    step_fn run
+    scratch_fn scratch
+    const void* params
+    Py_ssize_t operands         # place of the first in the list of all
+    int count
+    Py_ssize_t per_batch, extra
+
+
+cdef class Runner:
+    """Steps in order, bound to places in memory.
+
+    Parameters
+    ----------
+    steps : list of (Step, operands, (per_batch, extra))
+        Operands are (base, scaled, fixed): base 0 for none or a constant, whose address is
+        `fixed`; 1 for the arena; 2, 3, ... for the arrays that `run` gets. The step runs on
+        ``per_batch * batch + extra`` samples.
+    homes : list of (order, (scaled, fixed))
+        For each input, the order of axes in which steps read it, and where in the arena it is
+        put when it does not come so.
+    outputs : int
+        How many arrays come after the inputs.
+    arena : (int, int)
+        Bytes of the arena for each sample of the batch, and beside those.
+    most_idle : int
+        How many arenas that nobody uses are kept.
+    """
+
+    cdef list _steps, _homes, _idle
+    cdef Entry* _entries
+    cdef Operand* _operands
+    cdef Py_ssize_t _count, _most_operands, _most_base, _most_idle
+    cdef size_t _scaled, _fixed
+
+    def __cinit__(self, list steps, list homes, Py_ssize_t outputs, arena, Py_ssize_t most_idle):
+        cdef Py_ssize_t i, k = 0
+        cdef Step step
+        self._steps = steps
+        self._homes = homes
+        self._idle = []
+        self._most_idle = most_idle
+        self._scaled, self._fixed = arena
+        self._count = len(steps)
+        self._most_base = ARRAYS + len(homes) + outputs - 1
+        self._entries = <Entry*>calloc(self._count + 1, sizeof(Entry))
+        self._operands = <Operand*>calloc(sum([len(s[1]) for s in steps]) + 1, sizeof(Operand))
+        if self._entries == NULL or self._operands == NULL:
+            raise MemoryError("no memory for a list of steps")
+        for i in range(self._count):
+            step, operands, samples = steps[i]
+            self._entries[i].run = step.run
+            self._entries[i].scratch = step.scratch
+            self._entries[i].params = step.params
+            self._entries[i].operands = k
+            self._entries[i].count = len(operands)
+            self._entries[i].per_batch, self._entries[i].extra = samples
+            self._most_operands = max(self._most_operands, self._entries[i].count)
+            for base, scaled, fixed in operands:
+                self._operands[k] = Operand(base, scaled, fixed)
+                if not 0 <= base <= self._most_base:
+                    raise ValueError(f"a step's operand refers to array {base - ARRAYS}")
+                k += 1
+
+    def __dealloc__(self):
+        free(self._entries)
+        free(self._operands)
+
+    cdef size_t _scratch(self, Py_ssize_t batch, int threads) noexcept nogil:
+        """Return the most scratch memory that a step asks for."""
+        cdef size_t most = 0
+        cdef Py_ssize_t i
+        for i in range(self._count):
+            most = max(most, self._scratch_of(i, batch, threads))
+        return (most + 63) // 64 * 64
+
+    cdef size_t _scratch_of(self, Py_ssize_t i, Py_ssize_t batch, int threads) noexcept nogil:
+        cdef const Entry* entry = &self._entries[i]
+        if entry.scratch == NULL:
+            return 0
+        return entry.scratch(entry.params, entry.per_batch * batch + entry.extra, threads)
+
+    def bytes(self, Py_ssize_t batch, int threads):
+        """Return how many bytes a call uses for (values, scratch)."""
+        return self._scaled * <size_t>batch + self._fixed, self._scratch(batch, threads)
+
+    def scratch(self, Py_ssize_t step, Py_ssize_t batch, int threads):
+        """Return how many bytes of scratch one step uses."""
+        return self._scratch_of(step, batch, threads)
+
+    cdef Arena _take(self, size_t size):
+        """Return an arena of at least `size` bytes."""
+        cdef Arena arena = None
+        try:
+            arena = self._idle.pop()
+        except IndexError:
+            pass
+        if arena is None or arena.size < size:
+            arena = None     # give back first
+            arena = Arena(size)
+        return arena
+
+    def trim(self):
+        """Give back the memory of arenas that are not in use."""
+        self._idle.clear()
+
+    def idle_bytes(self):
+        """Return how many bytes are kept for later calls."""
+        return sum([(<Arena>a).size for a in list(self._idle)])
+
+    def run(self, tuple inputs, tuple outputs, Py_ssize_t batch, int threads,
+            cnp.ndarray seconds=None):
+        """Run all steps.
+
+        Parameters
+        ----------
+        inputs, outputs : tuple of ndarray
+            The arrays that operands of base 2, 3, ... refer to, inputs first. Those that do
+            not lie in memory as the steps want them are copied first.
+        batch : int
+        threads : int
+        seconds : ndarray of float64, optional
+            One number for each step, to which the time that it takes is added; then one for
+            copies of inputs.
+        """
+        cdef Py_ssize_t count = len(inputs) + len(outputs), i
+        cdef size_t values = (self._scaled * <size_t>batch + self._fixed + 63) // 64 * 64
+        cdef size_t scratch = self._scratch(batch, threads)
+        cdef size_t lists = (<size_t>(count + ARRAYS + self._most_operands)) * sizeof(char*)
+        cdef double* clock = NULL
+        cdef char** bases
+        cdef cnp.ndarray array
+        cdef Arena arena
+        if len(inputs) != len(self._homes):
+            raise ValueError(f"expected {len(self._homes)} inputs, got {len(inputs)}")
+        if count + ARRAYS != self._most_base + 1:
+            raise ValueError(f"expected {self._most_base - ARRAYS + 1} arrays, got {count}")
+        if seconds is not None:
+            clock = <double*>out_pointer(seconds, 1, self._count + 1)
+        arena = self._take(values + scratch + lists)
+        bases = <char**>(arena.pointer + values + scratch)
+        bases[NOTHING] = NULL
+        bases[ARENA] = arena.pointer
+        for i in range(count):
+            array = inputs[i] if i < len(inputs) else outputs[i - len(inputs)]
+            bases[ARRAYS + i] = <char*>cnp.PyArray_DATA(array)
+            if i < len(inputs):
+                self._bring(array, i, bases, batch, threads, clock)
+        with nogil:
+            self._walk(bases, batch, threads, arena.pointer + values, clock)
+        if len(self._idle) < self._most_idle:
+            self._idle.append(arena)
+
+    cdef int _bring(self, cnp.ndarray array, Py_ssize_t i, char** bases, Py_ssize_t batch,
+                    int threads, double* seconds) except -1:
+        """Copy an input into the arena unless it is dense in the order of axes it should be."""
+        cdef Copy copy
+        cdef tuple order, home
+        cdef Py_ssize_t dense = array.itemsize
+        cdef int ndim = array.ndim, k, axis
+        cdef bint same = cnp.PyArray_ISALIGNED(array)
+        cdef double before
+        cdef char* at[2]
+        order, home = self._homes[i]
+        if ndim != len(order) or ndim > MOST_AXES - 2:
+            raise ValueError(f"expected an input of {len(order)} axes, got {ndim}")
+        copy.axes = ndim
+        copy.item = dense
+        copy.source_sample = copy.target_sample = 0
+        for k in range(ndim - 1, -1, -1):
+            axis = order[k]
+            if array.shape[axis] != 1 and array.strides[axis] != dense:
+                same = False
+            copy.size[k] = array.shape[axis]
+            copy.source[k] = array.strides[axis]
+            copy.target[k] = dense
+            dense *= array.shape[axis]
+        if same:
+            return 0
+        at[0] = bases[ARRAYS + i]
+        at[1] = bases[ARENA] + <Py_ssize_t>home[0] * batch + <Py_ssize_t>home[1]
+        bases[ARRAYS + i] = at[1]
+        with nogil:
+            before = _now()
+            _arrange(&copy)
+            _copy_step(&copy, at, 1, threads, NULL)
+            if seconds != NULL:
+                seconds[self._count] += _now() - before
+        return 0
+
+    cdef int _walk(self, char** bases, Py_ssize_t batch, int threads, char* scratch,
+                   double* seconds) except -1 nogil:
+        """Run the steps one after the other."""
+        cdef char** at = bases + self._most_base + 1
+        cdef Py_ssize_t i, k, samples
+        cdef const Entry* entry
+        cdef const Operand* operand
+        cdef double before = 0
+        for i in range(self._count):
+            entry = &self._entries[i]
+            for k in range(entry.count):
+                operand = &self._operands[entry.operands + k]
+                at[k] = bases[operand.base] + operand.scaled * batch + operand.fixed
+            samples = entry.per_batch * batch + entry.extra
+            if seconds != NULL:
+                before = _now()
+            if entry.run == NULL or entry.run(entry.params, at, samples, threads, scratch):
+                with gil:
+                    self._call(i, at, samples, threads, scratch)
+            if seconds != NULL:
+                seconds[i] += _now() - before
+        return 0
+
+    cdef int _call(self, Py_ssize_t i, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) except -1:
+        """Let Python do a step."""
+        cdef Step step = self._steps[i][0]
+        cdef Py_ssize_t k
+        addresses = [<size_t>at[k] for k in range(self._entries[i].count)]
+        step.recover(addresses, samples, threads, <size_t>scratch)
+        return 0
+
+
+cdef double _now() noexcept nogil:
+    """Return seconds on a clock that only goes forward."""
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return <double>time.tv_sec + 1e-9 * <double>time.tv_nsec
