@@ -7,7 +7,7 @@ import pytest
 from harness import assert_same_bits, run_python
 from tolerances import assert_close, tolerance
 
-from convkit._kernels import depthwise, dispatch
+from convkit._kernels import depthwise, dispatch, memory
 
 # kernel, stride, dilation, padding (top, bottom, left, right)
 FORMS = {
@@ -197,6 +197,36 @@ def test_padding_is_skipped_and_nan_stays_where_it_is(channels):
     case.x[0, 5, 5, 1] = np.inf
     gw = case.gradients()[1]
     assert np.isinf(gw[:, :, 1]).all() and np.isfinite(np.delete(gw, 1, 2)).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_outputs_stored_past_the_caches_are_the_same(stride):
+    # From 16 MB of input and output on, stores pass the caches by; one sample is below that.
+    rng = np.random.default_rng(5)
+    x = memory.empty((24, 64, 64, 32))
+    x[...] = rng.standard_normal(x.shape, dtype=np.float32)
+    w = rng.standard_normal((3, 3, 32), dtype=np.float32)
+    size = 64 // stride
+
+    def run(x, threads):
+        y = memory.empty((len(x), size, size, 32))
+        depthwise.forward(x, w, None, None, y, (stride, stride), (1, 1), (1, 1), 0, 0.0, 0.0,
+                          threads)
+        return y
+
+    alone = np.concatenate([run(x[i:i + 1], 1) for i in range(len(x))])
+    for threads in (1, 2):
+        assert run(x, threads).tobytes() == alone.tobytes()
+
+
+def test_arrays_apart_begin_an_odd_number_of_lines_from_each_other():
+    x = memory.empty((64, 64))
+    for _ in range(4):
+        y = memory.empty((64, 64), np.float32, x)
+        assert (y.ctypes.data - x.ctypes.data) // 64 % 2 == 1
+        assert y.ctypes.data % 64 == 0
+        y[...] = 1
+        x = y
 
 
 def test_nothing_in_nothing_out():

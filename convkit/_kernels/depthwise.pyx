@@ -58,6 +58,7 @@ cdef extern from "depthwise.h" nogil:
         const void* bias
         int clamp
         float low, high
+        int stream
     ctypedef void (*ck_depthwise_band_fn)(const ck_depthwise_band*) noexcept nogil
     ctypedef struct ck_depthwise_block:
         const void* x
@@ -85,6 +86,9 @@ cdef Py_ssize_t TASK_ROWS = 4
 # up the stream from memory than they save.
 cdef Py_ssize_t WINDOW_BYTES = 16 * 1024
 cdef Py_ssize_t RUN_BYTES = 512
+
+# From so many bytes of x and y on, y is stored past the caches, which would read it first.
+cdef Py_ssize_t FAR_BYTES = 16 * 1024 * 1024
 
 
 cdef struct Columns:
@@ -124,6 +128,8 @@ cdef struct Problem:
     # The gradient of the weight: sums[task][kh * kw][sums_step]
     char* sums
     Py_ssize_t sums_step, tasks
+    # Whether y is stored past the caches: see FAR_BYTES.
+    bint far
 
 
 cdef Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -259,6 +265,7 @@ cdef void _prepare_band(const Problem* p, ck_depthwise_band* g) noexcept nogil:
     g.clamp = p.activation != 0
     g.low = 0 if p.activation == 1 else p.alpha
     g.high = INFINITY if p.activation == 1 else p.beta
+    g.stream = p.far
 
 
 cdef void _run_columns(const Problem* p, ck_depthwise_band* g, char* x, char* y) noexcept nogil:
@@ -425,6 +432,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     p.repeats = 0
     p.turned = False
     p.sums = NULL
+    p.far = False
     return p
 
 
@@ -508,6 +516,9 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     # A block of a scattered gradient may begin one row above the sample.
     p.blocks = max(_ceil_div(p.oh + (p.top % 2 if p.up > 1 else 0), p.block), 1)
     cdef Py_ssize_t vector = p.kernels.vector_length
+    cdef Py_ssize_t line = vector * p.item
+    p.far = (line == 64 and p.n * sample >= FAR_BYTES and <Py_ssize_t>p.y % line == 0
+             and p.c % vector == 0)
     cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
                                 p.c * p.item // RUN_BYTES)
     p.channels = max(_ceil_div(_ceil_div(p.c, max(parts, 1)), vector), 1) * vector

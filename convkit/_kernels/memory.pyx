@@ -1,6 +1,7 @@
 """Reused memory: arrays whose buffers go back to a bounded pool, and kernel scratch."""
 
 import numpy as np
+cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 
 cdef extern from "blockpool.h" nogil:
@@ -10,6 +11,8 @@ cdef extern from "blockpool.h" nogil:
     void* ck_pool_take(size_t size)
     void ck_pool_give(void* p, size_t size)
     void ck_pool_trim(size_t keep)
+
+cnp.import_array()
 
 # Below this NumPy's own small-block cache is faster than an exporter object.
 cdef Py_ssize_t SMALL = 4096
@@ -42,8 +45,19 @@ cdef class Block:
         PyBuffer_FillInfo(view, self, self.pointer, self.size, 0, flags)
 
 
-def empty(shape, dtype=np.float32):
-    """Return an uninitialised C-contiguous array over pooled memory aligned to 64 bytes."""
+def empty(shape, dtype=np.float32, apart=None):
+    """Return an uninitialised C-contiguous array over pooled memory aligned to 64 bytes.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : dtype, optional
+    apart : ndarray, optional
+        The result then begins an odd number of cache lines from where this array does. A kernel that
+        steps through both by an even number of lines never stores to the address, modulo the
+        4096 bytes that CPUs compare, from which it loads next: each such load would wait for
+        the store.
+    """
     dtype = np.dtype(dtype)
     cdef object count = 1
     for size in shape:
@@ -53,7 +67,11 @@ def empty(shape, dtype=np.float32):
         return np.empty(shape, dtype)
     if count > <Py_ssize_t>(<size_t>-1 >> 2):
         raise MemoryError(f"an array of shape {tuple(shape)} and {dtype} is too large")
-    return np.ndarray(shape, dtype, buffer=Block(count))
+    if apart is None:
+        return np.ndarray(shape, dtype, buffer=Block(count))
+    cdef Block block = Block(count + 64)
+    cdef size_t lines = (<size_t>block.pointer >> 6) ^ (<size_t>cnp.PyArray_DATA(apart) >> 6)
+    return np.ndarray(shape, dtype, buffer=block, offset=0 if lines & 1 else 64)
 
 
 def zeros(shape, dtype=np.float32):

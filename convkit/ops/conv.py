@@ -129,7 +129,8 @@ class Conv(Op):
                                   precision=precision or ctx.precision)
         bias = _check_bias(bias, problem.out_channels)
         x_last, taps = _four(x), _taps(weight)
-        y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype)
+        y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype,
+                         x_last if groups > 1 else None)
         if residual is not None:
             check_dtypes(x, residual=residual)
             expected = _logical(y, rank).shape
@@ -153,7 +154,7 @@ class Conv(Op):
         gy = _four(gy)
         gx = gw = gb = None
         if ctx.needs[0]:
-            gx = memory.empty(x.shape, x.dtype)
+            gx = memory.empty(x.shape, x.dtype, gy if problem.groups > 1 else None)
             planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
             gx = _logical(gx, rank)
             if pad_ctx is not None:

@@ -76,6 +76,7 @@ typedef struct ck_depthwise_band {
     const void *bias;                  /* `channels` values, or NULL */
     int clamp;                         /* whether results are held within [low, high] */
     float low, high;
+    int stream;                        /* store past the caches: y lies on whole vectors */
 } ck_depthwise_band;
 typedef void (*ck_depthwise_band_fn)(const ck_depthwise_band *);
 

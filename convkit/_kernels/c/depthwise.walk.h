@@ -4,7 +4,8 @@
    next input column of all input rows that the two rows need, multiplies each vector into
    every output whose window holds it, and stores the outputs that are complete. What is
    under way waits in registers, so that the input columns a window shares with the next ones
-   are loaded once, and nothing is set up again until the row's end. An output is one chain
+   are loaded once, and nothing is set up again until the row's end. All vectors of channels
+   walk along a pair of rows before the next pair: memory is read and written in its order. An output is one chain
    of multiply-adds that begins with the bias.
 
    Columns and rows outside the input are skipped, not multiplied as zeros: infinite weights
@@ -29,6 +30,13 @@ typedef vfloat dw_sums[CK_DW_ROWS][DW_WINDOW];
 
 CK_INLINE vfloat dw_clamped(const ck_depthwise_band *g, vfloat v) {
     return g->clamp ? min_f(set_f(g->high), max_f(set_f(g->low), v)) : v;
+}
+
+CK_INLINE void dw_store(const ck_depthwise_band *g, float *y, vfloat v) {
+    if (g->stream)
+        stream_f(y, v);
+    else
+        store_f(y, v);
 }
 
 /* Bit i is set where low <= base + i * step < high, for i < count. */
@@ -116,7 +124,7 @@ CK_INLINE void dw_complete(const ck_depthwise_band *g, ptrdiff_t column, int cou
         DW_UNROLL for (int m = 0; m < count; m++)
             if ((g->rows_wanted >> o & 1) &&
                 (!check || (column + m >= 0 && column + m < g->columns)))
-                store_f(y + o * g->y_row_step + m * g->y_step, dw_clamped(g, acc[o][m]));
+                dw_store(g, y + o * g->y_row_step + m * g->y_step, dw_clamped(g, acc[o][m]));
         DW_UNROLL for (int m = 0; m < live; m++)
             acc[o][m] = m + count < live ? acc[o][m + count] : fresh;
     }
@@ -183,37 +191,42 @@ CK_INLINE void dw_scatter(const ck_depthwise_band *g, int taps, int grouped, con
     for (; t < steps; t++) dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
 }
 
-/* Channels outermost: a vector's weights serve all rows of the band from registers. */
+/* One pair of output rows, for the vector of channels that begins with v or, the last one, ends
+   with the last channel. */
+CK_INLINE void dw_pair_walk(const ck_depthwise_band *g, ptrdiff_t v, int taps, int stride, int up,
+                            int grouped, vint32 lanes) {
+    const ptrdiff_t c = DW_VECTOR_START(v, VL_F, g->channels);
+    const vfloat bias = g->bias ? load_f((const float *)g->bias + c) : (vfloat){0};
+    ck_depthwise_band own = *g;
+    vfloat w[DW_TAPS];
+    dw_sums acc;
+    own.x = (const float *)g->x + c;
+    own.y = (float *)g->y + c;
+    if (grouped)
+        own.w = (const float *)g->w + v * g->group * taps * taps;
+    else
+        DW_UNROLL for (int r = 0; r < taps; r++)
+            DW_UNROLL for (int q = 0; q < taps; q++)
+                w[r * taps + q] = load_f((const float *)g->w + r * g->w_row_step + q * g->w_step + c);
+    DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
+        DW_UNROLL for (int m = 0; m < taps; m++) acc[o][m] = bias;
+    if (up > 1)
+        dw_scatter(&own, taps, grouped, w, lanes, bias, acc);
+    else
+        dw_gather(&own, taps, stride, grouped, w, lanes, bias, acc);
+}
+
 CK_INLINE void dw_walk(const ck_depthwise_band *band, int taps, int stride, int up,
                        int grouped) {
     const int rows = up > 1 ? (taps + 1) / 2 : stride + taps, alone = up > 1 ? rows : taps;
     const vint32 lanes = grouped ? dw_group_lanes(band->group) : (vint32){0};
-    for (ptrdiff_t v = 0; v < band->channels; v += VL_F) {
-        const ptrdiff_t c = DW_VECTOR_START(v, VL_F, band->channels);
-        const vfloat bias = band->bias ? load_f((const float *)band->bias + c) : (vfloat){0};
-        ck_depthwise_band g = *band;
-        vfloat w[DW_TAPS];
-        if (grouped) {
-            g.w = (const float *)g.w + v * g.group * taps * taps;
-        } else {
-            DW_UNROLL for (int r = 0; r < taps; r++)
-                DW_UNROLL for (int q = 0; q < taps; q++)
-                    w[r * taps + q] =
-                        load_f((const float *)g.w + r * g.w_row_step + q * g.w_step + c);
-        }
-        for (ptrdiff_t k = 0; k < band->pairs; k++) {
-            dw_sums acc;
-            DW_UNROLL for (int o = 0; o < CK_DW_ROWS; o++)
-                DW_UNROLL for (int m = 0; m < taps; m++) acc[o][m] = bias;
-            dw_pair(band, k, rows, alone, &g);
-            g.x = (const float *)g.x + c;
-            g.y = (float *)g.y + c;
-            if (up > 1)
-                dw_scatter(&g, taps, grouped, w, lanes, bias, acc);
-            else
-                dw_gather(&g, taps, stride, grouped, w, lanes, bias, acc);
-        }
+    ck_depthwise_band g = *band;
+    for (ptrdiff_t k = 0; k < band->pairs; k++) {
+        dw_pair(band, k, rows, alone, &g);
+        for (ptrdiff_t v = 0; v < band->channels; v += VL_F)
+            dw_pair_walk(&g, v, taps, stride, up, grouped, lanes);
     }
+    if (band->stream) stream_end();
 }
 
 /* Fewer channels than a vector, stride 1: vectors run over pixels and channels alike. Weights

@@ -47,6 +47,20 @@ CK_INLINE vfloat load_f(const float *p) { return *(const vfloat_u *)p; }
 CK_INLINE vdouble load_d(const double *p) { return *(const vdouble_u *)p; }
 CK_INLINE void store_f(float *p, vfloat v) { *(vfloat_u *)p = v; }
 CK_INLINE void store_d(double *p, vdouble v) { *(vdouble_u *)p = v; }
+/* Stores a whole vector past the caches, where p is aligned to it: memory is written without
+   being read first. `stream_end` makes such stores visible to others in order. */
+#if CK_VBYTES == 64
+CK_INLINE void stream_f(float *p, vfloat v) { _mm512_stream_ps(p, (__m512)v); }
+#elif CK_VBYTES == 32
+CK_INLINE void stream_f(float *p, vfloat v) { _mm256_stream_ps(p, (__m256)v); }
+#else
+CK_INLINE void stream_f(float *p, vfloat v) { store_f(p, v); }
+#endif
+CK_INLINE void stream_end(void) {
+#if CK_VBYTES >= 32
+    _mm_sfence();
+#endif
+}
 CK_INLINE vfloat set_f(float x) { return x - (vfloat){0}; }
 CK_INLINE vdouble set_d(double x) { return x - (vdouble){0}; }
 
