@@ -55,7 +55,7 @@ cdef struct Job:
     Py_ssize_t itemsize, scratch_bytes, padded_bytes
     Py_ssize_t samples, in_h, in_w, in_c, in_group
     Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
-    Py_ssize_t x_pixel, y_pixel, residual_pixel     # numbers from one pixel to the next
+    Py_ssize_t x_pixel, y_pixel     # numbers from one pixel to the next; residual as y
     Py_ssize_t grid_h, grid_w                       # pixels computed
     Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, col_hi
     Py_ssize_t step_h, step_w, start_h, start_w
@@ -78,7 +78,6 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
     cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
     cdef Py_ssize_t a_step = job.stride_w * job.x_pixel * job.itemsize
     cdef Py_ssize_t y_step = job.step_w * job.y_pixel * job.itemsize
-    cdef Py_ssize_t residual_step = job.step_w * job.residual_pixel * job.itemsize
     cdef Py_ssize_t each = width // tiles, wider = width % tiles, i, mr
     args.a = a
     args.c = y
@@ -90,7 +89,7 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
         args.a = <const char*>args.a + mr * a_step
         args.c = <char*>args.c + mr * y_step
         if residual != NULL:
-            args.residual = <const char*>args.residual + mr * residual_step
+            args.residual = <const char*>args.residual + mr * y_step
 
 
 cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t i,
@@ -137,8 +136,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
     cdef const char* x = job.x + sample * job.in_h * job.in_w * job.x_pixel * size
     cdef const char* a
-    cdef const char* residual
-    cdef Py_ssize_t a_row, b, group, i, pixel, column
+    cdef Py_ssize_t a_row, b, group, i, at, column
     cdef ck_gemm_args args = job.proto
     cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
@@ -170,12 +168,10 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             args.b = job.weights + b * job.block_size * size
             column += group * job.out_group
             args.bias = job.bias + column * size if job.bias != NULL else NULL
-            pixel = (sample * job.out_h + i * job.step_h + job.start_h) * job.out_w + job.start_w
-            residual = NULL
-            if job.residual != NULL:
-                residual = job.residual + (pixel * job.residual_pixel + column) * size
+            at = (((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
+                   + job.start_w) * job.y_pixel + column) * size
             _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
-                     job.y + (pixel * job.y_pixel + column) * size, residual,
+                     job.y + at, job.residual + at if job.residual != NULL else NULL,
                      job.last_w if i == job.grid_h - 1 else job.grid_w, &ahead)
 
 
@@ -189,7 +185,7 @@ cdef tuple _describe(Job* job, tuple x_shape, tuple y_shape, Py_ssize_t size, Pa
     job.out_h, job.out_w, job.out_c = y_shape
     job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
     job.x_pixel = job.in_c
-    job.y_pixel = job.residual_pixel = job.out_c
+    job.y_pixel = job.out_c
     job.itemsize = size
     job.kernels = kernels_for(size)
     job.weights = weights.pointer
@@ -241,8 +237,7 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
     job.source = Source(job.in_h, job.in_w, job.x_pixel * job.itemsize, job.col_lo,
                         job.strip_width)
     job.proto.lda = job.stride_w * job.x_pixel
-    job.proto.ldc = job.step_w * job.y_pixel
-    job.proto.ld_residual = job.step_w * job.residual_pixel
+    job.proto.ldc = job.proto.ld_residual = job.step_w * job.y_pixel
     tasks = job.samples * job.strips * job.chunks
     work = <double>job.samples * job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
     job.team = threads_for(threads, tasks, work / job.kernels.vector_length)
@@ -319,7 +314,7 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
 
 def step(x_shape, Packed weights, y_shape, itemsize, rows, cols, stride, *, grid=None,
          step=(1, 1), start=(0, 0), int activation=0, double alpha=0, double beta=0,
-         x_pixel=None, y_pixel=None, residual_pixel=None):
+         x_pixel=None, y_pixel=None):
     """Return the same as a step of a Program, with operands x, bias, residual and y.
 
     Parameters
@@ -328,7 +323,7 @@ def step(x_shape, Packed weights, y_shape, itemsize, rows, cols, stride, *, grid
         Height, width and channels of a sample.
     itemsize : int
         Bytes of a number, 4 or 8.
-    x_pixel, y_pixel, residual_pixel : int, optional
+    x_pixel, y_pixel : int, optional
         Numbers from one pixel to the next, where pixels are parts of wider ones; `x_pixel`
         for pointwise problems only.
     others
@@ -342,7 +337,6 @@ def step(x_shape, Packed weights, y_shape, itemsize, rows, cols, stride, *, grid
             raise ValueError("only pointwise problems read parts of wider pixels")
         job.x_pixel = x_pixel
     job.y_pixel = job.out_c if y_pixel is None else y_pixel
-    job.residual_pixel = job.out_c if residual_pixel is None else residual_pixel
     return new_step(run_step, scratch_size, &job, sizeof(Job), kept)
 
 

@@ -7,6 +7,7 @@ columns back to the input pixels they came from.
 
 import numpy as np
 
+from convkit._kernels.runner cimport Step, new_step, scratch_fn, step_fn
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.string cimport memcpy, memset
 
@@ -117,6 +118,29 @@ cdef void _fold_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                           <double*>job.matrix)
 
 
+cdef tuple _describe(Job* job, x_shape, out_size, itemsize, rows, cols, stride,
+                     Py_ssize_t groups):
+    """Fill in all but the arrays' pointers and the number of samples; return what to keep."""
+    job.itemsize = itemsize
+    job.in_h, job.in_w, job.in_c = x_shape
+    job.out_h, job.out_w = out_size
+    job.stride_h, job.stride_w = stride
+    job.groups = groups
+    job.n_rows, job.n_cols = len(rows), len(cols)
+    places = np.array([*rows, *cols], np.intp)
+    job.rows = <const Py_ssize_t*><size_t>places.ctypes.data
+    job.cols = job.rows + job.n_rows
+    return (places,)
+
+
+cdef void _run(bint forward, Job* job, int threads) noexcept nogil:
+    cdef Py_ssize_t tasks = job.samples * (job.out_h if forward else job.in_h)
+    cdef double size = <double>job.samples * job.out_h * job.out_w * job.n_rows * job.n_cols \
+        * job.in_c
+    parallel_for(_expand_task if forward else _fold_task, job, tasks,
+                 threads_for(threads, tasks, size))
+
+
 def expand(x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
     """Fill `matrix` (N, H', W', groups * taps * C / groups) from `x` (N, H, W, C)."""
     _call(True, x, matrix, rows, cols, stride, groups, threads)
@@ -129,18 +153,101 @@ def fold(matrix, x, rows, cols, stride, Py_ssize_t groups, int threads):
 
 cdef _call(bint forward, x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
     cdef Job job
-    row_array, col_array = np.array(rows, np.intp), np.array(cols, np.intp)
-    job.rows = <const Py_ssize_t*><size_t>row_array.ctypes.data
-    job.cols = <const Py_ssize_t*><size_t>col_array.ctypes.data
-    job.n_rows, job.n_cols = row_array.size, col_array.size
+    kept = _describe(&job, x.shape[1:], matrix.shape[1:3], x.itemsize, rows, cols, stride, groups)
     job.x = <const char*><size_t>x.ctypes.data
     job.matrix = <char*><size_t>matrix.ctypes.data
-    job.itemsize = x.itemsize
-    job.samples, job.in_h, job.in_w, job.in_c = x.shape
-    _, job.out_h, job.out_w, _ = matrix.shape
-    job.stride_h, job.stride_w = stride
-    job.groups = groups
-    cdef Py_ssize_t tasks = job.samples * (job.out_h if forward else job.in_h)
-    cdef int team = threads_for(threads, tasks, <double>matrix.size)
+    job.samples = x.shape[0]
     with nogil:
-        parallel_for(_expand_task if forward else _fold_task, &job, tasks, team)
+        _run(forward, &job, threads)
+
+
+# -- a convolution as one step -------------------------------------------------------------
+
+# Bytes of matrix made at a time.
+cdef Py_ssize_t MATRIX_BYTES = 4 << 20
+
+
+cdef struct Convolution:
+    Job expand
+    # The product of the matrix with the weights, a step with the same operands.
+    step_fn product
+    scratch_fn product_scratch
+    const void* product_params
+    Py_ssize_t sample_bytes, x_bytes, y_bytes     # of the matrix, x and y
+
+
+cdef Py_ssize_t _together(const Convolution* c, Py_ssize_t samples) noexcept nogil:
+    """Return for how many samples the matrix is made at a time."""
+    return max(<Py_ssize_t>1, min(samples, MATRIX_BYTES // max(<Py_ssize_t>1, c.sample_bytes)))
+
+
+cdef size_t _matrix_bytes(const Convolution* c, Py_ssize_t samples) noexcept nogil:
+    return (_together(c, samples) * c.sample_bytes + 63) // 64 * 64
+
+
+cdef size_t _scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef const Convolution* c = <const Convolution*>params
+    cdef Py_ssize_t most = _together(c, samples)
+    cdef size_t product = c.product_scratch(c.product_params, most, threads)
+    if samples % most:
+        product = max(product, c.product_scratch(c.product_params, samples % most, threads))
+    return _matrix_bytes(c, samples) + product
+
+
+cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef const Convolution* c = <const Convolution*>params
+    cdef Job job = c.expand
+    cdef Py_ssize_t first = 0, most = _together(c, samples)
+    cdef char* inner[4]
+    job.matrix = scratch
+    while first < samples:
+        job.samples = min(most, samples - first)
+        job.x = at[0] + first * c.x_bytes
+        inner[0] = scratch
+        inner[1] = at[1]
+        inner[2] = at[2] + first * c.y_bytes if at[2] != NULL else NULL
+        inner[3] = at[3] + first * c.y_bytes
+        _run(True, &job, threads)
+        c.product(c.product_params, inner, job.samples, threads,
+                  scratch + _matrix_bytes(c, samples))
+        first += job.samples
+    return 0
+
+
+def step(x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups, Step product,
+         Py_ssize_t y_bytes):
+    """Return `expand` and a product with its matrix as one step of a Program.
+
+    The matrix is made for a few samples at a time. Operands are x, bias, residual and y.
+
+    Parameters
+    ----------
+    x_shape : (int, int, int)
+        Height, width and channels of a sample.
+    out_size : (int, int)
+        Height and width of y.
+    product : Step
+        Takes the matrix for x.
+    y_bytes : int
+        Bytes from one sample of y to the next.
+    others
+        As for `expand`.
+    """
+    cdef Convolution c
+    kept = _describe(&c.expand, x_shape, out_size, itemsize, rows, cols, stride, groups)
+    c.x_bytes = c.expand.in_h * c.expand.in_w * c.expand.in_c * c.expand.itemsize
+    c.y_bytes = y_bytes
+    c.sample_bytes = c.expand.out_h * c.expand.out_w * c.expand.n_rows * c.expand.n_cols \
+        * c.expand.in_c * c.expand.itemsize
+    c.product = product.run
+    c.product_scratch = product.scratch
+    c.product_params = product.params
+    return new_step(_run_step, _scratch_size, &c, sizeof(Convolution), (kept, product))
+
+
+def together(Py_ssize_t sample_bytes, Py_ssize_t samples):
+    """Return for how many of the samples a matrix is made at a time, given one's bytes."""
+    cdef Convolution c
+    c.sample_bytes = sample_bytes
+    return _together(&c, samples)

@@ -20,7 +20,7 @@ import numpy as np
 
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport part_start
-from convkit._kernels.memory cimport give, take
+from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
 from libc.stddef cimport ptrdiff_t
@@ -230,6 +230,12 @@ cdef struct Job:
     Py_ssize_t row_values                           # values of a row in a strip
     Py_ssize_t plane_values                         # values of all rows of one phase
     Py_ssize_t strip_values                         # values of a strip, one plane of bfloat16
+    Py_ssize_t y_pixel                              # values from one pixel to the next
+    Py_ssize_t taps_h, taps_w                       # rows of taps, reductions of each
+    const Py_ssize_t* taps                          # their places in rows, then in columns
+    ptrdiff_t* offsets                              # the same in a strip
+    bint pointwise
+    int team
 
 
 cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i,
@@ -271,7 +277,7 @@ cdef Py_ssize_t _place_rows(Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssi
     for m in range(count):
         rows[m] = -1
         if column < width:
-            rows[m] = (origin + row * job.step_h * job.out_w + column * job.step_w) * job.out_c
+            rows[m] = (origin + row * job.step_h * job.out_w + column * job.step_w) * job.y_pixel
             real = row
         column += 1
         if column == job.pitch and row + 1 < last_row:
@@ -350,26 +356,19 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.table.release()
 
 
-def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
-        bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
-        int threads=1):
-    """Compute every pixel of a grid of the output as a sum over taps.
+cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, stride, grid, step,
+                     start, int activation, double alpha, double beta):
+    """Fill in all but the pointers to arrays and what depends on the number of samples.
 
-    Arguments as for `direct.run`; all arrays are float32.
+    Shapes are those of a sample. Returns what must be kept as long as the job.
     """
-    cdef Job job
-    job.samples, job.in_h, job.in_w, job.in_c = x.shape
-    _, job.out_h, job.out_w, job.out_c = y.shape
-    job.grid_h, job.grid_w = y.shape[1:3] if grid is None else grid
-    if not (job.samples and job.grid_h and job.grid_w and job.out_c):
-        return
+    job.in_h, job.in_w, job.in_c = x_shape
+    job.out_h, job.out_w, job.out_c = y_shape
+    job.y_pixel = job.out_c
+    job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
     job.table = _table()
     job.form = _form(weights.planes)
-    job.x = _address(x)
-    job.y = _address(y)
     job.weights = weights.pointer
-    job.bias = _address(bias)
-    job.residual = _address(residual)
     job.stride_h, job.stride_w = stride
     job.step_h, job.step_w = step
     job.start_h, job.start_w = start
@@ -380,20 +379,12 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     job.blocks = weights.blocks
     job.all_blocks = weights.blocks * weights.groups
     job.block_bytes = weights.block_bytes()
-    job.last_w = job.grid_w
-    if _is_pointwise(&job, len(rows), len(cols)):
-        _lay_in_rows(&job)
+    job.pointwise = _is_pointwise(job, len(rows), len(cols))
     job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
-    _cut(&job)
-
-    cdef Py_ssize_t merged = weights.merged
-    offsets = np.array(
-        [2 * ((r - rows[0]) % job.stride_h * job.plane_values
-              + (r - rows[0]) // job.stride_h * job.row_values + (c - cols[0]) * job.in_c)
-         for r in rows for c in cols[::merged]], dtype=np.intp)
-    job.proto.a_low = 2 * job.strip_values
-    job.proto.a_offsets = <const ptrdiff_t*><size_t>offsets.ctypes.data
-    job.proto.lda = 2 * job.stride_w * job.in_c
+    starts = cols[::weights.merged]
+    taps = np.array([*[r - rows[0] for r in rows], *[c - cols[0] for c in starts]], np.intp)
+    job.taps = <const Py_ssize_t*><size_t>taps.ctypes.data
+    job.taps_h, job.taps_w = len(rows), len(starts)
     job.proto.batch = weights.batch
     job.proto.k = weights.k
     job.proto.steps = weights.steps
@@ -401,18 +392,87 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     job.proto.activation = activation
     job.proto.alpha = <float>alpha
     job.proto.beta = <float>beta
+    return weights, taps
 
-    cdef Py_ssize_t tasks = job.samples * job.strips * job.chunks
-    cdef double work = <double>job.samples * job.grid_h * job.grid_w * job.out_c \
-        * weights.batch * weights.k
-    cdef int team = threads_for(threads, tasks, work / PRODUCTS_PER_STEP)
-    with nogil:
-        job.scratch = <char*>take(team * job.scratch_bytes)
-        if job.scratch != NULL:
-            parallel_for(_task, &job, tasks, team)
-            give(job.scratch, team * job.scratch_bytes)
-    if job.scratch == NULL:
-        raise MemoryError(f"no memory for {team * job.scratch_bytes} bytes of scratch")
+
+cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
+    """Fill in what depends on the number of samples; return the bytes of scratch.
+
+    These are the threads' strips, then the taps' offsets.
+    """
+    cdef Py_ssize_t tasks
+    cdef double work
+    job.samples = samples
+    job.last_w = job.grid_w
+    if job.pointwise:
+        _lay_in_rows(job)
+        job.strip_width = job.grid_w
+    _cut(job)
+    job.proto.a_low = 2 * job.strip_values
+    job.proto.lda = 2 * job.stride_w * job.in_c
+    tasks = job.samples * job.strips * job.chunks
+    work = <double>job.samples * job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
+    job.team = threads_for(threads, tasks, work / PRODUCTS_PER_STEP)
+    return job.team * job.scratch_bytes + job.taps_h * job.taps_w * sizeof(ptrdiff_t)
+
+
+cdef void _place_taps(Job* job) noexcept nogil:
+    """Find where the taps lie in a strip, in bytes."""
+    cdef Py_ssize_t r, c, row
+    for r in range(job.taps_h):
+        row = job.taps[r] % job.stride_h * job.plane_values \
+            + job.taps[r] // job.stride_h * job.row_values
+        for c in range(job.taps_w):
+            job.offsets[r * job.taps_w + c] = 2 * (row + job.taps[job.taps_h + c] * job.in_c)
+
+
+cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    return _for_samples(&job, samples, threads)
+
+
+cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                  char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    _for_samples(&job, samples, threads)
+    job.x = <const float*>at[0]
+    job.bias = <const float*>at[1]
+    job.residual = <const float*>at[2]
+    job.y = <float*>at[3]
+    job.scratch = scratch
+    job.offsets = <ptrdiff_t*>(scratch + job.team * job.scratch_bytes)
+    _place_taps(&job)
+    job.proto.a_offsets = job.offsets
+    parallel_for(_task, &job, job.samples * job.strips * job.chunks, job.team)
+    return 0
+
+
+def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
+        bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
+        int threads=1):
+    """Compute every pixel of a grid of the output as a sum over taps.
+
+    Arguments as for `direct.run`; all arrays are float32.
+    """
+    cdef Job job
+    cdef char* at[4]
+    if not (y.size and (grid is None or (grid[0] and grid[1]))):
+        return
+    kept = _describe(&job, x.shape[1:], weights, y.shape[1:], rows, cols, stride, grid, step,
+                     start, activation, alpha, beta)
+    at[0], at[1] = <char*>_address(x), <char*>_address(bias)
+    at[2], at[3] = <char*>_address(residual), <char*>_address(y)
+    launch(run_step, scratch_size, &job, at, x.shape[0], threads)
+
+
+def step(x_shape, Packed weights, y_shape, rows, cols, stride, *, grid=None, step=(1, 1),
+         start=(0, 0), int activation=0, double alpha=0, double beta=0, y_pixel=None):
+    """Return the same as a step of a Program; see `direct.step`."""
+    cdef Job job
+    kept = _describe(&job, x_shape, weights, y_shape, rows, cols, stride, grid, step, start,
+                     activation, alpha, beta)
+    job.y_pixel = job.out_c if y_pixel is None else y_pixel
+    return new_step(run_step, scratch_size, &job, sizeof(Job), kept)
 
 
 cdef float* _address(array):
@@ -426,7 +486,7 @@ cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
             and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w)
 
 
-cdef void _lay_in_rows(Job* job):
+cdef void _lay_in_rows(Job* job) noexcept nogil:
     """Lay the pixels of all samples in rows of two blocks, the last one shorter."""
     cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
     job.samples = 1
@@ -435,7 +495,7 @@ cdef void _lay_in_rows(Job* job):
     job.last_w = pixels - (job.grid_h - 1) * job.grid_w
 
 
-cdef void _cut(Job* job):
+cdef void _cut(Job* job) noexcept nogil:
     """Choose strips and chunks from the sizes of one sample; lay a strip out."""
     cdef Py_ssize_t phases
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w

@@ -28,10 +28,12 @@ from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width,
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels import memory
 from convkit._kernels.memory cimport give, take
+from convkit._kernels.runner cimport Step, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
-from libc.string cimport memset
+from libc.math cimport INFINITY
+from libc.string cimport memcpy, memset
 
 cdef extern from "winograd.h" nogil:
     ctypedef struct ck_winograd_input_args:
@@ -96,6 +98,11 @@ cdef Py_ssize_t LEAST_BLOCKS = 12
 cdef Py_ssize_t TRANSFORM_TILES = 4
 # Depths that one task packs.
 cdef Py_ssize_t PACK_DEPTHS = 64
+# Sums below this are so near the ends of float32's range that transforms, which multiply by up
+# to 2^7 and add up to 2^16 products, may have flushed what matters to zero (it stays below
+# 2^-24 of the largest result above); what overflows shows as an infinity.
+cdef float LEAST_SUM = 2.0**-60
+cdef int32_t INFINITE_BITS = 0x7f800000
 # Scratch memory of this size lies in huge pages.
 cdef Py_ssize_t HUGE_BYTES = 4 << 20
 
@@ -269,18 +276,20 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
         _next(source, &place)
 
 
-cdef Source _source(array, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
+cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
                     out_size):
-    """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs."""
+    """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs.
+
+    `shape` is that of a sample, (H, W, C).
+    """
     cdef Source source
     cdef Py_ssize_t vector = _table().vector_length, positions = (tile + 2) * (tile + 2)
     cdef const ck_winograd_kernels* kernels = &_table().sizes[tile // 4]
-    _, source.height, source.width, source.channels = array.shape
+    source.height, source.width, source.channels = shape
     source.transform = kernels.input if size == tile + 2 else kernels.gradient
     source.top, source.left, source.size, source.tile = top, left, size, tile
     source.tiles_w = (out_size[1] + tile - 1) // tile
     source.per_sample = (out_size[0] + tile - 1) // tile * source.tiles_w
-    source.proto.x = _address(array)
     source.proto.row_step = source.width * source.channels
     source.proto.pixel_step = source.channels
     source.proto.channels = source.channels
@@ -298,6 +307,10 @@ cdef struct Job:
     ck_gemm_args product
     Py_ssize_t vector, tile, positions
     Py_ssize_t out_h, out_w, out_c
+    Py_ssize_t y_pixel                    # floats from one pixel to the next, residual too
+    int together                          # 0, 1, or -1 for what suits
+    Py_ssize_t samples, tasks
+    Py_ssize_t tiles                      # of a block, at most
     Py_ssize_t total                      # tiles in all
     const float* u
     Py_ssize_t block_columns, blocks, block_size, weight_step
@@ -358,7 +371,7 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
     cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
     cdef Py_ssize_t last = part_start(job.total, job.tile_blocks, tile_block + 1) - 1
     cdef Place a = _place(source, first), b = _place(source, last)
-    cdef Py_ssize_t row = job.out_w * job.out_c * 4
+    cdef Py_ssize_t row = job.out_w * job.y_pixel * 4
     cdef const char* base = <const char*>job.output.y
     cdef Py_ssize_t begin = a.sample * job.out_h + a.row * job.tile
     cdef Py_ssize_t end = b.sample * job.out_h + min(job.out_h, (b.row + 1) * job.tile)
@@ -398,7 +411,7 @@ cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const f
     for t in range(first, last):
         row = place.row * job.tile
         col = place.col * job.tile
-        at = ((place.sample * job.out_h + row) * job.out_w + col) * job.out_c + column
+        at = ((place.sample * job.out_h + row) * job.out_w + col) * job.y_pixel + column
         args.m = m
         args.rows = min(job.tile, job.out_h - row)
         args.cols = min(job.tile, job.out_w - col)
@@ -459,7 +472,7 @@ cdef const float* _address(array):
     return NULL if array is None else <const float*><size_t>array.ctypes.data
 
 
-cdef Py_ssize_t _block_tiles(Job* job):
+cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
     """Return how many tiles a block should have."""
     cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
     cdef Py_ssize_t tiles = _round_up(BLOCK_TILES, rows), share
@@ -467,6 +480,117 @@ cdef Py_ssize_t _block_tiles(Job* job):
         share = (job.source.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
         tiles = min(tiles, _round_up(share, rows))
     return tiles
+
+
+cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left,
+                   int activation, double alpha, double beta, int together) except *:
+    """Describe a convolution between samples of two shapes, without their data."""
+    cdef Job job
+    cdef const ck_winograd_table* table = _table()
+    job.out_h, job.out_w, job.out_c = y_shape
+    job.y_pixel = job.out_c
+    job.together = together
+    job.kernels = &table.sizes[weights.tile // 4]
+    job.gemm = kernels_for(4)
+    job.vector = table.vector_length
+    job.tile = weights.tile
+    job.positions = (job.tile + 2) * (job.tile + 2)
+    job.source = _source(x_shape, job.tile + 2, weights.tile, top, left, (job.out_h, job.out_w))
+    job.u = weights.pointer
+    job.block_columns = weights.block_columns
+    job.blocks = weights.blocks
+    job.block_size = weights.block_size
+    job.weight_step = weights.position_step
+    job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
+    job.parts = (job.source.channels + MOST_CHANNELS - 1) // MOST_CHANNELS
+    job.output.activation = activation
+    job.output.alpha = alpha
+    job.output.beta = beta
+    memset(&job.product, 0, sizeof(ck_gemm_args))
+    job.product.batch = 1
+    job.product.k = job.source.channels // job.parts
+    job.product.lda = job.source.step
+    return job
+
+
+cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
+    """Cut the work of so many samples; return how many bytes of scratch it takes.
+
+    These are the samples' peaks, the tasks' peaks, and what `_run_job` says.
+    """
+    cdef double work
+    job.samples = samples
+    job.total = samples * job.source.per_sample
+    job.tiles = min(_block_tiles(job), job.total)
+    job.tile_blocks = (job.total + job.tiles - 1) // job.tiles
+    job.whole = job.tile_blocks >= LEAST_BLOCKS if job.together < 0 else job.together
+    job.chunk = PRODUCT_BYTES // (4 * job.positions * job.tiles * job.block_columns)
+    job.chunk = max(<Py_ssize_t>1, min(job.blocks, job.chunk))
+    job.chunks = (job.blocks + job.chunk - 1) // job.chunk
+    job.m_step = job.chunk * job.block_columns + job.vector
+    job.m_tile = job.positions * job.m_step
+    # A block of `tiles` tiles may begin with the last tile of a sample.
+    job.span = (job.tiles + job.source.per_sample - 2) // job.source.per_sample + 1
+    job.tasks = job.tile_blocks * (1 if job.whole else job.chunks)
+    work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
+    job.team = threads_for(threads, job.tasks, work)
+    job.v_bytes = job.tiles * job.source.step * 4
+    job.m_bytes = job.tiles * job.m_tile * 4
+    job.output.position_step = job.m_step
+    job.output.row_step = job.out_w * job.y_pixel
+    job.output.pixel_step = job.y_pixel
+    job.product.ldc = job.m_tile
+    return max(<size_t>HUGE_BYTES, _peak_bytes(job) + _all_v(job) + job.team * job.m_bytes
+               + _round_up(job.source.channels, job.vector) * 4)
+
+
+cdef inline size_t _peak_bytes(const Job* job) noexcept nogil:
+    """Bytes of the samples' peaks, then of the tasks'."""
+    return _round_up(4 * job.samples, 64) + _round_up(4 * job.tasks * job.span * job.vector, 64)
+
+
+cdef inline size_t _all_v(const Job* job) noexcept nogil:
+    """Bytes of transformed tiles: of each thread's block, or of all."""
+    return job.team * job.v_bytes if job.whole else job.total * job.source.step * 4
+
+
+cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    return _for_samples(&job, samples, threads)
+
+
+cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                  char* scratch) noexcept nogil:
+    """Convolve; leave each sample's peak in the first floats of the scratch memory.
+
+    Returns 1 where one of them is not between LEAST_SUM and infinity.
+    """
+    cdef Job job = (<const Job*>params)[0]
+    cdef ptrdiff_t no_offset = 0
+    cdef Py_ssize_t i, zeros = _round_up(job.source.channels, job.vector) * 4
+    _for_samples(&job, samples, threads)
+    job.source.proto.x = <const float*>at[0]
+    job.output.bias = <const float*>at[1]
+    job.output.residual = <const float*>at[2]
+    job.output.y = <float*>at[3]
+    job.product.a_offsets = &no_offset
+    memset(scratch, 0, _peak_bytes(&job))
+    job.peaks = <int32_t*>(scratch + _round_up(4 * samples, 64))
+    job.v = <float*>(scratch + _peak_bytes(&job))
+    job.m = <char*>job.v + _all_v(&job)
+    job.source.proto.zeros = <const float*>(job.m + job.team * job.m_bytes)
+    memset(job.m + job.team * job.m_bytes, 0, zeros)
+    if job.whole:
+        parallel_for(_block_task, &job, job.tasks, job.team)
+    else:
+        parallel_for(_input_task, &job, (job.total + TRANSFORM_TILES - 1) // TRANSFORM_TILES,
+                     job.team)
+        parallel_for(_columns_task, &job, job.tasks, job.team)
+    _sample_peaks(&job, <int32_t*>scratch)
+    for i in range(samples):
+        if not LEAST_SUM <= (<float*>scratch)[i] < INFINITY:
+            return 1
+    return 0
 
 
 def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, residual=None,
@@ -501,114 +625,72 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
         through it, differences of values near the ends of float32's range overflow or
         vanish. A sample whose peak tells of that is to be computed in another way.
     """
-    cdef Job job
-    cdef const ck_winograd_table* table = _table()
-    cdef Py_ssize_t samples = x.shape[0], tiles
-    _, job.out_h, job.out_w, job.out_c = y.shape
-    if not y.size:
-        return np.zeros(samples, np.float32)
-    job.kernels = &table.sizes[weights.tile // 4]
-    job.gemm = kernels_for(4)
-    job.vector = table.vector_length
-    job.tile = weights.tile
-    job.positions = (job.tile + 2) * (job.tile + 2)
-    job.source = _source(x, job.tile + 2, weights.tile, top, left, (job.out_h, job.out_w))
-    job.total = samples * job.source.per_sample
-    job.u = weights.pointer
-    job.block_columns = weights.block_columns
-    job.blocks = weights.blocks
-    job.block_size = weights.block_size
-    job.weight_step = weights.position_step
-    job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
-    job.parts = (job.source.channels + MOST_CHANNELS - 1) // MOST_CHANNELS
-    tiles = min(_block_tiles(&job), job.total)
-    job.tile_blocks = (job.total + tiles - 1) // tiles
-    job.whole = job.tile_blocks >= LEAST_BLOCKS if together is None else together
-    job.chunk = PRODUCT_BYTES // (4 * job.positions * tiles * job.block_columns)
-    job.chunk = max(1, min(job.blocks, job.chunk))
-    job.chunks = (job.blocks + job.chunk - 1) // job.chunk
-    job.m_step = job.chunk * job.block_columns + job.vector
-    job.m_tile = job.positions * job.m_step
-    # A block of `tiles` tiles may begin with the last tile of a sample.
-    job.span = (tiles + job.source.per_sample - 2) // job.source.per_sample + 1
-
-    cdef Py_ssize_t tasks = job.tile_blocks * (1 if job.whole else job.chunks)
-    cdef double work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
-    cdef int team = threads_for(threads, tasks, work)
-    job.team = team
-    job.v_bytes = tiles * job.source.step * 4
-    job.m_bytes = tiles * job.m_tile * 4
-    cdef Py_ssize_t all_v = team * job.v_bytes if job.whole else job.total * job.source.step * 4
-    cdef Py_ssize_t zeros = _round_up(job.source.channels, job.vector) * 4
-    cdef Py_ssize_t bytes = max(HUGE_BYTES, all_v + team * job.m_bytes + zeros)
+    cdef char* at[4]
+    cdef size_t size
     cdef char* scratch
-    cdef Py_ssize_t all_peaks = tasks * job.span * job.vector
-    job.peaks = <int32_t*>take(4 * all_peaks)
-    if job.peaks == NULL:
-        raise MemoryError(f"no memory for {4 * all_peaks} bytes of peaks")
-    memset(job.peaks, 0, 4 * all_peaks)
-
-    job.output.position_step = job.m_step
-    job.output.y = <float*>_address(y)
-    job.output.row_step = job.out_w * job.out_c
-    job.output.pixel_step = job.out_c
-    job.output.bias = _address(bias)
-    job.output.residual = _address(residual)
-    job.output.activation = activation
-    job.output.alpha = alpha
-    job.output.beta = beta
-    cdef ptrdiff_t no_offset = 0
-    memset(&job.product, 0, sizeof(ck_gemm_args))
-    job.product.a_offsets = &no_offset
-    job.product.batch = 1
-    job.product.k = job.source.channels // job.parts
-    job.product.lda = job.source.step
-    job.product.ldc = job.m_tile
-
+    cdef Py_ssize_t samples = x.shape[0]
+    peaks = np.zeros(samples, np.float32)
+    if not y.size:
+        return peaks
+    cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, activation, alpha, beta,
+                             -1 if together is None else together)
+    cdef float* of_samples = <float*><size_t>peaks.ctypes.data
+    at[0], at[1] = <char*>_address(x), <char*>_address(bias)
+    at[2], at[3] = <char*>_address(residual), <char*>_address(y)
     with nogil:
-        scratch = <char*>take(bytes)
+        size = scratch_size(&job, samples, threads)
+        scratch = <char*>take(size)
         if scratch != NULL:
-            job.v = <float*>scratch
-            job.m = scratch + all_v
-            job.source.proto.zeros = <const float*>(job.m + team * job.m_bytes)
-            memset(job.m + team * job.m_bytes, 0, zeros)
-            if job.whole:
-                parallel_for(_block_task, &job, tasks, team)
-            else:
-                parallel_for(_input_task, &job,
-                             (job.total + TRANSFORM_TILES - 1) // TRANSFORM_TILES, team)
-                parallel_for(_columns_task, &job, tasks, team)
-            give(scratch, bytes)
-    try:
-        if scratch == NULL:
-            raise MemoryError(f"no memory for {bytes} bytes of scratch")
-        return _sample_peaks(&job, samples, tasks)
-    finally:
-        give(job.peaks, 4 * all_peaks)
+            run_step(&job, at, samples, threads, scratch)
+            memcpy(of_samples, scratch, 4 * samples)
+            give(scratch, size)
+    if scratch == NULL:
+        raise MemoryError(f"no memory for {size} bytes of scratch")
+    return peaks
 
 
-cdef _sample_peaks(Job* job, Py_ssize_t samples, Py_ssize_t tasks):
-    """Return the largest of each sample's entries in the tasks' peaks."""
-    peaks = np.zeros(samples, np.int32)
-    cdef int32_t* of_sample = <int32_t*><size_t>peaks.ctypes.data
+def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, recover, *,
+         int activation=0, double alpha=0, double beta=0, y_pixel=None):
+    """Return the same as a step of a Program, with operands x, bias, residual and y.
+
+    Parameters
+    ----------
+    x_shape, y_shape : (int, int, int)
+        Height, width and channels of a sample.
+    recover : callable
+        Called, with the operands' addresses, where a sample's peak is not between the bounds
+        of `outside`; the peaks are the first floats of the scratch memory.
+    y_pixel : int, optional
+        Numbers from one pixel of y to the next, where pixels are parts of wider ones.
+    others
+        As for `run`.
+    """
+    cdef Job job = _describe(x_shape, weights, y_shape, top, left, activation, alpha, beta, -1)
+    job.y_pixel = job.out_c if y_pixel is None else y_pixel
+    cdef Step step = new_step(run_step, scratch_size, &job, sizeof(Job), weights)
+    step.recover = recover
+    return step
+
+
+cdef void _sample_peaks(Job* job, int32_t* of_sample) noexcept nogil:
+    """Set the bits of each sample's largest peak; infinity where they are those of a NaN."""
     cdef int32_t* lanes = job.peaks
     cdef Py_ssize_t task, k, i, first, sample
-    for task in range(tasks):
-        first = part_start(job.total, job.tile_blocks, task * job.tile_blocks // tasks)
+    for task in range(job.tasks):
+        first = part_start(job.total, job.tile_blocks, task * job.tile_blocks // job.tasks)
         for k in range(job.span):
             sample = first // job.source.per_sample + k
-            if sample < samples:
+            if sample < job.samples:
                 for i in range(job.vector):
-                    of_sample[sample] = max(of_sample[sample], lanes[i])
+                    of_sample[sample] = min(max(of_sample[sample], lanes[i]), INFINITE_BITS)
             lanes += job.vector
-    return _as_float(peaks)
 
 
-def outside(peaks, float least, float most):
-    """Return the indices of the peaks that are not at least `least` and below `most`."""
-    cdef const float[::1] values = peaks
-    cdef Py_ssize_t i
-    return [i for i in range(values.shape[0]) if not least <= values[i] < most]
+def outside(peaks):
+    """Return the indices of samples whose peaks tell that another way must compute them."""
+    cdef const float* values = _address(peaks)
+    cdef Py_ssize_t i, count = len(peaks)
+    return [i for i in range(count) if not LEAST_SUM <= values[i] < INFINITY]
 
 
 # -- gradient of the weight ----------------------------------------------------------------
@@ -728,8 +810,9 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, int thread
     job.gemm = kernels_for(4)
     job.vector = table.vector_length
     job.positions = (tile + 2) * (tile + 2)
-    job.x = _source(x, tile + 2, tile, top, left, gy.shape[1:3])
-    job.gy = _source(gy, tile, tile, 0, 0, gy.shape[1:3])
+    job.x = _source(x.shape[1:], tile + 2, tile, top, left, gy.shape[1:3])
+    job.gy = _source(gy.shape[1:], tile, tile, 0, 0, gy.shape[1:3])
+    job.x.proto.x, job.gy.proto.x = _address(x), _address(gy)
     job.in_c, job.out_c = x.shape[3], gy.shape[3]
     job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
     job.blocks = (job.out_c + job.columns - 1) // job.columns

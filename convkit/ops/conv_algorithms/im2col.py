@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import direct, gemm, gradweight, im2col, memory
@@ -13,8 +15,6 @@ __all__ = ["Im2col"]
 # Output rows of fewer pixels than this leave most of a tile empty; the matrix of all pixels
 # has no rows.
 NARROW = 5
-# Bytes of im2col matrix made at a time.
-MATRIX_BYTES = 4 << 20
 
 
 class Im2col(Algorithm):
@@ -40,8 +40,7 @@ class Im2col(Algorithm):
         """Yield (first, last, matrix) for runs of samples whose matrix fits the bound."""
         shape = (*problem.out_size,
                  problem.in_channels * problem.kernel[0] * problem.kernel[1])
-        each = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        count = max(1, min(problem.batch, MATRIX_BYTES // max(1, each)))
+        count = im2col.together(math.prod(shape) * dtype.itemsize, problem.batch)
         matrix = memory.empty((count, *shape), dtype)
         for first in range(0, problem.batch, count):
             last = min(first + count, problem.batch)

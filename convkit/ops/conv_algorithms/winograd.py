@@ -16,11 +16,9 @@ __all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
 # Tiles there are kernels for: F(2x2, 3x3) and F(4x4, 3x3). F(6x6, 3x3) is left out: its error
 # reaches 3e-5 with 512 channels (docs/performance.md).
 TILES = (2, 4)
-# Weights and sums within these bounds are far enough from the ends of float32's range for
-# the transforms, which multiply by up to 2^7 and add up to 2^16 products: what they flush to
-# zero stays below 2^-24 of the largest result, and what overflows shows as an infinity.
+# Weights within these bounds are far enough from the ends of float32's range for the transforms;
+# the kernels tell of sums that are not.
 LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**20
-LEAST_SUM = 2.0**-60
 # The same for the gradient of the weight: bounds on the output's gradient, and on the result.
 LEAST_GRADIENT, MOST_GRADIENT = 2.0**-96, 2.0**20
 LEAST_RESULT = 2.0**-50
@@ -161,7 +159,7 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
         return False
     peaks = winograd.run(x, packed, y, top, left, threads=threads, **epilogue)
     residual = epilogue.pop("residual", None)
-    for n in winograd.outside(peaks, LEAST_SUM, np.inf):
+    for n in winograd.outside(peaks):
         one = slice(n, n + 1)
         more = {} if residual is None else {"residual": residual[one]}
         getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
