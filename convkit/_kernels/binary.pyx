@@ -10,6 +10,7 @@ cimport numpy as cnp
 from convkit._kernels.arrays cimport real_index
 from convkit._kernels.dispatch cimport (
     CK_ADD, CK_DIV, CK_MUL, CK_SUB, ck_binary_fn, ck_binary_rows, table)
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -65,6 +66,99 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.kernel(&piece)
 
 
+cdef bint _cut(Job* job) noexcept nogil:
+    """Join axes and cut the work; return False where the last axis is not for this kernel.
+
+    `axes` are those of the operands on entry, from the outermost in.
+    """
+    cdef int axis, kept = 0
+    cdef Py_ssize_t size, sa, sb
+    for axis in range(job.axes):
+        size, sa, sb = job.size[axis], job.stride_a[axis], job.stride_b[axis]
+        if size == 1:
+            continue
+        if kept and job.stride_a[kept - 1] == sa * size and job.stride_b[kept - 1] == sb * size:
+            kept -= 1
+            size *= job.size[kept]
+        job.size[kept] = size
+        job.stride_a[kept] = sa
+        job.stride_b[kept] = sb
+        kept += 1
+    job.n, job.step_a, job.step_b = 1, 1, 1
+    if kept:
+        kept -= 1
+        job.n = job.size[kept]
+        job.step_a, job.step_b = <int>job.stride_a[kept], <int>job.stride_b[kept]
+        if not (0 <= job.stride_a[kept] <= 1 and 0 <= job.stride_b[kept] <= 1):
+            return False
+    job.rows, job.row_a, job.row_b = 1, 0, 0
+    if kept:
+        kept -= 1
+        job.rows = job.size[kept]
+        job.row_a, job.row_b = job.stride_a[kept], job.stride_b[kept]
+    job.axes = kept
+    # Long rows are cut, short ones gathered. A piece of a cut row is a block of one row.
+    job.cuts = (job.n + BLOCK - 1) // BLOCK
+    job.n_each = BLOCK if job.cuts > 1 else job.n
+    job.rows_each = 1 if job.cuts > 1 else min(job.rows, max(<Py_ssize_t>1, BLOCK // job.n))
+    job.row_cuts = (job.rows + job.rows_each - 1) // job.rows_each
+    return True
+
+
+cdef void _run(Job* job, int threads) noexcept nogil:
+    cdef Py_ssize_t tasks = job.row_cuts * job.cuts
+    cdef int axis
+    for axis in range(job.axes):
+        tasks *= job.size[axis]
+    parallel_for(_task, job, tasks, threads_for(threads, tasks, <double>tasks * job.rows_each
+                                                * job.n_each))
+
+
+cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    job.a, job.b, job.y = at[0], at[1], at[2]
+    job.size[0] = samples
+    _cut(&job)
+    _run(&job, threads)
+    return 0
+
+
+def step(str operation, shape, strides_a, strides_b, bint double_):
+    """Return `run` as a step of a Program, with operands a, b and y; None where it is not for it.
+
+    Parameters
+    ----------
+    operation : str
+        As for `run`.
+    shape : sequence of int
+        Of a sample of y, none of them 0.
+    strides_a, strides_b : sequence of int
+        In numbers: from sample to sample, then for each axis of `shape`. Those of y are
+        dense.
+    double_ : bool
+        Whether numbers are float64.
+    """
+    cdef Job job, trial
+    cdef int axis
+    if len(shape) + 1 > MOST_AXES:
+        return None
+    job.item = 8 if double_ else 4
+    job.kernel = table().elementwise.binary[double_][OPERATIONS[operation]]
+    job.axes = len(shape) + 1
+    for axis in range(job.axes):
+        job.size[axis] = shape[axis - 1] if axis else 2
+        job.stride_a[axis], job.stride_b[axis] = strides_a[axis], strides_b[axis]
+    trial = job
+    if not _cut(&trial):
+        return None
+    job.size[0] = 1
+    trial = job
+    if not _cut(&trial):
+        return None
+    return new_step(_run_step, NULL, &job, sizeof(Job), None)
+
+
 def run(str operation, cnp.ndarray a, cnp.ndarray b, cnp.ndarray y, int threads):
     """Set ``y = a op b``, or return False where the operands' layout is not for this kernel.
 
@@ -85,8 +179,7 @@ def run(str operation, cnp.ndarray a, cnp.ndarray b, cnp.ndarray y, int threads)
     cdef int kind = real_index(y)
     cdef Py_ssize_t item = 8 if kind else 4
     cdef Job job
-    cdef int axis, ndim = cnp.PyArray_NDIM(y), kept = 0
-    cdef Py_ssize_t size, sa, sb
+    cdef int axis, ndim = cnp.PyArray_NDIM(y)
     if real_index(a) != kind or real_index(b) != kind:
         raise TypeError("kernel called with arrays of different types")
     if cnp.PyArray_NDIM(a) != ndim or cnp.PyArray_NDIM(b) != ndim:
@@ -101,47 +194,20 @@ def run(str operation, cnp.ndarray a, cnp.ndarray b, cnp.ndarray y, int threads)
         return True
     if ndim > MOST_AXES:
         return False
-    # From the outermost axis in: join an axis to the one before it where both walk on alike.
+    job.axes = ndim
     for axis in range(ndim):
-        size = y.shape[axis]
-        if size == 1:
-            continue
-        sa, sb = a.strides[axis], b.strides[axis]
-        if sa % item or sb % item:
+        if a.strides[axis] % item or b.strides[axis] % item:
             return False
-        sa //= item
-        sb //= item
-        if kept and job.stride_a[kept - 1] == sa * size and job.stride_b[kept - 1] == sb * size:
-            kept -= 1
-            size *= job.size[kept]
-        job.size[kept] = size
-        job.stride_a[kept] = sa
-        job.stride_b[kept] = sb
-        kept += 1
-    job.n, job.step_a, job.step_b = 1, 1, 1
-    if kept:
-        kept -= 1
-        if job.stride_a[kept] not in (0, 1) or job.stride_b[kept] not in (0, 1):
-            return False
-        job.n = job.size[kept]
-        job.step_a, job.step_b = job.stride_a[kept], job.stride_b[kept]
-    job.rows, job.row_a, job.row_b = 1, 0, 0
-    if kept:
-        kept -= 1
-        job.rows = job.size[kept]
-        job.row_a, job.row_b = job.stride_a[kept], job.stride_b[kept]
-    job.axes = kept
+        job.size[axis] = y.shape[axis]
+        job.stride_a[axis] = a.strides[axis] // item
+        job.stride_b[axis] = b.strides[axis] // item
+    if not _cut(&job):
+        return False
     job.item = item
     job.a = <const char*>cnp.PyArray_DATA(a)
     job.b = <const char*>cnp.PyArray_DATA(b)
     job.y = <char*>cnp.PyArray_DATA(y)
     job.kernel = table().elementwise.binary[kind][OPERATIONS[operation]]
-    # Long rows are cut, short ones gathered. A piece of a cut row is a block of one row.
-    job.cuts = (job.n + BLOCK - 1) // BLOCK
-    job.n_each = BLOCK if job.cuts > 1 else job.n
-    job.rows_each = 1 if job.cuts > 1 else min(job.rows, max(1, BLOCK // job.n))
-    job.row_cuts = (job.rows + job.rows_each - 1) // job.rows_each
-    cdef Py_ssize_t tasks = cnp.PyArray_SIZE(y) // (job.rows * job.n) * job.row_cuts * job.cuts
     with nogil:
-        parallel_for(_task, &job, tasks, threads_for(threads, tasks, cnp.PyArray_SIZE(y)))
+        _run(&job, threads)
     return True

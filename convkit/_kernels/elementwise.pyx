@@ -11,6 +11,7 @@ from convkit._kernels.dispatch cimport (
     CK_CELU, CK_ELU, CK_ERF, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_HARDTANH,
     CK_LEAKY_RELU, CK_LOGSIGMOID, CK_MISH, CK_RELU, CK_RELU6, CK_SELU, CK_SIGMOID, CK_SILU,
     CK_SOFTPLUS, CK_SOFTSIGN, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -38,6 +39,7 @@ cdef struct Run:
     const char* second
     char* out
     Py_ssize_t size, item
+    int cost            # of a number, in units of `threads_for`
     int activation
     double alpha, beta
 
@@ -71,6 +73,38 @@ cdef Py_ssize_t _blocks(Py_ssize_t size) noexcept nogil:
     return (size + BLOCK - 1) // BLOCK
 
 
+cdef Run _unary(str name, int kind, double a, double b) except *:
+    """Describe a function of one variable."""
+    cdef Run run
+    cdef int number
+    number, run.cost = FUNCTIONS[name]
+    run.item = 8 if kind else 4
+    run.map = table().elementwise.unary[kind][number]
+    run.alpha = a
+    run.beta = b
+    return run
+
+
+cdef int _unary_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                     char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    cdef Py_ssize_t blocks
+    run.size *= samples
+    run.first = at[0]
+    run.out = at[1]
+    blocks = _blocks(run.size)
+    parallel_for(_map_block, &run, blocks,
+                 threads_for(threads, blocks, <double>run.size * run.cost))
+    return 0
+
+
+def unary_step(str name, Py_ssize_t size, bint double_, double a=0.0, double b=0.0):
+    """Return `unary` on `size` numbers of each sample as a step, with operands x and out."""
+    cdef Run run = _unary(name, double_, a, b)
+    run.size = size
+    return new_step(_unary_step, NULL, &run, sizeof(Run), None)
+
+
 def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0,
           double b=0.0):
     """Set ``out = f(x)``.
@@ -86,20 +120,14 @@ def unary(str name, cnp.ndarray x, cnp.ndarray out, int threads, double a=0.0,
     a, b : float
         The function's parameters, as at ``enum ck_unary``.
     """
-    cdef int number, cost, kind = real_index(x)
-    cdef Run run
-    number, cost = FUNCTIONS[name]
+    cdef int kind = real_index(x)
+    cdef Run run = _unary(name, kind, a, b)
+    cdef char* at[2]
     run.size = cnp.PyArray_SIZE(x)
-    run.item = 8 if kind else 4
-    run.first = <const char*>pointer(x, kind, run.size)
-    run.out = <char*>out_pointer(out, kind, run.size)
-    run.map = table().elementwise.unary[kind][number]
-    run.alpha = a
-    run.beta = b
-    cdef Py_ssize_t blocks = _blocks(run.size)
+    at[0] = <char*>pointer(x, kind, run.size)
+    at[1] = <char*>out_pointer(out, kind, run.size)
     with nogil:
-        parallel_for(_map_block, &run, blocks,
-                     threads_for(threads, blocks, <double>run.size * cost))
+        _unary_step(&run, at, 1, threads, NULL)
 
 
 def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int threads,

@@ -18,6 +18,7 @@ from libc.math cimport NAN
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport ck_norm_table, table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -300,6 +301,34 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
         parallel_for(_affine_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
+cdef int _affine_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                      char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    run.cut = _cut(1, samples * run.cut.pixels, run.cut.channels)
+    run.x = at[0]
+    run.out = at[1]
+    parallel_for(_affine_block, &run, run.cut.tasks, _threads(&run, threads))
+    return 0
+
+
+def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, double alpha=0.0,
+                double beta=0.0):
+    """Return `affine` on `pixels` pixels of each sample as a step, with operands x and out."""
+    cdef Run run
+    run.kind = double_
+    run.kernels = table().norm
+    run.step = 0
+    run.cut = _cut(1, pixels, len(scale))
+    cdef cnp.ndarray a = _folded(&run, scale), b = _folded(&run, shift)
+    run.scale = _data(a)
+    run.shift = _data(b)
+    run.center = NULL
+    run.activation = activation
+    run.alpha = alpha
+    run.beta = beta
+    return new_step(_affine_step, NULL, &run, sizeof(Run), (a, b))
+
+
 # -- gradients -------------------------------------------------------------------------------
 
 cdef void _grad_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -410,6 +439,28 @@ def prelu(cnp.ndarray x, weight, cnp.ndarray out, int threads):
     run.scale = _data(w)
     with nogil:
         parallel_for(_prelu_block, &run, run.cut.tasks, _threads(&run, threads))
+
+
+cdef int _prelu_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                     char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    run.cut = _cut(1, samples * run.cut.pixels, run.cut.channels)
+    run.x = at[0]
+    run.out = at[1]
+    parallel_for(_prelu_block, &run, run.cut.tasks, _threads(&run, threads))
+    return 0
+
+
+def prelu_step(Py_ssize_t pixels, bint double_, weight):
+    """Return `prelu` on `pixels` pixels of each sample as a step, with operands x and out."""
+    cdef Run run
+    run.kind = double_
+    run.kernels = table().norm
+    run.step = 0
+    run.cut = _cut(1, pixels, len(weight))
+    cdef cnp.ndarray w = _folded(&run, weight)
+    run.scale = _data(w)
+    return new_step(_prelu_step, NULL, &run, sizeof(Run), w)
 
 
 cdef void _prelu_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

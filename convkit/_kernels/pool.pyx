@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from convkit._kernels.axis cimport Axis, ck_axis, rows_per_task
 from convkit._kernels.dispatch cimport table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -34,6 +35,7 @@ cdef struct Job:
     char* index
     Py_ssize_t source_bytes, target_bytes, index_bytes
     Py_ssize_t rows, rows_per_task, tasks_per_sample
+    double work                 # of a sample
 
 
 cdef void _run_forward(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
@@ -55,44 +57,70 @@ cdef void _run_backward(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
                              row, min(row + job.rows_per_task, job.rows))
 
 
-cdef _run(Job* job, bint forward, cnp.ndarray source, cnp.ndarray target, index, Axis h, Axis w,
-          Py_ssize_t window_w, int threads):
-    """Fill in what both directions share and run the tasks."""
-    cdef Py_ssize_t samples = target.shape[0], channels = target.shape[3]
-    cdef Py_ssize_t item = target.itemsize
+cdef int _describe(Job* job, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis w,
+                   Py_ssize_t window_w) except -1:
+    """Fill in what does not depend on the call."""
+    cdef const ck_pool_table* family = <const ck_pool_table*>table().pool
     cdef Py_ssize_t row_bytes
-    cdef double work
-    cdef const ck_pool_table* family
     if not (h.has_taps and w.has_taps):
         raise ValueError("max pooling needs axes with taps")
-    if source.size == 0 or target.size == 0:
-        target.fill(0)
-        return
     job.args.h = &h.lists
     job.args.w = &w.lists
     job.args.channels = channels
     job.args.window_w = <int32_t>window_w
-    family = <const ck_pool_table*>table().pool
     job.kernels = &family.f32 if item == 4 else &family.f64
-    job.source = <const char*>cnp.PyArray_DATA(source)
-    job.target = <char*>cnp.PyArray_DATA(target)
     job.index = NULL
     job.source_bytes = h.sources * w.sources * channels * item
     job.target_bytes = h.targets * w.targets * channels * item
-    if index is not None:
-        job.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>index)
-        job.args.wide = index.itemsize == sizeof(int32_t)
-        job.index_bytes = (h.targets * w.targets if forward else h.sources * w.sources) \
-            * channels * index.itemsize
     job.rows = h.targets
     row_bytes = (job.source_bytes + job.target_bytes) // job.rows
     job.rows_per_task = rows_per_task(job.rows, row_bytes)
     job.tasks_per_sample = (job.rows + job.rows_per_task - 1) // job.rows_per_task
-    work = <double>samples * h.entries * w.entries * channels * item
-    samples *= job.tasks_per_sample
-    threads = threads_for(threads, samples, work)
+    job.work = <double>h.entries * w.entries * channels * item
+    return 0
+
+
+cdef void _run_tasks(Job* job, bint forward, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Py_ssize_t tasks = samples * job.tasks_per_sample
+    parallel_for(_run_forward if forward else _run_backward, job, tasks,
+                 threads_for(threads, tasks, samples * job.work))
+
+
+cdef _run(bint forward, cnp.ndarray source, cnp.ndarray target, index, Axis h, Axis w,
+          Py_ssize_t window_w, int threads):
+    """Run either direction on arrays."""
+    cdef Job job
+    cdef Py_ssize_t samples = target.shape[0]
+    if source.size == 0 or target.size == 0:
+        target.fill(0)
+        return
+    _describe(&job, target.shape[3], target.itemsize, h, w, window_w)
+    job.source = <const char*>cnp.PyArray_DATA(source)
+    job.target = <char*>cnp.PyArray_DATA(target)
+    if index is not None:
+        job.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>index)
+        job.args.wide = index.itemsize == sizeof(int32_t)
+        job.index_bytes = (h.targets * w.targets if forward else h.sources * w.sources) \
+            * target.shape[3] * index.itemsize
     with nogil:
-        parallel_for(_run_forward if forward else _run_backward, job, samples, threads)
+        _run_tasks(&job, forward, samples, threads)
+
+
+cdef int _max_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    job.source = at[0]
+    job.target = at[1]
+    _run_tasks(&job, True, samples, threads)
+    return 0
+
+
+def max_step(Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not None,
+             Py_ssize_t window_w):
+    """Return `max_forward` without an index as a step of a Program, with operands x and y."""
+    cdef Job job
+    _describe(&job, channels, item, h, w, window_w)
+    return new_step(_max_step, NULL, &job, sizeof(Job), (h, w))
 
 
 def index_dtype(Py_ssize_t window_h, Py_ssize_t window_w):
@@ -107,8 +135,7 @@ def max_forward(cnp.ndarray x not None, cnp.ndarray y not None, index, Axis h no
     All arrays are C-contiguous, (N, H, W, C) and of the sizes of the axes; `index` has
     `index_dtype`. Sizes are the caller's to check.
     """
-    cdef Job job
-    _run(&job, True, x, y, index, h, w, window_w, threads)
+    _run(True, x, y, index, h, w, window_w, threads)
 
 
 def max_backward(cnp.ndarray gy not None, cnp.ndarray index not None, cnp.ndarray gx not None,
@@ -117,8 +144,7 @@ def max_backward(cnp.ndarray gy not None, cnp.ndarray index not None, cnp.ndarra
 
     `h` and `w` are the axes of the forward call; they are transposed here.
     """
-    cdef Job job
-    _run(&job, False, gy, gx, index, h.transposed(), w.transposed(), window_w, threads)
+    _run(False, gy, gx, index, h.transposed(), w.transposed(), window_w, threads)
 
 
 cdef struct FlatJob:

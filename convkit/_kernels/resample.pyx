@@ -4,6 +4,7 @@ cimport numpy as cnp
 
 from convkit._kernels.axis cimport Axis, ck_axis, rows_per_task
 from convkit._kernels.dispatch cimport table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -30,6 +31,7 @@ cdef struct Job:
     char* target
     Py_ssize_t source_bytes, target_bytes
     Py_ssize_t rows, rows_per_task, tasks_per_sample
+    double work                 # of a sample
 
 
 cdef void _run_task(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
@@ -40,41 +42,61 @@ cdef void _run_task(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
                row, min(row + job.rows_per_task, job.rows))
 
 
-cdef _run(bint copy, cnp.ndarray x, cnp.ndarray y, Axis h, Axis w, double fill, int threads):
-    """Cut the rows of the targets into tasks and run them."""
-    cdef Job job
-    cdef Py_ssize_t samples = y.shape[0], channels = y.shape[3], item = y.itemsize
+cdef int _describe(Job* job, bint copy, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis w,
+                   double fill) except -1:
+    """Fill in what does not depend on the call; cut the rows of the targets into tasks."""
+    cdef const ck_resample_table* family = <const ck_resample_table*>table().resample
+    cdef const ck_resample_kernels* kernels = &family.f32 if item == 4 else &family.f64
     cdef Py_ssize_t row_bytes
-    cdef double work
-    cdef const ck_resample_table* family
-    cdef const ck_resample_kernels* kernels
     if not (copy or (h.has_weights and w.has_weights)):
         raise ValueError("a weighted gather needs axes with weights")
-    if y.size == 0:
-        return
-    if x.size == 0:
-        y.fill(fill)
-        return
-    family = <const ck_resample_table*>table().resample
-    kernels = &family.f32 if item == 4 else &family.f64
     job.kernel = kernels.copy if copy else kernels.gather
     job.args.h = &h.lists
     job.args.w = &w.lists
     job.args.channels = channels
     job.args.fill = fill
-    job.source = <const char*>cnp.PyArray_DATA(x)
-    job.target = <char*>cnp.PyArray_DATA(y)
     job.source_bytes = h.sources * w.sources * channels * item
     job.target_bytes = h.targets * w.targets * channels * item
     job.rows = h.targets
     row_bytes = (job.source_bytes + job.target_bytes) // job.rows
     job.rows_per_task = rows_per_task(job.rows, row_bytes)
     job.tasks_per_sample = (job.rows + job.rows_per_task - 1) // job.rows_per_task
-    work = <double>samples * (job.target_bytes + <double>h.entries * w.entries * channels * item)
-    samples *= job.tasks_per_sample
-    threads = threads_for(threads, samples, work)
+    job.work = job.target_bytes + <double>h.entries * w.entries * channels * item
+    return 0
+
+
+cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    cdef Py_ssize_t tasks = samples * job.tasks_per_sample
+    job.source = at[0]
+    job.target = at[1]
+    parallel_for(_run_task, &job, tasks, threads_for(threads, tasks, samples * job.work))
+    return 0
+
+
+cdef _run(bint copy, cnp.ndarray x, cnp.ndarray y, Axis h, Axis w, double fill, int threads):
+    """Run on arrays."""
+    cdef Job job
+    cdef char* at[2]
+    cdef Py_ssize_t samples = y.shape[0]
+    if y.size == 0:
+        return
+    if x.size == 0:
+        y.fill(fill)
+        return
+    _describe(&job, copy, y.shape[3], y.itemsize, h, w, fill)
+    at[0], at[1] = <char*>cnp.PyArray_DATA(x), <char*>cnp.PyArray_DATA(y)
     with nogil:
-        parallel_for(_run_task, &job, samples, threads)
+        _run_step(&job, at, samples, threads, NULL)
+
+
+def step(bint copy, Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not None,
+         double fill=0.0):
+    """Return `gather` or `copy` as a step of a Program, with operands x and y."""
+    cdef Job job
+    _describe(&job, copy, channels, item, h, w, fill)
+    return new_step(_run_step, NULL, &job, sizeof(Job), (h, w))
 
 
 def gather(cnp.ndarray x not None, cnp.ndarray y not None, Axis h not None, Axis w not None,

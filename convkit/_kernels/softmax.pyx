@@ -4,6 +4,7 @@ cimport numpy as cnp
 
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport ck_softmax_fn, ck_softmax_grad_fn, table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -54,6 +55,27 @@ cdef Py_ssize_t _blocks(const Run* run) noexcept nogil:
 
 cdef int _threads(const Run* run, int threads) noexcept nogil:
     return threads_for(threads, _blocks(run), <double>run.rows * run.length * COST)
+
+
+cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    run.rows *= samples
+    run.first = at[0]
+    run.out = at[1]
+    parallel_for(_map_block, &run, _blocks(&run), _threads(&run, threads))
+    return 0
+
+
+def step(Py_ssize_t rows, Py_ssize_t length, bint double_, bint log):
+    """Return `softmax` of `rows` rows in each sample as a step, with operands x and out."""
+    cdef Run run
+    run.item = 8 if double_ else 4
+    run.rows = rows
+    run.length = length
+    run.block = max(BLOCK // length, 1)
+    run.map = table().softmax.log_softmax[double_] if log else table().softmax.softmax[double_]
+    return new_step(_run_step, NULL, &run, sizeof(Run), None)
 
 
 def softmax(cnp.ndarray x, cnp.ndarray out, int threads, bint log=False):
