@@ -139,6 +139,9 @@ def _fused(activation: str | None, args: Sequence[float]) -> tuple[Callable, Cal
     if activation == "leaky_relu":
         slope = {"negative_slope": args[0]} if len(args) else {}
         return (lambda z: leaky_relu(z, **slope)), (lambda gy, z: leaky_relu_grad(gy, z, **slope))
+    if activation == "clamp":
+        ends = dict(zip(("min", "max"), args, strict=False))
+        return (lambda z: clamp(z, **ends)), (lambda gy, z: clamp_grad(gy, z, **ends))
     return {"relu": (relu, relu_grad), "relu6": (relu6, relu6_grad)}[activation]
 
 
@@ -953,15 +956,18 @@ def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
     return g.sum(axis=axes, keepdims=True)
 
 
-def add(a: Array, b: Array) -> Array:
-    """Return a + b, broadcast."""
+def add(a: Array, b: Array, *, activation: str | None = None,
+        activation_args: Sequence[float] = ()) -> Array:
+    """Return ``activation(a + b)``, broadcast."""
     a, b = _wide(a, b)
-    return a + b
+    return _fused(activation, activation_args)[0](a + b)
 
 
-def add_grad(gy: Array, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return gy and gy."""
+def add_grad(gy: Array, a: Array, b: Array, *, activation: str | None = None,
+             activation_args: Sequence[float] = ()) -> tuple[Array, Array]:
+    """Return gy, times the activation's slope, twice."""
     gy, a, b = _wide(gy, a, b)
+    (gy,) = _fused(activation, activation_args)[1](gy, a + b)
     return _sum_to(gy, a.shape), _sum_to(gy, b.shape)
 
 

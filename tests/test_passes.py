@@ -4,56 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graph_checks import array, check, op_names, statistics
 from harness import check_batch_invariance, check_op, random_array
 
 import convkit as ck
 import convkit.functional as F
 from convkit import nn
 from convkit.autograd import apply
-from convkit.infer import Editor, Program, passes, run_pipeline, trace, verify
-from convkit.infer.check import compare
+from convkit.infer import Editor, passes, run_pipeline, trace
 from convkit.ops.op import REGISTRY
-
-RNG = np.random.default_rng(0)
-
-
-def array(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def statistics(channels: int) -> dict[str, np.ndarray]:
-    """Return arguments of F.batch_norm that are far from doing nothing."""
-    return {"running_mean": array(channels), "running_var": np.abs(array(channels)) + 0.5,
-            "weight": array(channels), "bias": array(channels)}
-
-
-def op_names(graph) -> list[str]:
-    return [node.op for node in graph.nodes]
-
-
-def outputs(graph, seed: int = 3, batch: int = 2) -> list[np.ndarray]:
-    """Run a graph on random numbers."""
-    rng = np.random.default_rng(seed)
-    inputs = [rng.standard_normal((batch, *graph.shape(p.value)[1:])).astype(np.float32)
-              for p in graph.inputs]
-    result = Program(graph).run(tuple(inputs))
-    return list(result) if isinstance(result, tuple) else [result]
-
-
-def check(step, graph, expected: list[str], relative: float = 2e-6):
-    """Run a pass; check its nodes, soundness, numbers, and that its argument is as before."""
-    text, arrays = str(graph), [c.array.copy() for c in graph.constants.values()]
-    after = step(graph)
-    assert op_names(after) == expected
-    verify(after)
-    error = compare(outputs(graph), outputs(after))
-    assert error.relative <= relative, error
-    assert str(graph) == text
-    for constant, before in zip(graph.constants.values(), arrays, strict=True):
-        np.testing.assert_array_equal(constant.array, before)
-    assert len({c.name for c in after.constants.values()}) == len(after.constants)
-    return after
-
 
 # -- removal --------------------------------------------------------------------------------
 

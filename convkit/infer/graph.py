@@ -191,6 +191,7 @@ class Editor:
         self._nodes: list[Node | None] = list(graph.nodes)
         self._constants = dict(graph.constants)
         self._values = dict(graph.values)
+        self._inserted: dict[int, list[Node]] = {}
         self._aliases: dict[int, int] = {}
         self._names = {c.name for c in graph.constants.values()}
         self._uses = graph.uses()
@@ -214,10 +215,23 @@ class Editor:
         while unique in self._names:
             unique, k = f"{name}_{k}", k + 1
         self._names.add(unique)
-        value, self._next = self._next, self._next + 1
+        value = self.add_value(Value(array.shape, array.dtype.name))
         self._constants[value] = Constant(unique, array)
-        self._values[value] = Value(array.shape, array.dtype.name)
         return value
+
+    def add_value(self, info: Value) -> int:
+        """Return the number of a new value, which a node put in by `replace` or `insert` makes."""
+        value, self._next = self._next, self._next + 1
+        self._values[value] = info
+        return value
+
+    def declare(self, value: int, info: Value) -> None:
+        """Change what is known of a value that a rewritten node makes."""
+        self._values[value] = info
+
+    def insert(self, position: int, node: Node) -> None:
+        """Put a node before the one at a position, after those inserted there earlier."""
+        self._inserted.setdefault(position, []).append(node)
 
     def replace(self, position: int, node: Node) -> None:
         """Put another node in place of the one at a position."""
@@ -235,14 +249,15 @@ class Editor:
         """Return a constant's array, None when the value is no constant."""
         if value is None:
             return None
-        constant = self._constants.get(self._resolve(value))
+        constant = self._constants.get(self.resolve(value))
         return None if constant is None else constant.array
 
     def name(self, value: int) -> str:
         """Return a constant's name."""
-        return self._constants[self._resolve(value)].name
+        return self._constants[self.resolve(value)].name
 
-    def _resolve(self, value: int) -> int:
+    def resolve(self, value: int) -> int:
+        """Return the value that readers of `value` read after the changes so far."""
         while value in self._aliases:
             value = self._aliases[value]
         return value
@@ -251,9 +266,10 @@ class Editor:
         """Return the edited graph, without values and constants that nothing mentions."""
         nodes = tuple(
             dataclasses.replace(node, inputs=tuple(
-                None if v is None else self._resolve(v) for v in node.inputs))
-            for node in self._nodes if node is not None)
-        outputs = tuple(Port(p.name, self._resolve(p.value)) for p in self._graph.outputs)
+                None if v is None else self.resolve(v) for v in node.inputs))
+            for i, at in enumerate(self._nodes)
+            for node in (*self._inserted.get(i, ()), at) if node is not None)
+        outputs = tuple(Port(p.name, self.resolve(p.value)) for p in self._graph.outputs)
         alive = {v for node in nodes for v in (*node.inputs, *node.outputs)}
         alive.update(p.value for p in (*self._graph.inputs, *outputs))
         return Graph(

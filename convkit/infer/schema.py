@@ -263,7 +263,7 @@ _spatial = (3, 4)
 _edges = Attr(per_spatial(pair(_size)))
 _steps = Attr(per_spatial(_count))
 _ACTIVATION = {
-    "activation": Attr(optional(choice("relu", "relu6", "leaky_relu")), None),
+    "activation": Attr(optional(choice("relu", "relu6", "clamp", "leaky_relu")), None),
     "activation_args": Attr(any_number(real()), ()),
 }
 _PRECISION = {"precision": Attr(optional(choice(*PRECISIONS)), None)}
@@ -330,7 +330,8 @@ SCHEMAS: dict[str, OpSchema] = {
     "gelu": OpSchema("x", {"approximate": Attr(choice("none", "tanh"), "none")}),
     "softmax": OpSchema("x", {"dim": Attr(axis)}),
     "log_softmax": OpSchema("x", {"dim": Attr(axis)}),
-    **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "power", "remainder", "fmod"),
+    "add": OpSchema("a b", dict(_ACTIVATION), kinds="fiu"),
+    **dict.fromkeys(("sub", "mul", "maximum", "minimum", "power", "remainder", "fmod"),
                     _binary),
     "div": OpSchema("a b", {"rounding_mode": Attr(optional(choice("trunc", "floor")), None)},
                     kinds="fiu"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import memory, norm
@@ -18,7 +20,7 @@ class Affine(Op):
     """activation(x * scale + shift), with one scale and shift per channel (axis 1).
 
     Compiled graphs use it for batch norms that no layer takes up, with `activation` one of
-    None, "relu", "relu6" and "leaky_relu" (its slope in `activation_args`).
+    None, "relu", "relu6", "clamp" and "leaky_relu" (ends or slope in `activation_args`).
     """
 
     name = "affine"
@@ -76,4 +78,7 @@ def _slope(z: np.ndarray, activation: str, args: tuple) -> np.ndarray:
     slope = np.where(z <= 0, low if activation == "leaky_relu" else 0, 1)
     if activation == "relu6":
         slope = np.where(z >= 6, 0, slope)
+    elif activation == "clamp":
+        low, high = (*args, math.inf)[:2] if args else (-math.inf, math.inf)
+        slope = np.where((z < low) | (z > high), 0, 1)
     return slope.astype(z.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,18 @@ def activation_arguments(activation: str | None, args: tuple = ()) -> dict[str, 
     Raises
     ------
     ValueError
-        When `activation` is none of None, "relu", "relu6", "leaky_relu".
+        When `activation` is none of None, "relu", "relu6", "clamp" (`args` are its ends; by
+        default there is none), "leaky_relu".
     """
     if activation == "leaky_relu":
         code, alpha, beta = 3, float(args[0]) if args else 0.01, 0.0
+    elif activation == "clamp":
+        code, (alpha, beta) = 2, (*args, math.inf)[:2] if args else (-math.inf, math.inf)
     elif activation in _ACTIVATIONS:
         code, alpha, beta = _ACTIVATIONS[activation]
     else:
-        raise ValueError(f"expected activation None, 'relu', 'relu6' or 'leaky_relu', "
-                         f"got {activation!r}")
+        raise ValueError(f"expected activation None, 'relu', 'relu6', 'clamp' or "
+                         f"'leaky_relu', got {activation!r}")
     return {"activation": code, "alpha": alpha, "beta": beta}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from convkit._kernels import memory
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops.layout import axis_order, logical
 from convkit.ops.math import sum_to
 from convkit.ops.op import Context, Op, register
 from convkit.ops.shape import _axis, _native_order
@@ -43,11 +44,14 @@ class Take(Op):
 
     @staticmethod
     def forward(ctx: Context, x, indices, *, dim=0):
-        """Copy the slices."""
+        """Copy the slices; one index per slice keeps the order of axes in memory."""
         axis = _axis(dim, x.ndim)
         x, places = _native_order(x), _places(indices, x.shape[axis])
         ctx.saved = x.shape, places, axis
-        return np.take(x, places, axis=axis)
+        order = axis_order(x) if places.ndim == 1 else None
+        if order is None:
+            return np.take(x, places, axis=axis)
+        return logical(np.take(x.transpose(order), places, axis=order.index(axis)), order)
 
     @staticmethod
     def backward(ctx: Context, g):

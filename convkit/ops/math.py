@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import binary, memory
+from convkit._kernels import binary, elementwise, memory
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, empty_ordered, like, native
+from convkit.ops.conv import activation_arguments
+from convkit.ops.layout import axis_order, empty_ordered, in_order, like, logical, native
 from convkit.ops.linear import Linear
 from convkit.ops.op import Context, Op, register
 
@@ -147,20 +148,29 @@ class _Binary(Op):
     @staticmethod
     def shape(*shapes, **attrs):
         """Return the broadcast shape."""
+        if attrs.get("activation") is not None and shapes[0] != shapes[1]:
+            raise ShapeError(f"expected two arrays of one shape before a fused "
+                             f"{attrs['activation']}, got {shapes[0]} and {shapes[1]}")
         return broadcast_shape(*shapes)
 
 
 @register
 class Add(_Binary):
-    """a + b."""
+    """a + b.
+
+    `activation` is a form that compiled programs use, for two floating-point arrays of one
+    shape and type; it has no backward.
+    """
 
     name = "add"
     onnx = "Add"
     passes_gradient = True
 
     @staticmethod
-    def forward(ctx: Context, a, b):
+    def forward(ctx: Context, a, b, *, activation=None, activation_args=()):
         """Add with broadcasting."""
+        if activation is not None:
+            return _add_and_activate(ctx, a, b, activation, activation_args)
         ctx.saved = _kind(a), _kind(b)
         return _binary("add", *common_type(a, b), ctx.threads)
 
@@ -170,6 +180,23 @@ class Add(_Binary):
         ka, kb = ctx.saved
         return (sum_to(g, ka) if ctx.needs[0] else None,
                 sum_to(g, kb) if ctx.needs[1] else None)
+
+
+def _add_and_activate(ctx: Context, a: np.ndarray, b: np.ndarray, activation: str, args: tuple
+                      ) -> np.ndarray:
+    """Return activation(a + b) in one pass, laid out as `a`."""
+    if any(ctx.needs):
+        raise ValueError("a fused activation has no backward: it is for compiled programs")
+    a, b = common_type(a, b)
+    if a.shape != b.shape:
+        raise ShapeError(f"expected two arrays of one shape before a fused {activation}, "
+                         f"got {a.shape} and {b.shape}")
+    order = axis_order(a)
+    a, b = in_order(a, order), in_order(b, order)
+    out = memory.empty(a.shape, a.dtype)
+    elementwise.add(a, b, out=out, threads=ctx.threads,
+                    **activation_arguments(activation, args))
+    return logical(out, order)
 
 
 @register

@@ -1,11 +1,16 @@
-"""Batch norms that stand alone, as one multiply-add per channel, and merged into what follows."""
+"""Multiply-adds per channel that stand alone: made of batch norms, merged into one another."""
 
 from __future__ import annotations
 
 from convkit.infer.graph import Editor, Graph, Node
-from convkit.infer.passes.weights import batch_norm_vectors, layer_at, replace_layer
+from convkit.infer.passes.weights import (
+    batch_norm_vectors,
+    channel_vectors,
+    layer_at,
+    replace_layer,
+)
 
-__all__ = ["batch_norm_to_affine", "fold_affine_into_next"]
+__all__ = ["batch_norm_to_affine", "fold_affine_into_next", "merge_affines"]
 
 
 def batch_norm_to_affine(graph: Graph) -> Graph:
@@ -24,37 +29,66 @@ def batch_norm_to_affine(graph: Graph) -> Graph:
     return editor.finish()
 
 
+def merge_affines(graph: Graph) -> Graph:
+    """Return the graph with an ``affine`` step merged into the ``affine`` step after it.
+
+    Only where the second alone reads the first's result and nothing is activated in between.
+    """
+    editor = Editor(graph)
+    producers, uses = graph.producers(), graph.uses()
+    for position, node in enumerate(graph.nodes):
+        before = producers.get(node.inputs[0]) if node.op == "affine" else None
+        if before is None or uses[node.inputs[0]] != 1:
+            continue
+        first = editor.node(before)
+        inner = channel_vectors(editor, first) if first.op == "affine" else None
+        outer = channel_vectors(editor, node.with_attrs(activation=None))
+        if inner is None or outer is None:
+            continue
+        dtype = graph.values[node.inputs[1]].dtype
+        names = [editor.name(v) for v in node.inputs[1:]]
+        merged = inner[0] * outer[0], inner[1] * outer[0] + outer[1]
+        constants = [editor.add_constant(v.astype(dtype), name, instead_of=old) for v, name, old
+                     in zip(merged, names, node.inputs[1:], strict=True)]
+        editor.replace(position, Node("affine", (first.inputs[0], *constants), node.outputs,
+                                      node.attrs, node.name))
+        editor.drop(before)
+    return editor.finish()
+
+
 def fold_affine_into_next(graph: Graph) -> Graph:
     """Return the graph with ``affine`` steps merged into the convolution or linear layer after.
 
-    Only where that layer alone reads the result and no zeros are padded in between (padding
-    by reflection, replication or wrapping is fine: it pads with scaled values too).
+    Only where that layer alone reads the result. The scale goes into the weights, the shift
+    times the weights into the bias. Where the layer pads with zeros, that would be wrong at
+    the borders for any shift but zero (the zeros come after the shift), so there only a scale
+    without a shift is taken; padding by reflection, replication or wrapping is fine: it pads
+    with shifted values.
     """
     editor = Editor(graph)
     producers, uses = graph.producers(), graph.uses()
     for position, node in enumerate(graph.nodes):
         before = producers.get(node.inputs[0]) if node.inputs else None
-        if before is None or uses[node.inputs[0]] != 1 or not _pads_no_zeros(graph, node):
+        if before is None or uses[node.inputs[0]] != 1:
             continue
         affine = graph.nodes[before]
-        if affine.op != "affine" or affine.attrs["activation"] is not None:
+        vectors = channel_vectors(editor, affine) if affine.op == "affine" else None
+        layer = None if vectors is None else layer_at(editor, position)
+        if layer is None or not _takes(graph, node, vectors[1].any()):
             continue
-        layer = layer_at(editor, position)
-        scale, shift = editor.array(affine.inputs[1]), editor.array(affine.inputs[2])
-        if layer is None or scale is None or shift is None:
-            continue
-        layer.scale_inputs(scale.astype("float64"), shift.astype("float64"))
+        layer.scale_inputs(*vectors)
         replace_layer(graph, editor, position, layer, (affine.inputs[0], *node.inputs[1:]),
                       node.outputs)
         editor.drop(before)
     return editor.finish()
 
 
-def _pads_no_zeros(graph: Graph, node: Node) -> bool:
-    """Tell whether every input element that a layer reads comes through the step before it."""
+def _takes(graph: Graph, node: Node, shifted: bool) -> bool:
+    """Tell whether a layer can take up what is done per channel to its input."""
     if node.op == "linear":
         return len(graph.shape(node.inputs[0])) == 2
-    if node.op != "conv":
-        return False
-    return (node.attrs["padding_mode"] != "zeros"
-            or all(edge == 0 for pair in node.attrs["padding"] for edge in pair))
+    if node.op == "conv_transpose":  # the number of taps that reach an output pixel varies
+        return not shifted
+    pads_zeros = (node.attrs["padding_mode"] == "zeros"
+                  and any(edge for pair in node.attrs["padding"] for edge in pair))
+    return not (shifted and pads_zeros)

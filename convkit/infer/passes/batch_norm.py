@@ -1,15 +1,15 @@
-"""Batch norm that follows a convolution or linear layer, folded into its weights."""
+"""What follows a convolution or linear layer per channel, folded into its weights."""
 
 from __future__ import annotations
 
 from convkit.infer.graph import Editor, Graph
-from convkit.infer.passes.weights import batch_norm_vectors, layer_at, replace_layer
+from convkit.infer.passes.weights import channel_vectors, layer_at, replace_layer
 
 __all__ = ["fold_batch_norm"]
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """Return the graph with batch norms merged into the layers before them.
+    """Return the graph with batch norms and affine steps merged into the layers before them.
 
     Only where the layer's result goes nowhere else, nothing is fused between the two, and
     the layer's output channels are the axis that is normalised. Weights are computed in
@@ -18,13 +18,17 @@ def fold_batch_norm(graph: Graph) -> Graph:
     editor = Editor(graph)
     producers, uses = graph.producers(), graph.uses()
     for position, node in enumerate(graph.nodes):
-        if node.op != "batch_norm" or uses[node.inputs[0]] != 1:
+        if node.op not in ("batch_norm", "affine") or uses[node.inputs[0]] != 1:
             continue
         before = producers.get(node.inputs[0])
         layer = layer_at(editor, before)
-        vectors = batch_norm_vectors(editor, node)
+        vectors = channel_vectors(editor, node.with_attrs(activation=None))
         if layer is None or vectors is None or not _foldable(graph, layer.node):
             continue
+        if node.attrs.get("activation") is not None:  # of an affine step
+            if "activation" not in layer.node.attrs:
+                continue
+            layer.node = layer.node.with_attrs(**node.attrs)
         layer.scale_outputs(*vectors)
         replace_layer(graph, editor, before, layer, layer.node.inputs, node.outputs)
         producers[node.outputs[0]] = before

@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from convkit.infer.graph import Editor, Graph, Node
 
-__all__ = ["fuse_activation"]
+__all__ = ["fuse_activation", "fused_form", "takes_activation"]
 
-FUSING = ("conv", "linear", "affine")
+# Steps that have the attributes `activation` and `activation_args`.
+FUSING = ("conv", "linear", "affine", "add")
 
 
 def fuse_activation(graph: Graph) -> Graph:
-    """Return the graph with relu, relu6 and leaky_relu made attributes of the step before.
+    """Return the graph with activations made attributes of the steps before.
 
-    Only where the activation alone reads that step's result. ``activation_args`` is ``()``,
-    or ``(negative_slope,)`` for leaky_relu.
+    These are relu, relu6, leaky_relu (``activation_args`` is its slope), and clamp and
+    hardtanh ("clamp", with the lower and the upper end). Only where the activation alone
+    reads that step's result; an addition takes one where both operands are whole.
     """
     editor = Editor(graph)
     producers, uses = graph.producers(), graph.uses()
     for position, node in enumerate(graph.nodes):
-        args = _arguments(node)
-        if args is None or uses[node.inputs[0]] != 1:
+        form = fused_form(node)
+        if form is None or uses[node.inputs[0]] != 1:
             continue
         before = producers.get(node.inputs[0])
         step = None if before is None else editor.node(before)
-        if step is None or step.op not in FUSING or step.attrs["activation"] is not None:
+        if step is None or not takes_activation(graph, step):
             continue
-        fused = step.with_attrs(activation=node.op, activation_args=args)
+        fused = step.with_attrs(activation=form[0], activation_args=form[1])
         editor.replace(before, dataclasses.replace(fused, outputs=node.outputs))
         producers[node.outputs[0]] = before
         editor.drop(position)
     return editor.finish()
 
 
-def _arguments(node: Node) -> tuple[float, ...] | None:
-    """Return an activation's arguments; None when it is none that can be fused."""
-    if node.op == "leaky_relu":
-        return (node.attrs["negative_slope"],)
-    return () if node.op in ("relu", "relu6") else None
+def fused_form(node: Node) -> tuple[str, tuple[float, ...]] | None:
+    """Return name and arguments of an activation as other steps apply it; None where none does."""
+    match node.op:
+        case "relu" | "relu6":
+            return node.op, ()
+        case "leaky_relu":
+            return node.op, (node.attrs["negative_slope"],)
+        case "hardtanh":
+            return "clamp", (node.attrs["min_val"], node.attrs["max_val"])
+        case "clamp":
+            low, high = node.attrs["min"], node.attrs["max"]
+            return "clamp", (-math.inf if low is None else low, math.inf if high is None else high)
+    return None
+
+
+def takes_activation(graph: Graph, step: Node) -> bool:
+    """Tell whether a step can apply an activation to its result."""
+    if step.op not in FUSING or step.attrs.get("activation") is not None:
+        return False
+    infos = {graph.values[v] for v in (*step.inputs, *step.outputs) if v is not None}
+    return step.op != "add" or (len(infos) == 1 and infos.pop().dtype in ("float32", "float64"))

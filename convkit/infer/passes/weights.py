@@ -8,7 +8,8 @@ import numpy as np
 
 from convkit.infer.graph import Editor, Graph, Node
 
-__all__ = ["WEIGHTED", "Layer", "batch_norm_vectors", "layer_at", "replace_layer"]
+__all__ = ["WEIGHTED", "Layer", "batch_norm_vectors", "channel_vectors", "layer_at",
+           "replace_layer"]
 
 WEIGHTED = ("conv", "conv_transpose", "linear")
 
@@ -41,10 +42,13 @@ class Layer:
         self.bias = self.bias * scale + shift
 
     def scale_inputs(self, scale: np.ndarray, shift: np.ndarray) -> None:
-        """Make a conv or linear layer take x where it took scale * x + shift.
+        """Make the layer take x where it took scale * x + shift.
 
-        For a convolution this holds when no zeros are padded in.
+        Where a convolution pads zeros, and for a transposed one, this holds when shift is zero.
         """
+        if self.node.op == "conv_transpose":
+            self.weight = self.weight * scale.reshape(-1, *(1,) * (self.weight.ndim - 1))
+            return
         groups = self.node.attrs.get("groups", 1)
         grouped = self.weight.reshape(groups, -1, *self.weight.shape[1:])
         form = (groups, 1, -1, *(1,) * (self.weight.ndim - 2))
@@ -101,3 +105,19 @@ def batch_norm_vectors(editor: Editor, node: Node) -> tuple[np.ndarray, np.ndarr
         scale = scale * weight
     shift = -mean * scale
     return scale, shift if bias is None else shift + bias
+
+
+def channel_vectors(editor: Editor, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return scale and shift (C,) in float64 of a step that does nothing else per channel.
+
+    That is a batch norm or an affine step, of constants only, without an activation.
+    """
+    if node.op == "batch_norm":
+        return batch_norm_vectors(editor, node)
+    if node.op != "affine" or node.attrs["activation"] is not None:
+        return None
+    arrays = [editor.array(v) for v in node.inputs[1:]]
+    if any(a is None for a in arrays):
+        return None
+    scale, shift = (a.astype(np.float64) for a in arrays)
+    return scale, shift

@@ -23,6 +23,8 @@ def activated(w: Writer, y: str, activation: str | None, args: tuple, dtype: str
         return w.op("Clip", y, w.scalar(0, dtype), w.scalar(6, dtype))
     if activation == "leaky_relu":
         return w.op("LeakyRelu", y, alpha=args[0] if args else 0.01)
+    if activation == "clamp":
+        return w.op("Clip", y, *(w.scalar(v, dtype) for v in args))
     return y
 
 
@@ -32,7 +34,7 @@ def activated(w: Writer, y: str, activation: str | None, args: tuple, dtype: str
 @writes("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf",
         "exp", "floor", "hardswish", "log", "mish", "neg", "reciprocal", "relu", "round", "selu",
         "sigmoid", "sign", "sin", "sinh", "softsign", "sqrt", "tan", "tanh",
-        "add", "sub", "mul", "matmul", "maximum", "minimum", "power", "eq", "lt", "le", "gt", "ge",
+        "sub", "mul", "matmul", "maximum", "minimum", "power", "eq", "lt", "le", "gt", "ge",
         "logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf", "where")
 def same(w: Writer, s: Step) -> str:
     """Write the operator that the operation names as its own."""
@@ -40,6 +42,13 @@ def same(w: Writer, s: Step) -> str:
 
 
 # -- activations ------------------------------------------------------------------------------
+
+
+@writes("add")
+def add(w: Writer, s: Step) -> str:
+    """Write Add, and what was fused into it."""
+    return activated(w, w.op("Add", *s.ins), s.attrs.get("activation"),
+                     s.attrs.get("activation_args", ()), s.dtype)
 
 
 @writes("relu6")
