@@ -170,3 +170,38 @@ def test_forward(which, dtype):
     alone = np.empty((1, *want.shape[1:]), dtype)
     direct.run(x[1:2], packed, alone, taps, taps, (stride, stride), threads=1)
     assert_same_bits(alone[0], found[0][1], "a sample alone")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 25088), (5, 1, 1, 9217), (1, 3, 4, 1600)])
+@pytest.mark.parametrize("activation", [0, 1])
+def test_long_sums_are_added_up_in_parts(shape, activation):
+    """A 1x1 kernel over many channels, or 3x3 over 1600, with what comes after the sum."""
+    rng = np.random.default_rng(1)
+    taps = 1 if shape[1] == 1 else 3
+    pad = taps // 2
+    n, h, w, channels = shape
+    outs = 37
+    x = rng.standard_normal(shape, dtype=np.float32)
+    weight = rng.standard_normal((outs, channels, taps, taps), dtype=np.float32)
+    bias = rng.standard_normal(outs, dtype=np.float32)
+    residual = rng.standard_normal((n, h, w, outs), dtype=np.float32)
+    reach = range(-pad, pad + 1)
+    packed = gemm.pack(weight, 1, outs, channels, list(range(taps * taps)), weight.size,
+                       channels * taps * taps, taps * taps, w if taps > 1 else 1 << 20, 1)
+
+    def run(x, residual, threads):
+        y = memory.empty((len(x), h, w, outs))
+        direct.run(x, packed, y, list(reach), list(reach), (1, 1), bias=bias,
+                   residual=residual, activation=activation, threads=threads)
+        return y
+
+    exact = bias + residual.astype(np.float64)
+    for r in reach:
+        for c in reach:
+            exact += _shifted(x.astype(np.float64), r, c, (1, 1), (h, w)) @ weight[
+                :, :, r + pad, c + pad].astype(np.float64).T
+    exact = np.maximum(exact, 0) if activation else exact
+    y = run(x, residual, 1)
+    assert np.linalg.norm(y - exact) < 1.6e-6 * np.linalg.norm(exact)
+    assert_same_bits(run(x, residual, 2), y)
+    assert_same_bits(run(x[:1], residual[:1], 1), y[:1])

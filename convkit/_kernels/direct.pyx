@@ -14,12 +14,13 @@ large that they are gone through in chunks, each with all of the input, the whol
 copied so beforehand.
 
 Work is cut into (sample, strip of rows, chunk of output blocks). Each output element is
-one chain of multiply-adds in the order of taps and channels: the cut changes no bit.
+one chain of multiply-adds in the order of taps and channels, or a few chains of fixed length
+that are added in order: the cut changes no bit.
 """
 
 import numpy as np
 
-from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_kernels, kernels_for,
+from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels.runner cimport launch, new_step
@@ -37,6 +38,9 @@ cdef Py_ssize_t ROW_BYTES = 64 << 10
 # Work is cut into about this many tasks where that costs little, four times as many with several
 # samples. No bit depends on it.
 cdef Py_ssize_t TASKS = 8
+# Multiply-adds in one chain at most. Rounding errors grow with a chain's length: 25088 terms (the first
+# linear layer of VGG) were off by 2.8e-6 of the result's norm, 4608 (512 channels, 3x3) by 1.2e-6.
+cdef Py_ssize_t CHAIN = 4608
 # With fewer pixels in all, weights are read at the speed of memory: nothing is gained by
 # fetching them ahead.
 cdef Py_ssize_t LEAST_REUSE = 16
@@ -71,6 +75,34 @@ cdef struct Job:
     Source source
 
 
+cdef void _run_parts(const ck_gemm_args* whole, ck_gemm_fn tile, Py_ssize_t size) noexcept nogil:
+    """Run a tile as chains of at most CHAIN terms, each added to what C holds so far."""
+    cdef ck_gemm_args part = whole[0]
+    cdef Py_ssize_t pieces = (whole.k + CHAIN - 1) // CHAIN     # of one block
+    cdef Py_ssize_t blocks = max(<Py_ssize_t>1, CHAIN // whole.k)
+    cdef Py_ssize_t block = 0, piece, first
+    part.bias = part.residual = NULL
+    part.activation = 0
+    while block < whole.batch:
+        part.batch = min(blocks, whole.batch - block)
+        part.a_offsets = whole.a_offsets + block
+        for piece in range(pieces):
+            first = part_start(whole.k, pieces, piece)
+            part.k = part_start(whole.k, pieces, piece + 1) - first
+            part.a = <const char*>whole.a + first * size
+            part.b = <const char*>whole.b + (block * whole.b_step + first * whole.ldb) * size
+            if whole.fetch != NULL:
+                part.fetch = (<const char*>whole.fetch + block * whole.fetch_block
+                              + first * whole.fetch_step)
+            if piece == pieces - 1 and block + part.batch == whole.batch:
+                part.bias = whole.bias
+                part.residual = whole.residual
+                part.activation = whole.activation
+            tile(&part)
+            part.accumulate = 1
+        block += part.batch
+
+
 cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
                    Py_ssize_t width, LookAhead* ahead) noexcept nogil:
     """Run the tiles of one row of pixels for one block of output channels."""
@@ -85,7 +117,10 @@ cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const c
     for i in range(tiles):
         mr = each + (i < wider)
         aim(ahead, args)
-        job.kernels.plain[nv][mr](args)
+        if args.batch * args.k <= CHAIN:
+            job.kernels.plain[nv][mr](args)
+        else:
+            _run_parts(args, job.kernels.plain[nv][mr], job.itemsize)
         args.a = <const char*>args.a + mr * a_step
         args.c = <char*>args.c + mr * y_step
         if residual != NULL:
