@@ -91,13 +91,17 @@ CASES = {
     "one_channel": ((2, 1, 6, 6), (1, 1, 3, 3), attributes()),
     "one_pixel": ((2, 4, 1, 1), (6, 4, 3, 3), attributes()),
     "wide": ((1, 70, 3, 5), (130, 70, 3, 3), attributes()),
+    "dilated": ((2, 20, 12, 9), (24, 20, 3, 3), attributes(((2, 2), (2, 2)), dilation=(2, 2))),
+    "dilated_odd": ((2, 5, 11, 10), (7, 5, 3, 3), attributes(((3, 1), (0, 4)), dilation=(3, 2))),
+    "dilated_one_axis": ((1, 9, 8, 7), (7, 9, 3, 3), attributes(((1, 1), (5, 5)), dilation=(1, 5))),
+    "dilated_beyond": ((1, 4, 5, 6), (3, 4, 3, 3), attributes(((7, 7), (7, 7)), dilation=(7, 7))),
 }
 
 
 def torch_conv(attrs):
     """The same convolution in PyTorch."""
     flat = [v for pair in reversed(attrs["padding"]) for v in pair]
-    return lambda x, w, b: TF.conv2d(TF.pad(x, flat), w, b)
+    return lambda x, w, b: TF.conv2d(TF.pad(x, flat), w, b, dilation=attrs["dilation"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -147,7 +151,7 @@ def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, channels, col
 def run_grad_weight(x, gy, tile, top, left, threads=1):
     """Return the gradient of the weight, and the peaks of gy and of the gradient."""
     gw = np.full((gy.shape[3], x.shape[3], 3, 3), np.nan, np.float32)
-    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, threads)
+    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads)
 
 
 @pytest.mark.parametrize("tile", winograd.TILES)
@@ -194,8 +198,9 @@ def test_bias_residual_and_activation_come_after_the_sum(tile):
             assert_same_bits(same, peaks)
 
 
-def test_a_sample_has_the_same_bits_alone_and_in_a_batch():
-    x, w, attrs = CASES["same"]
+@pytest.mark.parametrize("name", ["same", "dilated_odd"])
+def test_a_sample_has_the_same_bits_alone_and_in_a_batch(name):
+    x, w, attrs = CASES[name]
     weight = random_array(w, seed=1)
     check_batch_invariance(lambda batch: apply(Conv, batch, weight, None, **attrs).data,
                            random_array((65, *x[1:])))
@@ -331,8 +336,7 @@ def test_what_winograd_takes_and_why_it_does_not():
         assert planner.choose(problem(*layer, dtype=np.float64), task).name == "direct"
     for x, w, more, reason in [
             ((1, 4, 9, 9), (4, 4, 5, 5), {}, "kernel of 5x5, transforms are for 3x3"),
-            ((1, 4, 9, 9), (4, 4, 3, 3), {"stride": (2, 1)}, "stride and dilation must be 1"),
-            ((1, 4, 9, 9), (4, 4, 3, 3), {"dilation": (2, 2)}, "stride and dilation must be 1"),
+            ((1, 4, 9, 9), (4, 4, 3, 3), {"stride": (2, 1)}, "stride must be 1"),
             ((1, 4, 9, 9), (4, 2, 3, 3), {"groups": 2}, "2 groups, sums must run over all"),
             ((1, 4, 9, 9), (4, 4, 3, 3), {"dtype": np.float64}, "float64 is computed in its own"),
             ((1, 4, 9, 9), (4, 4, 3, 3), {"precision": "highest"}, "precision 'highest' asks for")]:

@@ -14,6 +14,9 @@ same bits: where there are many blocks, a task is a block, and transforms its in
 where there are few, the input of all is transformed first, and a task is a block and some of
 the columns.
 
+With a dilation of d, every d-th row and column is an image of its own (a phase) to which the
+same kernels are applied undilated; tiles are numbered phase by phase.
+
 A sum over channels is the same chain of multiply-adds wherever its tile lies, so neither the cut
 into blocks nor the batch changes a bit of a sample's result.
 
@@ -229,29 +232,59 @@ cdef struct Source:
     Py_ssize_t top, left                  # where the first tile begins
     Py_ssize_t size                       # pixels of a tile's side
     Py_ssize_t tile                       # pixels from one tile to the next
-    Py_ssize_t tiles_w, per_sample        # tiles in a row, of a sample
+    Py_ssize_t apart_h, apart_w           # from one pixel of a tile to the next: the dilation
+    Py_ssize_t tiles_h, tiles_w           # tiles in a column and in a row of a phase
+    Py_ssize_t per_sample                 # tiles of a sample
     Py_ssize_t step                       # floats from one transformed tile to the next
 
 
-# Where a tile lies.
+# Where a tile lies: its phase, and its row and column among the phase's tiles.
 cdef struct Place:
-    Py_ssize_t sample, row, col           # the row and column of tiles
+    Py_ssize_t sample, phase_h, row, phase_w, col
 
 
 cdef inline Place _place(const Source* source, Py_ssize_t tile) noexcept nogil:
-    cdef Py_ssize_t within = tile % source.per_sample
-    return Place(tile // source.per_sample, within // source.tiles_w, within % source.tiles_w)
+    cdef Place place
+    place.col = tile % source.tiles_w
+    tile //= source.tiles_w
+    place.phase_w = tile % source.apart_w
+    tile //= source.apart_w
+    place.row = tile % source.tiles_h
+    tile //= source.tiles_h
+    place.phase_h = tile % source.apart_h
+    place.sample = tile // source.apart_h
+    return place
 
 
 cdef inline void _next(const Source* source, Place* place) noexcept nogil:
-    """Go on to the next tile; a division for each would cost as much as a small transform."""
+    """Go on to the next tile; divisions for each would cost as much as a small transform."""
     place.col += 1
     if place.col == source.tiles_w:
         place.col = 0
-        place.row += 1
-        if place.row * source.tiles_w == source.per_sample:
-            place.row = 0
-            place.sample += 1
+        place.phase_w += 1
+        if place.phase_w == source.apart_w:
+            place.phase_w = 0
+            place.row += 1
+            if place.row == source.tiles_h:
+                place.row = 0
+                place.phase_h += 1
+                if place.phase_h == source.apart_h:
+                    place.phase_h = 0
+                    place.sample += 1
+
+
+cdef inline Py_ssize_t _first_row(const Source* source, const Place* place) noexcept nogil:
+    """Return the row of the tile's first output."""
+    return place.row * source.tile * source.apart_h + place.phase_h
+
+
+cdef inline Py_ssize_t _first_col(const Source* source, const Place* place) noexcept nogil:
+    return place.col * source.tile * source.apart_w + place.phase_w
+
+
+cdef inline Py_ssize_t _steps(Py_ssize_t room, Py_ssize_t apart) noexcept nogil:
+    """Return how many pixels, `apart` from each other, lie in `room` from the first on."""
+    return 0 if room <= 0 else room if apart == 1 else (room + apart - 1) // apart
 
 
 cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, float* v,
@@ -262,14 +295,14 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
     cdef Py_ssize_t t, row, col
     args.peak = peak
     for t in range(first, last):
-        row = place.row * source.tile + source.top
-        col = place.col * source.tile + source.left
+        row = _first_row(source, &place) + source.top
+        col = _first_col(source, &place) + source.left
         args.offset = ((place.sample * source.height + row) * source.width + col) \
             * source.channels
-        args.row_from = max(0, -row)
-        args.row_to = min(source.size, source.height - row)
-        args.col_from = max(0, -col)
-        args.col_to = min(source.size, source.width - col)
+        args.row_from = _steps(-row, source.apart_h)
+        args.row_to = min(source.size, _steps(source.height - row, source.apart_h))
+        args.col_from = _steps(-col, source.apart_w)
+        args.col_to = min(source.size, _steps(source.width - col, source.apart_w))
         args.v = v
         source.transform(&args)
         v += source.step
@@ -277,7 +310,7 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
 
 
 cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
-                    out_size):
+                    out_size, dilation):
     """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs.
 
     `shape` is that of a sample, (H, W, C).
@@ -288,10 +321,12 @@ cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t
     source.height, source.width, source.channels = shape
     source.transform = kernels.input if size == tile + 2 else kernels.gradient
     source.top, source.left, source.size, source.tile = top, left, size, tile
-    source.tiles_w = (out_size[1] + tile - 1) // tile
-    source.per_sample = (out_size[0] + tile - 1) // tile * source.tiles_w
-    source.proto.row_step = source.width * source.channels
-    source.proto.pixel_step = source.channels
+    source.apart_h, source.apart_w = dilation
+    source.tiles_h = (_steps(out_size[0], source.apart_h) + tile - 1) // tile
+    source.tiles_w = (_steps(out_size[1], source.apart_w) + tile - 1) // tile
+    source.per_sample = source.apart_h * source.tiles_h * source.apart_w * source.tiles_w
+    source.proto.row_step = source.apart_h * source.width * source.channels
+    source.proto.pixel_step = source.apart_w * source.channels
     source.proto.channels = source.channels
     # One vector more between positions, so that they fall into different sets of a cache.
     source.proto.position_step = _round_up(source.channels, vector) + vector
@@ -373,8 +408,9 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
     cdef Place a = _place(source, first), b = _place(source, last)
     cdef Py_ssize_t row = job.out_w * job.y_pixel * 4
     cdef const char* base = <const char*>job.output.y
-    cdef Py_ssize_t begin = a.sample * job.out_h + a.row * job.tile
-    cdef Py_ssize_t end = b.sample * job.out_h + min(job.out_h, (b.row + 1) * job.tile)
+    cdef Py_ssize_t begin = a.sample * job.out_h + _first_row(source, &a)
+    cdef Py_ssize_t reach = job.tile * source.apart_h
+    cdef Py_ssize_t end = b.sample * job.out_h + min(job.out_h, _first_row(source, &b) + reach)
     cdef Py_ssize_t blocks = min(job.chunk, job.blocks - chunk * job.chunk)
     ahead.count = 0
     if chunk == 0:
@@ -388,9 +424,9 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
             b = _place(source, last)
             row = source.width * source.channels * 4
             base = <const char*>source.proto.x
-            begin = a.sample * source.height + max(0, a.row * source.tile + source.top)
-            end = b.sample * source.height + min(source.height, b.row * source.tile
-                                                 + source.top + source.size)
+            reach = source.top + source.size * source.apart_h
+            begin = a.sample * source.height + max(0, _first_row(source, &a) + source.top)
+            end = b.sample * source.height + min(source.height, _first_row(source, &b) + reach)
             look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
     spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
            source.channels // job.parts)
@@ -409,12 +445,12 @@ cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const f
     args.channels = columns
     args.bias = job.output.bias + column if job.output.bias != NULL else NULL
     for t in range(first, last):
-        row = place.row * job.tile
-        col = place.col * job.tile
+        row = _first_row(&job.source, &place)
+        col = _first_col(&job.source, &place)
         at = ((place.sample * job.out_h + row) * job.out_w + col) * job.y_pixel + column
         args.m = m
-        args.rows = min(job.tile, job.out_h - row)
-        args.cols = min(job.tile, job.out_w - col)
+        args.rows = min(job.tile, _steps(job.out_h - row, job.source.apart_h))
+        args.cols = min(job.tile, _steps(job.out_w - col, job.source.apart_w))
         args.y = job.output.y + at
         args.residual = job.output.residual + at if job.output.residual != NULL else NULL
         args.peak = peaks + (place.sample - first_sample) * job.vector
@@ -482,7 +518,7 @@ cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
     return tiles
 
 
-cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left,
+cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, dilation,
                    int activation, double alpha, double beta, int together) except *:
     """Describe a convolution between samples of two shapes, without their data."""
     cdef Job job
@@ -495,7 +531,8 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.vector = table.vector_length
     job.tile = weights.tile
     job.positions = (job.tile + 2) * (job.tile + 2)
-    job.source = _source(x_shape, job.tile + 2, weights.tile, top, left, (job.out_h, job.out_w))
+    job.source = _source(x_shape, job.tile + 2, weights.tile, top, left,
+                         (job.out_h, job.out_w), dilation)
     job.u = weights.pointer
     job.block_columns = weights.block_columns
     job.blocks = weights.blocks
@@ -537,8 +574,8 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.v_bytes = job.tiles * job.source.step * 4
     job.m_bytes = job.tiles * job.m_tile * 4
     job.output.position_step = job.m_step
-    job.output.row_step = job.out_w * job.y_pixel
-    job.output.pixel_step = job.y_pixel
+    job.output.row_step = job.source.apart_h * job.out_w * job.y_pixel
+    job.output.pixel_step = job.source.apart_w * job.y_pixel
     job.product.ldc = job.m_tile
     return max(<size_t>HUGE_BYTES, _peak_bytes(job) + _all_v(job) + job.team * job.m_bytes
                + _round_up(job.source.channels, job.vector) * 4)
@@ -593,10 +630,12 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
     return 0
 
 
-def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, residual=None,
-        int activation=0, double alpha=0, double beta=0, int threads=1, together=None):
-    """Convolve with 3x3 kernels: ``y[i, j] = sum over r, s of x[i + r + top, j + s + left]
-    @ weights[r, s]`` with zeros outside x, then bias, residual and activation.
+def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1), *, bias=None,
+        residual=None, int activation=0, double alpha=0, double beta=0, int threads=1,
+        together=None):
+    """Convolve with 3x3 kernels: ``y[i, j] = sum over r, s of x[i + r * dilation[0] + top,
+    j + s * dilation[1] + left] @ weights[r, s]`` with zeros outside x, then bias, residual and
+    activation.
 
     Parameters
     ----------
@@ -607,6 +646,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
         Output, C-contiguous.
     top, left : int
         Where the first output's taps begin in x; minus the padding.
+    dilation : (int, int)
     bias : ndarray (O,), optional
     residual : ndarray like y, optional
         Added before the activation; must not share memory with y.
@@ -632,8 +672,8 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
     peaks = np.zeros(samples, np.float32)
     if not y.size:
         return peaks
-    cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, activation, alpha, beta,
-                             -1 if together is None else together)
+    cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, dilation, activation,
+                             alpha, beta, -1 if together is None else together)
     cdef float* of_samples = <float*><size_t>peaks.ctypes.data
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)
@@ -650,7 +690,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, *, bias=None, re
 
 
 def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, recover, *,
-         int activation=0, double alpha=0, double beta=0, y_pixel=None):
+         dilation=(1, 1), int activation=0, double alpha=0, double beta=0, y_pixel=None):
     """Return the same as a step of a Program, with operands x, bias, residual and y.
 
     Parameters
@@ -665,7 +705,8 @@ def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, rec
     others
         As for `run`.
     """
-    cdef Job job = _describe(x_shape, weights, y_shape, top, left, activation, alpha, beta, -1)
+    cdef Job job = _describe(x_shape, weights, y_shape, top, left, dilation, activation, alpha,
+                             beta, -1)
     job.y_pixel = job.out_c if y_pixel is None else y_pixel
     cdef Step step = new_step(run_step, scratch_size, &job, sizeof(Job), weights)
     step.recover = recover
@@ -775,8 +816,9 @@ cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.kernels.taps(&args)
 
 
-def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, int threads):
-    """Sum x[i + r + top, j + s + left] times gy[i, j] over all pixels, for 3x3 taps (r, s).
+def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads):
+    """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
+    for 3x3 taps (r, s).
 
     Tiles are summed position by position, in order, in stages whose size depends on the
     layer alone.
@@ -791,6 +833,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, int thread
         Pixels of a tile of `gy`.
     top, left : int
         Where the first output's taps begin in x; minus the padding.
+    dilation : (int, int)
     threads : int
 
     Returns
@@ -810,8 +853,8 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, int thread
     job.gemm = kernels_for(4)
     job.vector = table.vector_length
     job.positions = (tile + 2) * (tile + 2)
-    job.x = _source(x.shape[1:], tile + 2, tile, top, left, gy.shape[1:3])
-    job.gy = _source(gy.shape[1:], tile, tile, 0, 0, gy.shape[1:3])
+    job.x = _source(x.shape[1:], tile + 2, tile, top, left, gy.shape[1:3], dilation)
+    job.gy = _source(gy.shape[1:], tile, tile, 0, 0, gy.shape[1:3], dilation)
     job.x.proto.x, job.gy.proto.x = _address(x), _address(gy)
     job.in_c, job.out_c = x.shape[3], gy.shape[3]
     job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)

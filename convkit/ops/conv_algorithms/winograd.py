@@ -1,7 +1,11 @@
-"""Winograd convolution: 3x3 kernels with stride 1 at a quarter of the multiplications."""
+"""Winograd convolution: 3x3 kernels with stride 1 at a quarter of the multiplications.
+
+Dilated ones are convolutions of every d-th row and column, each by itself.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -42,9 +46,10 @@ def _whole_vectors(channels: int) -> int:
     return -(-channels // VECTOR) * VECTOR
 
 
-def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
+def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int],
+         dilation: tuple[int, int] = (1, 1)) -> float:
     """Return about how many multiply-adds one sample is worth with tiles of one size."""
-    tiles = -(-out_size[0] // tile) * -(-out_size[1] // tile)
+    tiles = math.prod(d * -(-n // (d * tile)) for n, d in zip(out_size, dilation, strict=True))
     positions = (tile + 2) ** 2
     columns = _whole_vectors(columns)
     transformed = TRANSFORM_COST * (_whole_vectors(channels) + columns)
@@ -58,9 +63,10 @@ def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float
     return DIRECT_COST * 9 * channels * _whole_vectors(columns) * out_size[0] * out_size[1]
 
 
-def choose_tile(channels: int, columns: int, out_size: tuple[int, int]) -> int:
+def choose_tile(channels: int, columns: int, out_size: tuple[int, int],
+                dilation: tuple[int, int] = (1, 1)) -> int:
     """Return the cheaper tile by `cost`: small maps and many channels want small tiles."""
-    return min(TILES, key=lambda tile: cost(tile, channels, columns, out_size))
+    return min(TILES, key=lambda tile: cost(tile, channels, columns, out_size, dilation))
 
 
 class Winograd(Algorithm):
@@ -80,8 +86,8 @@ class Winograd(Algorithm):
         """Refuse all but dense 3x3 float32 convolutions with stride 1, below "highest"."""
         if problem.kernel != (3, 3):
             return f"kernel of {problem.kernel[0]}x{problem.kernel[1]}, transforms are for 3x3"
-        if problem.stride != (1, 1) or problem.dilation != (1, 1):
-            return "stride and dilation must be 1"
+        if problem.stride != (1, 1):
+            return "stride must be 1"
         if problem.groups != 1:
             return f"{problem.groups} groups, sums must run over all channels"
         if problem.dtype != np.float32:
@@ -96,7 +102,7 @@ class Winograd(Algorithm):
         if _off:
             return "CONVKIT_WINOGRAD=0"
         sizes = _sizes(problem, task)
-        spent = min(cost(tile, *sizes) for tile in TILES)
+        spent = min(cost(tile, *sizes, problem.dilation) for tile in TILES)
         if spent >= direct_cost(*sizes):
             return (f"transforms of {sizes[0]} and {sizes[1]} channels on "
                     f"{sizes[2][0]}x{sizes[2][1]} pixels cost more than they save")
@@ -112,7 +118,8 @@ class Winograd(Algorithm):
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
         """Convolve the output's gradient with the kernels turned and channels exchanged."""
-        top, left = problem.padding[0][0] - 2, problem.padding[1][0] - 2
+        top, left = (pad[0] - 2 * d for pad, d in zip(problem.padding, problem.dilation,
+                                                      strict=True))
         if not _run(problem, "grad_input", gy, weight, gx, top, left, cache, threads, epilogue):
             Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
 
@@ -120,9 +127,10 @@ class Winograd(Algorithm):
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum tiles of x times tiles of the output's gradient, transform back once."""
-        tile = choose_tile(*_sizes(problem, "grad_weight"))
+        tile = choose_tile(*_sizes(problem, "grad_weight"), problem.dilation)
         top, left = -problem.padding[0][0], -problem.padding[1][0]
-        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, top, left, threads)
+        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, top, left, problem.dilation,
+                                                threads)
         if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= gw_peak < np.inf):
             Direct.grad_weight(problem, x, gy, gw, threads)
 
@@ -138,7 +146,7 @@ def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | Non
           threads: int) -> winograd.Weights:
     """Transform (or find transformed) weights."""
     depth, columns, out_size = _sizes(problem, task)
-    tile = choose_tile(depth, columns, out_size)
+    tile = choose_tile(depth, columns, out_size, problem.dilation)
     key = ("winograd", task, tile)
     if cache is not None and key in cache:
         return cache[key]
@@ -157,7 +165,7 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
     packed = _pack(problem, task, weight, cache, threads)
     if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
         return False
-    peaks = winograd.run(x, packed, y, top, left, threads=threads, **epilogue)
+    peaks = winograd.run(x, packed, y, top, left, problem.dilation, threads=threads, **epilogue)
     residual = epilogue.pop("residual", None)
     for n in winograd.outside(peaks):
         one = slice(n, n + 1)
