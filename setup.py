@@ -97,8 +97,10 @@ class BuildExt(build_ext):
             openmp = ([], [])
         sanitize = os.environ.get("CONVKIT_SANITIZE", "")
         extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
+        # Above -O1, GCC takes a quarter of an hour for the checks in one file of kernels.
+        calm = ["-O1", "-g1"] if sanitize else []
         for extension in self.extensions:
-            extension.extra_compile_args += openmp[0] + extra
+            extension.extra_compile_args += openmp[0] + extra + calm
             extension.extra_link_args += openmp[1] + extra
         if not self.parallel:
             jobs = os.environ.get("CONVKIT_BUILD_JOBS")
@@ -111,6 +113,7 @@ def extensions(debug: bool) -> list[Extension]:
     optimise = ["-O1", "-g", "-UNDEBUG"] if debug else ["-g0", "-DNDEBUG"]
     flags = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
              "-fno-trapping-math", "-Wall", "-Wno-unused-function", *optimise]
+    sanitize = os.environ.get("CONVKIT_SANITIZE")
     headers = sorted(str(p) for p in C_DIR.glob("*.h"))
     found = []
     for source in sorted(KERNELS.glob("*.pyx")):
@@ -124,7 +127,7 @@ def extensions(debug: bool) -> list[Extension]:
             include_dirs=[str(C_DIR), numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             extra_compile_args=[*flags, *([] if debug else [level])],
-            extra_link_args=[] if debug else list(SMALL_LINK)))
+            extra_link_args=[] if debug or sanitize else list(SMALL_LINK)))
     return found
 
 

@@ -328,7 +328,7 @@ META = "__metadata__"
 HEADER_DAMAGE = {
     "other format": (setter(META, "format", "pt"), "its format is 'pt'"),
     "no metadata": (lambda h: {k: v for k, v in h.items() if k != META}, "its format is None"),
-    "newer version": (setter(META, "format_version", "2"), "is in version 2 of the format"),
+    "newer version": (setter(META, "format_version", "3"), "is in version 3 of the format"),
     "version 0": (setter(META, "format_version", "0"), "expected a whole number"),
     "version word": (setter(META, "format_version", "1.0"), "expected a whole number"),
     "version digits": (setter(META, "format_version", "¹"), "expected a whole number"),
@@ -783,7 +783,11 @@ def test_golden_files_load_for_ever(file):
 
 
 def test_there_are_golden_files():
-    assert len(GOLDEN) >= 3
+    """One at least for each version of the format and storage of weights."""
+    names = [file.stem for file in GOLDEN]
+    for version in range(1, max_format_version + 1):
+        for weights in ("float32", "float16", "bfloat16"):
+            assert any(n.startswith(f"v{version}-") and n.endswith(weights) for n in names)
 
 
 # -- beside other things --------------------------------------------------------------------
@@ -817,4 +821,4 @@ def test_threads_may_save_to_one_path(program, path, sample):
         t.join()
     assert not errors
     assert list(path.parent.iterdir()) == [path]
-    assert ckit.max_format_version == 1 and run_pipeline(load(path).graph).nodes
+    assert ckit.max_format_version == 2 and run_pipeline(load(path).graph).nodes

@@ -24,6 +24,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUTPUT", help="where to write: a .ckit or .onnx file")
     parser.add_argument("--weights", choices=("float32", "float16", "bfloat16"), default="float32",
                         help="storage of weights in a .ckit file (default: %(default)s)")
+    parser.add_argument("--compress", action="store_true",
+                        help="compress the tensors in a .ckit file without loss (smaller on disk, "
+                             "but no longer mapped and shared between processes)")
     parser.add_argument("--opset", type=int, metavar="N",
                         help="version of the operators in an ONNX file, from 21 (default: 21)")
     add_input_shapes(parser)
@@ -39,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(f"{path}: expected a name that ends in .ckit or .onnx")
     if args.input_shapes and not is_onnx(args.input):
         raise UsageError("--input-shape is for ONNX files")
-    if is_onnx(args.output) and args.weights != "float32":
-        raise UsageError("--weights is for .ckit files")
+    if is_onnx(args.output) and (args.weights != "float32" or args.compress):
+        raise UsageError(f"--{'compress' if args.compress else 'weights'} is for .ckit files")
     if args.opset is not None and not is_onnx(args.output):
         raise UsageError("--opset is for ONNX files")
     program = load_program(args.input, args.input_shapes)
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
         onnx.save(program, args.output, **({} if args.opset is None else {"opset": args.opset}))
     else:
-        convkit.save(program, args.output, weights=args.weights)
+        convkit.save(program, args.output, weights=args.weights, compress=args.compress)
     before, after = (Path(p).stat().st_size for p in (args.input, args.output))
     print(f"{program!r}")
     if program.max_error is not None:

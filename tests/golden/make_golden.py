@@ -14,6 +14,8 @@ import numpy as np
 import convkit as ck
 import convkit.functional as F
 from convkit import nn
+from convkit.infer.dims import BatchDim
+from convkit.infer.graph import Constant, Graph, Node, Port, Value
 
 HERE = Path(__file__).parent
 
@@ -74,11 +76,40 @@ class Pools(nn.Module):
         return F.softmax(F.flatten(a, 1), 1), F.log_softmax(a.sum((2, 3)), 1)
 
 
+def integers() -> Graph:
+    """Return a network of whole numbers and truth values, with an open batch."""
+    n = BatchDim()
+    values = {0: Value((n, 3), "int64"), 1: Value((3,), "bool"), 2: Value((3,), "int64"),
+              3: Value((2,), "uint8"), 4: Value((n, 3), "int64"), 5: Value((n, 2), "int64")}
+    constants = {1: Constant("mask", np.array([True, False, True])),
+                 2: Constant("others", np.int64([1, -2, 2**40])),
+                 3: Constant("places", np.uint8([2, 0]))}
+    nodes = (Node("where", (1, 0, 2), (4,), {}, "pick"),
+             Node("take", (4, 3), (5,), {"dim": 1}, "reorder"))
+    return Graph((Port("x", 0),), constants, nodes, (Port("y", 5), Port("all", 4)), values, "dict")
+
+
+class Wide(nn.Module):
+    """Weights enough for compression to gain by."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 24, 3, padding=1)
+        self.fc = nn.Linear(24, 20)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
 NETWORKS = {
     "v1-pools-float32": (Pools, {"x": (2, 2, 9, 8)}, "float32"),
     "v1-classifier-float32": (Classifier, {"input": (2, 3, 7, 9)}, "float32"),
     "v1-classifier-float16": (Classifier, {"input": (2, 3, 7, 9)}, "float16"),
     "v1-branches-bfloat16": (Branches, {"signal": (2, 2, 6), "image": (2, 4, 3, 4)}, "bfloat16"),
+    "v1-integers": (integers, {"x": (2, 3)}, "float32"),
+    "v2-wide-float32": (Wide, {"x": (2, 3, 4, 5)}, "float32"),
+    "v2-wide-float16": (Wide, {"x": (2, 3, 4, 5)}, "float16"),
+    "v2-wide-bfloat16": (Wide, {"x": (2, 3, 4, 5)}, "bfloat16"),
 }
 
 
@@ -91,14 +122,18 @@ def main() -> None:
         ck.manual_seed(1)
         model = network()
         rng = np.random.default_rng(2)
-        with ck.no_grad():
-            for key, buffer in model.named_buffers():
-                if buffer.dtype.kind == "f":
-                    buffer.copy_(rng.uniform(0.5, 1.5, buffer.shape))
+        if isinstance(model, nn.Module):
+            with ck.no_grad():
+                for _, buffer in model.named_buffers():
+                    if buffer.dtype.kind == "f":
+                        buffer.copy_(rng.uniform(0.5, 1.5, buffer.shape))
         ck.save(model, file, weights=weights, input_shape=list(shapes.values()),
+                compress=name.startswith("v2"),
                 metadata={"labels": ["a", "b", "c", "d", "e"], "licence": "BSD-3-Clause"})
-        inputs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes.values()]
-        outputs = ck.load(file).run(tuple(inputs))
+        program = ck.load(file)
+        inputs = [rng.standard_normal(shape, dtype=np.float32) if name != "v1-integers"
+                  else rng.integers(-9, 9, shape) for shape in shapes.values()]
+        outputs = program.run(tuple(inputs))
         if isinstance(outputs, dict):
             outputs = outputs.values()
         outputs = [outputs] if isinstance(outputs, np.ndarray) else list(outputs)
