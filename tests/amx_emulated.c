@@ -96,22 +96,18 @@ __attribute__((target("avx512f"))) static void amx_bf16(int c, int a, int b) {
     _mm_setcsr(state);
 }
 
-static void multiply_bytes(int c, int a, int b, int is_signed) {
+static void amx_u8(int c, int a, int b) {
     need_product(c, a, b);
     for (int m = 0; m < amx.rows[c]; m++) {
         for (int n = 0; n < amx.row_bytes[c] / 4; n++) {
             uint32_t sum;
             memcpy(&sum, amx.data[c][m] + 4 * n, 4);
-            for (int k = 0; k < amx.row_bytes[a]; k++) {
-                int x = is_signed ? (int8_t)amx.data[a][m][k] : amx.data[a][m][k];
-                sum += (uint32_t)(x * (int8_t)amx.data[b][k / 4][4 * n + k % 4]);
-            }
+            for (int k = 0; k < amx.row_bytes[a]; k++)
+                sum += (uint32_t)(amx.data[a][m][k] * (int8_t)amx.data[b][k / 4][4 * n + k % 4]);
             memcpy(amx.data[c][m] + 4 * n, &sum, 4);
         }
     }
 }
 
-static void amx_s8(int c, int a, int b) { multiply_bytes(c, a, b, 1); }
-static void amx_u8(int c, int a, int b) { multiply_bytes(c, a, b, 0); }
 
 #include "isa_amx.c"

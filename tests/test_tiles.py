@@ -212,10 +212,13 @@ def test_precision_decides_and_linear_profits(run):
 
 def test_byte_products_are_exact(run):
     run("""
-    from test_int8 import SHAPES, check
-    for shape in SHAPES:
-        check(*shape)
-        check(*shape, extreme=True)
+    from test_int8 import PROBLEMS, check_sums, finished
+    from convkit._kernels import int8
+    assert int8.form() == "tiles"
+    for problem in PROBLEMS:
+        check_sums(problem)
+        check_sums(problem, extreme=True)
+    assert finished() == finished(vnni=False)
     """)
 
 

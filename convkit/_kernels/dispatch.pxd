@@ -125,6 +125,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_winograd_table
     ctypedef struct ck_augment_table
     ctypedef struct ck_int8_kernels
+    ctypedef struct ck_quant_table
     ctypedef struct ck_tile_table
     ctypedef struct ck_table:
         const char* name
@@ -136,6 +137,7 @@ cdef extern from "table.h" nogil:
         const ck_norm_table* norm
         const ck_optim_table* optim
         const ck_pool_table* pool
+        const ck_quant_table* quant
         const ck_resample_table* resample
         const ck_rownorm_table* rownorm
         const ck_softmax_table* softmax
@@ -144,6 +146,7 @@ cdef extern from "table.h" nogil:
         const ck_augment_table* augment
         const ck_int8_kernels* int8
         const ck_int8_kernels* int8_vnni
+        const ck_int8_kernels* int8_tile
         const ck_tile_table* tile
 
 # The table chosen at import; never NULL.

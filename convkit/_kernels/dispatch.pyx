@@ -56,8 +56,7 @@ def emulate_tiles(size_t tile, size_t int8):
     _emulated = _chosen[0]
     _emulated.name = "amx-emulated"
     _emulated.tile = <const ck_tile_table*>tile
-    _emulated.int8 = <const ck_int8_kernels*>int8
-    _emulated.int8_vnni = NULL
+    _emulated.int8_tile = <const ck_int8_kernels*>int8
     _chosen = &_emulated
 
 

@@ -1,181 +1,505 @@
-"""Matrix products of bytes with exact int32 sums, for quantised inference.
+"""Convolution and linear layers on bytes, with exact int32 sums, for quantised inference.
 
-Rows of A are brought to the form that the tiles read, a block at a time, by the task that
-multiplies them; B is packed once. Sums wrap around beyond int32, and all instruction sets
-give the same bits.
+Loops as in `direct`: a task computes some rows of output pixels for some blocks of output
+channels, from a strip of the input that it copies with its padding (which holds the input's
+zero point), or from the input as it lies. Weights are packed once. Activations count as
+unsigned: signed ones are read with their highest bit flipped, that is with 128 added, and so
+is their zero point, whose part in the sums is taken away with the bias.
+
+Depthwise convolution reads joined rows: each 32-bit word holds the values of a channel in as
+many rows as one instruction multiplies, so that a column of the window is one instruction.
+
+All instruction sets give the same bits: sums are whole numbers (modulo 2^32), and what follows
+rounds everywhere alike. So any cut of the work gives the same bits, too.
 """
 
 import numpy as np
 
 from convkit._kernels cimport dispatch
 from convkit._kernels.dispatch import has_vnni
-from convkit._kernels.memory cimport give, take
+from convkit._kernels.gemm cimport part_start
+from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.string cimport memset
 
-cdef extern from "int8.h" nogil:
-    ctypedef struct ck_int8_args:
-        const void* a
-        ptrdiff_t lda
-        const void* b
-        ptrdiff_t k
-        const int32_t* offset
-        int32_t* c
-        ptrdiff_t ldc
-        int rows, n
-    ctypedef struct ck_int8_kernels:
-        int rows, columns, group, bytes
-        int multiple
-        int shifted
-        void (*prepare)(const uint8_t* a, ptrdiff_t lda, ptrdiff_t rows, ptrdiff_t k,
-                        ptrdiff_t padded, int is_signed, void* out) noexcept nogil
-        void (*run[2])(const ck_int8_args*) noexcept nogil
-
-# Rows of A that a task prepares and multiplies with all of B, in blocks of a tile's rows.
-cdef Py_ssize_t TASK_TILES = 4
+# Bytes of a strip of input, of packed weights that a task goes through, and of the input of a
+# row of pixels where every pixel stands alone; tasks that a call is cut into where that costs
+# little.
+cdef Py_ssize_t STRIP_BYTES = 256 << 10
+cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+cdef Py_ssize_t ROW_BYTES = 128 << 10
+cdef Py_ssize_t TASKS = 16
+# Tiles may read so many bytes beyond a strip, times weights of zero.
+cdef Py_ssize_t SLACK = 64
+# Rows of a window that depthwise kernels join in one word, at most.
+cdef enum:
+    MOST_JOINED = 4
 
 cdef bint HAVE_VNNI = has_vnni()
 
+NUMBERS = {None: CK_INT8_NONE, "uint8": CK_INT8_BYTES, "int8": CK_INT8_BYTES,
+           "float32": CK_INT8_FLOAT, "int32": CK_INT8_INT}
 
-cdef const ck_int8_kernels* _kernels(bint vnni) noexcept nogil:
+
+cdef const ck_int8_kernels* _kernels(bint vnni, bint depthwise) noexcept nogil:
     cdef const dispatch.ck_table* table = dispatch.table()
-    if vnni and table.int8_vnni != NULL and HAVE_VNNI:
+    if table.int8_tile != NULL and vnni and not depthwise:
+        return <const ck_int8_kernels*>table.int8_tile
+    if table.int8_vnni != NULL and vnni and HAVE_VNNI:
         return <const ck_int8_kernels*>table.int8_vnni
     return <const ck_int8_kernels*>table.int8
 
 
-cdef class Packed:
-    """B in tile order; made by `pack`."""
+def form(bint vnni=True):
+    """Return what the kernels in use multiply: "tiles", "bytes" or "16-bit pairs"."""
+    cdef const ck_int8_kernels* kernels = _kernels(vnni, False)
+    if kernels.depthwise == NULL:
+        return "tiles"
+    return "bytes" if kernels.bytes == 1 else "16-bit pairs"
 
-    cdef readonly object array, offset
-    cdef readonly Py_ssize_t k, padded, columns, blocks
-    cdef const ck_int8_kernels* kernels
-    cdef const char* pointer
+
+# -- how a step ends ------------------------------------------------------------------------
 
 
-def pack(weight, bint vnni=True):
-    """Pack the matrix B of ``matmul`` for the instruction set in use.
+cdef class Finish:
+    """What becomes of a step's values before they are stored (c/int8.h).
 
     Parameters
     ----------
-    weight : ndarray (N, K), int8
-        One row for each column of the result, as a linear layer's weight.
-    vnni : bool
-        Whether byte instructions of AVX-512 may be used; tests compare both ways.
-
-    Returns
-    -------
-    Packed
+    result : {"uint8", "int8", "float32", "int32"}
+    zero : int
+        The result's zero point.
+    residual : {None, "uint8", "int8", "float32"}
+        What is added.
+    residual_scale, residual_zero
+        Its scale, in steps of the result, and its zero point.
+    alpha : float
+        What negative values are multiplied by.
+    low, high : float
+        Bounds of the value, in steps of the result.
     """
-    if weight.dtype != np.int8 or weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"expected int8 weights of shape (N, K), got {weight.dtype} of shape "
-                         f"{weight.shape}")
-    cdef Packed packed = Packed.__new__(Packed)
-    cdef const ck_int8_kernels* kernels = _kernels(vnni)
-    packed.kernels = kernels
-    packed.columns, packed.k = weight.shape
-    packed.padded = (packed.k + kernels.multiple - 1) // kernels.multiple * kernels.multiple
-    packed.blocks = (packed.columns + kernels.columns - 1) // kernels.columns
-    full = np.zeros((packed.blocks * kernels.columns, packed.padded),
-                    np.int8 if kernels.bytes == 1 else np.int16)
-    full[:packed.columns, :packed.k] = weight
-    packed.array = np.ascontiguousarray(
-        full.reshape(packed.blocks, kernels.columns, -1, kernels.group).transpose(0, 2, 1, 3))
-    packed.pointer = <const char*><size_t>packed.array.ctypes.data
-    packed.offset = None
-    if kernels.shifted:
-        sums = weight.sum(axis=1, dtype=np.int64) * -128
-        packed.offset = sums.astype(np.int32)
-    return packed
+
+    def __init__(self, result, int zero=0, residual=None, float residual_scale=1,
+                 int residual_zero=0, float alpha=1, float low=-np.inf, float high=np.inf):
+        cdef int flip = 0x80 if residual == "int8" else 0
+        self.form.offset = NULL
+        self.form.scale = NULL
+        self.form.result = NUMBERS[result]
+        self.form.zero = zero
+        self.form.residual = NUMBERS[residual]
+        self.form.residual_scale = residual_scale
+        self.form.residual_zero = residual_zero + flip
+        self.form.residual_flip = flip
+        self.form.alpha = alpha
+        self.form.low = low
+        self.form.high = high
+        if self.form.result == CK_INT8_BYTES:
+            least = -128 if result == "int8" else 0
+            self.form.low = max(low, least - zero)
+            self.form.high = min(high, least + 255 - zero)
+
+
+# -- one convolution ------------------------------------------------------------------------
 
 
 cdef struct Job:
     const ck_int8_kernels* kernels
-    const uint8_t* a
-    const char* b
-    const int32_t* offset
-    int32_t* c
+    ck_int8_args proto             # what all tiles share
+    const uint8_t* x
+    const char* weights
+    const char* residual
+    char* y
     char* scratch
-    Py_ssize_t rows, columns, k, padded, blocks, block_bytes, task_rows, scratch_bytes
-    int is_signed
+    Py_ssize_t scratch_bytes
+    Py_ssize_t samples, in_h, in_w, in_c, in_group
+    Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
+    Py_ssize_t x_pixel, y_pixel, residual_pixel     # bytes from one pixel to the next
+    Py_ssize_t y_item, residual_item                # bytes of a number
+    Py_ssize_t grid_h, grid_w, last_w               # rows of pixels; those of the last
+    Py_ssize_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
+    Py_ssize_t strip_width, strips, chunks
+    Py_ssize_t blocks, all_blocks, block_bytes
+    Py_ssize_t row_bytes                            # of a strip, as it is prepared
+    Py_ssize_t joined                               # groups of joined rows (depthwise)
+    int flip, zero, team
+    bint pointwise, whole, depthwise                # whole: no tile reads beyond its pixels
+    ptrdiff_t offsets_x[512]                        # of the taps, in x itself
+    ptrdiff_t offsets_strip[512]                    # of the taps, in a strip
+
+
+cdef void _fill(Job* job, char* target, Py_ssize_t pixels) noexcept nogil:
+    """Write pixels of padding."""
+    cdef Py_ssize_t i, count = pixels * job.in_c
+    if job.kernels.bytes == 1 or job.depthwise:
+        memset(target, job.zero, count)
+    else:
+        for i in range(count):
+            (<uint16_t*>target)[i] = <uint16_t>job.zero
+
+
+cdef void _fill_rows(Job* job, const uint8_t* image, Py_ssize_t first, Py_ssize_t count,
+                     char* strip) noexcept nogil:
+    """Copy image rows from `first` on into a strip, with the zero point around the image."""
+    cdef Py_ssize_t left = max(0, min(job.pad_w, job.strip_width))
+    cdef Py_ssize_t inside = max(0, min(job.in_w, job.strip_width - left))
+    cdef Py_ssize_t pixel = job.row_bytes // job.strip_width, row, i
+    cdef const uint8_t* source
+    for row in range(first, first + count):
+        if row < 0 or row >= job.in_h:
+            _fill(job, strip, job.strip_width)
+        else:
+            _fill(job, strip, left)
+            source = image + row * job.in_w * job.x_pixel
+            if job.x_pixel != job.in_c:
+                for i in range(inside):
+                    _prepare(job, source + i * job.x_pixel, job.in_c, strip + (left + i) * pixel)
+            else:
+                if job.pointwise and row == job.in_h - 1:
+                    inside = min(inside, job.last_w)
+                _prepare(job, source, inside * job.in_c, strip + left * pixel)
+            _fill(job, strip + (left + inside) * pixel, job.strip_width - left - inside)
+        strip += job.row_bytes
+
+
+cdef inline void _prepare(Job* job, const uint8_t* x, Py_ssize_t count, char* out) noexcept nogil:
+    if job.depthwise:
+        job.kernels.copy(x, count, job.flip, out)
+    else:
+        job.kernels.prepare(x, count, job.flip, out)
+
+
+cdef void _run_row(Job* job, ck_int8_args* args, Py_ssize_t width) noexcept nogil:
+    """Run the tiles of one row of pixels for one block of output channels."""
+    cdef Py_ssize_t tiles = (width + job.kernels.max_rows - 1) // job.kernels.max_rows
+    cdef Py_ssize_t each = width // tiles, wider = width % tiles, i
+    for i in range(tiles):
+        args.rows = <int>(each + (i < wider))
+        if job.depthwise:
+            job.kernels.depthwise(args)
+        else:
+            job.kernels.run(args)
+        args.a += args.rows * args.lda
+        args.c += args.rows * args.ldc
+        args.residual += args.rows * args.ld_residual
+
+
+cdef void _run_blocks(Job* job, ck_int8_args* args, const char* a, Py_ssize_t a_pixel,
+                      Py_ssize_t sample, Py_ssize_t row, Py_ssize_t first,
+                      Py_ssize_t last) noexcept nogil:
+    """Compute a row of output pixels for blocks of columns."""
+    cdef Py_ssize_t pixel = (sample * job.out_h + row) * job.out_w, b, group, column, offset
+    for b in range(first, last):
+        group = b // job.blocks
+        column = b % job.blocks * job.kernels.columns       # within the group
+        args.n = <int>min(<Py_ssize_t>job.kernels.columns, job.out_group - column)
+        offset = b * job.kernels.columns
+        args.b = job.weights + b * job.block_bytes
+        args.finish.offset = job.proto.finish.offset + offset
+        args.finish.scale = job.proto.finish.scale + offset
+        args.a = a + (column if job.depthwise else group * job.in_group) * a_pixel
+        column += group * job.out_group
+        args.c = job.y + pixel * job.y_pixel + column * job.y_item
+        args.residual = job.residual + (pixel * job.residual_pixel + column * job.residual_item
+                                        if job.residual != NULL else 0)
+        _run_row(job, args, job.last_w if row == job.grid_h - 1 else job.grid_w)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Prepare one block of rows and multiply it with all of B."""
     cdef Job* job = <Job*>ctx
-    cdef Py_ssize_t first = index * job.task_rows
-    cdef Py_ssize_t count = min(job.task_rows, job.rows - first), row, block
-    cdef char* a = job.scratch + slot * job.scratch_bytes
-    cdef ck_int8_args args
-    args.lda = job.padded * job.kernels.bytes
-    args.k = job.padded
-    args.ldc = job.columns
-    job.kernels.prepare(job.a + first * job.k, job.k, count, job.k, job.padded, job.is_signed, a)
-    for block in range(job.blocks):
-        args.b = job.b + block * job.block_bytes
-        args.n = <int>min(job.kernels.columns, job.columns - block * job.kernels.columns)
-        args.offset = NULL
-        if job.offset != NULL:
-            args.offset = job.offset + block * job.kernels.columns
-        row = 0
-        while row < count:
-            args.a = a + row * args.lda
-            args.rows = <int>min(job.kernels.rows, count - row)
-            args.c = job.c + (first + row) * job.columns + block * job.kernels.columns
-            job.kernels.run[job.is_signed](&args)
-            row += job.kernels.rows
+    # Chunks are outermost, so that their weights stay in cache from sample to sample.
+    cdef Py_ssize_t strip = index % job.strips
+    cdef Py_ssize_t sample = index // job.strips % job.samples
+    cdef Py_ssize_t chunk = index // (job.strips * job.samples)
+    cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
+    cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
+    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
+    cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
+    cdef Py_ssize_t row_first = first * job.stride_h - job.pad_h
+    cdef Py_ssize_t reach = (job.kernel_h - 1) * job.dilation_h + 1
+    cdef Py_ssize_t rows = (last - 1 - first) * job.stride_h + reach
+    cdef Py_ssize_t filled = 0, needed, i, bytes = job.kernels.bytes
+    cdef const uint8_t* image = job.x + sample * job.in_h * job.in_w * job.x_pixel
+    cdef char* memory = job.scratch + slot * job.scratch_bytes
+    cdef ck_int8_args args = job.proto
+    if (job.whole and not job.depthwise and row_first >= 0 and row_first + rows <= job.in_h
+            and job.pad_w == 0 and job.strip_width <= job.in_w):
+        args.a_offsets = job.offsets_x
+        args.lda = job.stride_w * job.x_pixel
+        for i in range(first, last):
+            _run_blocks(job, &args, <const char*>image + i * job.stride_h * job.in_w * job.x_pixel,
+                        1, sample, i, first_block, last_block)
+        return
+    for i in range(first, last):
+        needed = (i - first) * job.stride_h + reach
+        if filled < needed:
+            _fill_rows(job, image, row_first + filled, needed - filled,
+                       memory + filled * job.row_bytes)
+            filled = needed
+        if job.depthwise:
+            _join_rows(job, memory + (i - first) * job.stride_h * job.row_bytes,
+                       memory + rows * job.row_bytes)
+            _run_blocks(job, &args, memory + rows * job.row_bytes, 4, sample, i, first_block,
+                        last_block)
+        else:
+            _run_blocks(job, &args, memory + (i - first) * job.stride_h * job.row_bytes, bytes,
+                        sample, i, first_block, last_block)
 
 
-def matmul(a, Packed b, int threads=1):
-    """Multiply bytes: ``a.astype(int32) @ weight.T.astype(int32)``, exactly.
+cdef void _join_rows(Job* job, const char* strip, char* out) noexcept nogil:
+    """Join the rows of a window, as many to a word as one instruction multiplies."""
+    cdef const uint8_t* rows[MOST_JOINED]
+    cdef Py_ssize_t part, r, tap
+    for part in range(job.joined):
+        for r in range(job.kernels.group):
+            tap = part * job.kernels.group + r
+            # Beyond the window any row will do: its weights are zero.
+            tap = tap if tap < job.kernel_h else 0
+            rows[r] = <const uint8_t*>strip + tap * job.dilation_h * job.row_bytes
+        job.kernels.join(rows, job.row_bytes, out + part * 4 * job.row_bytes)
+
+
+cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
+    """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
+    cdef Py_ssize_t pixels, row, tasks, extra, rows, most
+    cdef double work
+    job.samples = samples
+    job.grid_h, job.grid_w = job.out_h, job.out_w
+    job.last_w = job.grid_w
+    if job.pointwise:
+        # The pixels of all samples in rows of a few full tiles, the last one shorter.
+        pixels = samples * job.out_h * job.out_w
+        most = max(<Py_ssize_t>1, ROW_BYTES // (job.kernels.max_rows * job.in_c))
+        row = job.kernels.max_rows * min(<Py_ssize_t>8, most)
+        job.samples = 1
+        job.grid_w = job.in_w = job.out_w = min(row, pixels)
+        job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w
+        job.last_w = pixels - (job.grid_h - 1) * job.grid_w
+        job.strip_width = job.grid_w
+        job.row_bytes = job.strip_width * job.in_c * job.kernels.bytes
+    tasks = (TASKS + job.samples - 1) // job.samples
+    extra = max(<Py_ssize_t>0, (job.kernel_h - 1) * job.dilation_h + 1 - job.stride_h)
+    rows = (STRIP_BYTES // job.row_bytes - extra) // job.stride_h
+    rows = min(rows, max(<Py_ssize_t>4, (job.grid_h + tasks - 1) // tasks))
+    rows = max(<Py_ssize_t>1, min(rows, job.grid_h))
+    job.strips = (job.grid_h + rows - 1) // rows
+    rows = (job.grid_h + job.strips - 1) // job.strips
+    job.scratch_bytes = (rows * job.stride_h + extra + 4 * job.joined) * job.row_bytes
+    job.scratch_bytes = (job.scratch_bytes + SLACK + 63) // 64 * 64
+    job.chunks = 1
+    if not job.depthwise:
+        most = job.all_blocks * job.block_bytes // CHUNK_BYTES
+        tasks = (TASKS - 1) // (job.samples * job.strips) + 1
+        job.chunks = max(<Py_ssize_t>1, min(job.all_blocks, max(most, tasks)))
+    tasks = job.samples * job.strips * job.chunks
+    work = <double>job.samples * job.grid_h * job.grid_w * job.all_blocks * job.block_bytes
+    job.team = threads_for(threads, tasks, work / 64)
+
+
+cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    _for_samples(&job, samples, threads)
+    return job.team * job.scratch_bytes
+
+
+cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                  char* scratch) noexcept nogil:
+    cdef Job job = (<const Job*>params)[0]
+    job.x = <const uint8_t*>at[0]
+    job.residual = at[1]
+    job.y = at[2]
+    job.scratch = scratch
+    _for_samples(&job, samples, threads)
+    parallel_for(_task, &job, job.samples * job.strips * job.chunks, job.team)
+    return 0
+
+
+cdef class Conv:
+    """A quantised convolution, packed for the instruction set in use; a linear layer is one.
 
     Parameters
     ----------
-    a : ndarray (M, K), uint8 or int8
-        C-contiguous.
-    b : Packed
-        From `pack`, under the same instruction set.
-    threads : int
-
-    Returns
-    -------
-    ndarray (M, N), int32
+    weight : ndarray (O, C / groups, kernel_h, kernel_w), int8
+    finish : Finish
+        How it ends.
+    groups : int
+    stride, dilation : (int, int)
+    padding : (int, int)
+        Rows above and columns to the left; what lies below and to the right follows from the
+        output's size.
+    signed, zero
+        Whether the input is int8 rather than uint8, and its zero point.
+    scale : ndarray (O,), float32
+        What the sum of each output channel is multiplied by: scales of input and weight, in
+        steps of the result. Not read for int32 results.
+    bias : ndarray (O,), int32, optional
+        Added to the sums.
+    vnni : bool
+        Whether byte instructions may be used; tests compare both ways.
     """
-    if (a.dtype not in (np.dtype(np.uint8), np.dtype(np.int8)) or a.ndim != 2
-            or a.shape[1] != b.k or not a.flags.c_contiguous):
-        raise ValueError(f"expected C-contiguous bytes of shape (M, {b.k}), got {a.dtype} of "
-                         f"shape {a.shape}")
+
     cdef Job job
-    c = np.empty((a.shape[0], b.columns), np.int32)
-    if not a.shape[0]:
-        return c
-    job.kernels = b.kernels
-    job.is_signed = a.dtype == np.int8
-    job.a = <const uint8_t*><size_t>a.ctypes.data
-    job.b = b.pointer
-    job.offset = NULL
-    if job.is_signed and b.offset is not None:
-        job.offset = <const int32_t*><size_t>b.offset.ctypes.data
-    job.c = <int32_t*><size_t>c.ctypes.data
-    job.rows, job.columns, job.k = a.shape[0], b.columns, b.k
-    job.padded = b.padded
-    job.blocks = b.blocks
-    job.block_bytes = job.padded * job.kernels.columns * job.kernels.bytes
-    job.task_rows = TASK_TILES * job.kernels.rows
-    job.scratch_bytes = (job.task_rows * job.padded * job.kernels.bytes + 63) // 64 * 64
-    cdef Py_ssize_t tasks = (job.rows + job.task_rows - 1) // job.task_rows
-    cdef int team = threads_for(threads, tasks, <double>job.rows * job.columns * job.k / 64)
-    with nogil:
-        job.scratch = <char*>take(team * job.scratch_bytes)
-        if job.scratch != NULL:
-            parallel_for(_task, &job, tasks, team)
-            give(job.scratch, team * job.scratch_bytes)
-    if job.scratch == NULL:
-        raise MemoryError(f"no memory for {team * job.scratch_bytes} bytes of scratch")
-    return c
+    cdef readonly object kept
+    cdef readonly Py_ssize_t packed_bytes
+
+    def __init__(self, weight, Finish finish, Py_ssize_t groups=1, stride=(1, 1),
+                 padding=(0, 0), dilation=(1, 1), bint signed=False, int zero=0, scale=None,
+                 bias=None, bint vnni=True):
+        cdef Job* job = &self.job
+        if weight.dtype != np.int8 or weight.ndim != 4 or 0 in weight.shape \
+                or weight.shape[0] % groups:
+            raise ValueError(f"expected int8 weights of shape (O, I, kH, kW), got {weight.dtype} "
+                             f"of shape {weight.shape} in {groups} groups")
+        job.out_c, job.in_group, job.kernel_h, job.kernel_w = weight.shape
+        job.in_c = job.in_group * groups
+        job.out_group = job.out_c // groups
+        job.depthwise = groups > 1 and job.in_group == 1 and job.out_group == 1
+        job.kernels = _kernels(vnni, job.depthwise)
+        job.stride_h, job.stride_w = stride
+        job.dilation_h, job.dilation_w = dilation
+        job.pad_h, job.pad_w = padding
+        job.flip = 0x80 if signed else 0
+        job.zero = zero + job.flip
+        sums = weight.reshape(job.out_c, -1).sum(axis=1, dtype=np.int64)
+        offset = (0 if bias is None else bias.astype(np.int64)) - job.zero * sums
+        if job.depthwise:
+            job.joined = (job.kernel_h + job.kernels.group - 1) // job.kernels.group
+            form = _joined(weight[:, 0], job.joined, job.kernels.group)
+            groups, job.out_group = 1, job.out_c
+        else:
+            # Neighbouring taps of a row are one reduction over all their channels.
+            merged = groups == 1 and (job.dilation_w == 1 or job.kernel_w == 1)
+            form = weight.transpose(0, 2, 3, 1).reshape(
+                groups, job.out_group, -1, job.in_group * (job.kernel_w if merged else 1))
+        packed = _pack(form, job.kernels)
+        job.proto.batch, job.proto.k = form.shape[2], _up(form.shape[3], job.kernels.multiple)
+        if job.proto.batch > 512:
+            raise ValueError(f"expected a kernel of at most 512 taps, got {job.proto.batch}")
+        job.whole = (job.kernels.bytes == 1 and not job.flip and job.proto.k == form.shape[3])
+        job.blocks = packed.shape[1]
+        job.all_blocks = groups * job.blocks
+        job.block_bytes = packed.strides[1]
+        job.weights = <const char*><size_t>packed.ctypes.data
+        job.proto.finish = finish.form
+        offset = _padded(offset.astype(np.int32), groups, job.all_blocks * job.kernels.columns)
+        scale = _padded(np.zeros(job.out_c, np.float32) if scale is None else scale, groups,
+                        job.all_blocks * job.kernels.columns)
+        job.proto.finish.offset = <const int32_t*><size_t>offset.ctypes.data
+        job.proto.finish.scale = <const float*><size_t>scale.ctypes.data
+        job.y_item = number_bytes(finish.form.result)
+        job.residual_item = number_bytes(finish.form.residual)
+        self.packed_bytes = packed.nbytes
+        self.kept = packed, offset, scale
+
+    cdef int _describe(self, Job* job, Py_ssize_t in_h, Py_ssize_t in_w, Py_ssize_t out_h,
+                       Py_ssize_t out_w, x_pixel, y_pixel, residual_pixel) except -1:
+        """Fill in what depends on the sizes of a sample; pixels in numbers."""
+        cdef Py_ssize_t row, column, i = 0, parts, starts
+        job[0] = self.job
+        job.in_h, job.in_w, job.out_h, job.out_w = in_h, in_w, out_h, out_w
+        job.x_pixel = job.in_c if x_pixel is None else x_pixel
+        job.y_pixel = (job.out_c if y_pixel is None else y_pixel) * job.y_item
+        job.residual_pixel = (job.out_c if residual_pixel is None
+                              else residual_pixel) * job.residual_item
+        job.pointwise = (job.kernel_h == job.kernel_w == job.stride_h == job.stride_w == 1
+                         and job.pad_h == job.pad_w == 0 and not job.depthwise
+                         and in_h == out_h and in_w == out_w)
+        job.strip_width = (out_w - 1) * job.stride_w + (job.kernel_w - 1) * job.dilation_w + 1
+        job.row_bytes = job.strip_width * job.in_c * (1 if job.depthwise else job.kernels.bytes)
+        parts = job.joined if job.depthwise else job.kernel_h
+        starts = job.proto.batch // parts
+        for row in range(parts):
+            for column in range(starts):
+                if job.depthwise:
+                    job.offsets_strip[i] = 4 * (row * job.row_bytes
+                                                + column * job.dilation_w * job.in_c)
+                else:
+                    job.offsets_x[i] = (row * job.dilation_h * in_w
+                                        + column * job.dilation_w) * job.x_pixel
+                    job.offsets_strip[i] = (row * job.dilation_h * job.row_bytes
+                                            + column * job.dilation_w * job.in_c
+                                            * job.kernels.bytes)
+                i += 1
+        if job.x_pixel != job.in_c:
+            job.whole = job.whole and job.kernel_w == 1
+        job.proto.a_offsets = job.offsets_strip
+        job.proto.lda = job.stride_w * job.in_c * (4 if job.depthwise else job.kernels.bytes)
+        job.proto.ldc = job.y_pixel
+        job.proto.ld_residual = job.residual_pixel
+        return 0
+
+    def run(self, x, residual, y, int threads=1):
+        """Compute y (N, H', W', O) from x (N, H, W, C) and what is added to it, or None.
+
+        All are C-contiguous, of the types that the layer was made for.
+        """
+        cdef Job job
+        cdef char* at[3]
+        if (x.itemsize != 1 or x.shape[3] != self.job.in_c or not x.flags.c_contiguous
+                or not y.flags.c_contiguous or y.shape[3] != self.job.out_c
+                or y.itemsize != self.job.y_item or x.shape[0] != y.shape[0]):
+            raise ValueError(f"expected C-contiguous bytes (N, H, W, {self.job.in_c}) and a result "
+                             f"(N, H, W, {self.job.out_c}), got {x.dtype} of shape {x.shape} "
+                             f"and {y.dtype} of shape {y.shape}")
+        if (residual is None) != (self.job.proto.finish.residual == CK_INT8_NONE) or (
+                residual is not None and (residual.shape != y.shape
+                                          or residual.itemsize != self.job.residual_item
+                                          or not residual.flags.c_contiguous)):
+            raise ValueError("expected the residual that the layer was made for, like its result")
+        if not y.size:
+            return
+        self._describe(&job, x.shape[1], x.shape[2], y.shape[1], y.shape[2], None, None, None)
+        at[0] = <char*><size_t>x.ctypes.data
+        at[1] = <char*><size_t>(0 if residual is None else residual.ctypes.data)
+        at[2] = <char*><size_t>y.ctypes.data
+        launch(run_step, scratch_size, &job, at, x.shape[0], threads)
+
+    def step(self, in_size, out_size, x_pixel=None, y_pixel=None, residual_pixel=None):
+        """Return the same as a step of a Program, with operands x, residual and y.
+
+        Sizes are (height, width); pixels are numbers from one pixel to the next, where pixels
+        are parts of wider ones.
+        """
+        cdef Job job
+        self._describe(&job, in_size[0], in_size[1], out_size[0], out_size[1], x_pixel, y_pixel,
+                       residual_pixel)
+        return new_step(run_step, scratch_size, &job, sizeof(Job), self)
 
 
-def form(bint vnni=True):
-    """Return what the kernels in use multiply: "bytes" or "16-bit pairs"."""
-    return "bytes" if _kernels(vnni).bytes == 1 else "16-bit pairs"
+cdef Py_ssize_t _up(Py_ssize_t count, Py_ssize_t multiple):
+    return (count + multiple - 1) // multiple * multiple
+
+
+def _joined(weight, Py_ssize_t parts, Py_ssize_t group):
+    """Return depthwise weights (C, kH, kW) as (1, C, parts * kW, group)."""
+    channels, kernel_h, kernel_w = weight.shape
+    full = np.zeros((channels, parts * group, kernel_w), np.int8)
+    full[:, :kernel_h] = weight
+    full = full.reshape(channels, parts, group, kernel_w).transpose(0, 1, 3, 2)
+    return full.reshape(1, channels, parts * kernel_w, group)
+
+
+cdef _pack(form, const ck_int8_kernels* kernels):
+    """Return weights (groups, O, batch, k) in tile order: (groups, blocks, bytes)."""
+    groups, columns, batch, k = form.shape
+    cdef Py_ssize_t blocks = _up(columns, kernels.columns) // kernels.columns
+    cdef Py_ssize_t padded = _up(k, kernels.multiple)
+    full = np.zeros((groups, blocks * kernels.columns, batch, padded),
+                    np.int8 if kernels.bytes == 1 else np.int16)
+    full[:, :columns, :, :k] = form
+    # Words of a group of values move as one.
+    words = full.view(np.int32).reshape(groups, blocks, kernels.columns, -1)
+    packed = np.ascontiguousarray(words.transpose(0, 1, 3, 2))
+    cdef Py_ssize_t half = kernels.columns // 2
+    if kernels.halves and columns - (blocks - 1) * kernels.columns <= half:
+        narrow = packed[:, -1, :, :half].copy().reshape(groups, -1)
+        packed[:, -1].reshape(groups, -1)[:, :narrow.shape[1]] = narrow
+    return packed.reshape(groups, blocks, -1)
+
+
+def _padded(values, groups, total):
+    """Return one value per output channel laid out like the packed columns."""
+    out = np.zeros((groups, total // groups), values.dtype)
+    out[:, :values.size // groups] = values.reshape(groups, -1)
+    return out

@@ -19,11 +19,10 @@
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"    \
                      : : "r"((void *)(to)), "r"((ptrdiff_t)(step)) : "memory")
 
-/* c += a b: bfloat16 pairs to float, signed bytes to int32, unsigned times signed bytes. */
+/* c += a b: bfloat16 pairs to float, unsigned times signed bytes to int32. */
 #define AMX_PRODUCT(name, c, a, b) \
     __asm__ volatile(name " %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 #define amx_bf16(c, a, b) AMX_PRODUCT("tdpbf16ps", c, a, b)
-#define amx_s8(c, a, b) AMX_PRODUCT("tdpbssd", c, a, b)
 #define amx_u8(c, a, b) AMX_PRODUCT("tdpbusd", c, a, b)
 
 #endif

@@ -5,6 +5,8 @@
    fit, and loads stay below two a cycle while both multiply-add ports are busy. Each output
    element is one chain of multiply-adds in the order of (i, k), whatever the tile's shape. */
 
+#include "gemm.shapes.h"
+
 #if CK_VECTOR_REGISTERS >= 32
 #define GEMM_SHAPES(X) GEMM_ROWS_14(X, 1) GEMM_ROWS_14(X, 2) GEMM_ROWS_9(X, 3) GEMM_ROWS_6(X, 4)
 #define GEMM_MAX_MR {0, 14, 14, 9, 6}
@@ -16,11 +18,6 @@
    latency of a multiply-add on two ports, and a tenth of the code of float's. */
 #define GEMM_SHAPES_D(X) GEMM_ROWS_4(X, 1) GEMM_ROWS_4(X, 2)
 #define GEMM_MAX_MR_D {0, 4, 4, 0, 0}
-#define GEMM_ROWS_4(X, nv) X(1, nv) X(2, nv) X(3, nv) X(4, nv)
-#define GEMM_ROWS_6(X, nv) GEMM_ROWS_4(X, nv) X(5, nv) X(6, nv)
-#define GEMM_ROWS_9(X, nv) GEMM_ROWS_6(X, nv) X(7, nv) X(8, nv) X(9, nv)
-#define GEMM_ROWS_14(X, nv) \
-    GEMM_ROWS_9(X, nv) X(10, nv) X(11, nv) X(12, nv) X(13, nv) X(14, nv)
 
 /* Rows are reached from a base pointer for every third row, as base, base + lda and
    base + 2 * lda: 14 rows then need 5 pointers, and nothing spills. The empty asm keeps the
@@ -180,13 +177,6 @@ GEMM_SHAPES_D(GEMM_DEFINE_D)
 /* Twelve (or, with 32 registers, 24) chains of multiply-adds that depend on nothing. Every
    loop over the chains is unrolled, and the constraint names all registers ("x" means the
    first 16 on x86): otherwise they live in memory, and the peak comes out at a third. */
-#if defined(__x86_64__)
-#define GEMM_IN_REGISTER "+v"
-#elif defined(__aarch64__)
-#define GEMM_IN_REGISTER "+w"
-#else
-#define GEMM_IN_REGISTER "+m"
-#endif
 #define GEMM_CHAINS (CK_VECTOR_REGISTERS >= 32 ? 24 : 12)
 static double fma_rounds(long steps) {
     vfloat acc[GEMM_CHAINS], x = set_f(0.999f), y = set_f(0.001f);

@@ -15,28 +15,30 @@ typedef int16_t int8_halves __attribute__((vector_size(16)));
 #endif
 #define INT8_DOT(sum, a, b) ((sum) + INT8_PAIRS(a, b))
 #define INT8_GROUP 2
-#define INT8_ROWS (CK_VECTOR_REGISTERS >= 32 ? 14 : 6)
+#if CK_VECTOR_REGISTERS >= 32
+#define INT8_MOST_ROWS 14
+#define INT8_ROWS GEMM_ROWS_14
+#else
+#define INT8_MOST_ROWS 6
+#define INT8_ROWS GEMM_ROWS_6
+#endif
 #include "int8.tile.h"
 
-static void int8_prepare_pairs(const uint8_t *a, ptrdiff_t lda, ptrdiff_t rows, ptrdiff_t k,
-                               ptrdiff_t padded, int is_signed, void *out) {
-    int16_t *wide = out;
-    for (ptrdiff_t m = 0; m < rows; m++, a += lda, wide += padded) {
-        if (is_signed)
-            for (ptrdiff_t i = 0; i < k; i++) wide[i] = ((const int8_t *)a)[i];
-        else
-            for (ptrdiff_t i = 0; i < k; i++) wide[i] = a[i];
-        for (ptrdiff_t i = k; i < padded; i++) wide[i] = 0;
-    }
+static void int8_prepare_pairs(const uint8_t *x, ptrdiff_t n, int flip, void *out) {
+    uint16_t *wide = out;
+    for (ptrdiff_t i = 0; i < n; i++) wide[i] = (uint16_t)(x[i] ^ flip);
 }
 
 static const ck_int8_kernels int8_table = {
-    .rows = INT8_ROWS,
+    .max_rows = INT8_MOST_ROWS,
     .columns = INT8_COLUMNS,
     .group = INT8_GROUP,
     .bytes = 2,
     .multiple = 2,
-    .shifted = 0,
+    .halves = 1,
     .prepare = int8_prepare_pairs,
-    .run = {int8_run, int8_run},
+    .run = int8_run,
+    .depthwise = int8_depthwise,
+    .copy = int8_copy,
+    .join = int8_join,
 };

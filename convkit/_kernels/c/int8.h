@@ -1,33 +1,60 @@
-/* Matrix products of bytes with exact int32 sums: C[m, n] = sum over k of A[m, k] * B[k, n],
-   A unsigned or signed, B signed. All instruction sets give the same bits (sums wrap). */
+/* Sums of products of bytes, unsigned A times signed B, exact in int32, for quantised layers:
+   sum[m, n] = sum over i, k of A_i[m, k] * B_i[k, n], then what follows in the layer while the
+   sums are at hand. All instruction sets give the same bits (sums wrap).
+
+   A is reached as in gemm.h: block i starts at a + a_offsets[i], row m another m * lda on. */
 #ifndef CK_INT8_H
 #define CK_INT8_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* One tile's problem. */
+enum ck_int8_number { CK_INT8_NONE = 0, CK_INT8_BYTES = 1, CK_INT8_FLOAT = 2, CK_INT8_INT = 3 };
+
+/* What becomes of a sum: v = (sum + offset) * scale + (r - residual_zero) * residual_scale,
+   negative v times `alpha`, v held between `low` and `high`; a byte is v rounded to the nearest
+   even integer plus `zero`, so scales and bounds are in steps of the result. */
+typedef struct ck_int8_finish {
+    const int32_t *offset; /* per column, padded to whole blocks */
+    const float *scale;    /* per column, padded; not read for int32 results */
+    int result;            /* an enum ck_int8_number */
+    int residual;          /* the same: none, bytes or floats */
+    float residual_scale;
+    int residual_zero, residual_flip; /* bytes r are read as r ^ flip */
+    float alpha, low, high;
+    int zero;
+} ck_int8_finish;
+
+/* One tile's problem. Strides and offsets count bytes. */
 typedef struct ck_int8_args {
-    const void *a;         /* rows as `prepare` made them */
-    ptrdiff_t lda;         /* bytes between them */
-    const void *b;         /* a packed block of columns */
-    ptrdiff_t k;           /* reduction length, a multiple of `multiple` */
-    const int32_t *offset; /* added to each row (n values), or NULL */
-    int32_t *c;
-    ptrdiff_t ldc;         /* elements between rows */
-    int rows, n;           /* at most `rows` and `columns` of the kernels */
+    const char *a;
+    const ptrdiff_t *a_offsets;
+    ptrdiff_t lda;
+    const char *b;           /* a packed block of columns */
+    ptrdiff_t batch, k;      /* number of blocks; values of each, a multiple of `multiple` */
+    int rows, n;             /* at most max_rows and `columns` of the kernels */
+    char *c;
+    ptrdiff_t ldc;
+    const char *residual;
+    ptrdiff_t ld_residual;
+    ck_int8_finish finish;
 } ck_int8_args;
 
-/* B is packed in blocks of `columns` columns; in a block, `group` neighbours in k of every
-   column lie side by side, each as `bytes` bytes: [k / group][columns][group]. */
+/* B is packed in blocks of `columns` columns (half as many, where `halves` and the last block
+   has no more); in a block, `group` neighbours in k of every column lie side by side, each as
+   `bytes` bytes: [batch][k / group][columns][group]. */
 typedef struct ck_int8_kernels {
-    int rows, columns, group, bytes;
-    int multiple; /* k is padded with zeros to a multiple of this */
-    int shifted;  /* signed A is held with 128 added: subtract 128 times B's column sums */
-    /* Brings `rows` rows of k bytes to the form that the tiles read, each `padded` long. */
-    void (*prepare)(const uint8_t *a, ptrdiff_t lda, ptrdiff_t rows, ptrdiff_t k,
-                    ptrdiff_t padded, int is_signed, void *out);
-    void (*run[2])(const ck_int8_args *); /* A unsigned, A signed */
+    int max_rows, columns, group, bytes;
+    int multiple; /* k is padded with zeros in B to a multiple of this */
+    int halves;
+    /* Brings n bytes, each ^ flip, to the form in which A is read. */
+    void (*prepare)(const uint8_t *x, ptrdiff_t n, int flip, void *out);
+    void (*run)(const ck_int8_args *);
+    /* Depthwise: column n of the sums is made of A's column n alone. A holds `group` values in
+       32 bits for each column, as `join` makes them of as many rows of n bytes. */
+    void (*depthwise)(const ck_int8_args *);
+    void (*copy)(const uint8_t *x, ptrdiff_t n, int flip, void *out); /* as bytes */
+    void (*join)(const uint8_t *const *rows, ptrdiff_t n, void *out);
 } ck_int8_kernels;
 
 #endif

@@ -21,6 +21,7 @@
 #include "winograd.body.h"
 #include "augment.body.h"
 #include "int8.body.h"
+#include "quant.body.h"
 
 #define CK_TABLE(isa, ...)                      \
     const ck_table CK_CAT(ck_table_, isa) = {   \
@@ -33,6 +34,7 @@
         .norm = &norm_table,                    \
         .optim = &optim_table,                  \
         .pool = &pool_table,                    \
+        .quant = &quant_table,                  \
         .resample = &resample_table,            \
         .rownorm = &rownorm_table,              \
         .softmax = &softmax_table,              \
@@ -44,7 +46,8 @@
 
 #ifdef CK_WITH_TILES
 CK_TABLE(CK_ISA, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8);
-CK_TABLE(amx, .int8 = &ck_table_amx_int8, .tile = &ck_table_amx_tile);
+CK_TABLE(amx, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8,
+         .int8_tile = &ck_table_amx_int8, .tile = &ck_table_amx_tile);
 #else
 CK_TABLE(CK_ISA, .int8 = &int8_table);
 #endif

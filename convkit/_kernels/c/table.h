@@ -15,6 +15,7 @@
 #include "norm.h"
 #include "optim.h"
 #include "pool.h"
+#include "quant.h"
 #include "resample.h"
 #include "rownorm.h"
 #include "softmax.h"
@@ -32,6 +33,7 @@ typedef struct ck_table {
     const ck_norm_table *norm;
     const ck_optim_table *optim;
     const ck_pool_table *pool;
+    const ck_quant_table *quant;
     const ck_resample_table *resample;
     const ck_rownorm_table *rownorm;
     const ck_softmax_table *softmax;
@@ -40,6 +42,7 @@ typedef struct ck_table {
     const ck_augment_table *augment;
     const ck_int8_kernels *int8;
     const ck_int8_kernels *int8_vnni; /* for CPUs with VNNI, or NULL */
+    const ck_int8_kernels *int8_tile; /* on tiles, or NULL */
     const ck_tile_table *tile;        /* NULL where there are no tiles */
 } ck_table;
 

@@ -1,0 +1,105 @@
+/* Quantised arrays: see quant.h. Bits are the same on every instruction set. */
+
+typedef uint8_t vbytes_full __attribute__((vector_size(CK_VBYTES)));
+
+static void quant_convert(const ck_quant_args *g, const char *a, const char *b, char *y,
+                          ptrdiff_t n) {
+    const ck_int8_finish *f = &g->finish;
+    const int b_size = f->residual == CK_INT8_FLOAT ? 4 : 1;
+    const int y_size = f->result == CK_INT8_FLOAT ? 4 : 1;
+    for (ptrdiff_t i = 0; i < n; i += VL_F) {
+        const int left = n - i < VL_F ? (int)(n - i) : VL_F;
+        vfloat v;
+        if (g->number == CK_INT8_FLOAT)
+            v = load_part_f((const float *)a + i, left);
+        else
+            v = __builtin_convertvector((int8_load(a + i, left) ^ g->flip) - g->zero, vfloat);
+        v = g->divide ? v / g->scale : v * g->scale;
+        INT8_ROUNDED(v);
+        if (f->residual) {
+            vfloat more = f->residual == CK_INT8_FLOAT
+                              ? load_part_f((const float *)(b + b_size * i), left)
+                              : __builtin_convertvector((int8_load(b + i, left) ^ f->residual_flip)
+                                                            - f->residual_zero, vfloat);
+            more *= f->residual_scale;
+            INT8_ROUNDED(more);
+            v += more;
+        }
+        int8_end(f, f->result, v, y + y_size * i, left);
+    }
+}
+
+static void quant_look_up(const uint8_t *table, const uint8_t *x, uint8_t *y, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) y[i] = table[x[i]];
+}
+
+CK_INLINE void quant_max_of(vbytes_full *most, const uint8_t *x, size_t count, vbytes_full flip) {
+    vbytes_full v = {0};
+    memcpy(&v, x, count);
+    v ^= flip;
+    const vbytes_full more = v > *most;
+    *most = (more & v) | (~more & *most);
+}
+
+/* A window without taps gives the least value. */
+static void quant_max_pool(const ck_quant_pool *g, const uint8_t *x, uint8_t *y, ptrdiff_t row0,
+                           ptrdiff_t row1) {
+    const ptrdiff_t channels = g->channels, width = g->w->sources;
+    const vbytes_full flip = (uint8_t)g->flip - (vbytes_full){0};
+    for (ptrdiff_t row = row0; row < row1; row++) {
+        for (ptrdiff_t q = 0; q < g->w->targets; q++) {
+            uint8_t *target = y + (row * g->w->targets + q) * channels;
+            for (ptrdiff_t c = 0; c < channels; c += CK_VBYTES) {
+                const size_t count = (size_t)(channels - c < CK_VBYTES ? channels - c : CK_VBYTES);
+                vbytes_full most = {0};
+                for (ptrdiff_t i = g->h->begin[row]; i < g->h->begin[row + 1]; i++) {
+                    const uint8_t *line = x + g->h->source[i] * width * channels + c;
+                    for (ptrdiff_t j = g->w->begin[q]; j < g->w->begin[q + 1]; j++) {
+                        const uint8_t *at = line + g->w->source[j] * channels;
+                        if (count == CK_VBYTES)
+                            quant_max_of(&most, at, CK_VBYTES, flip);
+                        else
+                            quant_max_of(&most, at, count, flip);
+                    }
+                }
+                most ^= flip;
+                memcpy(target + c, &most, count);
+            }
+        }
+    }
+}
+
+static void quant_mean_pool(const ck_quant_pool *g, const uint8_t *x, char *y, ptrdiff_t row0,
+                            ptrdiff_t row1) {
+    const ck_int8_finish *f = &g->finish;
+    const ptrdiff_t channels = g->channels, width = g->w->sources;
+    const int size = f->result == CK_INT8_FLOAT ? 4 : 1;
+    for (ptrdiff_t row = row0; row < row1; row++) {
+        for (ptrdiff_t q = 0; q < g->w->targets; q++) {
+            const ptrdiff_t taps = (g->h->begin[row + 1] - g->h->begin[row])
+                                   * (g->w->begin[q + 1] - g->w->begin[q]);
+            const int32_t base = (int32_t)(taps * g->zero);
+            const float factor = g->h_part[row] * g->w_part[q];
+            char *target = y + (row * g->w->targets + q) * channels * size;
+            for (ptrdiff_t c = 0; c < channels; c += VL_F) {
+                const int left = channels - c < VL_F ? (int)(channels - c) : VL_F;
+                vint32 sum = {0};
+                for (ptrdiff_t i = g->h->begin[row]; i < g->h->begin[row + 1]; i++) {
+                    const uint8_t *line = x + g->h->source[i] * width * channels + c;
+                    for (ptrdiff_t j = g->w->begin[q]; j < g->w->begin[q + 1]; j++)
+                        sum += int8_load((const char *)line + g->w->source[j] * channels, left)
+                               ^ g->flip;
+                }
+                vfloat v = __builtin_convertvector(sum - base, vfloat) * factor;
+                int8_end(f, f->result, v, target + c * size, left);
+            }
+        }
+    }
+}
+
+static const ck_quant_table quant_table = {
+    .convert = quant_convert,
+    .look_up = quant_look_up,
+    .max_pool = quant_max_pool,
+    .mean_pool = quant_mean_pool,
+};
