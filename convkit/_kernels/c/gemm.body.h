@@ -43,12 +43,21 @@
 #define GEMM_EACH(m, j) \
     GEMM_UNROLL for (int m = 0; m < mr; m++) GEMM_UNROLL for (int j = 0; j < nv; j++)
 
+/* Columns missing from the last vector. Masks cost nothing with 64-byte vectors, where they are
+   used always; elsewhere a tile with columns missing goes through memory. */
+#define GEMM_MASKS (CK_VBYTES == 64)
+#define GEMM_WHOLE(j) (!GEMM_MASKS || (j) < nv - 1)
+#define GEMM_LOAD(S, L, p, j) \
+    (GEMM_WHOLE(j) ? load_##S((p) + (j) * L) : load_part_##S((p) + (j) * L, left))
+#define GEMM_STORE(S, L, p, j, v)                                                                  \
+    (GEMM_WHOLE(j) ? store_##S((p) + (j) * L, v) : store_part_##S((p) + (j) * L, v, left))
+
 #define GEMM_TEMPLATE(T, V, S, L)                                                                  \
     CK_INLINE V gemm_activate_##S(const ck_gemm_args *g, V v) {                                    \
         return activate_##S(g->activation, set_##S((T)g->alpha), set_##S((T)g->beta), v);          \
     }                                                                                              \
                                                                                                    \
-    /* A tile with columns missing: through memory, one row and vector at a time. */               \
+    /* Through memory, one row and vector at a time. */                                            \
     static __attribute__((noinline)) void gemm_finish_part_##S(const ck_gemm_args *g, int mr,      \
                                                                int nv, const V *tile) {            \
         const T *bias = g->bias, *residual = g->residual;                                          \
@@ -66,7 +75,7 @@
     }                                                                                              \
                                                                                                    \
     CK_INLINE void gemm_finish_##S(const ck_gemm_args *g, int mr, int nv, V acc[][4]) {            \
-        if (g->n < nv * L) {                                                                       \
+        if (!GEMM_MASKS && g->n < nv * L) {                                                        \
             V tile[CK_GEMM_MAX_MR * 4];                                                            \
             GEMM_EACH(m, j) tile[m * nv + j] = acc[m][j];                                          \
             gemm_finish_part_##S(g, mr, nv, tile);                                                 \
@@ -74,14 +83,15 @@
         }                                                                                          \
         const T *residual = g->residual;                                                           \
         const ptrdiff_t ldc = g->ldc, ldr = g->ld_residual;                                        \
+        const int left = g->n - (nv - 1) * L; /* columns of the last vector */                     \
         T *c = g->c;                                                                               \
-        if (g->accumulate) GEMM_EACH(m, j) acc[m][j] += load_##S(c + m * ldc + j * L);             \
+        if (g->accumulate) GEMM_EACH(m, j) acc[m][j] += GEMM_LOAD(S, L, c + m * ldc, j);           \
         if (g->bias) {                                                                             \
             V bias[4];                                                                             \
-            GEMM_UNROLL for (int j = 0; j < nv; j++) bias[j] = load_##S((const T *)g->bias + j * L);\
+            GEMM_UNROLL for (int j = 0; j < nv; j++) bias[j] = GEMM_LOAD(S, L, (const T *)g->bias, j);\
             GEMM_EACH(m, j) acc[m][j] += bias[j];                                                  \
         }                                                                                          \
-        if (residual) GEMM_EACH(m, j) acc[m][j] += load_##S(residual + m * ldr + j * L);           \
+        if (residual) GEMM_EACH(m, j) acc[m][j] += GEMM_LOAD(S, L, residual + m * ldr, j);         \
         if (g->activation == CK_ACT_RELU) {                                                        \
             const V zero = {0};                                                                    \
             GEMM_EACH(m, j) acc[m][j] = select_##S(acc[m][j] < zero, zero, acc[m][j]);             \
@@ -91,7 +101,7 @@
             for (int i = 0; i < mr * nv; i++) tile[i] = gemm_activate_##S(g, tile[i]);             \
             GEMM_EACH(m, j) acc[m][j] = tile[m * nv + j];                                          \
         }                                                                                          \
-        GEMM_EACH(m, j) store_##S(c + m * ldc + j * L, acc[m][j]);                                 \
+        GEMM_EACH(m, j) GEMM_STORE(S, L, c + m * ldc, j, acc[m][j]);                               \
     }                                                                                              \
                                                                                                    \
     CK_INLINE void gemm_plain_##S(const ck_gemm_args *g, int mr, int nv) {                         \
