@@ -681,9 +681,14 @@ def test_every_operation_but_losses_has_a_schema():
 
 @pytest.mark.parametrize("op", sorted(set(SCHEMAS) & set(REGISTRY)))
 def test_schemas_name_what_operations_take(op):
-    parameters = inspect.signature(REGISTRY[op].forward).parameters.values()
-    attrs = {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY}
+    cls = REGISTRY[op]
+    parameters = inspect.signature(cls.forward).parameters.values()
+    described = inspect.signature(getattr(cls, "call", cls.forward)).parameters.values()
+    attrs = {p.name: p for p in described if p.kind == p.KEYWORD_ONLY}
     assert set(attrs) == set(SCHEMAS[op].attrs)
+    lowered = inspect.signature(cls.lower).parameters.values()
+    if not any(p.kind == p.VAR_KEYWORD for p in lowered):
+        assert {p.name for p in lowered if p.kind == p.KEYWORD_ONLY} == set(attrs)
     for name, attr in SCHEMAS[op].attrs.items():
         default = attrs[name].default
         if attr.default is not REQUIRED and default is not inspect.Parameter.empty:

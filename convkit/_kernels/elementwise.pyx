@@ -164,6 +164,29 @@ def unary_grad(str name, cnp.ndarray gy, cnp.ndarray saved, cnp.ndarray out, int
                      threads_for(threads, blocks, <double>run.size * cost))
 
 
+cdef int _add_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    cdef Py_ssize_t blocks
+    run.size *= samples
+    run.first, run.second, run.out = at[0], at[1], at[2]
+    blocks = _blocks(run.size)
+    parallel_for(_add_block, &run, blocks, threads_for(threads, blocks, <double>run.size))
+    return 0
+
+
+def add_step(Py_ssize_t size, bint double_, int activation, double alpha, double beta):
+    """Return `add` of `size` numbers of each sample as a step, with operands a, b and out."""
+    cdef Run run
+    run.size = size
+    run.item = 8 if double_ else 4
+    run.add = table().elementwise.add[double_]
+    run.activation = activation
+    run.alpha = alpha
+    run.beta = beta
+    return new_step(_add_step, NULL, &run, sizeof(Run), None)
+
+
 def add(cnp.ndarray a, cnp.ndarray b, int activation, cnp.ndarray out, int threads,
         double alpha=0.0, double beta=0.0):
     """Set ``out = activation(a + b)``.

@@ -58,6 +58,17 @@ cdef int launch(step_fn run, scratch_fn scratch, const void* params, char** at,
     return result
 
 
+def run_step(Step step not None, tuple addresses, Py_ssize_t samples, int threads):
+    """Run one step at once, on operands at addresses."""
+    cdef char* at[8]
+    cdef Py_ssize_t i
+    if step.run == NULL or len(addresses) > 8:
+        raise ValueError("expected a compiled step of at most 8 operands")
+    for i in range(len(addresses)):
+        at[i] = <char*><size_t>addresses[i]
+    launch(step.run, step.scratch, step.params, at, samples, threads)
+
+
 def python_step(function):
     """Return a step that calls ``function(addresses, samples, threads, scratch)``.
 
@@ -247,6 +258,22 @@ def copy_step(shape, source, target, Py_ssize_t item):
     return new_step(_copy_step, NULL, &copy, sizeof(Copy), None)
 
 
+def array_at(size_t address, tuple shape, strides, dtype):
+    """Return an array over memory that somebody else owns; C-contiguous where strides is None."""
+    cdef cnp.npy_intp sizes[MOST_AXES]
+    cdef cnp.npy_intp steps[MOST_AXES]
+    cdef int i, ndim = len(shape)
+    if ndim > MOST_AXES:
+        raise ValueError(f"expected at most {MOST_AXES} axes, got {ndim}")
+    for i in range(ndim):
+        sizes[i] = shape[i]
+        steps[i] = 0 if strides is None else strides[i]
+    return cnp.PyArray_New(
+        cnp.ndarray, ndim, sizes, dtype.num, NULL if strides is None else steps, <void*>address,
+        dtype.itemsize, cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED | (
+            cnp.NPY_ARRAY_C_CONTIGUOUS if strides is None else 0), None)
+
+
 # -- the arena -----------------------------------------------------------------------------
 
 
@@ -275,6 +302,10 @@ cdef enum:
     NOTHING = 0
     ARENA = 1
     ARRAYS = 2
+
+# What an arena may have at most: no machine has as much, and no sum of sizes overflows.
+cdef size_t MOST_BYTES = <size_t>1 << 60
+
 
 cdef struct Operand:
     int base
@@ -406,6 +437,8 @@ cdef class Runner:
             copies of inputs.
         """
         cdef Py_ssize_t count = len(inputs) + len(outputs), i
+        if batch < 1 or self._scaled and <size_t>batch > MOST_BYTES // self._scaled:
+            raise MemoryError(f"no memory for a batch of {batch}")
         cdef size_t values = (self._scaled * <size_t>batch + self._fixed + 63) // 64 * 64
         cdef size_t scratch = self._scratch(batch, threads)
         cdef size_t lists = (<size_t>(count + ARRAYS + self._most_operands)) * sizeof(char*)

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit import runtime
+from convkit._kernels import memory
 from convkit._precision import checked_precision, get_precision
 from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
 from convkit.infer.check import MaxError
-from convkit.infer.dims import BatchDim, Shape, show
-from convkit.infer.graph import Graph, table
-from convkit.infer.model_summary import steps
-from convkit.infer.plan import make_plan
-from convkit.ops.op import REGISTRY, Context
+from convkit.infer.dims import BatchDim, Shape, at_batch, show
+from convkit.infer.graph import Graph
+from convkit.infer.lowering import Lowered, Output, lower
+from convkit.infer.program_table import program_table
+from convkit.ops.layout import empty_ordered
+
+if TYPE_CHECKING:
+    from convkit.infer.profile import Profile
 
 __all__ = ["Program"]
+
+# Calls that `run_async` has under way at a time, for each Program.
+ASYNC_CALLS = 4
+
+# Held while a Program is made ready, at its first call; a child gets a new one, because a
+# thread that no longer exists may hold it.
+_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | dict[str, np.ndarray]
 
@@ -28,7 +51,7 @@ class Program:
 
     Calls take batches of any size. What a sample gives does not depend, to the bit, on its
     batch or on the number of threads. A Program may be called from several Python threads
-    at once.
+    at once, works in the children of a fork, and can be pickled.
 
     Parameters
     ----------
@@ -65,12 +88,8 @@ class Program:
         self.threads = None if threads is None else runtime.checked_threads(threads)
         self.precision = get_precision() if precision is None else checked_precision(precision)
         self.max_error: MaxError | None = None
-        self._plan = plan = make_plan(graph)
-        self._slots: list[np.ndarray | None] = [None] * plan.n_slots
-        for slot, value in plan.constants:
-            self._slots[slot] = graph.constants[value].array
-        self._caches: dict[int, dict] = {slot: {} for slot, _ in plan.constants}
-        self._bound: dict[int, list[tuple]] = {}
+        self._lowered: Lowered | None = None
+        self._executor: tuple[int, ThreadPoolExecutor] | None = None
         self._expected = [(port.name, graph.shape(port.value),
                            np.dtype(graph.values[port.value].dtype)) for port in graph.inputs]
 
@@ -114,27 +133,39 @@ class Program:
                 f"{self.graph.parameters():,} parameters)")
 
     def summary(self) -> str:
-        """Return a table of the steps: shapes, parameters, operations, what is fused.
+        """Return a table of the steps: shapes, bytes, parameters, operations, algorithms.
 
-        Floating-point operations count for one sample, two for a multiply-add. A constant
-        that several steps read counts where it is read first.
+        Floating-point operations count for one sample, two for a multiply-add; bytes are
+        those of one sample's result. A constant that several steps read counts where it is
+        read first. The algorithm "python" marks operations without compiled steps, which take
+        the GIL.
         """
-        graph = self.graph
-        rows = [("step", "op", "output", "parameters", "FLOPs", "fused")]
-        total = 0
-        for node, shape, new, work in steps(graph):
-            total += work
-            fused = (["add"] if node.op in ("conv", "linear") and node.input(3) is not None
-                     else [])
-            if node.attrs.get("activation"):
-                fused.append(node.attrs["activation"])
-            rows.append((node.name, node.op, show(shape),
-                         f"{sum(graph.constants[v].array.size for v in new):,}", f"{work:,}",
-                         " + ".join(fused)))
-        rows.append(("total", "", "", f"{graph.parameters():,}", f"{total:,}", ""))
-        inputs = [f"input {name}: {show(shape)}" for name, shape in self.input_shapes.items()]
-        memory = f"intermediates of one sample at their peak: {self._plan.peak_bytes:,} bytes"
-        return "\n".join([*inputs, table(rows, right=(3, 4)), memory])
+        return program_table(self.graph, self._ready())
+
+    def profile(self, x: Any, repeats: int = 10) -> Profile:
+        """Measure where the time of a call goes.
+
+        Parameters
+        ----------
+        x
+            As for `run`.
+        repeats : int
+            How often to run; after one run that does not count.
+
+        Returns
+        -------
+        Profile
+            Time, share, GFLOP/s and algorithm of every node; `print` shows a table.
+        """
+        from convkit.infer.profile import measure
+
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ValueError(f"expected repeats of at least 1, got {repeats!r}")
+        lowered = self._ready()
+        arrays, batch = self._checked_inputs(x)
+        threads = self.threads or runtime.get_num_threads()
+        made = tuple([self._new(output, batch) for output in lowered.outputs])
+        return measure(self.graph, lowered, arrays, made, batch, threads, repeats)
 
     # -- running ------------------------------------------------------------------------
 
@@ -145,13 +176,19 @@ class Program:
     def run(self, x: Any, out: Any = None) -> Outputs:
         """Run the network on a batch.
 
+        All operations run one after the other in compiled code, with the GIL released once
+        (but for those that `summary` marks "python").
+
         Parameters
         ----------
         x : array_like, tuple or list of them, or dict by input name
             One array of shape (N, ...) and the input's dtype (float32) per input, in any
-            memory order. For a single input, the array itself. All have the same N >= 1.
+            memory order; channels last is taken as it lies. For a single input, the array
+            itself. All have the same N >= 1. Anything with ``__array__`` or ``__dlpack__``
+            will do.
         out : numpy.ndarray, or tuple or dict of them, optional
-            Where to put the results, in the form in which they are returned.
+            Where to put the results, in the form in which they are returned. They are
+            written there directly where the layout in memory is that of a new result.
 
         Returns
         -------
@@ -165,38 +202,80 @@ class Program:
             When an input (or `out`) has another shape or dtype than the Program expects;
             the text names both.
         """
+        lowered = self._lowered or self._ready()
+        arrays, batch = self._checked_inputs(x)
         threads = self.threads or runtime.get_num_threads()
-        bound = self._bound.get(threads) or self._bind(threads)
-        slots = self._slots.copy()
-        for slot, array in zip(self._plan.inputs, self._checked_inputs(x), strict=True):
-            slots[slot] = array
-        for forward, ctx, reads, attrs, writes, drops in bound:
-            result = forward(ctx, *[slots[i] for i in reads], **attrs)
-            if len(writes) == 1:
-                slots[writes[0]] = result
-            else:
-                for slot, array in zip(writes, result, strict=True):
-                    slots[slot] = array
-            for slot in drops:
-                slots[slot] = None
-        return self._hand_out([slots[i] for i in self._plan.outputs], out)
+        if out is None:
+            made = tuple([self._new(output, batch) for output in lowered.outputs])
+            lowered.runner.run(arrays, made, batch, threads)
+            return made[0] if self.graph.form == "single" else self._form(made)
+        targets = self._targets(out, lowered.outputs, batch)
+        made = tuple([target if _writes_directly(target, output, arrays)
+                      else self._new(output, batch)
+                      for target, output in zip(targets, lowered.outputs, strict=True)])
+        lowered.runner.run(arrays, made, batch, threads)
+        for target, array in zip(targets, made, strict=True):
+            if target is not array:
+                np.copyto(target, array)
+        return self._form(targets)
 
-    def _bind(self, threads: int) -> list[tuple]:
-        """Return the steps with a context each, made once per number of threads."""
-        bound = []
-        for step in self._plan.steps:
-            ctx = Context((False,) * len(step.reads), threads,
-                          tuple([self._caches.get(slot) for slot in step.reads]),
-                          self.precision)
-            bound.append((REGISTRY[step.node.op].forward, ctx, step.reads, step.node.attrs,
-                          step.writes, step.drops))
-        self._bound[threads] = bound
-        return bound
+    async def run_async(self, x: Any, out: Any = None) -> Outputs:
+        """Run the network in a thread of its own, while other coroutines go on.
+
+        At most four calls of a Program run so at a time, others wait. Arguments, results and
+        errors are those of `run`.
+        """
+        import asyncio
+        import contextvars
+
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads_for_async(), run, self.run, x, out)
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Do now what the first call would have to: pack weights, get memory for a batch."""
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"expected a batch of at least 1, got {batch!r}")
+        self.run(tuple([np.zeros(at_batch(shape, batch), dtype)
+                        for _, shape, dtype in self._expected]))
+
+    def trim(self) -> None:
+        """Give back the memory that calls have left for later ones.
+
+        Intermediate values lie in an arena; each of the calls that run at the same time has
+        one, and they are kept. This frees those that are not in use, and what the process's
+        pool of arrays holds.
+        """
+        if self._lowered is not None:
+            self._lowered.runner.trim()
+        memory.trim()
+
+    def __reduce__(self):
+        """Pickle as the bytes of a .ckit file, with the settings of this Program."""
+        from convkit.io.ckit import program_from_bytes, program_to_bytes
+
+        return program_from_bytes, (program_to_bytes(self), self.threads, self.precision,
+                                    self.max_error)
+
+    def _ready(self) -> Lowered:
+        """Return the steps, made at the first call: choose algorithms, pack weights, plan."""
+        if self._lowered is None:
+            with _lock:
+                if self._lowered is None:
+                    self._lowered = lower(self.graph, self.precision,
+                                          self.threads or runtime.get_num_threads())
+        return self._lowered
+
+    def _threads_for_async(self) -> ThreadPoolExecutor:
+        """Return the executor of `run_async`; after a fork, a new one."""
+        if self._executor is None or self._executor[0] != os.getpid():
+            self._executor = (os.getpid(), ThreadPoolExecutor(ASYNC_CALLS, "convkit"))
+        return self._executor[1]
 
     # -- the edge -----------------------------------------------------------------------
 
-    def _checked_inputs(self, x: Any) -> list[np.ndarray]:
-        """Return one array per input, checked; raise ShapeError or DTypeError."""
+    def _checked_inputs(self, x: Any) -> tuple[tuple[np.ndarray, ...], int]:
+        """Return one array per input, checked, and the batch; raise ShapeError or DTypeError."""
         expected = self._expected
         if isinstance(x, Mapping):
             names = [name for name, _, _ in expected]
@@ -211,46 +290,60 @@ class Program:
                              f"({', '.join(name for name, _, _ in expected)}), got {count}")
         else:
             given = x
-        arrays = [_as_input(value, *form) for value, form in zip(given, expected, strict=True)]
+        arrays = tuple([_as_input(value, *form)
+                        for value, form in zip(given, expected, strict=True)])
         batches = {name: len(a) for (name, shape, _), a in zip(expected, arrays, strict=True)
-                   if shape[:1] == (BatchDim(),)}
+                   if shape[:1] == _OPEN}
         if len(set(batches.values())) > 1:
             raise ShapeError("expected the same number of samples in every input, got "
                              + ", ".join(f"{name}: {n}" for name, n in batches.items()))
-        return arrays
+        return arrays, next(iter(batches.values()), 1)
 
-    def _hand_out(self, results: list[np.ndarray], out: Any) -> Outputs:
-        """Give results in the model's form, copied where memory is not the caller's."""
-        for i in self._plan.copies:
-            results[i] = results[i].copy(order="K")
-        names = [port.name for port in self.graph.outputs]
-        if out is not None:
-            results = self._copy_out(names, results, out)
+    @staticmethod
+    def _new(output: Output, batch: int) -> np.ndarray:
+        """Return a new array for an output."""
+        return empty_ordered(at_batch(output.shape, batch), output.order, output.dtype)
+
+    def _form(self, results: Sequence[np.ndarray]) -> Outputs:
+        """Return results in the model's form."""
         if self.graph.form == "single":
             return results[0]
-        return tuple(results) if self.graph.form == "tuple" else dict(
-            zip(names, results, strict=True))
+        if self.graph.form == "tuple":
+            return tuple(results)
+        return {port.name: r for port, r in zip(self.graph.outputs, results, strict=True)}
 
-    def _copy_out(self, names: list[str], results: list[np.ndarray], out: Any) -> list:
-        """Copy results into the caller's arrays and return those."""
+    def _targets(self, out: Any, outputs: tuple[Output, ...], batch: int) -> list[np.ndarray]:
+        """Return the caller's arrays, checked, in the order of the outputs."""
+        names = [port.name for port in self.graph.outputs]
         if isinstance(out, Mapping):
             targets = [out.get(name) for name in names] if set(out) == set(names) else []
         else:
             targets = list(out) if isinstance(out, (tuple, list)) else [out]
-        if len(targets) != len(results):
+        if len(targets) != len(outputs):
             raise ShapeError(f"expected out to hold an array for each of {names}")
-        for name, target, result in zip(names, targets, results, strict=True):
+        for name, target, output in zip(names, targets, outputs, strict=True):
             if not isinstance(target, np.ndarray):
                 raise TypeError(f"out for {name!r}: expected a NumPy array, "
                                 f"got {type(target).__name__}")
-            if target.shape != result.shape:
-                raise ShapeError(f"out for {name!r}: expected shape {result.shape}, "
+            shape = at_batch(output.shape, batch)
+            if target.shape != shape:
+                raise ShapeError(f"out for {name!r}: expected shape {shape}, "
                                  f"got {target.shape}")
-            if target.dtype != result.dtype:
-                raise DTypeError(f"out for {name!r}: expected {result.dtype}, got {target.dtype}")
-        for target, result in zip(targets, results, strict=True):
-            np.copyto(target, result)
+            if target.dtype != output.dtype:
+                raise DTypeError(f"out for {name!r}: expected {output.dtype}, got {target.dtype}")
+            if not target.flags.writeable:
+                raise ValueError(f"out for {name!r}: the array is read-only")
         return targets
+
+
+_OPEN = (BatchDim(),)
+
+
+def _writes_directly(target: np.ndarray, output: Output, inputs: Sequence[np.ndarray]) -> bool:
+    """Tell whether steps can write into the caller's array: it lies as theirs, and apart."""
+    return (target.transpose(output.order).flags.c_contiguous and target.flags.aligned
+            and target.dtype.isnative
+            and not any(np.may_share_memory(target, x) for x in inputs))
 
 
 def _as_input(x: Any, name: str, shape: Shape, dtype: np.dtype) -> np.ndarray:
@@ -258,13 +351,18 @@ def _as_input(x: Any, name: str, shape: Shape, dtype: np.dtype) -> np.ndarray:
     if isinstance(x, Tensor):
         x = x.data
     if not isinstance(x, np.ndarray):
-        x = np.asarray(x) if hasattr(x, "__array__") else np.asarray(x, dtype=dtype)
+        if hasattr(x, "__array__"):
+            x = np.asarray(x)
+        elif hasattr(x, "__dlpack__"):
+            x = np.from_dlpack(x)
+        else:
+            x = np.asarray(x, dtype=dtype)
     if x.dtype != dtype:
         if x.dtype.newbyteorder("=") != dtype:
             raise DTypeError(f"input {name!r}: expected {dtype}, got {x.dtype}; "
                              f"convert with x.astype(np.{dtype})")
         x = x.astype(dtype)
-    if shape[:1] == (BatchDim(),):
+    if shape[:1] == _OPEN:
         if x.shape[1:] != shape[1:] or x.ndim != len(shape) or x.shape[0] < 1:
             raise ShapeError(f"input {name!r}: expected shape {show(shape)} with N of at "
                              f"least 1, got {x.shape}")

@@ -7,11 +7,12 @@ from typing import Any
 
 from convkit.errors import ModelFormatError
 from convkit.infer import Program, compile, verify
+from convkit.infer.check import MaxError
 from convkit.infer.graph import Graph
 from convkit.io.compression import compress_all, decompress_all
 from convkit.io.graph_json import graph_from_json, graph_to_json
-from convkit.io.safetensors_read import open_file
-from convkit.io.safetensors_write import write_file
+from convkit.io.safetensors_read import SafetensorsFile, open_bytes, open_file
+from convkit.io.safetensors_write import file_parts, write_file
 from convkit.io.storage import CODES, MODEL_TYPES, StoredTensor, decode, encode
 from convkit.io.strict_json import parse_json
 
@@ -61,6 +62,25 @@ def save(model: Any, path: Any, weights: str = "float32", metadata: dict[str, An
     OSError
         When the file cannot be written.
     """
+    write_file(path, *_contents(model, weights, metadata, input_shape, compress))
+
+
+def program_to_bytes(program: Program) -> bytes:
+    """Return a Program as the bytes of a .ckit file, which its pickle holds."""
+    return b"".join(file_parts(*_contents(program, "float32", None, None, False)))
+
+
+def program_from_bytes(content: bytes, threads: int | None, precision: str,
+                       max_error: MaxError | None) -> Program:
+    """Return the Program of `program_to_bytes`, with its settings."""
+    program = _program(open_bytes(content), threads, precision)
+    program.max_error = max_error
+    return program
+
+
+def _contents(model: Any, weights: str, metadata: dict[str, Any] | None, input_shape: Any,
+              compress: bool) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Return a file's tensors and fields; see `save`."""
     if weights not in CODES:
         raise ValueError(f"weights: expected one of {', '.join(CODES)}, got {weights!r}")
     program = model if isinstance(model, (Program, Graph)) else compile(model, input_shape)
@@ -76,7 +96,7 @@ def save(model: Any, path: Any, weights: str = "float32", metadata: dict[str, An
         "metadata": _metadata_text({**own, **(metadata or {})})}
     if entries:
         fields[COMPRESSION] = json.dumps(entries, separators=(",", ":"))
-    write_file(path, tensors, fields)
+    return tensors, fields
 
 
 def _stored(graph: Graph, weights: str) -> dict[str, StoredTensor]:
@@ -131,7 +151,11 @@ def load(path: Any, threads: int | None = None, precision: str | None = None) ->
     OSError
         When the file cannot be opened.
     """
-    file = open_file(path)
+    return _program(open_file(path), threads, precision)
+
+
+def _program(file: SafetensorsFile, threads: int | None, precision: str | None) -> Program:
+    """Return the Program of an opened file."""
     fields = file.metadata
     keys = KEYS | {COMPRESSION} if _version(fields) > 1 else KEYS
     if not KEYS <= fields.keys() <= keys:

@@ -13,6 +13,7 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from convkit.errors import ModelFormatError
 from convkit.io.storage import STORAGE, StoredTensor
 from convkit.io.strict_json import parse_json
 
-__all__ = ["MAX_HEADER", "MAX_TENSORS", "SafetensorsFile", "open_file"]
+__all__ = ["MAX_HEADER", "MAX_TENSORS", "SafetensorsFile", "open_bytes", "open_file"]
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 65_536
@@ -89,6 +90,17 @@ def open_file(path: Any) -> SafetensorsFile:
         size = os.fstat(file.fileno()).st_size
         header = _read_header(file, size)
         data = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))[8 + len(header):]
+    return _parsed(header, size, data)
+
+
+def open_bytes(content: bytes) -> SafetensorsFile:
+    """Parse the header of a safetensors file that lies in memory, as `open_file` does."""
+    header = _read_header(BytesIO(content), len(content))
+    return _parsed(header, len(content), memoryview(content)[8 + len(header):])
+
+
+def _parsed(header: bytes, size: int, data: memoryview) -> SafetensorsFile:
+    """Parse the header of a file of `size` bytes."""
     fields = parse_json(header, "header", size)
     if not isinstance(fields, dict):
         raise ModelFormatError(f"header: expected an object, got {type(fields).__name__}")

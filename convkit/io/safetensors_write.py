@@ -11,7 +11,7 @@ from convkit.io.atomic import write_atomically
 from convkit.io.safetensors_read import MAX_HEADER, MAX_TENSORS
 from convkit.io.storage import TYPES, StoredTensor
 
-__all__ = ["write_file"]
+__all__ = ["file_parts", "write_file"]
 
 DATA_ALIGNMENT = 64
 
@@ -22,6 +22,11 @@ def write_file(path: Any, tensors: dict[str, StoredTensor], metadata: dict[str, 
     The bytes go to a temporary file in the same folder, which is forced to the disk and
     renamed. A failure leaves what was there before, and no temporary file.
     """
+    write_atomically(Path(path), file_parts(tensors, metadata))
+
+
+def file_parts(tensors: dict[str, StoredTensor], metadata: dict[str, str]) -> list[Any]:
+    """Return a safetensors file as pieces of bytes that follow each other."""
     # Wider elements first keep every tensor aligned to its element.
     order = sorted(tensors, key=lambda n: (-TYPES[tensors[n].dtype].itemsize, n))
     fields: dict[str, Any] = {"__metadata__": metadata}
@@ -36,5 +41,4 @@ def write_file(path: Any, tensors: dict[str, StoredTensor], metadata: dict[str, 
     if len(header) > MAX_HEADER or len(tensors) > MAX_TENSORS:
         raise ValueError(f"a header of {len(header)} bytes for {len(tensors)} tensors is more than "
                          "the format allows")
-    write_atomically(Path(path), [struct.pack("<Q", len(header)), header,
-                                   *(tensors[name].data for name in order)])
+    return [struct.pack("<Q", len(header)), header, *(tensors[name].data for name in order)]

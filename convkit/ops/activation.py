@@ -7,13 +7,22 @@ output where the gradient can be had from that, else its input.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, from_last, in_order, logical, native, to_last
+from convkit.ops.layout import (
+    FLOATS,
+    axis_order,
+    from_last,
+    in_order,
+    logical,
+    native,
+    to_last,
+)
 from convkit.ops.op import Context, Op, register
 
 __all__ = [
@@ -74,16 +83,30 @@ class _Unary(Op):
         return x
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray) -> np.ndarray:
-        """Compute f(x), laid out in memory as `x` is."""
-        return cls._run(ctx, x, cls.kernel)
+    def call(cls) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters, for the attributes given."""
+        return cls.kernel, ()
 
     @classmethod
-    def _run(cls, ctx: Context, x: np.ndarray, kernel: str, *parameters: float) -> np.ndarray:
+    def forward(cls, ctx: Context, x: np.ndarray, **attrs: Any) -> np.ndarray:
+        """Compute f(x), laid out in memory as `x` is."""
+        kernel, parameters = cls.call(**attrs)
         x = native(x)
         y = _map(kernel, x, ctx.threads, parameters)
         if ctx.needs[0]:
             ctx.saved = (y if cls.reads_output else x, kernel, parameters)
+        return y
+
+    @classmethod
+    def lower(cls, b: Any, x: Any, **attrs: Any) -> Any:
+        """Emit the kernel's step."""
+        kernel, parameters = cls.call(**attrs)
+        if x.dtype not in FLOATS:
+            return None
+        x = b.compact(x)
+        y = b.new(x.shape, x.dtype, x.order)
+        b.step(elementwise.unary_step(kernel, math.prod(x.shape[1:]), x.dtype == np.float64,
+                                      *parameters), (x, y), x.samples)
         return y
 
     @staticmethod
@@ -133,9 +156,14 @@ class LeakyRelu(_FromOutput):
     onnx = "LeakyRelu"
 
     @classmethod
+    def call(cls, *, negative_slope: float = 0.01) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
+        return cls.kernel, (negative_slope,)
+
+    @classmethod
     def forward(cls, ctx: Context, x: np.ndarray, *, negative_slope: float = 0.01) -> np.ndarray:
         """Compute the function, laid out in memory as `x` is."""
-        y = cls._run(ctx, x, cls.kernel, negative_slope)
+        y = super().forward(ctx, x, negative_slope=negative_slope)
         if ctx.needs[0] and negative_slope < 0:
             ctx.saved = (native(x).copy(order="K"), cls.kernel, (negative_slope,))
         return y
@@ -149,9 +177,9 @@ class Elu(_FromInput):
     onnx = "Elu"
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
-        """Compute the function, laid out in memory as `x` is."""
-        return cls._run(ctx, x, cls.kernel, alpha)
+    def call(cls, *, alpha: float = 1.0) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
+        return cls.kernel, (alpha,)
 
 
 @register
@@ -189,11 +217,11 @@ class Gelu(_FromInput):
     onnx = "Gelu"
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray, *, approximate: str = "none") -> np.ndarray:
-        """Compute the function, laid out in memory as `x` is."""
+    def call(cls, *, approximate: str = "none") -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
         if approximate not in ("none", "tanh"):
             raise ValueError(f"expected approximate of 'none' or 'tanh', got {approximate!r}")
-        return cls._run(ctx, x, "gelu" if approximate == "none" else "gelu_tanh")
+        return "gelu" if approximate == "none" else "gelu_tanh", ()
 
 
 @register
@@ -220,10 +248,9 @@ class HardTanh(_FromInput):
     onnx = "Clip"
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray, *, min_val: float = -1.0,
-                max_val: float = 1.0) -> np.ndarray:
-        """Compute the function, laid out in memory as `x` is."""
-        return cls._run(ctx, x, cls.kernel, min_val, max_val)
+    def call(cls, *, min_val: float = -1.0, max_val: float = 1.0) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
+        return cls.kernel, (min_val, max_val)
 
 
 @register
@@ -242,11 +269,11 @@ class Celu(_FromInput):
     onnx = "Celu"
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
-        """Compute the function, laid out in memory as `x` is."""
+    def call(cls, *, alpha: float = 1.0) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
         if alpha == 0:
             raise ValueError("expected an alpha other than 0")
-        return cls._run(ctx, x, cls.kernel, alpha)
+        return cls.kernel, (alpha,)
 
 
 @register
@@ -257,10 +284,9 @@ class Softplus(_FromInput):
     onnx = "Softplus"
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray, *, beta: float = 1.0,
-                threshold: float = 20.0) -> np.ndarray:
-        """Compute the function, laid out in memory as `x` is."""
-        return cls._run(ctx, x, cls.kernel, beta, threshold)
+    def call(cls, *, beta: float = 1.0, threshold: float = 20.0) -> tuple[str, tuple[float, ...]]:
+        """Return the kernel's name and its parameters."""
+        return cls.kernel, (beta, threshold)
 
 
 @register
@@ -320,6 +346,19 @@ class Prelu(Op):
         if any(ctx.needs):
             ctx.saved = (pixels, weight, x.ndim)
         return _channels_in_axis_one(y, x.ndim)
+
+    @staticmethod
+    def lower(b: Any, x: Any, weight: Any) -> Any:
+        """Emit the kernel's step, where the weight is a constant."""
+        if (weight.constant is None or x.dtype not in FLOATS or weight.dtype != x.dtype
+                or not 2 <= len(x.shape) <= 4):
+            return None
+        x = b.last(x)
+        y = b.new_last(x.shape, x.dtype)
+        slopes = np.broadcast_to(weight.constant, (x.shape[1],))
+        b.step(norm.prelu_step(math.prod(x.shape[2:]), x.dtype == np.float64, slopes), (x, y),
+               x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -384,6 +423,19 @@ class _Normalised(Op):
         if ctx.needs[0]:
             ctx.saved = (out, dim)
         return np.moveaxis(out, -1, dim) if x.ndim else out[0]
+
+    @classmethod
+    def lower(cls, b: Any, x: Any, *, dim: int = -1) -> Any:
+        """Emit the kernel's step on an array whose axis `dim` is the last in memory."""
+        dim = _axis(dim, len(x.shape))
+        if x.dtype not in FLOATS or dim == 0:
+            return None
+        order = (*[i for i in range(len(x.shape)) if i != dim], dim)
+        x = b.in_order(x, order)
+        y = b.new(x.shape, x.dtype, order)
+        b.step(softmax.step(math.prod(x.shape[1:]) // x.shape[dim], x.shape[dim],
+                            x.dtype == np.float64, cls.log), (x, y), x.samples)
+        return y
 
     @classmethod
     def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from convkit._kernels import memory, norm
 from convkit.errors import ShapeError
 from convkit.ops.conv import activation_arguments
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Affine"]
+__all__ = ["Affine", "lower_affine"]
 
 
 @register
@@ -51,6 +52,14 @@ class Affine(Op):
         return from_last(y)
 
     @staticmethod
+    def lower(b, x, scale, shift, *, activation=None, activation_args=()):
+        """Emit the kernel's step, where scale and shift are constants."""
+        if scale.constant is None or shift.constant is None or x.dtype not in FLOATS:
+            return None
+        return lower_affine(b, x, scale.constant, shift.constant,
+                            **activation_arguments(activation, activation_args))
+
+    @staticmethod
     def backward(ctx, g):
         """Return the gradients of x, scale and shift."""
         last, scale, shift, activation, args = ctx.saved
@@ -63,6 +72,16 @@ class Affine(Op):
         sums, products = norm.grad_sums(g, last, np.zeros(scale.shape, last.dtype), ctx.threads)
         return (gx, products.astype(scale.dtype) if ctx.needs[1] else None,
                 sums.astype(scale.dtype) if ctx.needs[2] else None)
+
+
+def lower_affine(b: Any, x: Any, scale: np.ndarray, shift: np.ndarray, activation: int = 0,
+                 alpha: float = 0.0, beta: float = 0.0) -> Any:
+    """Emit a step that computes activation(x * scale + shift) per channel."""
+    x = b.last(x)
+    y = b.new_last(x.shape, x.dtype)
+    b.step(norm.affine_step(math.prod(x.shape[2:]), x.dtype == np.float64, scale, shift,
+                            activation, alpha, beta), (x, y), x.samples)
+    return y
 
 
 def _scaled(last: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int) -> np.ndarray:

@@ -15,10 +15,10 @@ from convkit.ops.conv_problem import (
     forward_problem,
     transposed_problem,
 )
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Conv", "ConvTranspose", "activation_arguments"]
+__all__ = ["Conv", "ConvTranspose", "activation_arguments", "constants"]
 
 # Activations that run in the convolution's own pass: enum ck_activation of c/gemm.h.
 _ACTIVATIONS = {None: (0, 0.0, 0.0), "relu": (1, 0.0, 0.0), "relu6": (2, 0.0, 6.0)}
@@ -152,6 +152,30 @@ class Conv(Op):
         return _logical(y, rank)
 
     @staticmethod
+    def lower(b, x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
+              padding_mode="zeros", algorithm="auto", precision=None, activation=None,
+              activation_args=()):
+        """Emit the steps of the algorithm chosen, where weight and bias are constants."""
+        if not constants(x, weight, bias):
+            return None
+        padded, more = (1, *x.shape[1:]), None
+        if padding_mode != "zeros":
+            more = _pad_attrs(((0, 0), (0, 0), *padding), padding_mode)
+            padded, padding = _pad_op().shape(padded, **more), _zero_padding(padding)
+        problem = forward_problem(padded, weight.shape, x.dtype, stride=stride, padding=padding,
+                                  dilation=dilation, groups=groups,
+                                  precision=precision or b.precision)
+        steps = planner.steps(b, "forward", problem, algorithm, weight,
+                              residual=residual is not None, y_pixel=None,
+                              **activation_arguments(activation, activation_args))
+        if steps is None:
+            return None
+        if more is not None:
+            x = _pad_op().lower(b, x, **more)
+        size = problem.out_size[4 - len(x.shape):]
+        return _emit(b, steps, x, bias, residual, (problem.out_channels, *size))
+
+    @staticmethod
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
@@ -170,6 +194,23 @@ class Conv(Op):
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
+
+
+def constants(x: Any, weight: Any, bias: Any) -> bool:
+    """Tell whether weight and bias are constants of x's floating type, as compiled steps want."""
+    return x.dtype in FLOATS and all(
+        p.constant is not None and p.dtype == x.dtype for p in (weight, bias) if p is not None)
+
+
+def _emit(b: Any, steps: list, x: Any, bias: Any, residual: Any, shape: tuple[int, ...]) -> Any:
+    """Emit steps; return where their result of a sample's `shape` lies."""
+    x = b.last(x)
+    bias = None if bias is None else b.constant(np.ascontiguousarray(bias.constant))
+    residual = None if residual is None else b.last(residual)
+    y = b.new_last((x.shape[0], *shape), x.dtype)
+    for step in steps:
+        b.step(step, (x, bias, residual, y), x.samples)
+    return y
 
 
 def _pad_op() -> type[Op]:
@@ -224,6 +265,23 @@ class ConvTranspose(Op):
         if any(ctx.needs):
             ctx.saved = (problem, x_last, taps, cache, x.ndim)
         return _logical(y, x.ndim)
+
+    @staticmethod
+    def lower(b, x, weight, bias=None, *, stride, padding, output_padding, groups, dilation,
+              precision=None):
+        """Emit the steps of the algorithm chosen, where weight and bias are constants."""
+        if not constants(x, weight, bias):
+            return None
+        problem = transposed_problem(
+            (1, *x.shape[1:]), weight.shape, x.dtype, stride=stride, padding=padding,
+            output_padding=output_padding, dilation=dilation, groups=groups,
+            precision=precision or b.precision)
+        steps = planner.steps(b, "grad_input", problem, "auto", weight, residual=False,
+                              y_pixel=None, activation=0, alpha=0.0, beta=0.0)
+        if steps is None:
+            return None
+        size = problem.in_size[4 - len(x.shape):]
+        return _emit(b, steps, x, bias, None, (problem.in_channels, *size))
 
     @staticmethod
     def backward(ctx: Context, gy):

@@ -7,18 +7,21 @@ when the array is already laid out that way, ``from_last`` goes back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from convkit._kernels import memory
 from convkit.errors import DTypeError
 
-__all__ = ["FLOATS", "axis_order", "empty_last", "empty_ordered", "from_last", "in_order", "like",
-           "logical", "native", "to_last"]
+__all__ = ["FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last", "empty_ordered",
+           "from_last", "in_order", "like", "logical", "native", "to_last"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Axes that bring (N, C, L) or (N, C, H, W) to channels-last order, and back.
-_TO_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1)}
+LAST_ORDER = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1)}
 _FROM_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 3, 1, 2)}
 
 
@@ -39,7 +42,7 @@ def to_last(x: np.ndarray) -> np.ndarray:
 
     Shares memory with `x` where its layout allows.
     """
-    last = x.transpose(_TO_LAST[x.ndim])
+    last = x.transpose(LAST_ORDER[x.ndim])
     if last.flags.c_contiguous:
         return last
     copy = memory.empty(last.shape, x.dtype)
@@ -54,7 +57,7 @@ def from_last(y: np.ndarray) -> np.ndarray:
 
 def empty_last(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Return (logical view, channels-last array) of new pooled memory for a logical shape."""
-    last = memory.empty(tuple(shape[i] for i in _TO_LAST[len(shape)]), dtype)
+    last = memory.empty(tuple(shape[i] for i in LAST_ORDER[len(shape)]), dtype)
     return from_last(last), last
 
 
@@ -62,7 +65,7 @@ def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
     """Return the axes of `x` from the outermost in memory to the innermost; None for C order."""
     if x.ndim < 2 or x.flags.c_contiguous:
         return None
-    order = _TO_LAST.get(x.ndim)
+    order = LAST_ORDER.get(x.ndim)
     if order is not None and x.transpose(order).flags.c_contiguous:
         return order
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
@@ -94,6 +97,19 @@ def empty_ordered(
     for place, axis in enumerate(order):
         inverse[axis] = place
     return out.transpose(inverse)
+
+
+def dense_strides(shape: Sequence[Any], order: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Return the strides of a dense array with its axes in an order.
+
+    The size of the outermost axis is not looked at: it may be unknown.
+    """
+    strides = [0] * len(shape)
+    for axis in reversed(order):
+        strides[axis] = itemsize
+        if axis != order[0]:
+            itemsize *= shape[axis]
+    return tuple(strides)
 
 
 def like(x: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:

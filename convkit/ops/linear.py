@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import gradweight, memory
 from convkit.errors import ShapeError
 from convkit.ops import planner
-from convkit.ops.conv import activation_arguments
+from convkit.ops.conv import activation_arguments, constants
 from convkit.ops.conv_problem import ConvProblem, check_dtypes
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
@@ -77,6 +79,28 @@ class Linear(Op):
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
             ctx.saved = (problem, x.shape, pixels, weight, cache)
+        return y
+
+    @staticmethod
+    def lower(b, x, weight, bias=None, residual=None, *, precision=None, activation=None,
+              activation_args=()):
+        """Emit the steps of the algorithm chosen, where weight and bias are constants."""
+        if len(x.shape) < 2 or not constants(x, weight, bias):
+            return None
+        steps = planner.steps(b, "forward",
+                              _problem(1, weight.constant, precision or b.precision), "auto",
+                              weight, residual=residual is not None, y_pixel=None,
+                              **activation_arguments(activation, activation_args))
+        if steps is None:
+            return None
+        shape = (*x.shape[:-1], weight.shape[0])
+        x, residual = (None if v is None else b.in_order(v, tuple(range(len(shape))))
+                       for v in (x, residual))
+        bias = None if bias is None else b.constant(np.ascontiguousarray(bias.constant))
+        y = b.new(shape, x.dtype)
+        rows = math.prod(shape[1:-1])
+        for step in steps:
+            b.step(step, (x, bias, residual, y), tuple([n * rows for n in x.samples]))
         return y
 
     @staticmethod

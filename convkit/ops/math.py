@@ -7,12 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import binary, elementwise, memory
+from convkit._kernels import binary, elementwise, memory, resample
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.conv import activation_arguments
-from convkit.ops.layout import axis_order, empty_ordered, in_order, like, logical, native
+from convkit.ops.layout import (
+    FLOATS,
+    axis_order,
+    empty_ordered,
+    in_order,
+    like,
+    logical,
+    native,
+    to_last,
+)
 from convkit.ops.linear import Linear
 from convkit.ops.op import Context, Op, register
+from convkit.ops.spatial import LIMIT, all_of
 
 __all__ = [
     "Abs",
@@ -102,6 +112,30 @@ def _binary(name: str, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray
     return _UFUNCS[name](a, b, out=out)
 
 
+def _lower_binary(builder: Any, name: str, a: Any, b: Any) -> Any:
+    """Emit a step for a op b, laid out as the operand of the result's shape."""
+    rank = max(len(a.shape), len(b.shape))
+    sizes = [[1] * (rank - len(x.shape)) + list(x.shape) for x in (a, b)]
+    shape = tuple([n if m == 1 else m for m, n in zip(*sizes, strict=True)])
+    if not rank or a.dtype != b.dtype or a.dtype not in FLOATS or 0 in shape:
+        return None
+    model = next((x for x in (a, b) if x.shape == shape and x.regular), None)
+    if model is None or any(x.shape == shape and not x.regular for x in (a, b)):
+        return None
+    order = model.order
+    item = a.dtype.itemsize
+    strides = []
+    for x, own in zip((a, b), sizes, strict=True):
+        steps = (0,) * (rank - len(x.shape)) + x.strides
+        strides.append([0 if own[i] == 1 else steps[i] // item for i in order])
+    step = binary.step(name, [shape[i] for i in order[1:]], *strides, a.dtype == np.float64)
+    if step is None:
+        return None
+    y = builder.new(shape, a.dtype, order)
+    builder.step(step, (a, b, y), y.samples)
+    return y
+
+
 def _unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
     """Return ufunc(x) in pooled memory laid out as `x`."""
     return ufunc(x, out=like(x))
@@ -124,6 +158,36 @@ def _reduce(x: np.ndarray, axes: tuple[int, ...], keepdim: bool) -> np.ndarray:
     for axis in sorted(axes, key=lambda i: abs(x.strides[i])):
         x = np.add.reduce(x, axis=axis, keepdims=True)
     return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in axes])
+
+
+def _sum(x: np.ndarray, axes: tuple[int, ...], keepdim: bool, threads: int) -> np.ndarray:
+    """Return the sum over `axes`; over all spatial axes of images and signals, by a kernel."""
+    if not _spatial(x.shape, x.dtype, axes):
+        return _reduce(x, axes, keepdim)
+    last = to_last(native(x))
+    last = last if last.ndim == 4 else last[:, None]
+    y = memory.empty((len(last), 1, 1, last.shape[3]), x.dtype)
+    resample.gather(last, y, all_of(last.shape[1]), all_of(last.shape[2]), threads)
+    return y.reshape((*x.shape[:2], *[1] * len(axes)) if keepdim else x.shape[:2])
+
+
+def _spatial(shape: tuple, dtype: np.dtype, axes: tuple[int, ...]) -> bool:
+    """Tell whether axes are all but samples and channels, and of numbers that kernels take."""
+    return (len(shape) in (3, 4) and axes == tuple(range(2, len(shape))) and dtype in FLOATS
+            and 0 not in shape and max(shape[1:]) <= LIMIT)
+
+
+def _lower_sum(b: Any, x: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
+    """Emit a step for `_sum` where the kernel takes it."""
+    if not _spatial((1, *x.shape[1:]), x.dtype, axes):
+        return None
+    x = b.last(x)
+    shape = (*x.shape[:2], *[1] * len(axes)) if keepdim else x.shape[:2]
+    y = b.new(shape, x.dtype)
+    sizes = (1, *x.shape[2:])[-2:]
+    b.step(resample.step(False, x.shape[1], x.dtype.itemsize, all_of(sizes[0]), all_of(sizes[1])),
+           (x, y), x.samples)
+    return y
 
 
 def sum_to(grad: np.ndarray, like_: tuple[tuple[int, ...], np.dtype]) -> np.ndarray:
@@ -153,6 +217,13 @@ class _Binary(Op):
                              f"{attrs['activation']}, got {shapes[0]} and {shapes[1]}")
         return broadcast_shape(*shapes)
 
+    @classmethod
+    def lower(cls, builder, a, b, **attrs):
+        """Emit the kernel's step for two operands of one floating type."""
+        if attrs.get("rounding_mode") is not None:
+            return None
+        return _lower_binary(builder, cls.name, a, b)
+
 
 @register
 class Add(_Binary):
@@ -173,6 +244,22 @@ class Add(_Binary):
             return _add_and_activate(ctx, a, b, activation, activation_args)
         ctx.saved = _kind(a), _kind(b)
         return _binary("add", *common_type(a, b), ctx.threads)
+
+    @classmethod
+    def lower(cls, b, x, y, *, activation=None, activation_args=()):
+        """Emit the kernel's step for two operands of one floating type."""
+        if activation is None:
+            return super().lower(b, x, y)
+        if x.shape != y.shape or x.dtype != y.dtype or x.dtype not in FLOATS or not (
+                x.regular and y.regular):
+            return None
+        order = x.order
+        x, y = b.in_order(x, order), b.in_order(y, order)
+        out = b.new(x.shape, x.dtype, order)
+        b.step(elementwise.add_step(
+            math.prod(x.shape[1:]), x.dtype == np.float64,
+            **activation_arguments(activation, activation_args)), (x, y, out), out.samples)
+        return out
 
     @staticmethod
     def backward(ctx, g):
@@ -509,7 +596,12 @@ class Sum(_Reduction):
         x = _numbers(x, "x")
         if any(ctx.needs):
             ctx.saved = _form(x, axes)
-        return _reduce(x if x.dtype.kind == "f" else x.astype(np.int64), axes, keepdim)
+        return _sum(x if x.dtype.kind == "f" else x.astype(np.int64), axes, keepdim, ctx.threads)
+
+    @staticmethod
+    def lower(b, x, *, dim=None, keepdim=False):
+        """Emit a step for sums over the spatial axes."""
+        return _lower_sum(b, x, normalize_axes(dim, len(x.shape)), keepdim)
 
     @staticmethod
     def backward(ctx, g):
@@ -531,10 +623,20 @@ class Mean(_Reduction):
         x = native(x)
         if any(ctx.needs):
             ctx.saved = _form(x, axes)
-        total = _reduce(x, axes, keepdim)
+        total = _sum(x, axes, keepdim, ctx.threads)
         count = math.prod(x.shape[i] for i in axes)
         with np.errstate(all="ignore"):
             return np.divide(total, x.dtype.type(count))
+
+    @staticmethod
+    def lower(b, x, *, dim=None, keepdim=False):
+        """Emit steps for means over the spatial axes."""
+        axes = normalize_axes(dim, len(x.shape))
+        total = _lower_sum(b, x, axes, keepdim)
+        if total is None:
+            return None
+        count = np.full((1,) * len(total.shape), math.prod(x.shape[i] for i in axes), x.dtype)
+        return _lower_binary(b, "div", total, b.constant(count))
 
     @staticmethod
     def backward(ctx, g):

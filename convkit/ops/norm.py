@@ -11,7 +11,8 @@ import numpy as np
 
 from convkit._kernels import memory, norm
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.affine import lower_affine
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["BatchNorm", "BatchNormTrain"]
@@ -70,11 +71,8 @@ class BatchNorm(Op):
         channels = _check(x.shape, weight=_shape_of(weight), bias=_shape_of(bias),
                           running_mean=running_mean.shape, running_var=running_var.shape)
         last = to_last(native(x))
-        mean = _wide(running_mean, channels, 0.0, "running_mean")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            inverse = 1.0 / np.sqrt(_wide(running_var, channels, 1.0, "running_var") + eps)
-        scale = _wide(weight, channels, 1.0, "weight") * inverse
-        shift = _wide(bias, channels, 0.0, "bias") - mean * scale
+        mean, inverse, scale, shift = BatchNorm._numbers(
+            channels, weight, bias, running_mean, running_var, eps)
         y = memory.empty(last.shape, last.dtype)
         norm.affine(last, _narrow(scale, last.dtype), _narrow(shift, last.dtype), 0, y,
                     ctx.threads)
@@ -82,6 +80,26 @@ class BatchNorm(Op):
             reads_input = ctx.needs[1]
             ctx.saved = (last if reads_input else None, mean, inverse, scale)
         return from_last(y)
+
+    @staticmethod
+    def _numbers(channels: int, weight: Array | None, bias: Array | None, running_mean: Array,
+                 running_var: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+        """Return each channel's mean, 1 / deviation, scale and shift, in float64."""
+        mean = _wide(running_mean, channels, 0.0, "running_mean")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            inverse = 1.0 / np.sqrt(_wide(running_var, channels, 1.0, "running_var") + eps)
+        scale = _wide(weight, channels, 1.0, "weight") * inverse
+        return mean, inverse, scale, _wide(bias, channels, 0.0, "bias") - mean * scale
+
+    @staticmethod
+    def lower(b, x, *parameters, eps: float = 1e-5):
+        """Emit one multiply-add per channel, where all parameters are constants."""
+        arrays = [None if p is None else p.constant for p in parameters]
+        if x.dtype not in FLOATS or any((a is None) != (p is None) for a, p
+                                        in zip(arrays, parameters, strict=True)):
+            return None
+        _, _, scale, shift = BatchNorm._numbers(x.shape[1], *arrays, eps)
+        return lower_affine(b, x, _narrow(scale, x.dtype), _narrow(shift, x.dtype))
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:

@@ -90,6 +90,16 @@ class Op:
         raise NotImplementedError
 
     @staticmethod
+    def lower(b: Any, *operands: Any, **attrs: Any) -> Any:
+        """Emit compiled steps that compute the output; return where it lies, or None.
+
+        `b` is the `convkit.infer.lowering.Lowering`, operands are its places in memory
+        (None for inputs left out). None means that there are no compiled steps for these
+        operands and that nothing was emitted: a Program then calls `forward`, with the GIL.
+        """
+        return None
+
+    @staticmethod
     def backward(ctx: Context, *grads: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
         """Return one gradient per input (None where ``ctx.needs`` is False).
 

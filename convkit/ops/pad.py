@@ -11,7 +11,7 @@ from convkit._kernels import memory
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
-from convkit.ops.layout import axis_order, native
+from convkit.ops.layout import FLOATS, axis_order, native
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import LIMIT, UNIT, remembered
 
@@ -68,12 +68,16 @@ class _Step(NamedTuple):
     h: Axis
     w: Axis
 
+    def around(self) -> tuple[int, int]:
+        """Return how many elements there are outside and inside of height and width."""
+        pair = self.h is not UNIT
+        return math.prod(self.before[:self.at - pair]), math.prod(self.before[self.at + 1:])
+
     def view(self, array: np.ndarray) -> np.ndarray:
         """Return the array in the four axes of the kernel."""
-        s = array.shape
-        pair = self.h is not UNIT
-        return array.reshape(math.prod(s[:self.at - pair]), s[self.at - 1] if pair else 1,
-                             s[self.at], math.prod(s[self.at + 1:]))
+        outer, inner = self.around()
+        height = array.shape[self.at - 1] if self.h is not UNIT else 1
+        return array.reshape(outer, height, array.shape[self.at], inner)
 
 
 def _steps(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> list[_Step]:
@@ -159,6 +163,27 @@ class Pad(Op):
         if any(ctx.needs):
             ctx.saved = order, steps, x.dtype, mode
         return _logical(array, order)
+
+    @staticmethod
+    def lower(b, x, *, padding, mode="constant", value=0.0):
+        """Emit a step for each pass, where the samples are left alone."""
+        if x.dtype not in FLOATS or any(padding[0]) or len(x.shape) < 2:
+            return None
+        sample = (1, *x.shape[1:])
+        _padded(sample, padding, mode)
+        x = b.compact(x)
+        order = x.order
+        fill = float(value) if mode == "constant" else 0.0
+        for step in _steps(tuple([sample[i] for i in order]), [padding[i] for i in order], mode):
+            shape = [0] * len(order)
+            for axis, size in zip(order, step.after, strict=True):
+                shape[axis] = size
+            y = b.new((x.shape[0], *shape[1:]), x.dtype, order)
+            outer, inner = step.around()
+            b.step(kernels.step(True, inner, x.dtype.itemsize, step.h, step.w, fill), (x, y),
+                   tuple([n * outer for n in x.samples]))
+            x = y
+        return x
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -17,11 +17,13 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+
 from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["choose", "explain", "run"]
+__all__ = ["choose", "explain", "run", "steps"]
 
 _verbose = "dispatch" in os.environ.get("CONVKIT_VERBOSE", "").split(",")
 _printed: set[tuple[Task, str]] = set()
@@ -73,6 +75,36 @@ def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: 
         print(_line(task, problem, chosen, spent), file=sys.stderr)
     else:
         work(problem, *arrays, **more)
+
+
+def steps(b: Any, task: Task, problem: ConvProblem, algorithm: str, weight: Any,
+          **more: Any) -> list[Any] | None:
+    """Return a task's compiled steps, by the algorithm that `choose` returns.
+
+    Parameters
+    ----------
+    b : Lowering
+        Is told which algorithm it is.
+    weight : Operand
+        A constant.
+    more
+        residual, y_pixel, activation, alpha and beta, as for `Algorithm.steps`.
+
+    Returns
+    -------
+    list of Step or None
+        None where the algorithm has none for the task.
+    """
+    chosen = choose(problem, task, algorithm)
+    start = time.perf_counter()
+    taps = np.ascontiguousarray(weight.constant)
+    taps = taps.reshape(*taps.shape[:2], *[1] * (4 - taps.ndim), *taps.shape[2:])
+    made = chosen.steps(problem, task, taps, b.cache(weight), b.threads, **more)
+    b.algorithm = chosen.name
+    if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
+        _printed.add(key)
+        print(_line(task, problem, chosen, time.perf_counter() - start), file=sys.stderr)
+    return made
 
 
 def _line(task: Task, problem: ConvProblem, chosen: type[Algorithm], seconds: float) -> str:

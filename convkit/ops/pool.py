@@ -11,6 +11,7 @@ from convkit._kernels import pool as kernels
 from convkit._kernels import resample
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
+from convkit.ops.layout import FLOATS
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
     UNIT,
@@ -172,6 +173,17 @@ def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     return (y, _flat_indices(ctx, shape, index, h, w)) if return_indices else y
 
 
+def _lower_max(b: Any, x: Any, sizes: tuple[int, ...], windows: Iterable[_Windows]) -> Any:
+    """Emit the step of `_max_forward` without indices."""
+    x = b.last(x)
+    y = b.new_last((*x.shape[:2], *sizes), x.dtype)
+    *first, w = windows
+    h = first[0] if first else _NO_HEIGHT
+    b.step(kernels.max_step(x.shape[1], x.dtype.itemsize, h.axis, w.axis, w.taps), (x, y),
+           x.samples)
+    return y
+
+
 def _flat_indices(ctx: Context, shape: tuple[int, ...], index: np.ndarray, h: _Windows,
                   w: _Windows) -> np.ndarray:
     """Return PyTorch's indices: int64 places in the flattened spatial axes of the input."""
@@ -202,6 +214,16 @@ def _avg_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     resample.gather(source, target, h, w, ctx.threads)
     if any(ctx.needs):
         ctx.saved = _Saved(x.shape, source.dtype, h, w)
+    return y
+
+
+def _lower_avg(b: Any, x: Any, sizes: tuple[int, ...], axes: Iterable[Axis]) -> Any:
+    """Emit the step of `_avg_forward`."""
+    x = b.last(x)
+    y = b.new_last((*x.shape[:2], *sizes), x.dtype)
+    *first, w = axes
+    h = first[0] if first else UNIT
+    b.step(resample.step(False, x.shape[1], x.dtype.itemsize, h, w), (x, y), x.samples)
     return y
 
 
@@ -238,9 +260,22 @@ class MaxPool(Op):
                 ceil_mode=False, return_indices=False):
         """Pool (N, C, L) or (N, C, H, W)."""
         g = _geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-        windows = (_max_windows(*a) for a in zip(
-            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, g.dilation, strict=True))
-        return _max_forward(ctx, x, g.outputs, windows, return_indices)
+        return _max_forward(ctx, x, g.outputs, MaxPool._windows(x.shape, g), return_indices)
+
+    @staticmethod
+    def _windows(x, g: _Geometry) -> Iterable[_Windows]:
+        return (_max_windows(*a) for a in zip(
+            x[2:], g.outputs, g.kernel, g.stride, g.padding, g.dilation, strict=True))
+
+    @staticmethod
+    def lower(b, x, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False,
+              return_indices=False):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        shape = (1, *x.shape[1:])
+        g = _geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g))
 
     backward = staticmethod(_max_backward)
 
@@ -262,6 +297,15 @@ class AdaptiveMaxPool(Op):
         sizes = _adaptive_size(x.shape, output_size)
         windows = (_adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True))
         return _max_forward(ctx, x, sizes, windows, return_indices)
+
+    @staticmethod
+    def lower(b, x, *, output_size, return_indices=False):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        sizes = _adaptive_size((1, *x.shape[1:]), output_size)
+        return _lower_max(b, x, sizes, (
+            _adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True)))
 
     backward = staticmethod(_max_backward)
 
@@ -289,14 +333,29 @@ class AvgPool(Op):
                 count_include_pad=True, divisor_override=None):
         """Pool (N, C, L) or (N, C, H, W)."""
         g = _geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
+        return _avg_forward(ctx, x, g.outputs,
+                            AvgPool._axes(x.shape, g, count_include_pad, divisor_override))
+
+    @staticmethod
+    def _axes(x, g: _Geometry, count_include_pad, divisor_override) -> Iterable[Axis]:
         if divisor_override == 0:
             raise ShapeError("expected a divisor_override other than zero, got 0")
         # the override divides along one axis, the other ones only sum
         divisors = [None] * len(g.kernel) if divisor_override is None \
             else [divisor_override, 1][:len(g.kernel)]
-        axes = (_avg_axis(size, *a, bool(count_include_pad), divisor) for size, *a, divisor in zip(
-            x.shape[2:], g.outputs, g.kernel, g.stride, g.padding, divisors, strict=True))
-        return _avg_forward(ctx, x, g.outputs, axes)
+        return (_avg_axis(size, *a, bool(count_include_pad), divisor) for size, *a, divisor in zip(
+            x[2:], g.outputs, g.kernel, g.stride, g.padding, divisors, strict=True))
+
+    @staticmethod
+    def lower(b, x, *, kernel_size, stride=None, padding=0, ceil_mode=False,
+              count_include_pad=True, divisor_override=None):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        shape = (1, *x.shape[1:])
+        g = _geometry(shape, kernel_size, stride, padding, 1, ceil_mode)
+        return _lower_avg(b, x, g.outputs,
+                          AvgPool._axes(shape, g, count_include_pad, divisor_override))
 
     backward = staticmethod(_avg_backward)
 
@@ -318,5 +377,14 @@ class AdaptiveAvgPool(Op):
         sizes = _adaptive_size(x.shape, output_size)
         axes = (_adaptive_windows(*a).axis for a in zip(x.shape[2:], sizes, strict=True))
         return _avg_forward(ctx, x, sizes, axes)
+
+    @staticmethod
+    def lower(b, x, *, output_size):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        sizes = _adaptive_size((1, *x.shape[1:]), output_size)
+        return _lower_avg(b, x, sizes, (
+            _adaptive_windows(*a).axis for a in zip(x.shape[2:], sizes, strict=True)))
 
     backward = staticmethod(_avg_backward)

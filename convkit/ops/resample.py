@@ -9,6 +9,7 @@ import numpy as np
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
+from convkit.ops.layout import FLOATS
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
     UNIT,
@@ -85,6 +86,17 @@ def _sizes(x: tuple[int, ...], size: Any, mode: str, scale_factor: Any) -> tuple
     return per_axis(size, axes, "size", 1), factors
 
 
+def _axes(x: tuple[int, ...], sizes: tuple[int, ...], factors: tuple, mode: str,
+          align_corners: Any) -> tuple[Axis, Axis]:
+    """Return the lists of both axes."""
+    if mode == "nearest":
+        axes = [_nearest_axis(*a) for a in zip(x[2:], sizes, factors, strict=True)]
+    else:
+        axes = [_linear_axis(n, m, bool(align_corners), f)
+                for n, m, f in zip(x[2:], sizes, factors, strict=True)]
+    return (UNIT, *axes)[-2:]
+
+
 @register
 class Upsample(Op):
     """x resampled to another spatial size, as `torch.nn.functional.interpolate`.
@@ -110,18 +122,27 @@ class Upsample(Op):
         sizes, factors = _sizes(x.shape, size, mode, scale_factor)
         source = image(x)
         y, target = empty_image((*x.shape[:2], *sizes), source.dtype)
-        if mode == "nearest":
-            axes = [_nearest_axis(*a) for a in zip(x.shape[2:], sizes, factors, strict=True)]
-        else:
-            axes = [_linear_axis(n, m, bool(align_corners), f)
-                    for n, m, f in zip(x.shape[2:], sizes, factors, strict=True)]
-        h, w = axes if len(axes) == 2 else (UNIT, *axes)
+        h, w = _axes(x.shape, sizes, factors, mode, align_corners)
         if mode == "nearest":
             kernels.copy(source, target, h, w, 0.0, ctx.threads)
         else:
             kernels.gather(source, target, h, w, ctx.threads)
         if any(ctx.needs):
             ctx.saved = x.shape, source.dtype, h, w
+        return y
+
+    @staticmethod
+    def lower(b, x, *, size, mode="nearest", align_corners=False, scale_factor=None):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        shape = (1, *x.shape[1:])
+        sizes, factors = _sizes(shape, size, mode, scale_factor)
+        h, w = _axes(shape, sizes, factors, mode, align_corners)
+        x = b.last(x)
+        y = b.new_last((*x.shape[:2], *sizes), x.dtype)
+        b.step(kernels.step(mode == "nearest", x.shape[1], x.dtype.itemsize, h, w), (x, y),
+               x.samples)
         return y
 
     @staticmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 
 from convkit._kernels import memory
 from convkit.errors import ShapeError
-from convkit.ops.layout import axis_order, empty_ordered
+from convkit.ops.layout import axis_order, dense_strides, empty_ordered
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Concat", "Flatten", "Permute", "Reshape", "Slice", "resolve_shape"]
@@ -50,6 +51,76 @@ def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x.reshape(shape)
 
 
+# A reshape with an open batch is worked out for two batches and joined.
+BATCHES = (2, 5)
+
+
+def _at(shape: tuple, batch: int) -> tuple[int, ...]:
+    """Return a shape whose first size may follow the batch, for one batch."""
+    return (getattr(shape[0], "factor", 0) * batch or shape[0], *shape[1:])
+
+
+def _lower_reshape(b, x, shapes: list[tuple[int, ...]]):
+    """Return an operand's elements under another shape, given for both of `BATCHES`."""
+    first, second = shapes
+    if not first or first[1:] != second[1:]:
+        return None
+    samples = x.shape[0]
+    if first[0] != second[0]:
+        factor = first[0] // BATCHES[0]
+        if (factor * BATCHES[0], factor * BATCHES[1]) != (first[0], second[0]):
+            return None
+        samples = type(samples)(factor)
+    elif hasattr(samples, "factor"):
+        return None
+    else:
+        samples = first[0]
+    shape = (samples, *first[1:])
+    strides = None
+    if samples == x.shape[0]:
+        strides = regrouped(x.shape[1:], x.strides[1:], first[1:])
+    if strides is not None:
+        return x.with_axes(shape, (x.strides[0], *strides))
+    x = b.in_order(x, tuple(range(len(x.shape))))
+    return x.with_axes(shape, dense_strides(shape, range(len(shape)), x.dtype.itemsize))
+
+
+def regrouped(shape: tuple[int, ...], strides: tuple[int, ...],
+              wanted: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the strides under which the same elements have another shape, None without.
+
+    Both shapes are cut into the shortest runs of axes of equal size; the axes of a run must
+    walk on alike.
+    """
+    found: list[int] = []
+    i = j = 0
+    while i < len(shape) or j < len(wanted):
+        own, new = 1, 1
+        first_own, first_new = i, j
+        while True:
+            if own <= new and i < len(shape):
+                own *= shape[i]
+                i += 1
+            elif j < len(wanted):
+                new *= wanted[j]
+                j += 1
+            else:
+                break
+            if own == new and (i < len(shape) or j < len(wanted)) and own != 1:
+                break
+        axes = [k for k in range(first_own, i) if shape[k] != 1]
+        for k, after in itertools.pairwise(axes):
+            if strides[k] != strides[after] * shape[after]:
+                return None
+        step = strides[axes[-1]] if axes else 0
+        run = []
+        for size in reversed(wanted[first_new:j]):
+            run.append(step)
+            step *= size
+        found.extend(reversed(run))
+    return tuple(found)
+
+
 @register
 class Reshape(Op):
     """The same elements, in logical (C) order, under another shape."""
@@ -69,6 +140,11 @@ class Reshape(Op):
         """Reshape; a view of `x` where its memory is in logical order."""
         ctx.saved = x.shape
         return _reshaped(_native_order(x), resolve_shape(x.shape, shape))
+
+    @staticmethod
+    def lower(b, x, *, shape):
+        """Give the elements another shape, copied only where their order in memory asks."""
+        return _lower_reshape(b, x, [resolve_shape(_at(x.shape, n), shape) for n in BATCHES])
 
     @staticmethod
     def backward(ctx, g):
@@ -103,6 +179,12 @@ class Flatten(Op):
         return _reshaped(_native_order(x), shape)
 
     @staticmethod
+    def lower(b, x, *, start_dim=0, end_dim=-1):
+        """Merge the axes, with a copy only where their order in memory asks."""
+        return _lower_reshape(b, x, [Flatten.shape(_at(x.shape, n), start_dim=start_dim,
+                                                   end_dim=end_dim) for n in BATCHES])
+
+    @staticmethod
     def backward(ctx, g):
         """Reshape the gradient back."""
         return (_reshaped(g, ctx.saved),)
@@ -131,6 +213,14 @@ class Permute(Op):
         Permute.shape(x.shape, dims=dims)
         ctx.saved = axes = [d % x.ndim for d in dims]
         return _native_order(x).transpose(axes)
+
+    @staticmethod
+    def lower(b, x, *, dims):
+        """Look at the elements in another order of axes, as long as samples stay in front."""
+        axes = [d % len(x.shape) for d in dims]
+        if axes[0] != 0:
+            return None
+        return x.with_axes([x.shape[i] for i in axes], [x.strides[i] for i in axes])
 
     @staticmethod
     def backward(ctx, g):
@@ -170,6 +260,21 @@ class Concat(Op):
         return np.concatenate(arrays, axis=axis, out=out)
 
     @staticmethod
+    def lower(b, *xs, dim=0):
+        """Copy what does not lie in its part of the result already."""
+        axis = dim % len(xs[0].shape)
+        if axis == 0 or len({x.dtype for x in xs}) > 1 or not all(x.regular for x in xs):
+            return None
+        shape = list(xs[0].shape)
+        shape[axis] = sum([x.shape[axis] for x in xs])
+        y = b.new(tuple(shape), xs[0].dtype, xs[0].order)
+        start = 0
+        for x in xs:
+            b.copy(x, y.part(axis, start, start + x.shape[axis]))
+            start += x.shape[axis]
+        return y
+
+    @staticmethod
     def backward(ctx, g):
         """Cut the gradient apart."""
         axis, sizes = ctx.saved
@@ -205,6 +310,16 @@ class Slice(Op):
         ctx.saved = x.shape, axis_order(x), index
         y = _native_order(x)[index]
         return y if all(n >= 0 for n in y.strides) else y.copy()
+
+    @staticmethod
+    def lower(b, x, *, starts, stops, steps):
+        """Look at a part of every sample."""
+        cuts = _slices((*[1], *x.shape[1:]), starts, stops, steps)
+        if any(v is not None for v in (starts[0], stops[0])) or steps[0] not in (None, 1):
+            return None
+        for axis, cut in enumerate(cuts[1:], 1):
+            x = x.part(axis, *cut.indices(x.shape[axis]))
+        return x
 
     @staticmethod
     def backward(ctx, g):

@@ -14,8 +14,8 @@ from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.layout import from_last, native, to_last
 
-__all__ = ["LIMIT", "UNIT", "empty_image", "image", "image_gradient", "per_axis", "remembered",
-           "spatial_axes"]
+__all__ = ["LIMIT", "UNIT", "all_of", "empty_image", "image", "image_gradient", "per_axis",
+           "remembered", "spatial_axes"]
 
 # Sizes of axes, and attributes that are added to them, stay below this: kernels count in int32.
 LIMIT = 2 ** 31 - 1
@@ -30,10 +30,16 @@ def remembered(build: Callable) -> Callable:
     large = functools.lru_cache(maxsize=2)(build)
 
     @functools.wraps(build)
-    def find(size: int, outputs: int, *args: Any) -> Any:
+    def find(size: int, outputs: int = 1, *args: Any) -> Any:
         return (small if max(size, outputs) <= 65_536 else large)(size, outputs, *args)
 
     return find
+
+
+@remembered
+def all_of(size: int, outputs: int = 1) -> Axis:
+    """Return the axis that sums everything into one element."""
+    return Axis(1, size, np.zeros(size), np.arange(size), np.ones(size))
 
 
 def spatial_axes(x: tuple[int, ...]) -> int:

@@ -39,6 +39,28 @@ class Algorithm:
         """Write the convolution into `y` (N, OH, OW, O)."""
         raise NotImplementedError
 
+    @classmethod
+    def steps(cls, problem: ConvProblem, task: Task, weight: np.ndarray, cache: dict | None,
+              threads: int, *, residual: bool, y_pixel: int | None, **epilogue: Any
+              ) -> list[Any] | None:
+        """Return compiled steps for the task, or None where there are none.
+
+        Their operands are x, bias, residual and y (for "grad_input", the gradient of the output
+        stands for x and that of the input for y).
+
+        Parameters
+        ----------
+        weight : ndarray (O, C / groups, kH, kW)
+            A constant.
+        residual : bool
+            Whether there is one.
+        y_pixel : int or None
+            Numbers from one pixel of y to the next; None for as many as it has channels.
+        epilogue
+            activation, alpha and beta.
+        """
+        return None
+
     @staticmethod
     def grad_input(problem: ConvProblem, gy: np.ndarray, weight: np.ndarray, gx: np.ndarray,
                    cache: dict | None, threads: int, **epilogue: Any) -> None:

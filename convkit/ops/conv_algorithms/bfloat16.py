@@ -8,7 +8,7 @@ import numpy as np
 
 from convkit._kernels import dispatch, tiles
 from convkit.ops.conv_algorithms.base import Algorithm
-from convkit.ops.conv_algorithms.direct import Direct, fill, phases
+from convkit.ops.conv_algorithms.direct import Direct, all_phases, fill, lonely, sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Bfloat16", "SplitBfloat16"]
@@ -46,10 +46,36 @@ class _Tiles(Algorithm):
         return None
 
     @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+        """Return the loops' step, or for the gradient of the input one for each phase."""
+        x, y = sides(problem, task)
+        if cls.planes == 2 and not np.isfinite(weight).all():
+            return Direct.steps(problem, task, weight, cache, threads, residual=residual,
+                                y_pixel=y_pixel, **epilogue)
+        if task == "forward":
+            return [tiles.step(x, cls._pack_forward(problem, weight, cache, threads), y,
+                               problem.rows, problem.cols, problem.stride, y_pixel=y_pixel,
+                               **epilogue)]
+        return None if lonely(problem) else [
+            tiles.step(x, cls._pack_phase(problem, weight, cache, phase, threads), y, phase.rows,
+                       phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
+                       start=phase.start, y_pixel=y_pixel, **epilogue)
+            for phase in all_phases(problem)]
+
+    @classmethod
+    def _pack_forward(cls, problem, weight, cache, threads):
+        return cls._pack(problem, weight, cache, ("forward",), problem.cols,
+                         list(range(problem.kernel[0] * problem.kernel[1])), False, threads)
+
+    @classmethod
+    def _pack_phase(cls, problem, weight, cache, phase, threads):
+        return cls._pack(problem, weight, cache, phase.key(problem), phase.cols, phase.taps, True,
+                         threads)
+
+    @classmethod
     def forward(cls, problem, x, weight, y, cache, threads, **epilogue):
         """Sum over kernel rows and columns at each output pixel."""
-        packed = cls._pack(problem, weight, cache, ("forward",), problem.cols,
-                           list(range(problem.kernel[0] * problem.kernel[1])), False, threads)
+        packed = cls._pack_forward(problem, weight, cache, threads)
         if cls.planes == 2 and not packed.finite:
             Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
             return
@@ -62,23 +88,12 @@ class _Tiles(Algorithm):
         if cls.planes == 2 and not np.isfinite(weight).all():
             Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
             return
-        row_phases, col_phases = phases(problem, 0), phases(problem, 1)
-        if any(not taps for taps in row_phases + col_phases):
+        if lonely(problem):
             fill(gx, epilogue.get("bias"))
-        for top, row_taps in enumerate(row_phases):
-            for left, col_taps in enumerate(col_phases):
-                grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
-                        -(-(problem.in_size[1] - left) // problem.stride[1]))
-                if not row_taps or not col_taps or min(grid) < 1:
-                    continue
-                cols = [c for c, _ in col_taps]
-                key = ("grad_input", problem.stride, problem.padding, problem.dilation, top, left)
-                packed = cls._pack(
-                    problem, weight, cache, key, cols,
-                    [i * problem.kernel[1] + j for _, i in row_taps for _, j in col_taps],
-                    True, threads)
-                tiles.run(gy, packed, gx, [r for r, _ in row_taps], cols, (1, 1), grid=grid,
-                          step=problem.stride, start=(top, left), threads=threads, **epilogue)
+        for phase in all_phases(problem):
+            tiles.run(gy, cls._pack_phase(problem, weight, cache, phase, threads), gx, phase.rows,
+                      phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
+                      start=phase.start, threads=threads, **epilogue)
 
     @classmethod
     def _pack(cls, problem: ConvProblem, weight: np.ndarray, cache: dict | None, key: tuple,

@@ -6,6 +6,7 @@ import numpy as np
 
 from convkit._kernels import depthwise, memory
 from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Depthwise"]
@@ -48,6 +49,15 @@ class Depthwise(Algorithm):
         """Sum over taps, channels side by side."""
         depthwise.forward(x, Depthwise._taps_first(problem, weight, cache), bias, residual, y,
                           *Depthwise._geometry(problem), activation, alpha, beta, threads)
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, activation=0,
+              alpha=0.0, beta=0.0):
+        """Return the forward pass's step, into pixels of its own."""
+        if task != "forward" or y_pixel not in (None, problem.out_channels):
+            return None
+        return [depthwise.step(*sides(problem, task), cls._taps_first(problem, weight, cache),
+                               residual, *cls._geometry(problem), activation, alpha, beta)]
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from convkit._kernels import direct, gemm, gradweight
-from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.base import Algorithm, Task
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Direct"]
@@ -19,12 +21,30 @@ class Direct(Algorithm):
     @staticmethod
     def forward(problem, x, weight, y, cache, threads, **epilogue):
         """Sum over kernel rows and columns at each output pixel."""
-        packed = pack_taps(problem, weight, cache, ("forward",),
-                       row_width=row_width(problem, problem.out_size[1]),
-                       taps=list(range(problem.kernel[0] * problem.kernel[1])),
-                       backward=False, threads=threads)
-        direct.run(x, packed, y, problem.rows, problem.cols, problem.stride,
-                   threads=threads, **epilogue)
+        direct.run(x, _pack_forward(problem, weight, cache, threads), y, problem.rows,
+                   problem.cols, problem.stride, threads=threads, **epilogue)
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+        """Return the engine's step, or for the gradient of the input one for each phase."""
+        x, y = sides(problem, task)
+        size = problem.dtype.itemsize
+        if task == "forward":
+            return [direct.step(x, _pack_forward(problem, weight, cache, threads), y, size,
+                                problem.rows, problem.cols, problem.stride, y_pixel=y_pixel,
+                                **epilogue)]
+        return None if lonely(problem) else [
+            direct.step(x, cls._pack_phase(problem, weight, cache, phase, threads), y, size,
+                        phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
+                        start=phase.start, y_pixel=y_pixel, **epilogue)
+            for phase in all_phases(problem)]
+
+    @staticmethod
+    def _pack_phase(problem, weight, cache, phase, threads):
+        """Pack the weights that the pixels of one phase see."""
+        return pack_taps(problem, weight, cache, phase.key(problem),
+                         row_width=row_width(problem, phase.grid[1]), taps=phase.taps,
+                         backward=True, threads=threads)
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
@@ -33,31 +53,79 @@ class Direct(Algorithm):
         With a stride, input pixels fall into stride x stride phases; those of one phase
         see the same taps, and each phase is a convolution with stride 1 of its own.
         """
-        row_phases = phases(problem, 0)
-        col_phases = phases(problem, 1)
-        if any(not taps for taps in row_phases + col_phases):
+        if lonely(problem):
             fill(gx, epilogue.get("bias"))
-        for top, row_taps in enumerate(row_phases):
-            for left, col_taps in enumerate(col_phases):
-                grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
-                        -(-(problem.in_size[1] - left) // problem.stride[1]))
-                if not row_taps or not col_taps or min(grid) < 1:
-                    continue
-                packed = pack_taps(
-                    problem, weight, cache,
-                    ("grad_input", problem.stride, problem.padding, problem.dilation, top, left),
-                    row_width=row_width(problem, grid[1]),
-                    taps=[i * problem.kernel[1] + j for _, i in row_taps for _, j in col_taps],
-                    backward=True, threads=threads)
-                direct.run(gy, packed, gx, [r for r, _ in row_taps], [c for c, _ in col_taps],
-                           (1, 1), grid=grid, step=problem.stride, start=(top, left),
-                           threads=threads, **epilogue)
+        for phase in all_phases(problem):
+            direct.run(gy, Direct._pack_phase(problem, weight, cache, phase, threads), gx,
+                       phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
+                       start=phase.start, threads=threads, **epilogue)
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap."""
         gradweight.run(x, gy, gw, problem.rows, problem.cols, problem.stride, problem.groups,
                        threads)
+
+
+class Phase(NamedTuple):
+    """The input pixels at one place within the stride: a convolution with stride 1 of its own.
+
+    Attributes
+    ----------
+    start : (int, int)
+        The first of the pixels.
+    grid : (int, int)
+        How many there are.
+    rows, cols : list of int
+        Where their taps lie in the output's gradient.
+    taps : list of int
+        Which taps of the kernel those are.
+    """
+
+    start: tuple[int, int]
+    grid: tuple[int, int]
+    rows: list[int]
+    cols: list[int]
+    taps: list[int]
+
+    def key(self, problem: ConvProblem) -> tuple:
+        """Return what its packed weights depend on."""
+        return ("grad_input", problem.stride, problem.padding, problem.dilation, *self.start)
+
+
+def all_phases(problem: ConvProblem) -> list[Phase]:
+    """Return the phases that have pixels and taps."""
+    found = []
+    for top, row_taps in enumerate(phases(problem, 0)):
+        for left, col_taps in enumerate(phases(problem, 1)):
+            grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
+                    -(-(problem.in_size[1] - left) // problem.stride[1]))
+            if row_taps and col_taps and min(grid) > 0:
+                found.append(Phase(
+                    (top, left), grid, [r for r, _ in row_taps], [c for c, _ in col_taps],
+                    [i * problem.kernel[1] + j for _, i in row_taps for _, j in col_taps]))
+    return found
+
+
+def lonely(problem: ConvProblem) -> bool:
+    """Tell whether there are input pixels that no tap reaches."""
+    return any(not taps for taps in phases(problem, 0) + phases(problem, 1))
+
+
+def sides(problem: ConvProblem, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes (H, W, C) of what a task reads and of what it writes."""
+    x = (*problem.in_size, problem.in_channels)
+    y = (*problem.out_size, problem.out_channels)
+    return (x, y) if task == "forward" else (y, x)
+
+
+def _pack_forward(problem: ConvProblem, weight: np.ndarray, cache: dict | None,
+                  threads: int) -> gemm.Packed:
+    """Pack (or find packed) weights for the forward pass."""
+    return pack_taps(problem, weight, cache, ("forward",),
+                     row_width=row_width(problem, problem.out_size[1]),
+                     taps=list(range(problem.kernel[0] * problem.kernel[1])),
+                     backward=False, threads=threads)
 
 
 def phases(problem: ConvProblem, axis: int) -> list[list[tuple[int, int]]]:

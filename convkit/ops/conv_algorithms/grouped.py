@@ -6,7 +6,7 @@ import numpy as np
 
 from convkit._kernels import depthwise, memory
 from convkit.ops.conv_algorithms.base import Algorithm
-from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Grouped"]
@@ -56,6 +56,19 @@ class Grouped(Algorithm):
         depthwise.forward(x, Grouped._packed(problem, weight, cache, False),
                           epilogue.get("bias"), None, y, *Grouped._geometry(problem), activation,
                           epilogue.get("alpha", 0.0), epilogue.get("beta", 0.0), threads)
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, activation=0,
+              alpha=0.0, beta=0.0):
+        """Return the forward pass's step, into pixels of its own."""
+        epilogue = {"activation": activation, "alpha": alpha, "beta": beta}
+        if task != "forward":
+            return None
+        if residual or activation > 2 or y_pixel not in (None, problem.out_channels):
+            return Direct.steps(problem, task, weight, cache, threads, residual=residual,
+                                y_pixel=y_pixel, **epilogue)
+        return [depthwise.step(*sides(problem, task), cls._packed(problem, weight, cache, False),
+                               residual, *cls._geometry(problem), **epilogue)]
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):

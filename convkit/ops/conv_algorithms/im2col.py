@@ -8,6 +8,7 @@ import numpy as np
 
 from convkit._kernels import direct, gemm, gradweight, im2col, memory
 from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Im2col"]
@@ -56,6 +57,21 @@ class Im2col(Algorithm):
                           problem.groups, threads)
             direct.run(matrix, packed, y[first:last], [0], [0], (1, 1), threads=threads,
                        residual=None if residual is None else residual[first:last], **epilogue)
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+        """Return the expansion and its product as one step."""
+        if task != "forward":
+            return None
+        x, y = sides(problem, task)
+        depth = problem.in_channels * problem.kernel[0] * problem.kernel[1]
+        size = problem.dtype.itemsize
+        product = direct.step((*problem.out_size, depth),
+                              _pack_flat(problem, weight, cache, False, threads), y, size, [0],
+                              [0], (1, 1), y_pixel=y_pixel, **epilogue)
+        each = math.prod(problem.out_size) * (y_pixel or problem.out_channels) * size
+        return [im2col.step(x, problem.out_size, size, problem.rows, problem.cols, problem.stride,
+                            problem.groups, product, each)]
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):

@@ -10,9 +10,9 @@ import os
 
 import numpy as np
 
-from convkit._kernels import winograd
+from convkit._kernels import runner, winograd
 from convkit.ops.conv_algorithms.base import Algorithm
-from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
@@ -111,18 +111,26 @@ class Winograd(Algorithm):
     @staticmethod
     def forward(problem, x, weight, y, cache, threads, **epilogue):
         """Convolve tile by tile."""
-        top, left = -problem.padding[0][0], -problem.padding[1][0]
-        if not _run(problem, "forward", x, weight, y, top, left, cache, threads, epilogue):
+        if not _run(problem, "forward", x, weight, y, cache, threads, epilogue):
             Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
         """Convolve the output's gradient with the kernels turned and channels exchanged."""
-        top, left = (pad[0] - 2 * d for pad, d in zip(problem.padding, problem.dilation,
-                                                      strict=True))
-        if not _run(problem, "grad_input", gy, weight, gx, top, left, cache, threads, epilogue):
+        if not _run(problem, "grad_input", gy, weight, gx, cache, threads, epilogue):
             Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
 
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+        """Return the transforms' step, which lets direct convolution redo single samples."""
+        packed = _pack(problem, task, weight, cache, threads)
+        fallback = _Fallback(problem, task, weight, cache, residual, y_pixel, epilogue)
+        if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
+            return [fallback.step(threads)]
+        x, y = sides(problem, task)
+        return [winograd.step(x, packed, y, *_origin(problem, task), fallback,
+                              dilation=problem.dilation, y_pixel=y_pixel, **epilogue)]
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
@@ -159,13 +167,50 @@ def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | Non
     return packed
 
 
+def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
+    """Return where in the task's input the taps of its first result begin."""
+    (top, _), (left, _) = problem.padding
+    if task == "forward":
+        return -top, -left
+    return top - 2 * problem.dilation[0], left - 2 * problem.dilation[1]
+
+
+class _Fallback:
+    """What a step calls where samples came up that transforms cannot bear."""
+
+    def __init__(self, problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
+                 residual: bool, y_pixel: int | None, epilogue: dict):
+        self._make = lambda threads: Direct.steps(
+            problem, task, weight, cache, threads, residual=residual, y_pixel=y_pixel,
+            **epilogue)[0]
+        x, y = sides(problem, task)
+        self._bytes = (4 * math.prod(x), 4 * math.prod(y[:2]) * (y_pixel or y[2]))
+        self._step = None
+
+    def step(self, threads: int):
+        """Return the step of direct convolution; its weights are packed when first asked for."""
+        if self._step is None:
+            self._step = self._make(threads)
+        return self._step
+
+    def __call__(self, addresses: list[int], samples: int, threads: int, scratch: int) -> None:
+        x, bias, residual, y = addresses
+        x_bytes, y_bytes = self._bytes
+        peaks = runner.array_at(scratch, (samples,), None, np.dtype(np.float32))
+        for n in winograd.outside(peaks):
+            runner.run_step(self.step(threads), (
+                x + n * x_bytes, bias, residual + n * y_bytes if residual else 0,
+                y + n * y_bytes), 1, threads)
+
+
 def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
-         top: int, left: int, cache: dict | None, threads: int, epilogue: dict) -> bool:
+         cache: dict | None, threads: int, epilogue: dict) -> bool:
     """Compute `y`; return False, with `y` undefined, where the weights do not allow it."""
     packed = _pack(problem, task, weight, cache, threads)
     if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
         return False
-    peaks = winograd.run(x, packed, y, top, left, problem.dilation, threads=threads, **epilogue)
+    peaks = winograd.run(x, packed, y, *_origin(problem, task), problem.dilation, threads=threads,
+                         **epilogue)
     residual = epilogue.pop("residual", None)
     for n in winograd.outside(peaks):
         one = slice(n, n + 1)

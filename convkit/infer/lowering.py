@@ -1,0 +1,327 @@
+"""From a graph to the flat list of steps that compiled code runs.
+
+Every operation is asked to `lower` itself: to emit steps that read and write places in memory.
+One that has no compiled form for what it is given becomes a step that takes the GIL and calls
+the operation's forward (`Lowered.python`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convkit._kernels import runner
+from convkit.infer.dims import BatchDim, Shape, at_batch
+from convkit.infer.graph import Graph, Node
+from convkit.infer.places import Block, Operand
+from convkit.infer.plan import plan_arena
+from convkit.ops.layout import LAST_ORDER, dense_strides
+from convkit.ops.op import REGISTRY, Context
+
+__all__ = ["Lowered", "Lowering", "lower"]
+
+NOTHING, ARENA, ARRAYS = range(3)
+# Operations that work on channels last. An input that only they read is wanted so; others are
+# taken in logical order, as eager calls would find them.
+WANT_LAST = frozenset((
+    "conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool",
+    "batch_norm", "affine", "prelu", "group_norm", "instance_norm", "local_response_norm",
+    "upsample"))
+MOST_IDLE = 64
+
+
+class Emitted(NamedTuple):
+    """One step: which node it belongs to and what it works on."""
+
+    node: int
+    step: Any
+    operands: tuple[Operand | None, ...]
+    samples: tuple[int, int]
+
+
+class Output(NamedTuple):
+    """How an output is handed out: an array with its axes in an order in memory."""
+
+    shape: Shape
+    dtype: np.dtype
+    order: tuple[int, ...]
+
+
+class Lowered(NamedTuple):
+    """A graph made ready to run.
+
+    Attributes
+    ----------
+    runner : convkit._kernels.runner.Runner
+        The steps.
+    nodes : tuple of int
+        Position of each step's node in the graph; -1 for copies of results.
+    algorithms : dict of int to str
+        What computes the nodes that have a choice.
+    python : frozenset of int
+        Nodes that Python computes, with the GIL.
+    outputs : tuple of Output
+        The arrays that the steps write.
+    arena : (int, int)
+        Bytes of intermediate values for each sample, and beside.
+    kept : tuple
+        What must live as long as the steps.
+    """
+
+    runner: Any
+    nodes: tuple[int, ...]
+    algorithms: dict[int, str]
+    python: frozenset[int]
+    outputs: tuple[Output, ...]
+    arena: tuple[int, int]
+    kept: tuple
+
+
+class Lowering:
+    """What operations' `lower` methods are given, to emit steps and to place values.
+
+    Attributes
+    ----------
+    precision : str
+        Of the Program.
+    threads : int
+        How many threads may be used now, to pack weights.
+    """
+
+    def __init__(self, graph: Graph, precision: str, threads: int):
+        self.precision = precision
+        self.threads = threads
+        self.algorithm = ""
+        self._graph = graph
+        self._node = -1
+        self._emitted: list[Emitted] = []
+        self._blocks: list[Block] = []
+        self._values: dict[int, Operand] = {}
+        self._caches: dict[int, dict] = {}
+        self._kept: list[np.ndarray] = []
+
+    # -- what operations use ----------------------------------------------------------------
+
+    def new(self, shape: Shape, dtype: np.dtype, order: tuple[int, ...] | None = None) -> Operand:
+        """Return a new dense place, with axes in an order (by default C's)."""
+        order = tuple(range(len(shape))) if order is None else order
+        size = math.prod(at_batch(shape, 1)) * dtype.itemsize
+        block = Block(*((size, 0) if any(isinstance(d, BatchDim) for d in shape) else (0, size)))
+        self._blocks.append(block)
+        strides = None
+        if not any(isinstance(d, BatchDim) for d in shape[1:]) and (not order or order[0] == 0):
+            strides = dense_strides(shape, order, dtype.itemsize)
+        return Operand(block, tuple(shape), dtype, strides)
+
+    def new_last(self, shape: Shape, dtype: np.dtype) -> Operand:
+        """Return a new place with channels last."""
+        return self.new(shape, dtype, LAST_ORDER[len(shape)])
+
+    def step(self, step: Any, operands: tuple[Operand | None, ...],
+             samples: tuple[int, int]) -> None:
+        """Emit a step that works on `samples` (for each of the batch, and beside)."""
+        for operand in operands:
+            if operand is not None:
+                operand.block.use(len(self._emitted))
+        self._emitted.append(Emitted(self._node, step, operands, samples))
+
+    def copy(self, x: Operand, y: Operand) -> Operand:
+        """Emit a copy of all elements, and return where they are then."""
+        self.step(runner.copy_step(x.shape[1:], x.strides, y.strides, x.dtype.itemsize), (x, y),
+                  y.samples)
+        return y
+
+    def in_order(self, x: Operand, order: tuple[int, ...]) -> Operand:
+        """Return the values dense with axes in an order: where they are, or copied."""
+        return x if x.dense(order) else self.copy(x, self.new(x.shape, x.dtype, order))
+
+    def last(self, x: Operand) -> Operand:
+        """Return the values dense with channels last: where they are, or copied."""
+        return self.in_order(x, LAST_ORDER[len(x.shape)])
+
+    def compact(self, x: Operand) -> Operand:
+        """Return the values dense, with axes in the order that they have in memory."""
+        return self.in_order(x, x.order)
+
+    def constant(self, array: np.ndarray) -> Operand:
+        """Return the place of an array."""
+        array = np.require(array, requirements="A")
+        self._kept.append(array)
+        block = Block(0, array.nbytes, "constant", array=array)
+        return Operand(block, array.shape, array.dtype, array.strides)
+
+    def cache(self, x: Operand) -> dict:
+        """Return a dictionary for what is made of a constant: its packed forms."""
+        return self._caches.setdefault(id(x.block), {})
+
+    # -- the graph --------------------------------------------------------------------------
+
+    def run(self) -> Lowered:
+        """Lower all nodes and plan the memory."""
+        graph = self._graph
+        homes = self._place_inputs()
+        for value, constant in graph.constants.items():
+            self._values[value] = self.constant(constant.array)
+        algorithms, python = {}, set()
+        for position, node in enumerate(graph.nodes):
+            self._node, self.algorithm = position, ""
+            if not self._compiled(node):
+                python.add(position)
+                self._python(node)
+            if self.algorithm:
+                algorithms[position] = self.algorithm
+        self._node = -1
+        outputs = tuple([self._hand_out(i, self._values[port.value])
+                         for i, port in enumerate(graph.outputs)])
+        for _, block in homes:
+            block.home.last = block.last
+        arena = plan_arena([b for b in self._blocks if b.kind == "arena" and b.first is not None])
+        steps = [(e.step, [_address(x, arena) for x in e.operands], e.samples)
+                 for e in self._emitted]
+        made = runner.Runner(
+            steps, [(order, _place(block.home, arena)) for order, block in homes], len(outputs),
+            arena, MOST_IDLE)
+        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms,
+                       frozenset(python), outputs, arena,
+                       tuple(self._kept))
+
+    def _place_inputs(self) -> list[tuple[tuple[int, ...], Block]]:
+        """Give every input its block and the order of axes in which steps read it."""
+        homes = []
+        readers: dict[int, set[str]] = {}
+        for node in self._graph.nodes:
+            for value in node.inputs:
+                readers.setdefault(value, set()).add(node.op)
+        for index, port in enumerate(self._graph.inputs):
+            shape = self._graph.shape(port.value)
+            dtype = np.dtype(self._graph.values[port.value].dtype)
+            order = tuple(range(len(shape)))
+            if len(shape) in (3, 4) and readers.get(port.value, {""}) <= WANT_LAST:
+                order = LAST_ORDER[len(shape)]
+            home = self.new(shape, dtype, order)
+            home.block.use(-1)
+            block = Block(home.block.scaled, home.block.fixed, "input", index, home=home.block)
+            self._values[port.value] = Operand(block, shape, dtype, home.strides)
+            homes.append((order, block))
+        return homes
+
+    def _compiled(self, node: Node) -> bool:
+        """Let the operation emit its steps; return False where it has none for its inputs."""
+        operands = [None if v is None else self._values[v] for v in node.inputs]
+        shapes = [self._graph.shape(v) for v in node.outputs]
+        if (len(node.outputs) != 1 or 0 in shapes[0]
+                or any(x is not None and not x.regular and x.constant is None for x in operands)):
+            return False
+        y = REGISTRY[node.op].lower(self, *operands, **node.attrs)
+        if y is None:
+            return False
+        if y.shape != shapes[0]:
+            raise AssertionError(f"{node.op}: lowered to {y.shape}, expected {shapes[0]}")
+        self._values[node.outputs[0]] = y
+        return True
+
+    def _python(self, node: Node) -> None:
+        """Emit a step that calls the operation's forward."""
+        operands = [None if v is None else self._values[v] for v in node.inputs]
+        results = []
+        for value in node.outputs:
+            shape = self._graph.shape(value)
+            like = operands[0]
+            order = None
+            if (like is not None and like.regular and len(like.shape) == len(shape)
+                    and not any(isinstance(d, BatchDim) for d in shape[1:])):
+                order = like.order
+            results.append(self.new(shape, np.dtype(self._graph.values[value].dtype), order))
+            self._values[value] = results[-1]
+        caches = tuple([None if x is None or x.constant is None else self.cache(x)
+                        for x in operands])
+        self.step(runner.python_step(_Call(node, operands, results, caches, self.precision)),
+                  (*operands, *results), (1, 0))
+
+    def _hand_out(self, index: int, x: Operand) -> Output:
+        """See that an output lies in an array of its own."""
+        if x.block.kind != "arena" or not x.whole():
+            if x.regular:
+                y = self.new(x.shape, x.dtype, x.order)
+                x = self.copy(x, y)
+            else:
+                x = self._copy_by_python(x)
+        x.block.kind, x.block.index = "output", len(self._graph.inputs) + index
+        order = tuple(range(len(x.shape))) if x.strides is None else x.order
+        return Output(x.shape, x.dtype, order)
+
+    def _copy_by_python(self, x: Operand) -> Operand:
+        """Copy what has no samples in front, or no elements."""
+        y = self.new(x.shape, x.dtype)
+        self.step(runner.python_step(_Copy(x, y)), (x, y), (1, 0))
+        return y
+
+
+def _place(block: Block, arena: tuple[int, int]) -> tuple[int, int]:
+    """Return where a block lies in the arena: bytes for each sample, and beside.
+
+    What does not grow with the batch lies in front.
+    """
+    return (block.offset, arena[1]) if block.scaled else (0, block.offset)
+
+
+def _address(x: Operand | None, arena: tuple[int, int]) -> tuple[int, int, int]:
+    """Return an operand as the runner takes it."""
+    if x is None:
+        return NOTHING, 0, 0
+    if x.block.kind == "constant":
+        return NOTHING, 0, x.block.array.ctypes.data + x.offset
+    if x.block.kind == "arena":
+        scaled, fixed = _place(x.block, arena)
+        return ARENA, scaled, fixed + x.offset
+    return ARRAYS + x.block.index, 0, x.offset
+
+
+class _View:
+    """How to see an operand's memory as an array, for a given batch."""
+
+    def __init__(self, x: Operand):
+        self.shape, self.strides, self.dtype = x.shape, x.strides, x.dtype
+        self.constant = x.constant
+
+    def array(self, address: int, batch: int) -> np.ndarray:
+        if self.constant is not None:
+            return self.constant
+        return runner.array_at(address, at_batch(self.shape, batch), self.strides, self.dtype)
+
+
+class _Call:
+    """A step that runs an operation's forward."""
+
+    def __init__(self, node: Node, operands: list, results: list, caches: tuple, precision: str):
+        self.forward, self.attrs = REGISTRY[node.op].forward, node.attrs
+        self.operands = [None if x is None else _View(x) for x in operands]
+        self.results = [_View(x) for x in results]
+        self.caches, self.precision = caches, precision
+
+    def __call__(self, addresses: list[int], batch: int, threads: int, scratch: int) -> None:
+        ctx = Context((False,) * len(self.operands), threads, self.caches, self.precision)
+        arrays = [None if view is None else view.array(address, batch) for view, address
+                  in zip(self.operands, addresses[:len(self.operands)], strict=True)]
+        made = self.forward(ctx, *arrays, **self.attrs)
+        made = (made,) if len(self.results) == 1 else made
+        for view, address, array in zip(self.results, addresses[len(self.operands):], made,
+                                        strict=True):
+            np.copyto(view.array(address, batch), array)
+
+
+class _Copy:
+    """A step that copies an operand whatever its form."""
+
+    def __init__(self, x: Operand, y: Operand):
+        self.x, self.y = _View(x), _View(y)
+
+    def __call__(self, addresses: list[int], batch: int, threads: int, scratch: int) -> None:
+        np.copyto(self.y.array(addresses[1], batch), self.x.array(addresses[0], batch))
+
+
+def lower(graph: Graph, precision: str, threads: int) -> Lowered:
+    """Return a graph as steps bound to places in memory."""
+    return Lowering(graph, precision, threads).run()

@@ -1,0 +1,137 @@
+"""Where values lie in memory while a Program runs.
+
+A `Block` is a piece of memory that is planned as a whole; an `Operand` is a value's view of
+one: a shape, and how far apart in bytes its elements are. What grows with the batch is
+known for one sample; nothing here depends on the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convkit.infer.dims import BatchDim, Shape, at_batch
+from convkit.ops.layout import dense_strides
+
+__all__ = ["ALIGNMENT", "Block", "Operand"]
+
+ALIGNMENT = 64
+
+
+@dataclass(eq=False)
+class Block:
+    """A piece of memory.
+
+    Attributes
+    ----------
+    scaled, fixed : int
+        Bytes for each sample of the batch, and beside those.
+    kind : {"arena", "input", "output", "constant"}
+        Whose memory it is.
+    index : int
+        Which input or output.
+    array : numpy.ndarray or None
+        A constant's.
+    first, last : int
+        The steps in whose time it holds something: set by the steps that use it.
+    home : Block or None
+        For an input: where it is put when it does not come as steps want it.
+    offset : int
+        Where it lies in the arena, in bytes for each sample or in all, once that is planned.
+    """
+
+    scaled: int
+    fixed: int
+    kind: str = "arena"
+    index: int = 0
+    array: np.ndarray | None = None
+    first: int | None = None
+    last: int = -1
+    home: Block | None = None
+    offset: int = 0
+
+    def use(self, step: int) -> None:
+        """Note that a step reads or writes it."""
+        if self.first is None:
+            self.first = step
+        self.last = max(self.last, step)
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A value's place: a strided view of a block.
+
+    Attributes
+    ----------
+    block : Block
+        The memory.
+    shape : tuple of int or BatchDim
+        Logical shape.
+    dtype : numpy.dtype
+        Element type.
+    strides : tuple of int or None
+        Bytes from element to element along each axis. None where the batch is not the
+        outermost axis in memory, so that they depend on it: the value is then dense, in C
+        order.
+    offset : int
+        Bytes from the block's begin.
+    """
+
+    block: Block
+    shape: Shape
+    dtype: np.dtype
+    strides: tuple[int, ...] | None
+    offset: int = 0
+
+    @property
+    def regular(self) -> bool:
+        """Whether it has a first axis of samples, and elements, all at known distances."""
+        return (self.strides is not None and bool(self.shape)
+                and not any(isinstance(d, BatchDim) for d in self.shape[1:])
+                and 0 not in self.shape)
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """Its samples: how many for each of the batch, or in all."""
+        first = self.shape[0]
+        return (first.factor, 0) if isinstance(first, BatchDim) else (0, first)
+
+    @property
+    def constant(self) -> np.ndarray | None:
+        """The array of a constant, None for what is computed."""
+        if self.block.kind != "constant" or self.offset:
+            return None
+        array = self.block.array
+        return array if array.shape == self.shape and array.strides == self.strides else None
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes from the outermost in memory to the innermost."""
+        return tuple(sorted(range(len(self.shape)),
+                            key=lambda i: (i != 0, -abs(self.strides[i]))))
+
+    def dense(self, order: tuple[int, ...]) -> bool:
+        """Tell whether the elements follow each other with axes in an order."""
+        wanted = dense_strides(self.shape, order, self.dtype.itemsize)
+        return all(have == want or size == 1
+                   for size, have, want in zip(self.shape, self.strides, wanted, strict=True))
+
+    def with_axes(self, shape: Shape, strides: tuple[int, ...]) -> Operand:
+        """Return the same elements under another shape."""
+        return replace(self, shape=tuple(shape), strides=tuple(strides))
+
+    def part(self, axis: int, start: int, stop: int, step: int = 1) -> Operand:
+        """Return the elements start, start + step, ... before stop of an axis of fixed size."""
+        shape, strides = list(self.shape), list(self.strides)
+        shape[axis] = len(range(start, stop, step))
+        offset = self.offset + start * strides[axis]
+        strides[axis] *= step
+        return replace(self, shape=tuple(shape), strides=tuple(strides), offset=offset)
+
+    def whole(self) -> bool:
+        """Tell whether it is all of its block, dense in some order."""
+        size = math.prod(at_batch(self.shape, 1)) * self.dtype.itemsize
+        return (self.strides is None or self.dense(self.order)) and self.offset == 0 \
+            and size == self.block.scaled + self.block.fixed
