@@ -8,18 +8,23 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 __all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
 
 MAX_THREADS = 1024
 
 
+def _text(path: str) -> str:
+    """Return what a system file holds."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def _cgroup_quota() -> float | None:
     """Return the CPUs that a Linux control group allows, or None where there is no limit."""
     limits = []
     try:
-        own = Path("/proc/self/cgroup").read_text().splitlines()
+        own = _text("/proc/self/cgroup").splitlines()
     except OSError:
         return None
     for line in own:
@@ -28,14 +33,13 @@ def _cgroup_quota() -> float | None:
         for base in (path, "/"):
             with contextlib.suppress(OSError, ValueError):
                 if not controllers:  # version 2
-                    quota, period = (
-                        Path("/sys/fs/cgroup", base.lstrip("/"), "cpu.max").read_text().split())
+                    quota, period = _text(f"/sys/fs/cgroup{base.rstrip('/')}/cpu.max").split()
                     if quota != "max":
                         limits.append(int(quota) / int(period))
                 elif "cpu" in controllers.split(","):
-                    folder = Path("/sys/fs/cgroup/cpu", base.lstrip("/"))
-                    quota = int((folder / "cpu.cfs_quota_us").read_text())
-                    period = int((folder / "cpu.cfs_period_us").read_text())
+                    folder = f"/sys/fs/cgroup/cpu{base.rstrip('/')}"
+                    quota = int(_text(f"{folder}/cpu.cfs_quota_us"))
+                    period = int(_text(f"{folder}/cpu.cfs_period_us"))
                     if quota > 0:
                         limits.append(quota / period)
     return min(limits, default=None)

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import threading
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +24,9 @@ from convkit._kernels import dispatch
 from convkit._version import __version__
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
 from convkit.ops.conv_problem import ConvProblem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["enabled", "fastest", "set_autotune"]
 
@@ -63,6 +64,8 @@ def set_autotune(where: str | os.PathLike | bool) -> None:
         if isinstance(where, bool):
             _path, _choices = None, {} if where else None
         else:
+            from pathlib import Path
+
             path = Path(where)
             _path, _choices = path, _read(path).get(_machine(), {})
 
@@ -120,6 +123,8 @@ def _machine() -> str:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     """Return all choices in a file, checked; nothing where there is no file."""
+    import json
+
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path}: larger than {MOST_BYTES} bytes, no file of choices")
@@ -139,6 +144,8 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
 
 def _write(path: Path) -> None:
     """Add this process's choices to the file, at once or not at all."""
+    import json
+
     with contextlib.suppress(ValueError):
         found = _read(path)
         found[_machine()] = {**found.get(_machine(), {}), **_choices}

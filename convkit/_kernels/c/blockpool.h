@@ -3,7 +3,10 @@
    Fresh pages from the operating system cost as much as a kernel: zeroing and mapping
    4 KiB takes about half a microsecond. Blocks given back are kept, up to a bound in bytes,
    and handed out again. The lock is only ever tried: who does not get it goes to the
-   operating system, so neither a fork in another thread nor a signal can hang a caller. */
+   operating system, so neither a fork in another thread nor a signal can hang a caller.
+
+   Under AddressSanitizer nothing is kept and no size rounded up: so it sees reads and writes one
+   byte beyond a block, or of one given back. */
 #ifndef CK_BLOCKPOOL_H
 #define CK_BLOCKPOOL_H
 
@@ -13,6 +16,17 @@
 #include <stdlib.h>
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CK_POOL_REUSES 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CK_POOL_REUSES 0
+#endif
+#endif
+#ifndef CK_POOL_REUSES
+#define CK_POOL_REUSES 1
 #endif
 
 enum { CK_POOL_CLASSES = 448 };
@@ -55,6 +69,7 @@ static inline void *ck_pool_take(size_t size) {
     ck_pool *pool = &ck_the_pool;
     size_t rounded;
     if (size > PTRDIFF_MAX / 2) return NULL;
+    if (!CK_POOL_REUSES) return ck_system_take(size);
     int kind = ck_size_class(size, &rounded);
     ck_block *block = NULL;
     if (!atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
@@ -76,6 +91,10 @@ static inline void ck_pool_give(void *p, size_t size) {
     size_t rounded;
     if (!p) return;
     int kind = ck_size_class(size, &rounded), kept = 0;
+    if (!CK_POOL_REUSES) {
+        free(p);
+        return;
+    }
     if (!atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
         if (pool->held + rounded <= pool->bound) {
             ((ck_block *)p)->next = pool->free[kind];
