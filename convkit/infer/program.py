@@ -251,9 +251,12 @@ class Program:
         memory.trim()
 
     def __reduce__(self):
-        """Pickle as the bytes of a .ckit file, with the settings of this Program."""
+        """Pickle as the bytes of a .ckit file, with this Program's settings."""
         from convkit.io.ckit import program_from_bytes, program_to_bytes
 
+        if any(value.dtype == "float64" for value in self.graph.values.values()):
+            # The file keeps float32: these go as Python objects.
+            return Program, (self.graph, self.threads, self.metadata, self.precision)
         return program_from_bytes, (program_to_bytes(self), self.threads, self.precision,
                                     self.max_error)
 

@@ -1,0 +1,252 @@
+"""A Program gives the bits that its operations give one by one, in any batch, on any threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import assert_same_bits
+from program_checks import NetworkMaker, op_by_op, random_inputs, run
+
+import convkit as ck
+import convkit.functional as F
+from convkit import models, nn
+from convkit.infer import (
+    BatchDim,
+    Graph,
+    Node,
+    Port,
+    Program,
+    Value,
+    run_pipeline,
+    trace,
+    verify,
+)
+from convkit.infer.places import Block
+from convkit.infer.plan import plan_arena
+
+# Sizes of image at which every network of `convkit.models` runs; by default 32.
+SIZES = {"lenet5": (1, 28)}
+# Networks whose weights alone take longer to pack than this file may take: their layers
+# are those of the others.
+HEAVY = {"alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn",
+         "vgg19_bn", "resnet34", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
+         "resnext50_32x4d", "resnext101_32x8d", "resnet110", "resnet56", "resnet44"}
+
+
+def check_graph(graph, batches, threads=(1, 2), precision="high") -> Program:
+    """Compare a Program with the op-by-op path."""
+    program = Program(graph, precision=precision)
+    for batch in batches:
+        inputs = random_inputs(graph, batch)
+        want = op_by_op(graph, inputs, precision)
+        for n in threads:
+            with ck.threads(n):
+                assert_same_bits(tuple(run(program, inputs)), tuple(want),
+                                 f"batch {batch}, {n} threads")
+    return program
+
+
+@pytest.fixture(autouse=True)
+def small_work_on_several_threads():
+    from convkit._kernels import threads
+
+    before = threads.set_work_per_thread(0)
+    yield
+    threads.set_work_per_thread(before)
+
+
+# -- networks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if n not in HEAVY])
+def test_networks_of_the_collection(name):
+    channels, size = SIZES.get(name, (3, 32))
+    ck.manual_seed(0)
+    try:
+        graph = trace(models.create(name, in_channels=channels), (1, channels, size, size))
+    except ck.ShapeError:
+        graph = trace(models.create(name, in_channels=channels), (1, channels, 96, 96))
+    program = check_graph(run_pipeline(graph), (1, 2))
+    assert not program._lowered.python, "a network of the collection waits for the GIL"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_networks(seed):
+    maker = NetworkMaker(seed)
+    graph = trace(maker, (1, *maker.input))
+    check_graph(graph, (1, 3))
+    check_graph(run_pipeline(graph), (1, 4))
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_random_networks_in_float64(seed):
+    maker = NetworkMaker(seed, np.float64)
+    graph = trace(maker, example=np.random.default_rng(seed).standard_normal((2, *maker.input)))
+    check_graph(run_pipeline(graph), (1, 3))
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_precisions(precision):
+    maker = NetworkMaker(7)
+    check_graph(run_pipeline(trace(maker, (1, *maker.input))), (2,), precision=precision)
+
+
+def test_every_batch_from_1_to_65():
+    maker = NetworkMaker(11)
+    graph = run_pipeline(trace(maker, (1, *maker.input)))
+    program = Program(graph)
+    inputs = random_inputs(graph, 65)
+    want = op_by_op(graph, inputs)
+    for batch in (*range(1, 66), 3):
+        with ck.threads(1 + batch % 3):
+            got = run(program, [x[-batch:] for x in inputs])
+        assert_same_bits(tuple(got), tuple([w[-batch:] for w in want]), f"batch {batch}")
+
+
+def test_samples_that_transforms_cannot_bear():
+    ck.manual_seed(1)
+    layer = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+                          nn.Conv2d(32, 32, 3, padding=1))
+    graph = run_pipeline(trace(layer, (1, 32, 16, 16)))
+    program = Program(graph)
+    x = random_inputs(graph, 5)[0]
+    x[1, 3, 4, 5] = np.inf
+    x[2] = 0
+    x[3] *= 1e-30
+    x[4, 0, 0, 0] = np.nan
+    assert "winograd" in program.summary()
+    for n in (1, 2):
+        with ck.threads(n):
+            assert_same_bits(program(x), op_by_op(graph, [x])[0])
+    assert_same_bits(program(x[1:2]), op_by_op(graph, [x[1:2]])[0])
+
+
+# -- one operation at a time ----------------------------------------------------------------
+
+W3 = np.random.default_rng(2).standard_normal((8, 6, 3, 3)).astype(np.float32)
+C6 = np.random.default_rng(3).standard_normal(6).astype(np.float32)
+
+COMPILED = {
+    "conv": lambda x: F.conv2d(x, W3, padding=1),
+    "conv reflected": lambda x: F.conv2d(F.pad(x, (2, 1, 1, 2), mode="reflect"), W3),
+    "conv 1d": lambda x: F.conv1d(x[:, :, 2], W3[:, :, 0], padding=1),
+    "conv transposed": lambda x: F.conv_transpose2d(x, W3[:6], stride=2, padding=1),
+    "linear": lambda x: F.linear(x, np.ones((4, 7), np.float32), np.ones(4, np.float32)),
+    "max pool": lambda x: F.max_pool2d(x, 2, ceil_mode=True),
+    "max pool 1d": lambda x: F.max_pool1d(x[:, :, 1], 2),
+    "avg pool": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+    "adaptive max": lambda x: F.adaptive_max_pool2d(x, 2),
+    "nearest": lambda x: F.interpolate(x, size=(7, 11)),
+    "bilinear": lambda x: F.interpolate(x, size=(7, 11), mode="bilinear", align_corners=True),
+    "softmax of channels": lambda x: F.softmax(F.relu6(x), 1),
+    "softmax of columns": lambda x: F.log_softmax(x, -1),
+    "prelu": lambda x: F.prelu(x, C6),
+    "broadcasting": lambda x: (x * C6[:, None, None] - 0.5) / (abs(C6[0]) + 1),
+    "channels times": lambda x: x * x.mean((2, 3), keepdim=True),
+    "sum": lambda x: x.sum((2, 3)),
+    "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+    "pad": lambda x: F.pad(x, (1, 2, -1, 3), value=2.5),
+    "crop": lambda x: x[:, 1:5:2, ::2, 3:],
+    "concat of columns": lambda x: F.concat([x, F.relu(x)], 3),
+    "concat of signs": lambda x: F.concat([F.relu(x), F.relu(-1 * x)], 1),
+    "permute": lambda x: F.relu(x.permute(0, 3, 1, 2)),
+    "reshape": lambda x: F.relu(F.max_pool2d(x, 1)).reshape(x.shape[0], 3, -1),
+    "leaky": lambda x: F.leaky_relu(x, 0.2),
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+}
+BY_PYTHON = {
+    "exp": lambda x: x.exp(),
+    "layer norm": lambda x: F.layer_norm(x, (5, 7)),
+    "group norm": lambda x: F.group_norm(x, 3),
+    "sum of all": lambda x: x.sum(),
+    "sum of samples": lambda x: x.sum(0),
+    "samples last": lambda x: F.relu(x.permute(3, 1, 2, 0)).permute(3, 1, 2, 0),
+    "matmul": lambda x: x.matmul(x.permute(0, 1, 3, 2)),
+    "power": lambda x: F.relu(x) ** 3,
+    "concat of samples": lambda x: F.concat([x, x], 0),
+    "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_operations(name):
+    graph = trace(COMPILED[name], (1, 6, 5, 7))
+    program = check_graph(graph, (1, 2, 9))
+    assert not program._lowered.python
+
+
+@pytest.mark.parametrize("name", BY_PYTHON)
+def test_operations_that_take_the_gil(name):
+    graph = trace(BY_PYTHON[name], (1, 6, 5, 7))
+    program = check_graph(graph, (1, 2, 5))
+    assert program._lowered.python
+    assert "python" in program.summary()
+
+
+def test_inputs_and_constants_as_outputs():
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    scalar = np.float32(3)
+
+    def model(x):
+        y = F.relu(x)
+        return x, y, y, x.reshape(x.shape[0], -1), y[:, :1], ck.tensor(weight) + 0, x.sum() * scalar
+
+    graph = trace(model, (1, 3, 4))
+    check_graph(graph, (1, 2, 3))
+    program = Program(graph)
+    x = random_inputs(graph, 2)[0]
+    made = program(x)
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(made) for b in (*made[:i], x))
+
+
+def test_fixed_shapes_beside_open_ones():
+    open_, fixed = Value((BatchDim(), 3, 4)), Value((3, 4))
+    graph = Graph((Port("x", 0), Port("table", 1)), {}, (
+        Node("relu", (0,), (2,)), Node("relu", (1,), (3,)), Node("mul", (2, 3), (4,))),
+        (Port("y", 4), Port("z", 3)), {0: open_, 1: fixed, 2: open_, 3: fixed, 4: open_}, "tuple")
+    verify(graph)
+    program = Program(graph)
+    rng = np.random.default_rng(0)
+    for batch in (1, 2, 7):
+        x = rng.standard_normal((batch, 3, 4)).astype(np.float32)
+        table = rng.standard_normal((3, 4)).astype(np.float32)
+        assert_same_bits(program(x, table), tuple(op_by_op(graph, [x, table])))
+    assert program._lowered.arena[1] > 0
+
+
+# -- the plan -------------------------------------------------------------------------------
+
+
+def test_blocks_that_live_at_the_same_time_lie_apart():
+    rng = np.random.default_rng(5)
+    blocks = []
+    for i in range(200):
+        first = int(rng.integers(0, 50))
+        size = int(rng.integers(1, 5000))
+        block = Block(size, 0) if i % 3 else Block(0, size)
+        block.use(first)
+        block.use(first + int(rng.integers(0, 8)))
+        blocks.append(block)
+    totals = plan_arena(blocks)
+    for kind, total in enumerate(totals):
+        own = [b for b in blocks if bool(b.scaled) == (kind == 0)]
+        for i, a in enumerate(own):
+            size = (a.scaled, a.fixed)[kind]
+            assert a.offset % 64 == 0 and a.offset + size <= total
+            for b in own[:i]:
+                if a.first <= b.last and b.first <= a.last:
+                    assert a.offset >= b.offset + (b.scaled, b.fixed)[kind] \
+                        or b.offset >= a.offset + size
+    assert totals[0] < sum(b.scaled for b in blocks) / 3
+
+
+def test_a_chain_needs_two_values_at_a_time():
+    def model(x):
+        for _ in range(6):
+            x = F.sigmoid(x)
+        return x
+
+    program = Program(trace(model, (1, 1000)))
+    program.warm_up()
+    assert program._lowered.arena == (2 * 4032, 0)
