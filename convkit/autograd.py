@@ -80,6 +80,8 @@ def tracing(tracer: Any) -> Iterator[None]:
 
     ``tracer.record(op, inputs, attrs, outputs)`` gets the operation's class, its inputs as
     given (Tensor, array or None), its attributes and the tuple of output tensors.
+    ``tracer.run(op, arrays, attrs)``, where it is not None, makes the outputs instead of the
+    operation's forward.
     """
     before, _state.tracer = _state.tracer, tracer
     try:
@@ -811,14 +813,15 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         tuple([x._packed() if isinstance(x, _Cached) else None for x in inputs]) if kept
         else (None,) * count,
         get_precision())
-    result = op.forward(ctx, *arrays, **attrs)
+    tracer = _state.tracer
+    result = op.forward(ctx, *arrays, **attrs) if tracer is None or tracer.run is None \
+        else tracer.run(op, arrays, attrs)
     several = isinstance(result, tuple)
     tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
     if op.views and isinstance(inputs[0], Tensor):
         tensors[0]._cell = inputs[0]._cell
     if wanted:
         _record(op, ctx, inputs, tensors)
-    tracer = _state.tracer
     if tracer is not None:
         tracer.record(op, inputs, attrs, tensors)
     for watcher in _state.watchers:

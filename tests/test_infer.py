@@ -17,7 +17,7 @@ from convkit.autograd import apply
 from convkit.infer import Program, compiler, trace, verify
 from convkit.infer.check import MaxError, compare
 from convkit.infer.cost import flops
-from convkit.infer.dims import BatchDim, infer, join, show
+from convkit.infer.dims import BatchDim, infer, join, points_of, show
 from convkit.ops.op import Op
 
 W = random_array((4, 4, 3, 3), seed=1)
@@ -99,13 +99,16 @@ def eager(model, x: np.ndarray) -> np.ndarray:
 
 
 def test_sizes_that_follow_the_batch():
-    assert join((2, 8, 4), (5, 20, 4)) == (BatchDim(), BatchDim(4), 4)
+    points = points_of([(BatchDim(), 3)])
+    assert [p.batch for p in points] == [2, 5]
+    assert join([(2, 8, 4), (5, 20, 4)], points) == (BatchDim(), BatchDim(4), 4)
     assert show((BatchDim(), BatchDim(4), 4)) == "(N, 4N, 4)" and show((BatchDim(),)) == "(N,)"
-    assert infer(lambda x: (x[0] * x[1], x[2]), [(BatchDim(), 5, 6)], {}) == (BatchDim(5), 6)
+    assert infer(lambda x: (x[0] * x[1], x[2]), [(BatchDim(), 5, 6)], [{}, {}],
+                 points) == (BatchDim(5), 6)
     with pytest.raises(ck.ShapeError, match="neither constant nor a multiple of the batch"):
-        join((4,), (6,))
+        join([(4,), (6,)], points)
     with pytest.raises(ck.ShapeError, match="number of axes depends on the batch"):
-        join((2,), (5, 1))
+        join([(2,), (5, 1)], points)
 
 
 # -- trace ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convkit.infer.dims import Shape, show
+from convkit.infer.open_dims import Symbol, symbols_in
 from convkit.infer.schema import defaults
 
 __all__ = ["Constant", "Editor", "Graph", "Node", "Port", "Value"]
@@ -27,8 +28,9 @@ class Value:
 
     Attributes
     ----------
-    shape : tuple of int or BatchDim
-        Logical shape; sizes that follow the batch are ``BatchDim``.
+    shape : tuple of int, BatchDim or OpenDim
+        Logical shape; sizes that follow the batch are ``BatchDim``, those that are open
+        within a range, or follow such sizes, ``OpenDim``.
     dtype : str
         NumPy's name of the element type.
     """
@@ -129,6 +131,25 @@ class Graph:
         """Return a constant's array, None when the value is no constant."""
         constant = self.constants.get(value) if value is not None else None
         return None if constant is None else constant.array
+
+    def open_sizes(self) -> tuple[Symbol, ...]:
+        """Return the sizes of inputs that may be anything within a range."""
+        return symbols_in(self.shape(p.value) for p in self.inputs)
+
+    def at_size(self, **sizes: int) -> Graph:
+        """Return the graph for values of all open sizes, with only the batch left open.
+
+        Shapes are inferred anew by the operations' rules; constants are shared.
+
+        Raises
+        ------
+        ShapeError
+            When a size is unknown, missing or not in its range, or an operation does not
+            take what follows from it.
+        """
+        from convkit.infer.fixing import fix_sizes
+
+        return fix_sizes(self, sizes)
 
     def parameters(self) -> int:
         """Return the number of elements in all constants."""

@@ -3,13 +3,17 @@
 The model runs in eval mode on two batches of different size and different data. What is the
 same in both runs is constant, what grows with the batch is tied to it, and everything else
 depends on the data in a way that a graph cannot hold: an error says what and where.
+
+Where the input's height or width are open within a range, those two runs are at different
+sizes, and more follow at many others in which only shapes are computed. An attribute that
+differs from run to run must follow the open sizes by a formula (`dims.join_size`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +21,20 @@ import numpy as np
 
 from convkit.autograd import Tensor, no_grad, tracing
 from convkit.errors import ShapeError, UnsupportedOperatorError
-from convkit.infer.dims import PROBES, BatchDim, join
+from convkit.infer.dims import (
+    PROBES,
+    BatchDim,
+    Dim,
+    Shape,
+    at_batch,
+    at_sizes,
+    join,
+    join_size,
+    terms_of,
+)
 from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.open_dims import OpenDim, Point, Term, make_points, symbols_in
+from convkit.infer.ranges import is_shape, read_shapes
 from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
@@ -43,7 +59,8 @@ class _Record:
     is the same value. Arrays are kept alive, because an address may be used again.
     """
 
-    def __init__(self, names: dict[int, str]):
+    def __init__(self, names: dict[int, str], run: Callable | None = None):
+        self.run = run
         self.calls: list[_Call] = []
         self.arrays: list[np.ndarray] = []
         self.constants: list[int] = []
@@ -105,7 +122,9 @@ def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
     input_shape : tuple of int, list or dict of them, optional
         The full shape, batch first: ``(1, 3, 32, 32)``. The batch stays open, so its size
         here does not matter. A list of shapes, or a dictionary of them by argument name,
-        for several inputs.
+        for several inputs. A size after the first two may be a range instead:
+        ``(1, 3, (32, 512), (32, 512))``, or with a step, ``(32, 512, 32)``; see
+        `convkit.infer.ranges`.
     example : array_like, list or dict of array_like, optional
         Sample input (with the batch axis) to run the model on instead of random numbers;
         its shape then is the input shape.
@@ -130,24 +149,30 @@ def trace_and_run(
     model: Any, input_shape: Any = None, example: Any = None,
 ) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
     """Return the graph, and what the model was run on and gave in one of the two runs."""
-    names, samples = _samples(model, input_shape, example)
-    first, second = (_run(model, [_rebatch(x, batch, turn) for x in samples])
-                     for turn, batch in enumerate(PROBES))
-    form, output_names = first[1]
-    if (form, output_names) != second[1]:
+    names, shapes, arrays = _samples(model, input_shape, example)
+    points = make_points(symbols_in(shapes), PROBES)
+    records, forms = [], []
+    for turn, point in enumerate(points):
+        if turn < len(PROBES):
+            given = [_rebatch(x, point.batch, turn) for x in arrays] if arrays is not None \
+                else _random_batch(shapes, point, turn)
+            record, form = _run(model, given)
+        else:
+            record, form = _run(model, [_imagined(_at(s, point), np.float32) for s in shapes],
+                                _imagine)
+        records.append(record)
+        forms.append(form)
+    other = next((f for f in forms if f != forms[0]), None)
+    if other is not None:
         raise ShapeError(f"the model's outputs depend on the data or the batch: "
-                         f"{first[1]} against {second[1]}")
-    graph = _join(first[0], second[0], names, form, output_names)
+                         f"{forms[0]} against {other}")
+    graph = _join(records, points, names, shapes, *forms[0])
     verify(graph)
-    arrays = first[0].arrays
-    return graph, [arrays[i] for i in first[0].inputs], [arrays[i] for i in first[0].outputs]
+    values = records[0].arrays
+    return graph, [values[i] for i in records[0].inputs], [values[i] for i in records[0].outputs]
 
 
 # -- inputs ---------------------------------------------------------------------------------
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(hasattr(n, "__index__") for n in value)
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[np.ndarray]:
@@ -156,8 +181,9 @@ def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[np.n
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
 
 
-def _samples(model: Any, input_shape: Any, example: Any) -> tuple[list[str], list[np.ndarray]]:
-    """Return the inputs' names and an array for each."""
+def _samples(model: Any, input_shape: Any, example: Any
+             ) -> tuple[list[str], list[Shape], list[np.ndarray] | None]:
+    """Return the inputs' names, their shapes, and arrays where an example is given."""
     if example is not None:
         given = example if isinstance(example, (dict, tuple, list)) else [example]
     else:
@@ -166,21 +192,27 @@ def _samples(model: Any, input_shape: Any, example: Any) -> tuple[list[str], lis
         if input_shape is None:
             raise ValueError("expected input_shape, the full shape of the model's input with the "
                              "batch first, such as (1, 3, 32, 32)")
-        given = [input_shape] if _is_shape(input_shape) else input_shape
+        given = [input_shape] if is_shape(input_shape) else input_shape
     values = list(given.values() if isinstance(given, dict) else given)
     names = list(given) if isinstance(given, dict) else _argument_names(model, len(values))
     if example is None:
-        for shape in values:
-            if not _is_shape(shape) or len(shape) < 1 or any(n < 1 for n in shape):
-                raise ShapeError(f"expected input_shape to be a full shape with the batch first, "
-                                 f"such as (1, 3, 32, 32), got {shape!r}")
-        return names, random_inputs([tuple(n.__index__() for n in shape) for shape in values])
+        return names, [(BatchDim(), *shape[1:]) for shape in read_shapes(values)], None
     arrays = [_array(x) for x in values]
     for x in arrays:
         if x.ndim < 1 or x.dtype.kind != "f" or x.size == 0:
             raise ShapeError(f"expected example arrays of floating-point numbers with the batch "
                              f"first, got shape {x.shape} of {x.dtype}")
-    return names, arrays
+    return names, [(BatchDim(), *x.shape[1:]) for x in arrays], arrays
+
+
+def _at(shape: Shape, point: Point) -> tuple[int, ...]:
+    return at_batch(at_sizes(shape, point.sizes), point.batch)
+
+
+def _random_batch(shapes: list[Shape], point: Point, turn: int) -> list[np.ndarray]:
+    """Return random inputs at a point."""
+    return [_rebatch(x, point.batch, turn)
+            for x in random_inputs([(1, *_at(s, point)[1:]) for s in shapes])]
 
 
 def _argument_names(model: Any, count: int) -> list[str]:
@@ -229,9 +261,29 @@ def _constant_names(model: Any) -> dict[int, str]:
     return found
 
 
-def _run(model: Any, arrays: list[np.ndarray]) -> tuple[_Record, tuple[str, list[str]]]:
+def _imagined(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of zeros that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _imagine(op: Any, arrays: list[np.ndarray | None], attrs: dict[str, Any]) -> Any:
+    """Return arrays of the shapes and types that an operation would give, without its work."""
+    if op.name not in SCHEMAS:
+        raise UnsupportedOperatorError(
+            f"operation {op.name or op.__name__!r} cannot be part of an inference graph")
+    schema, attrs = SCHEMAS[op.name], complete(op.name, attrs)
+    dtypes = [None if x is None else x.dtype.name for x in arrays]
+    first = op.shape(*[None if x is None else x.shape for x in arrays], **attrs)
+    dtype = schema.result(dtypes, attrs)
+    made = [_imagined(first, dtype),
+            *(_imagined(*more) for more in schema.extras(first, dtype, attrs))]
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def _run(model: Any, arrays: list[np.ndarray], run: Callable | None = None
+         ) -> tuple[_Record, tuple[str, list[str]]]:
     """Run the model once; return the record, and the outputs' form and names."""
-    record = _Record(_constant_names(model))
+    record = _Record(_constant_names(model), run)
     tensors = [Tensor(x) for x in arrays]
     record.inputs = [record.add(t) for t in tensors]
     with _evaluating(model), no_grad(), tracing(record):
@@ -252,24 +304,35 @@ def _run(model: Any, arrays: list[np.ndarray]) -> tuple[_Record, tuple[str, list
     return record, (form, names)
 
 
-# -- two runs into one graph ----------------------------------------------------------------
+# -- many runs into one graph ---------------------------------------------------------------
 
 
-def _join(a: _Record, b: _Record, names: list[str], form: str, output_names: list[str]) -> Graph:
-    """Return the graph that both records are runs of."""
-    _check_same_calls(a, b)
-    values = {i: _join_value(a, b, i) for i in range(len(a.arrays))}
+def _join(records: list[_Record], points: Sequence[Point], names: list[str], shapes: list[Shape],
+          form: str, output_names: list[str]) -> Graph:
+    """Return the graph that all records are runs of."""
+    first = records[0]
+    for other in records[1:]:
+        _check_same_calls(first, other)
+    known: dict[Term, None] = dict.fromkeys(terms_of(shapes))
+    values: dict[int, Value] = dict(zip(first.inputs, map(Value, shapes), strict=True))
+    for number, x in enumerate(first.arrays):
+        shape = values[number].shape if number in values else _join_value(
+            records, points, number, known)
+        values[number] = Value(shape, x.dtype.name)
+        known.update(dict.fromkeys(terms_of(shape)))
     layer_names = _Names()
-    constants = _join_constants(a, b, values)
+    constants = _join_constants(records, values)
     nodes = []
-    for position, (x, y) in enumerate(zip(a.calls, b.calls, strict=True)):
-        attrs = {key: join_attr(position, x, y, key, values) for key in x.attrs}
+    for position, calls in enumerate(zip(*(r.calls for r in records), strict=True)):
+        x = calls[0]
+        attrs = {key: join_attr(position, calls, key, values, points, known) for key in x.attrs}
         layer = next((c.name.rpartition(".")[0] for v in x.inputs
                       if (c := constants.get(v)) and "." in c.name), x.op)
         nodes.append(Node(x.op, x.inputs, x.outputs, attrs, layer_names.unique(layer)))
     return Graph(
-        tuple(Port(n, v) for n, v in zip(names, a.inputs, strict=True)), constants, tuple(nodes),
-        tuple(Port(n, v) for n, v in zip(output_names, a.outputs, strict=True)), values, form)
+        tuple(Port(n, v) for n, v in zip(names, first.inputs, strict=True)), constants,
+        tuple(nodes), tuple(Port(n, v) for n, v in zip(output_names, first.outputs, strict=True)),
+        values, form)
 
 
 class _Names:
@@ -297,13 +360,13 @@ def _check_same_calls(a: _Record, b: _Record) -> None:
                          f"{len(a.calls)} operations in one run, {len(b.calls)} in another")
 
 
-def _join_value(a: _Record, b: _Record, number: int) -> Value:
-    """Return a value's shape with the batch left open."""
-    x, y = a.arrays[number], b.arrays[number]
+def _join_value(records: list[_Record], points: Sequence[Point], number: int,
+                known: Iterable[Term]) -> Shape:
+    """Return a value's shape with the batch, and open sizes, left open."""
     try:
-        return Value(join(x.shape, y.shape), x.dtype.name)
+        return join([r.arrays[number].shape for r in records], points, known)
     except ShapeError as error:
-        raise ShapeError(f"{_place(a, number)}: {error}") from None
+        raise ShapeError(f"{_place(records[0], number)}: {error}") from None
 
 
 def _place(record: _Record, number: int) -> str:
@@ -313,9 +376,9 @@ def _place(record: _Record, number: int) -> str:
     return "an array that no recorded operation made"
 
 
-def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[int, Constant]:
+def _join_constants(records: list[_Record], values: dict[int, Value]) -> dict[int, Constant]:
     """Return the constants, named and as floats; raise ShapeError where the runs differ."""
-    constants, names = {}, _Names()
+    constants, names, a = {}, _Names(), records[0]
     whole = {v for call in a.calls for i, v in enumerate(call.inputs)
              if v is not None and not SCHEMAS[call.op].takes_floats(i)}
     named = [a.name(v) for v in a.constants]
@@ -323,8 +386,8 @@ def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[in
         if name:
             names.unique(name)
     for number, name in zip(a.constants, named, strict=True):
-        x, y = a.arrays[number], b.arrays[number]
-        if x is not y and (x.shape != y.shape or x.dtype != y.dtype or x.tobytes() != y.tobytes()):
+        x = a.arrays[number]
+        if not all(_same(x, r.arrays[number]) for r in records[1:]):
             raise ShapeError(
                 f"an array of shape {x.shape} depends on the input but was not made by recorded "
                 "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
@@ -338,36 +401,89 @@ def _join_constants(a: _Record, b: _Record, values: dict[int, Value]) -> dict[in
     return constants
 
 
-def join_attr(position: int, x: _Call, y: _Call, key: str, values: dict[int, Value]) -> Any:
-    """Return an attribute that holds for every batch."""
+def _same(x: np.ndarray, y: np.ndarray) -> bool:
+    return x is y or (x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes())
+
+
+def join_attr(position: int, calls: Sequence[_Call], key: str, values: dict[int, Value],
+              points: Sequence[Point], known: Iterable[Term] = ()) -> Any:
+    """Return an attribute that holds for every batch and every open size.
+
+    Parameters
+    ----------
+    position : int
+        Of the operation, for errors.
+    calls : sequence
+        The operation at each of `points`; all that is used is `op`, `inputs`, `outputs` and
+        `attrs`.
+    key : str
+        The attribute's name.
+    values : dict of int to Value
+        What is known of all values.
+    points : sequence of Point
+        A batch and a value of every open size each.
+    known : iterable of Term
+        Terms of open sizes that occur in shapes.
+    """
+    x = calls[0]
+    found = [call.attrs[key] for call in calls]
     if key == "shape" and x.op == "reshape":
         return _open_shape(position, x.attrs[key], values[x.outputs[0]])
-    if x.attrs[key] == y.attrs[key]:
-        return x.attrs[key]
+    if all(f == found[0] for f in found):
+        return found[0]
     if key == "stops" and x.op == "slice":
-        size = values[x.inputs[0]].shape
-        return tuple([_open_stop(position, s, t, d) for s, t, d
-                      in zip(x.attrs[key], y.attrs[key], size, strict=True)])
-    raise ShapeError(f"operation {position} ({x.op}): attribute {key} depends on the data or the "
-                     f"batch: {x.attrs[key]} in one run, {y.attrs[key]} in another")
+        return tuple([_open_stop(position, stops, d, points, known) for *stops, d
+                      in zip(*found, values[x.inputs[0]].shape, strict=True)])
+    try:
+        return _join_numbers(found, points, known)
+    except ShapeError:
+        other = next(f for f in found if f != found[0])
+        raise ShapeError(
+            f"operation {position} ({x.op}): attribute {key} depends on the data or the batch: "
+            f"{found[0]} in one run, {other} in another") from None
 
 
-def _open_shape(position: int, shape: tuple[int, ...], result: Value) -> tuple[int, ...]:
-    """Return a reshape's target with -1 where the batch is; as it is where there is none."""
-    free = sum(isinstance(d, BatchDim) for d in result.shape)
-    if free == 0:
+def _join_numbers(found: Sequence[Any], points: Sequence[Point], known: Iterable[Term]) -> Any:
+    """Return numbers, or tuples of them, that follow the open sizes; else raise ShapeError."""
+    if all(f == found[0] for f in found):
+        return found[0]
+    if all(isinstance(f, tuple) and len(f) == len(found[0]) for f in found):
+        return tuple([_join_numbers(entries, points, known)
+                      for entries in zip(*found, strict=True)])
+    if all(type(f) is int for f in found):
+        size = join_size(found, points, known)
+        if isinstance(size, OpenDim) and not size.batch:
+            return size
+    raise ShapeError("no number that follows the open sizes")
+
+
+def _open_shape(position: int, shape: tuple[int, ...], result: Value) -> tuple:
+    """Return a reshape's target with -1 where the batch is; as it is where there is none.
+
+    Sizes that follow open ones stand there as such, unless there is but one size to fill in.
+    """
+    batch = [i for i, d in enumerate(result.shape)
+             if isinstance(d, BatchDim) or (isinstance(d, OpenDim) and d.batch)]
+    free = batch or [i for i, d in enumerate(result.shape) if isinstance(d, OpenDim)][:1]
+    if not free:
         return shape
-    if free > 1:
-        raise ShapeError(f"operation {position} (reshape): the batch is in {free} axes of "
+    if len(batch) > 1:
+        raise ShapeError(f"operation {position} (reshape): the batch is in {len(batch)} axes of "
                          f"{result.shape}, expected one")
-    return tuple([-1 if isinstance(d, BatchDim) else d for d in result.shape])
+    return tuple([-1 if i == free[0] else d for i, d in enumerate(result.shape)])
 
 
-def _open_stop(position: int, x: int | None, y: int | None, size: int | BatchDim) -> int | None:
+def _open_stop(position: int, stops: Sequence[int | None], size: Dim, points: Sequence[Point],
+               known: Iterable[Term]) -> int | OpenDim | None:
     """Return a slice's stop: None for one that follows the size of the whole axis."""
-    if x == y:
-        return x
-    if isinstance(size, BatchDim) and (x, y) == tuple(size.factor * n for n in PROBES):
+    if all(stop == stops[0] for stop in stops):
+        return stops[0]
+    if not isinstance(size, int) and all(
+            stop == _at((size,), p)[0] for stop, p in zip(stops, points, strict=True)):
         return None
+    follows = join_size(stops, points, known) if None not in stops else None
+    if isinstance(follows, OpenDim) and not follows.batch:
+        return follows
     raise ShapeError(f"operation {position} (slice): where it stops depends on the batch: "
-                     f"{x} for {PROBES[0]} samples, {y} for {PROBES[1]}")
+                     f"{stops[0]} for {points[0].batch} samples, {stops[1]} for "
+                     f"{points[1].batch}")

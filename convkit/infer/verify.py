@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from convkit.errors import ShapeError
-from convkit.infer.dims import BatchDim, Shape, infer, show
+from convkit.infer.dims import (
+    PROBES,
+    BatchDim,
+    Dim,
+    Shape,
+    attrs_at,
+    infer,
+    is_open,
+    points_of,
+    show,
+    terms_of,
+)
 from convkit.infer.graph import Graph, Node, Value
+from convkit.infer.open_dims import OpenDim, Point, make_points
 from convkit.infer.schema import OpSchema, check_attrs, schema_of
 from convkit.ops.op import REGISTRY
 
-__all__ = ["FORMS", "check_input", "infer_node", "verify"]
+__all__ = ["FORMS", "check_input", "check_open_attrs", "infer_node", "verify"]
+
+NOTHING_OPEN = make_points((), PROBES)
 
 FORMS = ("single", "tuple", "dict")
 # More elements than this in one sample's value is a mistake or an attack.
@@ -40,13 +57,14 @@ def verify(graph: Graph) -> None:
         define(port.value, graph.values[port.value])
     for value, constant in graph.constants.items():
         define(value, Value(constant.array.shape, constant.array.dtype.name))
+    points = points_of(graph.shape(p.value) for p in graph.inputs)
     for position, node in enumerate(graph.nodes):
         for value in node.inputs:
             if value is not None and value not in known:
                 raise ShapeError(f"node {position} ({node.op}) reads value {value} "
                                  "before it is made")
         operands = [None if v is None else known[v] for v in node.inputs]
-        results = infer_node(node, operands)
+        results = infer_node(node, operands, points)
         if len(results) != len(node.outputs):
             raise ShapeError(f"node {position} ({node.op}): expected {len(results)} outputs, "
                              f"got {len(node.outputs)}")
@@ -61,25 +79,46 @@ def verify(graph: Graph) -> None:
 
 
 def check_input(name: str, shape: Shape) -> None:
-    """Raise ShapeError unless an input's shape is fixed, or open in its first axis alone."""
+    """Raise ShapeError unless an input's sizes are fixed, but for a batch first and ranges after.
+
+    An axis with a range is an open size itself, not one that follows from it.
+    """
     batch = [d for d in shape if isinstance(d, BatchDim)]
-    if batch and (batch != [BatchDim()] or shape[0] != BatchDim()):
+    derived = [d for i, d in enumerate(shape) if isinstance(d, OpenDim)
+               and (i == 0 or d.symbol is None)]
+    if derived or (batch and (batch != [BatchDim()] or shape[0] != BatchDim())):
         raise ShapeError(f"input {name!r}: expected a shape (N, ...) or one of whole numbers, "
                          f"got {show(shape)}")
     _check_elements(shape)
 
 
-def infer_node(node: Node, operands: list[Value | None]) -> list[Value]:
-    """Return what a node makes of its operands, with every rule of its schema checked."""
+def infer_node(node: Node, operands: list[Value | None], points: Sequence[Point] = NOTHING_OPEN
+               ) -> list[Value]:
+    """Return what a node makes of its operands, with every rule of its schema checked.
+
+    `points` are those of the graph's inputs (`dims.points_of`), where rules are asked.
+    """
     schema = schema_of(node.op)
     _check_inputs(node.op, schema, operands)
     shapes = [None if v is None else v.shape for v in operands]
-    attrs = check_attrs(node.op, node.attrs, len(shapes[0]))
-    first = infer(REGISTRY[node.op].shape, shapes, attrs)
+    attrs = check_open_attrs(node.op, node.attrs, len(shapes[0]), points)
+    each = [attrs_at(attrs, p.sizes) for p in points] if is_open(attrs) else [attrs] * len(points)
+    first = infer(REGISTRY[node.op].shape, shapes, each, points, terms_of(attrs))
     _check_elements(first)
     dtype = schema.result([None if v is None else v.dtype for v in operands], attrs)
     return [Value(first, dtype),
             *(Value(*extra) for extra in schema.extras(first, dtype, attrs))]
+
+
+def check_open_attrs(op: str, attrs: dict[str, Any], rank: int, points: Sequence[Point]
+                     ) -> dict[str, Any]:
+    """Return checked attributes; those that depend on open sizes are checked at every point."""
+    if not is_open(attrs):
+        return check_attrs(op, attrs, rank)
+    for point in points:
+        checked = check_attrs(op, attrs_at(attrs, point.sizes), rank)
+    return {name: attrs[name] if is_open(attrs.get(name)) else value
+            for name, value in checked.items()}
 
 
 def _check_inputs(op: str, schema: OpSchema, operands: list[Value | None]) -> None:
@@ -98,9 +137,14 @@ def _check_elements(shape: Shape) -> None:
     """Raise ShapeError for negative sizes and for more elements than any network has."""
     count = 1
     for d in shape:
-        size = d.factor if isinstance(d, BatchDim) else d
+        size = _largest(d)
         if size < 0:
             raise ShapeError(f"negative size in shape {show(shape)}")
         count *= size
         if count > MAX_ELEMENTS:
             raise ShapeError(f"shape {show(shape)} has more than {MAX_ELEMENTS} elements a sample")
+
+
+def _largest(d: Dim) -> int:
+    """Return the largest size of one sample."""
+    return d if isinstance(d, int) else d.factor if isinstance(d, BatchDim) else d.largest(1)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from convkit.errors import ModelFormatError, ShapeError, UnsupportedOperatorError
-from convkit.infer.dims import PROBES
+from convkit.infer.dims import PROBES, BatchDim, Shape, at_batch, at_sizes
 from convkit.infer.graph import Graph
+from convkit.infer.open_dims import Symbol, make_points, symbols_in
+from convkit.infer.ranges import read_dim
 from convkit.infer.verify import verify
 from convkit.io.onnx.importer import Importer, InputInfo
 from convkit.io.onnx.join import join_graphs
@@ -17,8 +19,6 @@ from convkit.io.onnx.parse import check_model, read_model
 from convkit.io.strict_json import parse_json
 
 __all__ = ["from_model", "load", "read_metadata"]
-
-BATCH = "N"
 
 
 def load(path: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = None,
@@ -34,8 +34,9 @@ def load(path: Any, input_shapes: Mapping[str, Sequence[int | str]] | None = Non
     path : path_like
         The file.
     input_shapes : dict of str to tuple, optional
-        Shapes of inputs by name, instead of those in the file: numbers, and "N" for the
-        batch in the first place. Needed where the file leaves other sizes open.
+        Shapes of inputs by name, instead of those in the file: numbers, "N" for the batch in
+        the first place, and ranges (low, high) of sizes after the first two, as
+        `convkit.compile` takes them. Needed where the file leaves other sizes open.
     values : dict of str to array_like, optional
         Values of inputs that decide shapes (such as the target of a Reshape), which thus
         are no inputs of the graph.
@@ -101,13 +102,15 @@ def _build(importer: Importer, shapes: Mapping[str, Any], values: Mapping[str, A
     if unknown:
         raise ShapeError(f"the model has no input {unknown[0]!r}; it has {sorted(names)}")
     values = {n: np.asarray(v) for n, v in values.items()}
-    wanted = {i.name: _shape(i, shapes.get(i.name)) for i in importer.inputs
+    symbols: dict[str, Symbol] = {}
+    wanted = {i.name: _shape(i, shapes.get(i.name), symbols) for i in importer.inputs
               if i.name not in values}
-    if any(BATCH in shape for shape in wanted.values()):
-        first, second = (importer.build(
-            {n: tuple(batch if d == BATCH else d for d in s) for n, s in wanted.items()}, values)
-            for batch in PROBES)
-        graph = join_graphs(first, second)
+    points = make_points(symbols_in(wanted.values()), PROBES)
+    if any(not isinstance(d, int) for shape in wanted.values() for d in shape):
+        graphs = [importer.build(
+            {n: at_batch(at_sizes(s, p.sizes), p.batch) for n, s in wanted.items()}, values)
+            for p in points]
+        graph = join_graphs(graphs, points, [wanted[p.name] for p in graphs[0].inputs])
     else:
         graph = importer.build(wanted, values)
     try:
@@ -117,18 +120,19 @@ def _build(importer: Importer, shapes: Mapping[str, Any], values: Mapping[str, A
     return graph
 
 
-def _shape(info: InputInfo, given: Sequence[int | str] | None) -> tuple[int | str, ...]:
-    """Return an input's shape: sizes, and `BATCH` for an open first axis."""
-    dims = info.dims if given is None else tuple(
-        d if isinstance(d, str) else d.__index__() for d in given)
+def _shape(info: InputInfo, given: Sequence[Any] | None, symbols: dict[str, Symbol]) -> Shape:
+    """Return an input's shape: sizes, the batch for an open first axis, and open sizes."""
+    dims = info.dims if given is None else tuple(given)
     what = f"input {info.name!r:.80}"
     if dims is None:
         raise UnsupportedOperatorError(f"{what} has no shape in the file: give input_shapes")
-    shape = tuple(BATCH if i == 0 and isinstance(d, str) else d for i, d in enumerate(dims))
-    if any(isinstance(d, str) for d in shape[1:]):
+    shape = tuple([BatchDim() if i == 0 and isinstance(d, str) else d if isinstance(d, str)
+                   else read_dim(d, i, len(dims), symbols) for i, d in enumerate(dims)])
+    if any(isinstance(d, str) for d in shape):
         raise UnsupportedOperatorError(
             f"{what} has open sizes other than the batch, {tuple(dims)}: give input_shapes, such "
-            f"as {{{info.name!r:.80}: {tuple(d if isinstance(d, int) else 224 for d in dims)}}}")
-    if any(not 0 <= d < 2**31 for d in shape if d != BATCH):
+            f"as {{{info.name!r:.80}: {tuple(d if isinstance(d, int) else 224 for d in dims)}}}, "
+            "or with a range (low, high) for a size")
+    if any(isinstance(d, int) and not 0 <= d < 2**31 for d in shape):
         raise ModelFormatError(f"{what} has shape {shape}")
     return shape

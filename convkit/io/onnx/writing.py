@@ -11,7 +11,7 @@ import numpy as np
 from convkit._version import __version__
 from convkit.errors import ConvkitError, UnsupportedOperatorError
 from convkit.infer import Program, compile, verify
-from convkit.infer.dims import BatchDim, Shape
+from convkit.infer.dims import Shape
 from convkit.infer.graph import Graph
 from convkit.io.atomic import write_atomically
 from convkit.io.onnx import write_layers, write_math  # noqa: F401  enter their rules
@@ -73,6 +73,10 @@ def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
     graph = program.graph if isinstance(program, Program) else program
     own = program.metadata if isinstance(program, Program) else {}
     verify(graph)
+    if graph.open_sizes():
+        raise UnsupportedOperatorError(
+            f"ONNX export takes fixed sizes, this graph is open in {graph.open_sizes()[0]}: "
+            "export graph.at_size(...)")
     opsets = [onnx.helper.make_opsetid("", opset)]
     proto = onnx.helper.make_model(
         _graph(graph), opset_imports=opsets, producer_name="convkit", producer_version=__version__,
@@ -151,4 +155,4 @@ def _info(graph: Graph, port: Any) -> Any:
 
 
 def _dims(shape: Shape) -> list[int | str]:
-    return [str(d) if isinstance(d, BatchDim) else d for d in shape]
+    return [d if isinstance(d, int) else str(d) for d in shape]
