@@ -7,7 +7,7 @@ is needed to infer shapes over these: an operation's shape rule is asked at seve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def points_of(shapes: Iterable[Shape]) -> tuple[Point, ...]:
 
 
 def join(answers: Sequence[Sequence[int]], points: Sequence[Point],
-         known: Iterable[Term] = ()) -> Shape:
+         known: Collection[Term] = ()) -> Shape:
     """Return the shape that has the sizes of `answers` at `points`.
 
     Parameters
@@ -89,7 +89,7 @@ def join(answers: Sequence[Sequence[int]], points: Sequence[Point],
         One shape per point.
     points : sequence of Point
         Where they were found.
-    known : iterable of Term
+    known : collection of Term
         Terms of which products may consist.
 
     Raises
@@ -115,7 +115,7 @@ def join(answers: Sequence[Sequence[int]], points: Sequence[Point],
     return tuple(joined)
 
 
-def join_size(values: Sequence[int], points: Sequence[Point], known: Iterable[Term] = ()
+def join_size(values: Sequence[int], points: Sequence[Point], known: Collection[Term] = ()
               ) -> Dim | None:
     """Return the size that is `values` at `points`; None where it follows no known rule."""
     if len(set(values)) == 1:
@@ -127,7 +127,7 @@ def join_size(values: Sequence[int], points: Sequence[Point], known: Iterable[Te
     return fit_open(values, points, symbols, known) if symbols else None
 
 
-def _symbols(points: Sequence[Point], known: Iterable[Term]) -> tuple[Symbol, ...]:
+def _symbols(points: Sequence[Point], known: Collection[Term]) -> tuple[Symbol, ...]:
     """Return the open sizes of points: known by the terms that there are of them."""
     return tuple(dict.fromkeys(t.symbol for t in known)) if points[0].sizes else ()
 
@@ -147,7 +147,7 @@ def _where(point: Point) -> str:
 
 
 def infer(rule: Callable[..., tuple[int, ...]], shapes: Sequence[Shape | None],
-          attrs: Sequence[dict[str, Any]], points: Sequence[Point], known: Iterable[Term] = ()
+          attrs: Sequence[dict[str, Any]], points: Sequence[Point], known: Collection[Term] = ()
           ) -> Shape:
     """Return what an operation's shape rule gives for shapes that depend on batch and sizes.
 

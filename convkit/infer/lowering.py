@@ -90,7 +90,8 @@ class Lowering:
         How many threads may be used now, to pack weights.
     """
 
-    def __init__(self, graph: Graph, precision: str, threads: int):
+    def __init__(self, graph: Graph, precision: str, threads: int,
+                 shared: dict[int, dict] | None = None):
         self.precision = precision
         self.threads = threads
         self.algorithm = ""
@@ -100,6 +101,9 @@ class Lowering:
         self._blocks: list[Block] = []
         self._values: dict[int, Operand] = {}
         self._caches: dict[int, dict] = {}
+        # Of the graph's own constants, by the ids of arrays that live as long as the graph.
+        self._shared: dict[int, dict] = {} if shared is None else shared
+        self._own = {id(c.array) for c in graph.constants.values()}
         self._kept: list[np.ndarray] = []
 
     # -- what operations use ----------------------------------------------------------------
@@ -154,6 +158,9 @@ class Lowering:
 
     def cache(self, x: Operand) -> dict:
         """Return a dictionary for what is made of a constant: its packed forms."""
+        array = id(x.block.array)
+        if array in self._own:
+            return self._shared.setdefault(array, {})
         return self._caches.setdefault(id(x.block), {})
 
     # -- the graph --------------------------------------------------------------------------
@@ -322,6 +329,10 @@ class _Copy:
         np.copyto(self.y.array(addresses[1], batch), self.x.array(addresses[0], batch))
 
 
-def lower(graph: Graph, precision: str, threads: int) -> Lowered:
-    """Return a graph as steps bound to places in memory."""
-    return Lowering(graph, precision, threads).run()
+def lower(graph: Graph, precision: str, threads: int, shared: dict[int, dict] | None = None
+          ) -> Lowered:
+    """Return a graph as steps bound to places in memory.
+
+    `shared` keeps packed forms of the constants, for graphs that differ in sizes alone.
+    """
+    return Lowering(graph, precision, threads, shared).run()

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -134,21 +133,19 @@ def make_points(symbols: tuple[Symbol, ...], probes: tuple[int, int]) -> tuple[P
         return tuple(Point(batch, {}) for batch in probes)
     columns = []
     for number, s in enumerate(symbols):
-        values = list(range(s.low, s.high + 1, s.step))[:VALUES]
-        tail = values[1:] or values
-        random.Random(number).shuffle(tail)
+        values = list(range(s.low, s.high + 1, s.step)[:VALUES])
+        tail = sorted(values[1:] or values, key=lambda v, n=number: (v * 7919 + n * 104_729) % 1009)
         columns.append([s.low, *itertools.islice(itertools.cycle(tail), VALUES), s.high])
-    draw = random.Random(len(symbols))
-    batches = [*probes, *(draw.choice(probes) for _ in range(VALUES))]
+    batches = [*probes, *(probes[i * i // 3 % 2] for i in range(VALUES))]
     return tuple(Point(batch, {s.name: v for s, v in zip(symbols, values, strict=True)})
                  for batch, *values in zip(batches, *columns, strict=True))
 
 
 def fit_open(values: Sequence[int], points: Sequence[Point], symbols: Sequence[Symbol],
-             known: Iterable[Term] = ()) -> OpenDim | None:
+             known: Collection[Term] = ()) -> OpenDim | None:
     """Return the formula that gives `values` at `points`; None where there is none.
 
-    Products are tried of the open sizes themselves and of the terms `known`.
+    A term that is `known` is preferred; products are tried of those and the open sizes.
     """
     batches = [p.batch for p in points]
     for batch in (False, True):
@@ -156,6 +153,10 @@ def fit_open(values: Sequence[int], points: Sequence[Point], symbols: Sequence[S
             break
         rest = tuple(v // n for v, n in zip(values, batches, strict=True)) if batch \
             else tuple(values)
+        same = next((t for t in known if all(
+            t.at(p.sizes[t.symbol.name]) == v for v, p in zip(rest, points, strict=True))), None)
+        if same is not None:
+            return OpenDim((same,), 1, batch)
         for s in symbols:
             term = _fit_term(rest, tuple(p.sizes[s.name] for p in points), s)
             if term is not None:

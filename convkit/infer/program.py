@@ -15,6 +15,7 @@ from convkit._kernels import memory
 from convkit._precision import checked_precision, get_precision
 from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
+from convkit.infer.by_size import BySize
 from convkit.infer.check import MaxError
 from convkit.infer.dims import BatchDim, Shape, at_batch, show
 from convkit.infer.graph import Graph
@@ -89,6 +90,8 @@ class Program:
         self.precision = get_precision() if precision is None else checked_precision(precision)
         self.max_error: MaxError | None = None
         self._lowered: Lowered | None = None
+        self._caches: dict[int, dict] = {}
+        self._by_size = BySize(graph, self._at_size) if graph.open_sizes() else None
         self._executor: tuple[int, ThreadPoolExecutor] | None = None
         self._expected = [(port.name, graph.shape(port.value),
                            np.dtype(graph.values[port.value].dtype)) for port in graph.inputs]
@@ -138,8 +141,11 @@ class Program:
         Floating-point operations count for one sample, two for a multiply-add; bytes are
         those of one sample's result. A constant that several steps read counts where it is
         read first. The algorithm "python" marks operations without compiled steps, which take
-        the GIL.
+        the GIL. Where sizes are open, the figures are those of the largest.
         """
+        if self._by_size is not None:
+            sizes = "; ".join(map(str, self.graph.open_sizes()))
+            return f"open sizes, here the largest: {sizes}\n{self._by_size.largest().summary()}"
         return program_table(self.graph, self._ready())
 
     def profile(self, x: Any, repeats: int = 10) -> Profile:
@@ -161,6 +167,8 @@ class Program:
 
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise ValueError(f"expected repeats of at least 1, got {repeats!r}")
+        if self._by_size is not None:
+            return self._by_size.program(x).profile(x, repeats)
         lowered = self._ready()
         arrays, batch = self._checked_inputs(x)
         threads = self.threads or runtime.get_num_threads()
@@ -202,6 +210,8 @@ class Program:
             When an input (or `out`) has another shape or dtype than the Program expects;
             the text names both.
         """
+        if self._by_size is not None:
+            return self._by_size.program(x).run(x, out)
         lowered = self._lowered or self._ready()
         arrays, batch = self._checked_inputs(x)
         threads = self.threads or runtime.get_num_threads()
@@ -233,7 +243,10 @@ class Program:
             self._threads_for_async(), run, self.run, x, out)
 
     def warm_up(self, batch: int = 1) -> None:
-        """Do now what the first call would have to: pack weights, get memory for a batch."""
+        """Do now what the first call would have to: pack weights, get memory for a batch.
+
+        Where sizes are open, this is done for the largest.
+        """
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"expected a batch of at least 1, got {batch!r}")
         self.run(tuple([np.zeros(at_batch(shape, batch), dtype)
@@ -246,8 +259,9 @@ class Program:
         one, and they are kept. This frees those that are not in use, and what the process's
         pool of arrays holds.
         """
-        if self._lowered is not None:
-            self._lowered.runner.trim()
+        for program in (self, *(self._by_size.programs() if self._by_size is not None else ())):
+            if program._lowered is not None:
+                program._lowered.runner.trim()
         memory.trim()
 
     def __reduce__(self):
@@ -266,8 +280,15 @@ class Program:
             with _lock:
                 if self._lowered is None:
                     self._lowered = lower(self.graph, self.precision,
-                                          self.threads or runtime.get_num_threads())
+                                          self.threads or runtime.get_num_threads(),
+                                          self._caches)
         return self._lowered
+
+    def _at_size(self, graph: Graph) -> Program:
+        """Return the Program for one choice of open sizes; they share packed weights."""
+        program = Program(graph, self.threads, None, self.precision)
+        program._caches = self._caches
+        return program
 
     def _threads_for_async(self) -> ThreadPoolExecutor:
         """Return the executor of `run_async`; after a fork, a new one."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -361,7 +361,7 @@ def _check_same_calls(a: _Record, b: _Record) -> None:
 
 
 def _join_value(records: list[_Record], points: Sequence[Point], number: int,
-                known: Iterable[Term]) -> Shape:
+                known: Collection[Term]) -> Shape:
     """Return a value's shape with the batch, and open sizes, left open."""
     try:
         return join([r.arrays[number].shape for r in records], points, known)
@@ -406,7 +406,7 @@ def _same(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 def join_attr(position: int, calls: Sequence[_Call], key: str, values: dict[int, Value],
-              points: Sequence[Point], known: Iterable[Term] = ()) -> Any:
+              points: Sequence[Point], known: Collection[Term] = ()) -> Any:
     """Return an attribute that holds for every batch and every open size.
 
     Parameters
@@ -422,7 +422,7 @@ def join_attr(position: int, calls: Sequence[_Call], key: str, values: dict[int,
         What is known of all values.
     points : sequence of Point
         A batch and a value of every open size each.
-    known : iterable of Term
+    known : collection of Term
         Terms of open sizes that occur in shapes.
     """
     x = calls[0]
@@ -443,7 +443,7 @@ def join_attr(position: int, calls: Sequence[_Call], key: str, values: dict[int,
             f"{found[0]} in one run, {other} in another") from None
 
 
-def _join_numbers(found: Sequence[Any], points: Sequence[Point], known: Iterable[Term]) -> Any:
+def _join_numbers(found: Sequence[Any], points: Sequence[Point], known: Collection[Term]) -> Any:
     """Return numbers, or tuples of them, that follow the open sizes; else raise ShapeError."""
     if all(f == found[0] for f in found):
         return found[0]
@@ -474,7 +474,7 @@ def _open_shape(position: int, shape: tuple[int, ...], result: Value) -> tuple:
 
 
 def _open_stop(position: int, stops: Sequence[int | None], size: Dim, points: Sequence[Point],
-               known: Iterable[Term]) -> int | OpenDim | None:
+               known: Collection[Term]) -> int | OpenDim | None:
     """Return a slice's stop: None for one that follows the size of the whole axis."""
     if all(stop == stops[0] for stop in stops):
         return stops[0]

@@ -7,15 +7,17 @@ the nodes, in the order in which they are listed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from convkit.errors import ConvkitError, ModelFormatError
-from convkit.infer.dims import BatchDim, Shape
+from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of
 from convkit.infer.graph import Constant, Graph, Node, Port, Value
-from convkit.infer.schema import SCHEMAS, check_attrs
-from convkit.infer.verify import FORMS, check_input, infer_node
+from convkit.infer.open_dims import OpenDim, Point, Symbol, Term
+from convkit.infer.schema import SCHEMAS
+from convkit.infer.verify import FORMS, check_input, check_open_attrs, infer_node
 from convkit.ops.cast import DTYPES
 
 __all__ = ["graph_from_json", "graph_to_json"]
@@ -27,6 +29,10 @@ MAX_NAME = 512
 MAX_RANK = 8
 MAX_DIM = 2**40
 INPUT_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float64")
+MAX_SIZES = 8
+MAX_TERMS = 4
+# Fields of a term in the order in which files list them, with their least values.
+TERM = {"times": 1, "mul": 1, "add": 0, "by": 1, "slope": -1, "plus": -MAX_DIM}
 INFINITIES = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -39,7 +45,9 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
     for value in (*(p.value for p in graph.inputs), *graph.constants,
                   *(v for node in graph.nodes for v in node.outputs)):
         numbers[value] = len(numbers)
+    sizes = {s.name: [s.low, s.high, s.step] for s in graph.open_sizes()}
     return {
+        **({"sizes": sizes} if sizes else {}),
         "inputs": [{"name": p.name, "shape": _shape_out(graph.shape(p.value)),
                     "dtype": _dtype_out(graph.values[p.value].dtype)} for p in graph.inputs],
         "constants": [c.name for c in graph.constants.values()],
@@ -59,14 +67,28 @@ def _dtype_out(dtype: str) -> str:
     return "float32" if dtype == "float64" else dtype
 
 
-def _shape_out(shape: Shape) -> list[int | str]:
-    return [str(d) if isinstance(d, BatchDim) else d for d in shape]
+def _shape_out(shape: Shape) -> list[Any]:
+    return [_size_out(d) for d in shape]
+
+
+def _size_out(d: Dim) -> Any:
+    """Return a size: a number, ``4N``, the name of an open size, or a formula of some."""
+    if isinstance(d, OpenDim):
+        return _formula_out(d) if d.symbol is None else d.symbol.name
+    return str(d) if isinstance(d, BatchDim) else d
+
+
+def _formula_out(d: OpenDim) -> dict[str, Any]:
+    return {"factor": d.factor, "batch": d.batch, "terms": [
+        [t.symbol.name, *(getattr(t, field) for field in TERM)] for t in d.terms]}
 
 
 def _attr_out(value: Any) -> Any:
     """Return an attribute as JSON; floats that JSON lacks become the words of `INFINITIES`."""
     if isinstance(value, tuple):
         return [_attr_out(v) for v in value]
+    if isinstance(value, OpenDim):
+        return _formula_out(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -100,7 +122,10 @@ def graph_from_json(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
 
 
 def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
-    _fields(data, "graph", {"inputs", "constants", "nodes", "outputs", "form"})
+    fields = {"inputs", "constants", "nodes", "outputs", "form"}
+    opened = isinstance(data, dict) and "sizes" in data
+    _fields(data, "graph", fields | {"sizes"} if opened else fields)
+    symbols = _read_symbols(data["sizes"]) if opened else {}
     values: dict[int, Value] = {}
     inputs = []
     for entry in _list(data["inputs"], "inputs", MAX_PORTS):
@@ -109,7 +134,7 @@ def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
             raise ModelFormatError(f"input: expected dtype {', '.join(INPUT_DTYPES)}, "
                                    f"got {entry['dtype']!r:.40}")
         port = Port(_name(entry["name"], "input"), len(values))
-        shape = _shape_in(entry["shape"])
+        shape = _shape_in(entry["shape"], symbols)
         check_input(port.name, shape)
         inputs.append(port)
         values[port.value] = Value(shape, entry["dtype"])
@@ -123,7 +148,10 @@ def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
     if len(names) != len(arrays) or len(names) != len(constants):
         raise ModelFormatError(f"{len(arrays)} tensors, of which the graph names {len(names)} in "
                                f"{len(constants)} constants; expected each once")
-    nodes = [_read_node(entry, i, values)
+    points = points_of(values[p.value].shape for p in inputs)
+    if len(points[0].sizes) != len(symbols):
+        raise ModelFormatError("sizes: expected each to be that of an input")
+    nodes = [_read_node(entry, i, values, symbols, points)
              for i, entry in enumerate(_list(data["nodes"], "nodes", MAX_NODES))]
     outputs = []
     for entry in _list(data["outputs"], "outputs", MAX_PORTS):
@@ -136,7 +164,23 @@ def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
     return Graph(tuple(inputs), constants, tuple(nodes), tuple(outputs), values, data["form"])
 
 
-def _read_node(entry: Any, position: int, values: dict[int, Value]) -> Node:
+def _read_symbols(data: Any) -> dict[str, Symbol]:
+    """Return the open sizes by name."""
+    if not isinstance(data, dict) or not 0 < len(data) <= MAX_SIZES:
+        raise ModelFormatError(f"sizes: expected an object of 1 to {MAX_SIZES} ranges")
+    symbols = {}
+    for name, span in data.items():
+        if not (name.isascii() and name.isidentifier() and len(name) <= 16 and name != "N"):
+            raise ModelFormatError(f"sizes: expected short words as names, got {name!r:.40}")
+        if not (isinstance(span, list) and len(span) == 3
+                and all(type(n) is int and 1 <= n < 2**31 for n in span) and span[0] < span[1]):
+            raise ModelFormatError(f"sizes: expected [low, high, step] for {name}")
+        symbols[name] = Symbol(name, *span)
+    return symbols
+
+
+def _read_node(entry: Any, position: int, values: dict[int, Value], symbols: dict[str, Symbol],
+               points: Sequence[Point]) -> Node:
     """Return a node with checked attributes; its outputs are added to `values`."""
     what = f"node {position}"
     _fields(entry, what, {"op", "name", "inputs", "attrs", "shapes"})
@@ -149,20 +193,27 @@ def _read_node(entry: Any, position: int, values: dict[int, Value]) -> Node:
         raise ModelFormatError(f"{what} ({op}): the first input is missing")
     if not isinstance(entry["attrs"], dict):
         raise ModelFormatError(f"{what} ({op}): attrs: expected an object")
-    attrs = check_attrs(op, {k: _attr_in(v) for k, v in entry["attrs"].items()},
-                        len(values[inputs[0]].shape))
-    shapes = [_shape_in(s) for s in _list(entry["shapes"], what, 3)]
+    attrs = check_open_attrs(op, {k: _attr_in(v, symbols) for k, v in entry["attrs"].items()},
+                             len(values[inputs[0]].shape), points)
+    shapes = [_shape_in(s, symbols) for s in _list(entry["shapes"], what, 3)]
     outputs = tuple(range(len(values), len(values) + len(shapes)))
     node = Node(op, inputs, outputs, attrs, _name(entry["name"], what, empty=True))
     try:
-        results = infer_node(node, [None if v is None else values[v] for v in inputs])
+        results = infer_node(node, [None if v is None else values[v] for v in inputs], points)
     except Exception as error:  # whatever a shape rule makes of hostile sizes, it is the file
         raise ModelFormatError(f"{what} ({op}): {error}") from None
-    if [r.shape for r in results] != shapes:
+    if not _same_shapes([r.shape for r in results], shapes, points):
         raise ModelFormatError(f"{what} ({op}): declared shapes {shapes}, but "
                                f"{[r.shape for r in results]} follow")
     values.update(zip(outputs, results, strict=True))
     return node
+
+
+def _same_shapes(found: list[Shape], declared: list[Shape], points: Sequence[Point]) -> bool:
+    """Tell whether shapes agree; of formulas only what they give counts."""
+    return found == declared or (bool(points[0].sizes) and all(
+        [at_sizes(s, p.sizes) for s in found] == [at_sizes(s, p.sizes) for s in declared]
+        for p in points))
 
 
 def _check_ports(inputs: list[Port], outputs: list[Port], form: str) -> None:
@@ -204,23 +255,50 @@ def _reference(value: Any, known: int, what: str) -> int:
     return value
 
 
-def _shape_in(value: Any) -> Shape:
-    """Read a shape: sizes, and "N" or "4N" for the batch and multiples of it."""
-    return tuple([_dim(d) for d in _list(value, "shape", MAX_RANK)])
+def _shape_in(value: Any, symbols: dict[str, Symbol]) -> Shape:
+    """Read a shape: sizes, "N" or "4N" for the batch and multiples of it, and open sizes."""
+    return tuple([_dim(d, symbols) for d in _list(value, "shape", MAX_RANK)])
 
 
-def _dim(value: Any) -> int | BatchDim:
+def _dim(value: Any, symbols: dict[str, Symbol]) -> Dim:
     if type(value) is int and 0 <= value <= MAX_DIM:
         return value
+    if isinstance(value, str) and value in symbols:
+        return OpenDim((Term(symbols[value]),))
     if isinstance(value, str) and len(value) <= 14 and value.endswith("N"):
         digits = value[:-1] or "1"
         if digits.isascii() and digits.isdigit() and str(BatchDim(int(digits))) == value:
             return BatchDim(int(digits))
+    if isinstance(value, dict):
+        return _formula(value, symbols)
     raise ModelFormatError(f"shape: expected a size or a multiple of N, got {value!r:.40}")
 
 
-def _attr_in(value: Any) -> Any:
+def _formula(value: dict[str, Any], symbols: dict[str, Symbol]) -> OpenDim:
+    """Read a size that follows open ones."""
+    _fields(value, "size", {"factor", "batch", "terms"})
+    terms = []
+    for entry in _list(value["terms"], "terms", MAX_TERMS):
+        name, *numbers = _list(entry, "term", 1 + len(TERM)) or [None]
+        if not isinstance(name, str) or name not in symbols or len(numbers) != len(TERM) or any(
+                type(n) is not int or not low <= n <= MAX_DIM
+                for n, low in zip(numbers, TERM.values(), strict=True)):
+            raise ModelFormatError(f"term: expected an open size and {len(TERM)} numbers, "
+                                   f"got {entry!r:.80}")
+        terms.append(Term(symbols[name], *numbers))
+    if not terms or type(value["batch"]) is not bool or type(value["factor"]) is not int \
+            or not 1 <= value["factor"] <= MAX_DIM:
+        raise ModelFormatError(f"size: expected factor, batch and terms, got {value!r:.80}")
+    return OpenDim(tuple(terms), value["factor"], value["batch"])
+
+
+def _attr_in(value: Any, symbols: dict[str, Symbol]) -> Any:
     """Return an attribute with lists as tuples and the words of `INFINITIES` as floats."""
     if isinstance(value, list):
-        return tuple([_attr_in(v) for v in value])
+        return tuple([_attr_in(v, symbols) for v in value])
+    if isinstance(value, dict) and symbols:
+        found = _formula(value, symbols)
+        if found.batch:
+            raise ModelFormatError("attributes: expected sizes that do not follow the batch")
+        return found
     return INFINITIES.get(value, value) if isinstance(value, str) else value
