@@ -1626,6 +1626,84 @@ def dequantize_linear(x: Array, scale: Array, zero_point: Array | None = None, *
     return q * _levels(scale, x, dim, block_size)
 
 
+def _real(q: Array, scale: float, zero: int) -> Array:
+    """Return the real numbers that a quantised array stands for."""
+    return (np.asarray(q, np.float64) - zero) * scale
+
+
+def _quantised(v: Array, dtype: str, scale: float, zero: int) -> Array:
+    """Return real numbers in steps of `scale`, rounded and saturated; as they are for floats."""
+    if dtype == "float32":
+        return v
+    info = np.iinfo(dtype)
+    return np.clip(np.round(v / scale) + zero, info.min, info.max).astype(dtype)
+
+
+def _quantised_layer(sums: Array, x_scale: float, scale: Array, bias: Array | None,
+                     residual: Array | None, dtype: str, y_scale: float, y_zero: int,
+                     residual_scale: float, residual_zero: int, activation: str | None,
+                     activation_args: Sequence[float]) -> Array:
+    """Return a layer's result from its sums, output channels last."""
+    sums = sums if bias is None else sums + bias
+    if dtype == "int32":
+        return sums.astype(np.int64).astype(np.int32)
+    v = sums * (x_scale * np.asarray(scale, np.float64))
+    if residual is not None:
+        quantised = np.asarray(residual).dtype.kind in "iu"
+        v = v + (_real(residual, residual_scale, residual_zero) if quantised else residual)
+    return _quantised(_fused(activation, activation_args)[0](v), dtype, y_scale, y_zero)
+
+
+def quant_conv(x: Array, weight: Array, scale: Array, bias: Array | None = None,
+               residual: Array | None = None, *, stride: Sizes = 1, padding: Pads = 0,
+               dilation: Sizes = 1, groups: int = 1, x_scale: float, x_zero: int, dtype: str,
+               y_scale: float = 1.0, y_zero: int = 0, residual_scale: float = 1.0,
+               residual_zero: int = 0, activation: str | None = None,
+               activation_args: Sequence[float] = ()) -> Array:
+    """Convolve quantised x with int8 weights, then scale, add, activate and quantise."""
+    sums = conv(np.asarray(x, np.float64) - x_zero, weight, stride=stride, padding=padding,
+                dilation=dilation, groups=groups)
+    y = _quantised_layer(
+        np.moveaxis(sums, 1, -1), x_scale, scale, bias,
+        None if residual is None else np.moveaxis(np.asarray(residual), 1, -1), dtype, y_scale,
+        y_zero, residual_scale, residual_zero, activation, activation_args)
+    return np.moveaxis(y, -1, 1)
+
+
+def quant_linear(x: Array, weight: Array, scale: Array, bias: Array | None = None,
+                 residual: Array | None = None, *, x_scale: float, x_zero: int, dtype: str,
+                 y_scale: float = 1.0, y_zero: int = 0, residual_scale: float = 1.0,
+                 residual_zero: int = 0, activation: str | None = None,
+                 activation_args: Sequence[float] = ()) -> Array:
+    """Return what quant_conv does for a linear layer."""
+    sums = (np.asarray(x, np.float64) - x_zero) @ np.asarray(weight, np.float64).T
+    return _quantised_layer(sums, x_scale, scale, bias, residual, dtype, y_scale, y_zero,
+                            residual_scale, residual_zero, activation, activation_args)
+
+
+def quant_add(a: Array, b: Array, *, a_scale: float, a_zero: int, b_scale: float, b_zero: int,
+              dtype: str, y_scale: float = 1.0, y_zero: int = 0, activation: str | None = None,
+              activation_args: Sequence[float] = ()) -> Array:
+    """Add the real numbers, activate, and quantise."""
+    v = _real(a, a_scale, a_zero) + _real(b, b_scale, b_zero)
+    return _quantised(_fused(activation, activation_args)[0](v), dtype, y_scale, y_zero)
+
+
+def quant_avg_pool(x: Array, *, kernel_size: Sizes, stride: Sizes | None = None,
+                   padding: Pads = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+                   x_scale: float, x_zero: int, dtype: str, y_scale: float = 1.0,
+                   y_zero: int = 0) -> Array:
+    """Average the real numbers over windows, and quantise."""
+    return _quantised(avg_pool(_real(x, x_scale, x_zero), kernel_size=kernel_size, stride=stride,
+                               padding=padding, ceil_mode=ceil_mode,
+                               count_include_pad=count_include_pad), dtype, y_scale, y_zero)
+
+
+def lookup(x: Array, table: Array) -> Array:
+    """Return the table's entry for every byte."""
+    return np.asarray(table)[np.asarray(x).view(np.uint8)]
+
+
 # -- resizing ---------------------------------------------------------------------------------
 
 

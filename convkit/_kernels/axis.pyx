@@ -69,6 +69,14 @@ cdef class Axis:
         self.sources = self.lists.sources = sources
         self.entries = len(target)
 
+    def shares(self):
+        """Return the weight of each target's first source, 0 where it has none."""
+        begin, _, _, weight, _ = self._arrays
+        out = np.zeros(self.targets, np.float32)
+        some = begin[:-1] < begin[1:]
+        out[some] = weight[begin[:-1][some]]
+        return out
+
     def transposed(self):
         """Return the axis with targets and sources exchanged: what backward gathers by."""
         if self._transposed is None:

@@ -310,6 +310,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
     job.residual = at[1]
     job.y = at[2]
     job.scratch = scratch
+    job.proto.a_offsets = job.offsets_strip
     _for_samples(&job, samples, threads)
     parallel_for(_task, &job, job.samples * job.strips * job.chunks, job.team)
     return 0
@@ -423,7 +424,6 @@ cdef class Conv:
                 i += 1
         if job.x_pixel != job.in_c:
             job.whole = job.whole and job.kernel_w == 1
-        job.proto.a_offsets = job.offsets_strip
         job.proto.lda = job.stride_w * job.in_c * (4 if job.depthwise else job.kernels.bytes)
         job.proto.ldc = job.y_pixel
         job.proto.ld_residual = job.residual_pixel

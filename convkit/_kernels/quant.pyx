@@ -109,7 +109,7 @@ cdef class Convert:
     scale, zero
         Of the first array: its scale in steps of the result, and its zero point.
     divide : bool
-        Whether the first array is divided by `scale` instead.
+        Whether the first array is divided by `scale` instead; NaN then becomes the byte 0.
     """
 
     cdef Map job

@@ -277,6 +277,20 @@ _over_axes = {"dim": Attr(optional(axes), None), "keepdim": Attr(flag, False)}
 _over_axis = {"dim": Attr(optional(axis), None), "keepdim": Attr(flag, False)}
 _LEVELS = {"dim": Attr(axis, 1), "block_size": Attr(_size, 0)}
 
+
+
+def _real(name: str) -> dict[str, Attr]:
+    """Return the attributes that say what real numbers a quantised array stands for."""
+    return {f"{name}_scale": Attr(real(1e-38, 1e38)), f"{name}_zero": Attr(integer(-128, 255))}
+
+
+_RESULT = {"dtype": Attr(choice("uint8", "int8", "float32")),
+           "y_scale": Attr(real(1e-38, 1e38), 1.0), "y_zero": Attr(integer(-128, 255), 0)}
+_QUANTISED_LAYER = {
+    **_real("x"), **_RESULT, "dtype": Attr(choice("uint8", "int8", "float32", "int32")),
+    "residual_scale": Attr(real(1e-38, 1e38), 1.0), "residual_zero": Attr(integer(-128, 255), 0),
+    **_ACTIVATION}
+
 SCHEMAS: dict[str, OpSchema] = {
     "conv": OpSchema("x weight bias? residual?", {
         "stride": _steps, "padding": _edges, "dilation": _steps, "groups": Attr(_count, 1),
@@ -290,7 +304,7 @@ SCHEMAS: dict[str, OpSchema] = {
     "linear": OpSchema("x weight bias? residual?", {**_PRECISION, **_ACTIVATION}),
     "max_pool": OpSchema("x", {
         **_POOL, "dilation": _steps, "ceil_mode": Attr(flag, False),
-        "return_indices": Attr(flag, False)}, ranks=_spatial, extra=_INDICES),
+        "return_indices": Attr(flag, False)}, ranks=_spatial, extra=_INDICES, kinds="fiu"),
     "max_unpool": OpSchema("x indices", {"output_size": _steps}, ranks=_spatial, kinds="f iu",
                            gives="0"),
     "avg_pool": OpSchema("x", {
@@ -349,6 +363,17 @@ SCHEMAS: dict[str, OpSchema] = {
         **_LEVELS}, kinds="f f iu", gives="dtype"),
     "dequantize_linear": OpSchema("x scale zero_point?", dict(_LEVELS), kinds="iu f iu",
                                   gives="1"),
+    "quant_conv": OpSchema("x weight scale bias? residual?", {
+        "stride": _steps, "padding": _edges, "dilation": _steps, "groups": Attr(_count, 1),
+        **_QUANTISED_LAYER}, ranks=_spatial, kinds="iu i f i fiu", gives="dtype"),
+    "quant_linear": OpSchema("x weight scale bias? residual?", dict(_QUANTISED_LAYER),
+                             kinds="iu i f i fiu", gives="dtype"),
+    "quant_add": OpSchema("a b", {**_real("a"), **_real("b"), **_RESULT, **_ACTIVATION},
+                          kinds="iu", gives="dtype"),
+    "quant_avg_pool": OpSchema("x", {
+        **_POOL, "ceil_mode": Attr(flag, False), "count_include_pad": Attr(flag, True),
+        **_real("x"), **_RESULT}, ranks=_spatial, kinds="iu", gives="dtype"),
+    "lookup": OpSchema("x table", kinds="iu", gives="1"),
     "matmul": OpSchema("a b"),
     "pow": OpSchema("x", {"exponent": Attr(real())}),
     "mean": OpSchema("x", _over_axes),

@@ -25,6 +25,8 @@ from convkit.ops import (
     pad,
     pointwise_loss,
     pool,
+    quant_conv,
+    quant_math,
     quantize,
     reduce,
     resample,
@@ -38,5 +40,5 @@ from convkit.ops.op import REGISTRY, Context, Op, register
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic", "cast",
            "compare", "conv", "focal_loss", "functions", "gather", "group_norm", "layer_norm",
            "linear", "loss", "margin_loss", "math", "norm", "pad", "pointwise_loss", "pool",
-           "quantize", "reduce", "resample", "resize", "response_norm", "shape",
-           "unpool"]
+           "quant_conv", "quant_math", "quantize", "reduce", "resample", "resize",
+           "response_norm", "shape", "unpool"]

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convkit._kernels import pool as kernels
-from convkit._kernels import resample
+from convkit._kernels import quant, resample
 from convkit._kernels.axis import Axis
-from convkit.errors import ShapeError
-from convkit.ops.layout import FLOATS
+from convkit.errors import DTypeError, ShapeError
+from convkit.ops.layout import FLOATS, to_last
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
     UNIT,
@@ -82,6 +82,7 @@ def _avg_axis(size: int, outputs: int, kernel: int, stride: int, padding: int,
     return Axis(outputs, size, output, position, 1.0 / count[output])
 
 
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _NO_HEIGHT = _Windows(np.zeros(1, np.int64), 1, 1, UNIT)
 
 
@@ -184,6 +185,23 @@ def _lower_max(b: Any, x: Any, sizes: tuple[int, ...], windows: Iterable[_Window
     return y
 
 
+def _bytes_pool(h: _Windows, w: _Windows, x: Any) -> quant.Pool:
+    """Return max pooling of bytes like those of x."""
+    return quant.Pool(h.axis, w.axis, x.shape[1], x.dtype == np.int8)
+
+
+def _max_of_bytes(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
+                  windows: Iterable[_Windows], return_indices: bool) -> np.ndarray:
+    """Run max pooling on quantised numbers."""
+    if return_indices:
+        raise DTypeError(f"expected x of floats where return_indices is set, got {x.dtype}")
+    last = to_last(x)
+    y, target = empty_image((*x.shape[:2], *sizes), x.dtype)
+    h, w = (_NO_HEIGHT, *windows)[-2:]
+    _bytes_pool(h, w, x).run(last if x.ndim == 4 else last[:, None], target, ctx.threads)
+    return y
+
+
 def _flat_indices(ctx: Context, shape: tuple[int, ...], index: np.ndarray, h: _Windows,
                   w: _Windows) -> np.ndarray:
     """Return PyTorch's indices: int64 places in the flattened spatial axes of the input."""
@@ -202,6 +220,14 @@ def _max_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None
     kernels.max_backward(image_gradient(g, dtype), index, target, h.axis, w.axis, w.taps,
                          ctx.threads)
     return (gx,)
+
+
+def average_windows(x: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any,
+                    ceil_mode: bool, count_include_pad: bool
+                    ) -> tuple[tuple[int, ...], tuple[Axis, Axis]]:
+    """Return the sizes of average pooling's result, and its windows along height and width."""
+    g = _geometry(x, kernel_size, stride, padding, 1, ceil_mode)
+    return g.outputs, (UNIT, *AvgPool._axes(x, g, count_include_pad, None))[-2:]
 
 
 def _avg_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
@@ -238,7 +264,7 @@ def _avg_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None
 
 @register
 class MaxPool(Op):
-    """The largest value of each window, as `torch.nn.functional.max_pool2d`.
+    """The largest value of each window, as `torch.nn.functional.max_pool2d`; of bytes, too.
 
     Attributes: kernel_size, stride (default: kernel_size), padding, dilation, one value per
     spatial axis; ceil_mode; return_indices. Padding counts as minus infinity, NaN is larger
@@ -260,7 +286,10 @@ class MaxPool(Op):
                 ceil_mode=False, return_indices=False):
         """Pool (N, C, L) or (N, C, H, W)."""
         g = _geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-        return _max_forward(ctx, x, g.outputs, MaxPool._windows(x.shape, g), return_indices)
+        windows = MaxPool._windows(x.shape, g)
+        if x.dtype in _BYTES:
+            return _max_of_bytes(ctx, x, g.outputs, windows, return_indices)
+        return _max_forward(ctx, x, g.outputs, windows, return_indices)
 
     @staticmethod
     def _windows(x, g: _Geometry) -> Iterable[_Windows]:
@@ -271,10 +300,15 @@ class MaxPool(Op):
     def lower(b, x, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False,
               return_indices=False):
         """Emit the kernel's step."""
-        if x.dtype not in FLOATS:
-            return None
         shape = (1, *x.shape[1:])
         g = _geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        if x.dtype in _BYTES:
+            h, w = (_NO_HEIGHT, *MaxPool._windows(shape, g))[-2:]
+            x, y = b.last(x), b.new_last((*x.shape[:2], *g.outputs), x.dtype)
+            b.step(_bytes_pool(h, w, x).step(), (x, y), x.samples)
+            return y
+        if x.dtype not in FLOATS:
+            return None
         return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g))
 
     backward = staticmethod(_max_backward)

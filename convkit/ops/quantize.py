@@ -6,10 +6,15 @@ scale) + zero_point)`` with halves rounded to even, ``x = (q - zero_point) * sca
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from convkit._kernels import quant
+from convkit._kernels.int8 import Finish
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import native
+from convkit.ops.layout import axis_order, empty_ordered, in_order, native
+from convkit.ops.levels import BYTES
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["DequantizeLinear", "QuantizeLinear"]
@@ -54,6 +59,39 @@ def _check(x, scale, zero_point, dim, block) -> tuple[int, ...]:
     return x
 
 
+def _whole(scale: np.ndarray, zero: np.ndarray | None, dtype: str) -> tuple[float, int] | None:
+    """Return scale and zero point where compiled kernels take them: one for all, of bytes."""
+    if scale.size != 1 or dtype not in BYTES or not 0 < scale.reshape(-1)[0] < np.inf:
+        return None
+    point = 0 if zero is None else int(zero.reshape(-1)[0])
+    low = np.iinfo(dtype).min
+    return (float(scale.reshape(-1)[0]), point) if low <= point <= low + 255 else None
+
+
+def _quantiser(scale: float, zero: int, dtype: str) -> quant.Convert:
+    return quant.Convert("float32", Finish(dtype, zero), scale, 0, divide=True)
+
+
+def _dequantiser(scale: float, zero: int, dtype: str) -> quant.Convert:
+    return quant.Convert(dtype, Finish("float32"), scale, zero)
+
+
+def _convert(ctx: Context, x: np.ndarray, dtype: np.dtype, kernel: quant.Convert) -> np.ndarray:
+    """Run a conversion in the order that x has in memory."""
+    order = axis_order(x)
+    y = empty_ordered(x.shape, order, dtype)
+    kernel.run(in_order(x, order), None, in_order(y, order), ctx.threads)
+    return y
+
+
+def _lower_convert(b, x, dtype: np.dtype, kernel: quant.Convert):
+    """Emit the step of a conversion."""
+    x = b.compact(x)
+    y = b.new(x.shape, dtype, x.order)
+    b.step(kernel.step(math.prod(x.shape[1:])), (x, None, y), x.samples)
+    return y
+
+
 @register
 class QuantizeLinear(Op):
     """Real numbers to integers.
@@ -81,6 +119,9 @@ class QuantizeLinear(Op):
             raise DTypeError(f"expected dtype {', '.join(TYPES)}, got {dtype!r}")
         _check(x.shape, scale.shape, None if zero_point is None else zero_point.shape, dim,
                block_size)
+        one = _whole(scale, zero_point, dtype)
+        if one and x.dtype == np.float32 and quant_min is None and quant_max is None:
+            return _convert(ctx, x, np.dtype(dtype), _quantiser(*one, dtype))
         x, info = native(x), np.iinfo(dtype)
         low = info.min if quant_min is None else max(quant_min, info.min)
         high = info.max if quant_max is None else min(quant_max, info.max)
@@ -91,6 +132,23 @@ class QuantizeLinear(Op):
             if zero_point is not None:
                 steps += _spread(x, zero_point, dim, block_size)
             return np.nan_to_num(np.clip(steps, low, high), nan=max(low, 0)).astype(dtype)
+
+
+    @staticmethod
+    def lower(b, x, scale, zero_point=None, *, dtype, quant_min=None, quant_max=None, dim=1,
+              block_size=0):
+        """Emit the kernel's step, for bytes with one scale."""
+        one = _constants(scale, zero_point, dtype)
+        if one is None or x.dtype != np.float32 or quant_min is not None or quant_max is not None:
+            return None
+        return _lower_convert(b, x, np.dtype(dtype), _quantiser(*one, dtype))
+
+
+def _constants(scale, zero_point, dtype: str) -> tuple[float, int] | None:
+    """Return scale and zero point of operands that are constants and one for all."""
+    if scale.constant is None or (zero_point is not None and zero_point.constant is None):
+        return None
+    return _whole(scale.constant, None if zero_point is None else zero_point.constant, dtype)
 
 
 @register
@@ -116,7 +174,18 @@ class DequantizeLinear(Op):
                block_size)
         if x.dtype.kind not in "iu":
             raise DTypeError(f"expected x of integers, got {x.dtype}")
+        one = _whole(scale, zero_point, x.dtype.name)
+        if one and scale.dtype == np.float32:
+            return _convert(ctx, x, scale.dtype, _dequantiser(*one, x.dtype.name))
         steps = x.astype(np.int64)
         if zero_point is not None:
             steps = steps - _spread(x, zero_point.astype(np.int64), dim, block_size)
         return steps.astype(scale.dtype) * _spread(x, native(scale, "scale"), dim, block_size)
+
+    @staticmethod
+    def lower(b, x, scale, zero_point=None, *, dim=1, block_size=0):
+        """Emit the kernel's step, for bytes with one scale."""
+        one = _constants(scale, zero_point, x.dtype.name)
+        if one is None or scale.dtype != np.float32:
+            return None
+        return _lower_convert(b, x, scale.dtype, _dequantiser(*one, x.dtype.name))

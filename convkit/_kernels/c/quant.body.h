@@ -15,6 +15,8 @@ static void quant_convert(const ck_quant_args *g, const char *a, const char *b, 
         else
             v = __builtin_convertvector((int8_load(a + i, left) ^ g->flip) - g->zero, vfloat);
         v = g->divide ? v / g->scale : v * g->scale;
+        /* NaN becomes the byte 0. */
+        if (g->divide) v = select_f(v == v, v, set_f((float)-f->zero));
         INT8_ROUNDED(v);
         if (f->residual) {
             vfloat more = f->residual == CK_INT8_FLOAT
