@@ -80,7 +80,7 @@ def tracing(tracer: Any) -> Iterator[None]:
 
     ``tracer.record(op, inputs, attrs, outputs)`` gets the operation's class, its inputs as
     given (Tensor, array or None), its attributes and the tuple of output tensors.
-    ``tracer.run(op, arrays, attrs)``, where it is not None, makes the outputs instead of the
+    ``tracer.run(op, arrays, attrs)``, where there is one, makes the outputs instead of the
     operation's forward.
     """
     before, _state.tracer = _state.tracer, tracer
@@ -814,7 +814,7 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         else (None,) * count,
         get_precision())
     tracer = _state.tracer
-    result = op.forward(ctx, *arrays, **attrs) if tracer is None or tracer.run is None \
+    result = op.forward(ctx, *arrays, **attrs) if tracer is None or getattr(tracer, "run", None) is None \
         else tracer.run(op, arrays, attrs)
     several = isinstance(result, tuple)
     tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
