@@ -814,8 +814,9 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         else (None,) * count,
         get_precision())
     tracer = _state.tracer
-    result = op.forward(ctx, *arrays, **attrs) if tracer is None or getattr(tracer, "run", None) is None \
-        else tracer.run(op, arrays, attrs)
+    imagined = None if tracer is None else getattr(tracer, "run", None)
+    result = op.forward(ctx, *arrays, **attrs) if imagined is None \
+        else imagined(op, arrays, attrs)
     several = isinstance(result, tuple)
     tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
     if op.views and isinstance(inputs[0], Tensor):

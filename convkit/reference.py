@@ -591,6 +591,13 @@ def affine_grad(gy: Array, x: Array, scale: Array, shift: Array, *,
     return _affine_grads(gz, x, scale, shift)
 
 
+def image(x: Array, scale: Array, shift: Array, *, layout: str = "NHWC") -> Array:
+    """Return ``x * scale + shift`` per channel, (N, C, H, W), for images of bytes."""
+    x, scale, shift = _wide(x, scale, shift)
+    x = x.transpose(0, 3, 1, 2) if layout == "NHWC" else x
+    return x * scale[:, None, None] + shift[:, None, None]
+
+
 # -- normalisation of each sample by itself ---------------------------------------------------
 
 

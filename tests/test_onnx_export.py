@@ -125,6 +125,9 @@ B = X > 0
      {"dtype": "uint8", "dim": 1, "quant_max": 6}),
     ("dequantize_linear", [I.astype(np.int8), np.array(0.5, np.float32)], {}),
     ("take", [X[:, :2], np.array([1, 0, 1])], {"dim": 1}),
+    *(("image", [np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)[..., :n].copy(),
+                 np.array([0.5, 2][:n], np.float32), np.array([-1, 3][:n], np.float32)],
+       {"layout": layout}) for n, layout in ((2, "NHWC"), (2, "NCHW"))),
     ("expand", [X[:1, :2]], {"shape": (3, 2, -1)}),
     ("slice", [I], {"starts": (None, 3), "stops": (None, None), "steps": (None, -2)}),
 ], ids=str)
@@ -137,7 +140,7 @@ def test_every_rule_is_tested():
     tested = {c.name for c in _sampled()} | {
         "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor",
         "logical_not", "isnan", "isinf", "argmax", "argmin", "cast", "quantize_linear",
-        "dequantize_linear"}
+        "dequantize_linear", "image"}
     assert tested == set(RULES)
 
 

@@ -14,6 +14,7 @@ from libc.string cimport memcpy
 
 from convkit._kernels cimport memory
 from convkit._kernels.dispatch cimport table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -512,6 +513,50 @@ def look_up(cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray values n
         raise TypeError("kernel called with arrays that are not uint8 and float32")
     job.lookup = <const float*>_parameters(values, cnp.NPY_FLOAT32, 256 * x.shape[3])
     _run(&job, x.shape[0], threads, 0.5)
+
+
+# -- bytes to floats as a step of Programs ----------------------------------------------------
+
+cdef Py_ssize_t PIXELS = 4096  # of a task
+
+cdef struct Lookup:
+    const uint8_t* x
+    float* y
+    const float* values
+    Py_ssize_t pixels, channels
+
+
+cdef void _look_up_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Lookup* run = <Lookup*>ctx
+    cdef Py_ssize_t at = index * PIXELS * run.channels
+    cdef Job job
+    job.picture.channels = run.channels
+    job.picture.height = 1
+    job.picture.width = min(PIXELS, run.pixels - index * PIXELS)
+    job.lookup = run.values
+    _look_up(&job, run.x + at, run.y + at)
+
+
+cdef int _look_up_run(const void* params, char** at, Py_ssize_t samples, int threads,
+                      char* scratch) noexcept nogil:
+    cdef Lookup run = (<const Lookup*>params)[0]
+    run.x = <const uint8_t*>at[0]
+    run.y = <float*>at[1]
+    run.pixels *= samples
+    cdef Py_ssize_t tasks = (run.pixels + PIXELS - 1) // PIXELS
+    parallel_for(_look_up_block, &run, tasks,
+                 threads_for(threads, tasks, 2.0 * run.pixels * run.channels))
+    return 0
+
+
+def look_up_step(Py_ssize_t pixels, cnp.ndarray values not None):
+    """Return `look_up` on `pixels` pixels of each sample as a step, with operands x and y."""
+    cdef Lookup run
+    run.pixels, run.channels = pixels, values.shape[0]
+    run.values = <const float*>_parameters(values, cnp.NPY_FLOAT32, 256 * run.channels)
+    run.x = NULL
+    run.y = NULL
+    return new_step(_look_up_run, NULL, &run, sizeof(Lookup), (values,))
 
 
 def uniforms(tuple key, cnp.ndarray ids not None, stream, Py_ssize_t count):

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from convkit.infer.check import compare, refuse_absurd
-from convkit.infer.dims import at_batch
+from convkit.infer.dims import at_batch, at_sizes
 from convkit.infer.graph import Graph
+from convkit.infer.image_input import with_images, with_layout
 from convkit.infer.passes import run_pipeline
 from convkit.infer.program import Program
 from convkit.infer.trace import random_inputs, trace_and_run
@@ -21,7 +22,8 @@ CHECK_BATCH = 2
 
 def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | None = None,
             threads: int | None = None, check: bool = True, example: Any = None,
-            metadata: dict[str, Any] | None = None) -> Program:
+            metadata: dict[str, Any] | None = None, image: Any = None,
+            layout: str | None = None) -> Program:
     """Make a Program from a model or a graph.
 
     Batch norms are folded into the layers before (or after) them, activations and residual
@@ -35,9 +37,10 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
         flags are as before afterwards.
     input_shape : tuple of int, list or dict of them, optional
         The full shape of the input, batch first: ``(1, 3, 32, 32)``. The Program takes
-        any batch, whatever its size here. A list of shapes (or a dictionary by argument
-        name) for several inputs. May be left out with `example`, for a Graph, and for a
-        model with an attribute ``input_shape``.
+        any batch, whatever its size here. Height and width may be ranges, ``(1, 3, (32, 512),
+        (32, 512))``: the Program then takes every size in them. A list of shapes (or a
+        dictionary by argument name) for several inputs. May be left out with `example`, for a
+        Graph, and for a model with an attribute ``input_shape``.
     precision : {"highest", "high", "medium"}, optional
         How convolutions and linear layers multiply (see `convkit.precision`); by default
         the present setting.
@@ -51,6 +54,15 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
         Sample input to trace and check with instead of random numbers.
     metadata : dict, optional
         JSON values to go with the model, such as ``{"labels": [...]}``.
+    image : True, dict or convkit.data.preprocess.Pipeline, optional
+        Makes the Program take images of uint8, (N, H, W, C), instead of the model's input
+        (N, C, H, W): True divides them by 255, ``{"mean": ..., "std": ...}`` also subtracts
+        and divides (numbers for values from 0 to 1, as torchvision's ``Normalize``), and a
+        pipeline of scaling steps does what it does. The scale goes into the first
+        convolution's weights, the rest is one pass over the bytes.
+    layout : {"NHWC", "NCHW"}, optional
+        How the Program's inputs are laid out: by default "NHWC" for images of uint8, else
+        "NCHW". `input_shape` and `example` are the model's own all the same.
 
     Returns
     -------
@@ -71,10 +83,13 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
         verify(graph)
     else:
         graph, inputs, expected = trace_and_run(model_or_graph, input_shape, example)
+    if image is not None or layout is not None:
+        graph = with_layout(graph, layout) if image is None else with_images(graph, image, layout)
+        inputs = None
     program = Program(run_pipeline(graph), threads, metadata, precision)
     if check:
         if inputs is None:
-            inputs = _inputs(graph, example)
+            inputs = _inputs(graph, None if image is not None or layout is not None else example)
             expected = _outputs(Program(graph, threads, precision="highest"), inputs)
         program.max_error = compare(expected, _outputs(program, inputs))
         refuse_absurd(program.max_error, _judged_as(graph), program.precision)
@@ -90,11 +105,19 @@ def _judged_as(graph: Graph) -> str:
 def _inputs(graph: Graph, example: Any) -> list[np.ndarray]:
     """Return what to compare a graph on: the example, or seeded random numbers."""
     if example is None:
-        shapes = [at_batch(graph.shape(p.value), CHECK_BATCH) for p in graph.inputs]
-        return [_as_type(x, graph.values[p.value].dtype) for x, p
-                in zip(random_inputs(shapes), graph.inputs, strict=True)]
+        sizes = {s.name: s.low for s in graph.open_sizes()}
+        shapes = [at_batch(at_sizes(graph.shape(p.value), sizes), CHECK_BATCH)
+                  for p in graph.inputs]
+        images = {node.inputs[0] for node in graph.nodes if node.op == "image"}
+        return [_as_bytes(x) if p.value in images else _as_type(x, graph.values[p.value].dtype)
+                for x, p in zip(random_inputs(shapes), graph.inputs, strict=True)]
     given = example if isinstance(example, (dict, tuple, list)) else [example]
     return [np.asarray(x) for x in (given.values() if isinstance(given, dict) else given)]
+
+
+def _as_bytes(x: np.ndarray) -> np.ndarray:
+    """Return random numbers as pixels."""
+    return np.clip(128 + 50 * x, 0, 255).astype(np.uint8)
 
 
 def _as_type(x: np.ndarray, dtype: str) -> np.ndarray:

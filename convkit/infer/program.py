@@ -19,6 +19,7 @@ from convkit.infer.by_size import BySize
 from convkit.infer.check import MaxError
 from convkit.infer.dims import BatchDim, Shape, at_batch, show
 from convkit.infer.graph import Graph
+from convkit.infer.image_input import image_layout
 from convkit.infer.lowering import Lowered, Output, lower
 from convkit.infer.program_table import program_table
 from convkit.ops.layout import empty_ordered
@@ -114,11 +115,17 @@ class Program:
         return self.metadata.get("labels")
 
     @property
+    def image_layout(self) -> str | None:
+        """How images of uint8 are taken, "NHWC" or "NCHW"; None where floats are taken."""
+        return image_layout(self.graph)
+
+    @property
     def preprocessing(self) -> Any:
         """What makes the network's input of images, as the file's metadata says; or None.
 
         A `convkit.data.preprocess.Pipeline`: call it with images (N, C, H, W) of uint8, or
-        of floats from 0 to 1.
+        of floats from 0 to 1. None for Programs that take images themselves
+        (``compile(..., image=...)``).
 
         Raises
         ------
@@ -127,7 +134,7 @@ class Program:
         """
         from convkit.data.preprocess import Pipeline
 
-        return Pipeline.from_metadata(self.metadata)
+        return None if self.image_layout else Pipeline.from_metadata(self.metadata)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{k}: {show(s)}" for k, s in self.input_shapes.items())

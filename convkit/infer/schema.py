@@ -22,6 +22,7 @@ from convkit._precision import PRECISIONS
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
 from convkit.ops.cast import DTYPES
+from convkit.ops.image import LAYOUTS
 from convkit.ops.resize import COORDINATES, MODES, NEAREST
 
 __all__ = ["REQUIRED", "SCHEMAS", "Attr", "Check", "OpSchema", "check_attrs", "complete",
@@ -329,6 +330,8 @@ SCHEMAS: dict[str, OpSchema] = {
     "local_response_norm": OpSchema("x", {
         "size": Attr(_count), "alpha": Attr(real(), 1e-4), "beta": Attr(real(), 0.75),
         "k": Attr(real(), 1.0)}, ranks=_batched),
+    "image": OpSchema("x scale shift", {"layout": Attr(choice(*LAYOUTS), "NHWC")}, ranks=(4,),
+                      kinds="u f", gives="1"),
     "affine": OpSchema("x scale shift", dict(_ACTIVATION), ranks=_batched),
     **dict.fromkeys(("relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid",
                      "selu", "logsigmoid", "softsign", "mish", "exp", "log", "sqrt", "floor",

@@ -16,6 +16,7 @@ from convkit.ops import (
     functions,
     gather,
     group_norm,
+    image,
     layer_norm,
     linear,
     loss,
@@ -38,7 +39,7 @@ from convkit.ops import (
 from convkit.ops.op import REGISTRY, Context, Op, register
 
 __all__ = ["REGISTRY", "Context", "Op", "register", "activation", "affine", "arithmetic", "cast",
-           "compare", "conv", "focal_loss", "functions", "gather", "group_norm", "layer_norm",
-           "linear", "loss", "margin_loss", "math", "norm", "pad", "pointwise_loss", "pool",
-           "quant_conv", "quant_math", "quantize", "reduce", "resample", "resize",
+           "compare", "conv", "focal_loss", "functions", "gather", "group_norm", "image",
+           "layer_norm", "linear", "loss", "margin_loss", "math", "norm", "pad", "pointwise_loss",
+           "pool", "quant_conv", "quant_math", "quantize", "reduce", "resample", "resize",
            "response_norm", "shape", "unpool"]

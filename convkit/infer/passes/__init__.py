@@ -25,6 +25,7 @@ from convkit.infer.passes.fuse_activation import fuse_activation
 from convkit.infer.passes.fuse_residual import fuse_residual
 from convkit.infer.passes.hoist import hoist
 from convkit.infer.passes.identities import remove_identities
+from convkit.infer.passes.image import fold_image_scale, merge_into_image
 from convkit.infer.passes.matrix import matmul_to_linear
 from convkit.infer.passes.merge_equal import merge_equal
 from convkit.infer.passes.merge_padding import merge_padding
@@ -40,6 +41,7 @@ __all__ = [
     "fold_affine_into_next",
     "fold_batch_norm",
     "fold_constants",
+    "fold_image_scale",
     "fold_take",
     "fuse_activation",
     "fuse_residual",
@@ -47,6 +49,7 @@ __all__ = [
     "matmul_to_linear",
     "merge_affines",
     "merge_equal",
+    "merge_into_image",
     "merge_padding",
     "name_activations",
     "remove_dead",
@@ -74,6 +77,8 @@ PIPELINE: tuple[Callable[[Graph], Graph], ...] = (
     fold_batch_norm,
     batch_norm_to_affine,
     merge_affines,
+    merge_into_image,
+    fold_image_scale,
     fold_affine_into_next,
     fuse_residual,
     hoist,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from convkit.errors import UnsupportedOperatorError
+from convkit.io.onnx.types import elem_of
 from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 from convkit.ops.resample import nearest_sources
@@ -203,6 +204,15 @@ def batch_norm_train(w: Writer, s: Step) -> tuple[str, str, str]:
     if s.input(2) is not None:
         y = w.op("Add", y, _column(w, s.ins[2], s.rank))
     return y, *(w.reshape(v, s.shapes[0][1:2]) for v in (mean, var))
+
+
+@writes("image")
+def image(w: Writer, s: Step) -> str:
+    """Write bytes as floats with channels second, times and plus one number per channel."""
+    y = w.op("Cast", s.ins[0], to=elem_of(s.dtypes[1]))
+    if s.attrs["layout"] == "NHWC":
+        y = w.op("Transpose", y, perm=[0, 3, 1, 2])
+    return w.op("Add", w.op("Mul", y, _column(w, s.ins[1], 4)), _column(w, s.ins[2], 4))
 
 
 @writes("affine")
