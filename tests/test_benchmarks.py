@@ -18,12 +18,13 @@ ROOT = Path(convkit.__file__).resolve().parents[1]
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def run_script(script, output):
+def run_script(script, output, *more):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(
         p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)}
     del env["PYTHONSAFEPATH"]  # the scripts import their neighbours
     done = subprocess.run(
-        [sys.executable, FOLDER / f"{script}.py", "--quick", "--threads", "1", "--output", output],
+        [sys.executable, FOLDER / f"{script}.py", "--quick", "--threads", "1", "--output", output,
+         *more],
         env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads(output.read_text())
@@ -54,6 +55,20 @@ def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
     subprocess.run([sys.executable, FOLDER / "plot_layers.py", tmp_path / "results.json",
                     tmp_path], check=True, capture_output=True, timeout=120)
     assert (tmp_path / "layer-roofline.png").stat().st_size > 10_000
+
+
+def test_inference_runs(tmp_path, torch):
+    pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
+    results = run_script("inference", tmp_path / "results.json", "--precisions", "highest", "high")
+    assert [r["network"] for r in results] == ["lenet5"]
+    assert {"convkit highest", "convkit high"} <= set(results[0]["timing"])
+
+
+def test_embedding_runs(tmp_path, torch):
+    pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
+    (result,) = run_script("embedding", tmp_path / "results.json")
+    assert result["call, us"]["convkit"] > 0 and result["two threads / one"] > 0
+    assert 0.5 < result["file / float32"]["float16"] < 0.6
 
 
 def test_suite_knows_every_layer_of_resnet50():
