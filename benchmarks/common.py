@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 RESULTS = Path(__file__).parent / "results"
-SETTLE = 0.004  # seconds; longer than OpenMP threads spin before they sleep
+SETTLE = 0.004  # seconds; longer than the peers' threads spin before they sleep
 
 
 def require_torch() -> Any:

@@ -17,8 +17,8 @@ from convkit import runtime
 from convkit._kernels import dispatch, memory
 from convkit._kernels import threads as kernel_threads
 
-needs_openmp = pytest.mark.skipif(
-    not kernel_threads.have_openmp(), reason="built without OpenMP")
+needs_threads = pytest.mark.skipif(
+    not kernel_threads.have_threads(), reason="no threads on this platform")
 
 
 # -- how many threads -----------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_show_config(capsys):
     assert runtime.config()["instruction set in use"] in dispatch.supported_isas()
 
 
-@needs_openmp
+@needs_threads
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_small_work_stays_on_one_thread():
     code = """
@@ -444,7 +444,7 @@ def test_python_threads_compute_side_by_side():
     assert not wrong
 
 
-@needs_openmp
+@needs_threads
 def test_idle_threads_cost_nothing():
     """After a call the workers sleep: the process uses hardly any CPU time."""
     code = STEP + """

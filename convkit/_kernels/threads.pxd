@@ -1,4 +1,4 @@
-"""The one door to OpenMP, for the other extension modules."""
+"""The one door to threads, for the other extension modules."""
 
 # One task: `ctx` is shared by all tasks of a call, `index` numbers this one, `slot` the
 # thread it runs on (0 <= slot < threads; for scratch memory, never for the result).

@@ -1,37 +1,28 @@
-"""The one door to OpenMP: every parallel loop of convkit goes through `parallel_for`.
+"""The one door to threads: every parallel loop of convkit goes through `parallel_for`.
 
 The cut into tasks is the caller's and depends on the problem alone; the number of threads
 only decides who runs a task. Inside, denormals are flushed to zero; the state of the
-calling thread is restored on leaving.
+calling thread is restored on leaving. The worker threads are c/team.h's.
 """
-
-from cython.parallel cimport parallel, prange, threadid
 
 cdef extern from "fpstate.h" nogil:
     unsigned ck_fp_enter()
     void ck_fp_leave(unsigned before)
+
+cdef extern from "team.h" nogil:
+    int CK_HAVE_THREADS
+    void ck_share(task_fn fn, void* ctx, Py_ssize_t count, int threads)
     void ck_watch_fork()
-    int ck_forked()
 
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #define CK_HAVE_OPENMP 1
-    #else
-    #define CK_HAVE_OPENMP 0
-    #endif
-    """
-    int CK_HAVE_OPENMP
-
-# Starting a team costs about 5 microseconds: worth it from some 30 microseconds of work.
+# Waking a worker costs about 5 microseconds: worth it from some 30 microseconds of work.
 cdef double WORK_PER_THREAD = 120_000.0
 
 ck_watch_fork()
 
 
-def have_openmp():
-    """Tell whether the kernels were built with OpenMP."""
-    return bool(CK_HAVE_OPENMP)
+def have_threads():
+    """Tell whether the kernels can use more than one thread on this platform."""
+    return bool(CK_HAVE_THREADS)
 
 
 def set_work_per_thread(double work):
@@ -62,20 +53,10 @@ cdef void _run_serial(task_fn fn, void* ctx, Py_ssize_t count) noexcept nogil:
     ck_fp_leave(state)
 
 
-cdef void _run_parallel(task_fn fn, void* ctx, Py_ssize_t count, int threads) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef unsigned state = 0
-    with parallel(num_threads=threads):
-        state = ck_fp_enter()
-        for i in prange(count, schedule="dynamic", chunksize=1):
-            fn(ctx, i, threadid())
-        ck_fp_leave(state)
-
-
 cdef void parallel_for(task_fn fn, void* ctx, Py_ssize_t count, int threads) noexcept nogil:
     if count < threads:
         threads = <int>count
-    if threads <= 1 or ck_forked():
+    if threads <= 1:
         _run_serial(fn, ctx, count)
     else:
-        _run_parallel(fn, ctx, count, threads)
+        ck_share(fn, ctx, count, threads)

@@ -855,7 +855,8 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     job.positions = (tile + 2) * (tile + 2)
     job.x = _source(x.shape[1:], tile + 2, tile, top, left, gy.shape[1:3], dilation)
     job.gy = _source(gy.shape[1:], tile, tile, 0, 0, gy.shape[1:3], dilation)
-    job.x.proto.x, job.gy.proto.x = _address(x), _address(gy)
+    job.x.proto.x = _address(x)
+    job.gy.proto.x = _address(gy)
     job.in_c, job.out_c = x.shape[3], gy.shape[3]
     job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
     job.blocks = (job.out_c + job.columns - 1) // job.columns

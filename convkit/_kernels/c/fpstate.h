@@ -1,4 +1,4 @@
-/* Floating-point state and fork state of the calling thread or process. */
+/* Floating-point state of the calling thread. */
 #ifndef CK_FPSTATE_H
 #define CK_FPSTATE_H
 
@@ -27,20 +27,6 @@ static inline void ck_fp_leave(unsigned before) {
 #else
 static inline unsigned ck_fp_enter(void) { return 0; }
 static inline void ck_fp_leave(unsigned before) { (void)before; }
-#endif
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#include <unistd.h>
-/* OpenMP's worker threads do not survive fork(): a child of a process that has used them
-   must stay on one thread, or it waits for ever. */
-static volatile int ck_in_forked_child = 0;
-static void ck_on_fork(void) { ck_in_forked_child = 1; }
-static inline void ck_watch_fork(void) { pthread_atfork(NULL, NULL, ck_on_fork); }
-static inline int ck_forked(void) { return ck_in_forked_child; }
-#else
-static inline void ck_watch_fork(void) {}
-static inline int ck_forked(void) { return 0; }
 #endif
 
 #endif
