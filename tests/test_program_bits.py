@@ -152,6 +152,10 @@ COMPILED = {
     "concat of signs": lambda x: F.concat([F.relu(x), F.relu(-1 * x)], 1),
     "permute": lambda x: F.relu(x.permute(0, 3, 1, 2)),
     "reshape": lambda x: F.relu(F.max_pool2d(x, 1)).reshape(x.shape[0], 3, -1),
+    "shuffle": lambda x: F.concat(
+        [x[:, 0:1], x[:, 3:4], x[:, 1:2], x[:, 4:5], x[:, 2:3], x[:, 5:6]], 1),
+    "conv transposed on a narrow map": lambda x: F.conv_transpose2d(
+        x[:, :, :3, :3], W3[:6], np.ones(6, np.float32), stride=2),
     "leaky": lambda x: F.leaky_relu(x, 0.2),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
 }

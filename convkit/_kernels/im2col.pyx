@@ -168,12 +168,14 @@ cdef Py_ssize_t MATRIX_BYTES = 4 << 20
 
 
 cdef struct Convolution:
-    Job expand
-    # The product of the matrix with the weights, a step with the same operands.
+    Job job                 # of `expand`, or of `fold`
+    # The product of the matrix with the weights, or that of y with them: a step with operands
+    # x, bias, residual and y.
     step_fn product
     scratch_fn product_scratch
     const void* product_params
     Py_ssize_t sample_bytes, x_bytes, y_bytes     # of the matrix, x and y
+    const char* bias
 
 
 cdef Py_ssize_t _together(const Convolution* c, Py_ssize_t samples) noexcept nogil:
@@ -197,7 +199,7 @@ cdef size_t _scratch_size(const void* params, Py_ssize_t samples, int threads) n
 cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                    char* scratch) noexcept nogil:
     cdef const Convolution* c = <const Convolution*>params
-    cdef Job job = c.expand
+    cdef Job job = c.job
     cdef Py_ssize_t first = 0, most = _together(c, samples)
     cdef char* inner[4]
     job.matrix = scratch
@@ -215,11 +217,57 @@ cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int thread
     return 0
 
 
-def step(x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups, Step product,
-         Py_ssize_t y_bytes):
-    """Return `expand` and a product with its matrix as one step of a Program.
+cdef int _run_fold(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    """Multiply, fold, and add the bias. Here x is the result, at[3], and y is at[0]."""
+    cdef Convolution c = (<const Convolution*>params)[0]
+    cdef Job job = c.job
+    cdef Py_ssize_t first = 0, most = _together(&c, samples), rows
+    cdef char* inner[4]
+    c.bias = at[1]
+    job.matrix = scratch
+    while first < samples:
+        job.samples = min(most, samples - first)
+        job.x = at[3] + first * c.x_bytes
+        inner[0] = at[0] + first * c.y_bytes
+        inner[1] = inner[2] = NULL
+        inner[3] = scratch
+        c.product(c.product_params, inner, job.samples, threads,
+                  scratch + _matrix_bytes(&c, samples))
+        _run(False, &job, threads)
+        if c.bias != NULL:
+            c.job.x = job.x
+            rows = job.samples * job.in_h
+            parallel_for(_bias_task, &c, rows, threads_for(
+                threads, rows, <double>rows * job.in_w * job.in_c))
+        first += job.samples
+    return 0
 
-    The matrix is made for a few samples at a time. Operands are x, bias, residual and y.
+
+cdef void _add_row(real* x, const real* bias, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil:
+    cdef Py_ssize_t i, c
+    for i in range(pixels):
+        for c in range(channels):
+            x[i * channels + c] += bias[c]
+
+
+cdef void _bias_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add the bias to one row of the result."""
+    cdef Convolution* c = <Convolution*>ctx
+    cdef Job* job = &c.job
+    cdef char* x = <char*>job.x + index * job.in_w * job.in_c * job.itemsize
+    if job.itemsize == 4:
+        _add_row[float](<float*>x, <const float*>c.bias, job.in_w, job.in_c)
+    else:
+        _add_row[double](<double*>x, <const double*>c.bias, job.in_w, job.in_c)
+
+
+def step(bint forward, x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups,
+         Step product, Py_ssize_t y_bytes):
+    """Return `expand` and a product with its matrix, or a product and `fold`, as one step.
+
+    The matrix is made for a few samples at a time. Operands are x, bias, residual and y; to
+    fold, the gradient of y, bias, none and that of x.
 
     Parameters
     ----------
@@ -235,15 +283,16 @@ def step(x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups, Ste
         As for `expand`.
     """
     cdef Convolution c
-    kept = _describe(&c.expand, x_shape, out_size, itemsize, rows, cols, stride, groups)
-    c.x_bytes = c.expand.in_h * c.expand.in_w * c.expand.in_c * c.expand.itemsize
+    kept = _describe(&c.job, x_shape, out_size, itemsize, rows, cols, stride, groups)
+    c.x_bytes = c.job.in_h * c.job.in_w * c.job.in_c * c.job.itemsize
     c.y_bytes = y_bytes
-    c.sample_bytes = c.expand.out_h * c.expand.out_w * c.expand.n_rows * c.expand.n_cols \
-        * c.expand.in_c * c.expand.itemsize
+    c.sample_bytes = c.job.out_h * c.job.out_w * c.job.n_rows * c.job.n_cols \
+        * c.job.in_c * c.job.itemsize
     c.product = product.run
     c.product_scratch = product.scratch
     c.product_params = product.params
-    return new_step(_run_step, _scratch_size, &c, sizeof(Convolution), (kept, product))
+    return new_step(_run_step if forward else _run_fold, _scratch_size, &c, sizeof(Convolution),
+                    (kept, product))
 
 
 def together(Py_ssize_t sample_bytes, Py_ssize_t samples):

@@ -25,6 +25,25 @@ def _places(indices: np.ndarray, size: int) -> np.ndarray:
     return np.where(places < 0, places + size, places)
 
 
+def _rows_alike(places: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Return (count, step) of rows and of columns that places are, both with one step.
+
+    None where they form no such table.
+    """
+    if not len(places):
+        return None
+    steps = np.diff(places)
+    breaks = np.flatnonzero(steps != steps[0]) if len(steps) else steps
+    width = int(breaks[0]) + 1 if len(breaks) else len(places)
+    if len(places) % width:
+        return None
+    table = places.reshape(-1, width)
+    right = int(table[0, 1] - table[0, 0]) if width > 1 else 0
+    down = int(table[1, 0] - table[0, 0]) if len(table) > 1 else 0
+    wanted = places[0] + down * np.arange(len(table))[:, None] + right * np.arange(width)
+    return ((len(table), down), (width, right)) if (table == wanted).all() else None
+
+
 @register
 class Take(Op):
     """The slices of x at `indices` (of any shape) along an axis, as `numpy.take`.
@@ -52,6 +71,31 @@ class Take(Op):
         if order is None:
             return np.take(x, places, axis=axis)
         return logical(np.take(x.transpose(order), places, axis=order.index(axis)), order)
+
+    @staticmethod
+    def lower(b, x, indices, *, dim=0):
+        """Look at every so-many-th slice, or copy rows of them that lie alike (a shuffle)."""
+        axis = _axis(dim, len(x.shape))
+        if indices.constant is None or indices.constant.ndim != 1 or axis == 0:
+            return None
+        places = _places(indices.constant, x.shape[axis])
+        rows = _rows_alike(places)
+        if rows is None:
+            return None
+        (count, down), (width, right) = rows
+        stride = x.strides[axis]
+        first = x.part(axis, int(places[0]), int(places[0]) + 1)
+        split = (first.with_axes((*x.shape[:axis], count, width, *x.shape[axis + 1:]),
+                                 (*x.strides[:axis], down * stride, right * stride,
+                                  *x.strides[axis + 1:])))
+        if count == 1:
+            return first.with_axes((*x.shape[:axis], width, *x.shape[axis + 1:]),
+                                   (*x.strides[:axis], right * stride, *x.strides[axis + 1:]))
+        y = b.new((*x.shape[:axis], len(places), *x.shape[axis + 1:]), x.dtype, x.order)
+        own = y.strides[axis]
+        b.copy(split, y.with_axes(split.shape, (*y.strides[:axis], width * own, own,
+                                                *y.strides[axis + 1:])))
+        return y
 
     @staticmethod
     def backward(ctx: Context, g):

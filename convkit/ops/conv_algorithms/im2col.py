@@ -60,18 +60,20 @@ class Im2col(Algorithm):
 
     @classmethod
     def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
-        """Return the expansion and its product as one step."""
-        if task != "forward":
+        """Return the expansion and its product, or the product and its folding, as one step."""
+        forward = task == "forward"
+        if not forward and y_pixel not in (None, problem.in_channels):
             return None
-        x, y = sides(problem, task)
-        depth = problem.in_channels * problem.kernel[0] * problem.kernel[1]
+        x, y = sides(problem, "forward")
+        matrix = (*problem.out_size, problem.in_channels * problem.kernel[0] * problem.kernel[1])
         size = problem.dtype.itemsize
-        product = direct.step((*problem.out_size, depth),
-                              _pack_flat(problem, weight, cache, False, threads), y, size, [0],
-                              [0], (1, 1), y_pixel=y_pixel, **epilogue)
-        each = math.prod(problem.out_size) * (y_pixel or problem.out_channels) * size
-        return [im2col.step(x, problem.out_size, size, problem.rows, problem.cols, problem.stride,
-                            problem.groups, product, each)]
+        packed = _pack_flat(problem, weight, cache, not forward, threads)
+        more = {"y_pixel": y_pixel, **epilogue} if forward else {}
+        product = direct.step(matrix if forward else y, packed, y if forward else matrix, size,
+                              [0], [0], (1, 1), **more)
+        each = math.prod(problem.out_size) * ((forward and y_pixel) or problem.out_channels) * size
+        return [im2col.step(forward, x, problem.out_size, size, problem.rows, problem.cols,
+                            problem.stride, problem.groups, product, each)]
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
