@@ -13,7 +13,7 @@ from harness import check_op
 import convkit as ck
 import convkit.functional as F
 from convkit.autograd import apply
-from convkit.infer import PIPELINE, passes, run_pipeline, trace, verify
+from convkit.infer import PIPELINE, Program, passes, run_pipeline, trace, verify
 from convkit.infer.check import compare
 from convkit.ops.op import REGISTRY
 
@@ -444,6 +444,23 @@ def test_halves_of_a_shuffle_are_taken_apart():
         return passes.remove_dead(passes.slice_of_take(passes.shuffle_to_take(g)))
 
     check(step, trace(model, IMAGE), ["sigmoid", "take", "relu", "take", "relu"], 0)
+
+
+@pytest.mark.parametrize("order", [
+    [0, 2, 1, 3], [0, 1, 2, 3], [1, 3], [3], [0, 0, 0], [0, 0, 1, 1, 2, 2], [-1, -1],  # grids
+    [0, 2, 1], [3, 2, 1, 0], [0, 1, 3]])
+@pytest.mark.parametrize("dim", [1, 2, -1])
+def test_programs_take_places(order, dim):
+    places = np.array(order)
+    graph = trace(lambda x: F.sigmoid(apply(REGISTRY["take"], F.sigmoid(x), places, dim=dim)),
+                  IMAGE)
+    program = Program(graph)
+    x = array(3, *IMAGE[1:])
+    half = 1 / (1 + np.exp(-x.astype(np.float64)))
+    want = 1 / (1 + np.exp(-half.take(places, dim)))
+    np.testing.assert_allclose(program(x), want, rtol=1e-6)
+    compiled = "python" not in program.summary()
+    assert compiled == (order not in ([0, 2, 1], [0, 1, 3]))
 
 
 @pytest.mark.parametrize("model", [
