@@ -151,6 +151,12 @@ class Graph:
 
         return fix_sizes(self, sizes)
 
+    def dot(self) -> str:
+        """Return the graph as text in the DOT language, for Graphviz and other viewers."""
+        from convkit.infer.dot import dot
+
+        return dot(self)
+
     def parameters(self) -> int:
         """Return the number of elements in all constants."""
         return sum(c.array.size for c in self.constants.values())

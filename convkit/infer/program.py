@@ -21,7 +21,7 @@ from convkit.infer.dims import BatchDim, Shape, at_batch, show
 from convkit.infer.graph import Graph
 from convkit.infer.image_input import image_layout
 from convkit.infer.lowering import Lowered, Output, lower
-from convkit.infer.program_table import program_table
+from convkit.infer.program_table import algorithm_of, program_table
 from convkit.ops.layout import empty_ordered
 
 if TYPE_CHECKING:
@@ -154,6 +154,17 @@ class Program:
             sizes = "; ".join(map(str, self.graph.open_sizes()))
             return f"open sizes, here the largest: {sizes}\n{self._by_size.largest().summary()}"
         return program_table(self.graph, self._ready())
+
+    def plot(self) -> str:
+        """Return a drawing of the steps as text in the DOT language.
+
+        Boxes show what is fused, weights and algorithms, arrows the shapes: write it to a file
+        for ``dot -Tsvg``, or hand it to any viewer of DOT.
+        """
+        from convkit.infer.dot import dot
+
+        lowered = (self if self._by_size is None else self._by_size.largest())._ready()
+        return dot(self.graph, {i: algorithm_of(lowered, i) for i in range(len(self.graph.nodes))})
 
     def profile(self, x: Any, repeats: int = 10) -> Profile:
         """Measure where the time of a call goes.
