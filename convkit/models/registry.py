@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from convkit import nn
 
@@ -13,9 +15,21 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Enter a function ``build(num_classes, in_channels)`` under its name (a decorator)."""
-    _MODELS[build.__name__] = build
-    return build
+    """Enter a function ``build(num_classes, in_channels)`` under its name (a decorator).
+
+    It gets an argument `weights`, a safetensors file or a state_dict for the new network.
+    """
+    @functools.wraps(build)
+    def with_weights(*args: Any, weights: Any = None, **options: Any) -> nn.Module:
+        model = build(*args, **options)
+        if weights is not None:
+            from convkit.io.state_dict import load_weights
+
+            load_weights(model, weights)
+        return model
+
+    _MODELS[build.__name__] = with_weights
+    return with_weights
 
 
 def names() -> list[str]:
@@ -23,8 +37,9 @@ def names() -> list[str]:
     return sorted(_MODELS)
 
 
-def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """Make a network with fresh weights.
+def create(name: str, num_classes: int = 10, in_channels: int = 3,
+           weights: Any = None) -> nn.Module:
+    """Make a network, with fresh weights where none are given.
 
     Parameters
     ----------
@@ -34,6 +49,8 @@ def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
         Number of outputs.
     in_channels : int
         Channels of the images.
+    weights : path_like or mapping, optional
+        A safetensors file, or a state_dict, as `convkit.io.load_weights` takes it.
 
     Raises
     ------
@@ -47,4 +64,4 @@ def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     for what, number in (("num_classes", num_classes), ("in_channels", in_channels)):
         if number < 1:
             raise ValueError(f"expected {what} of at least 1, got {number}")
-    return _MODELS[name](num_classes=num_classes, in_channels=in_channels)
+    return _MODELS[name](num_classes=num_classes, in_channels=in_channels, weights=weights)
