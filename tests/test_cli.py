@@ -105,6 +105,23 @@ def test_predict_on_arrays(trained, tmp_path, capsys):
     assert by_bytes.splitlines()[0].startswith(f"0: {row[0]['label']} ")
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_predict_with_a_network_that_takes_images(trained, tmp_path, capsys, layout):
+    path, _ = trained
+    program = ck.load(path)
+    images = ck.compile(program, image=program.preprocessing, layout=layout,
+                        metadata=program.metadata)
+    ck.save(images, tmp_path / "images.ckit")
+    assert ck.load(tmp_path / "images.ckit").image_layout == layout
+    results = []
+    for file in (path, tmp_path / "images.ckit"):
+        code, out, err = run(capsys, "predict", file, "digits", "--json")
+        assert code == 0, err
+        results.append(json.loads(out))
+    assert results[0]["accuracy"] == results[1]["accuracy"] > 0.5
+    assert abs(results[0]["loss"] - results[1]["loss"]) < 1e-4
+
+
 def test_predict_on_an_image_file(trained, tmp_path, capsys):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     path, _ = trained

@@ -51,6 +51,22 @@ def test_convert_opens_or_fixes_sizes(folder, tmp_path, capsys):
     assert ck.load(tmp_path / "fixed.ckit").input_shapes == {name: (2, 1, 28, 28)}
 
 
+def test_convert_leaves_ranges_open(tmp_path, capsys):
+    net = ck.compile(ck.nn.Conv2d(1, 2, 3), (1, 1, 32, 32))
+    ck.io.onnx.save(net, tmp_path / "net.onnx")
+    name = next(iter(net.input_shapes))
+    code, out, err = run(capsys, "convert", tmp_path / "net.onnx", tmp_path / "open.ckit",
+                         "--input-shape", f"{name}=N,1,16-64,32-64/16")
+    assert (code, err) == (0, "") and "(N, 2, H-2, W-2)" in out
+    program = ck.load(tmp_path / "open.ckit")
+    x = np.ones((1, 1, 21, 48), np.float32)
+    assert program(x).shape == (1, 2, 19, 46)
+    for wrong in ("16-", "64-16", "1,3-4", "16-64/0"):
+        code, _, err = run(capsys, "convert", tmp_path / "net.onnx", tmp_path / "no.ckit",
+                           "--input-shape", f"{name}=N,1,{wrong},8")
+        assert code != 0 and err
+
+
 def test_verify_tells_networks_apart(folder, tmp_path, capsys):
     other = ck.compile(models.lenet5(), (1, 1, 28, 28))
     ck.save(other, tmp_path / "other.ckit")

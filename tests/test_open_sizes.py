@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -232,6 +233,26 @@ def test_sizes_are_kept_up_to_a_bound():
     for h in range(8, 60):
         assert program(array(1, 1, h, 8)).shape == (1, 2, h - 2, 6)
     assert len(program._by_size) == MOST_SIZES
+
+
+def test_only_the_last_size_keeps_its_arena():
+    program = ck.compile(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 1, 3)),
+                         (1, 1, (8, 60), 8))
+    for h in (20, 60, 8, 31):
+        program(array(4, 1, h, 8))
+    held = [p._lowered.runner.idle_bytes() for p in program._by_size.programs()]
+    assert len(held) == 4 and held[:-1] == [0] * 3 and held[-1] > 0
+    program.trim()
+    assert not any(p._lowered.runner.idle_bytes() for p in program._by_size.programs())
+
+
+def test_threads_may_call_with_sizes_of_their_own():
+    program = ck.compile(nn.Conv2d(1, 2, 3), (1, 1, (8, 60), 8))
+    xs = [array(1, 1, h, 8) for h in range(8, 60, 3)]
+    wanted = [program(x) for x in xs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(program, xs * 4), wanted * 4, strict=True):
+            assert got.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("shape, message", [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,20 @@ def add_input_shapes(parser: argparse.ArgumentParser) -> None:
         "--input-shape", dest="input_shapes", type=_input_shape, action="append", default=[],
         metavar="NAME=SIZES",
         help="the shape of an input of an ONNX file, such as x=N,3,224,224 with N for the batch, "
-             "where the file leaves it open or fixes it otherwise; once per input")
+             "where the file leaves it open or fixes it otherwise; a range of sizes is 32-512, "
+             "or 32-512/32 in steps; once per input")
 
 
-def _input_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
-    """Parse NAME=N,3,224,224."""
+def _input_shape(text: str) -> tuple[str, tuple[Any, ...]]:
+    """Parse NAME=N,3,224,224, where a size may be a range, 32-512 or 32-512/32."""
     name, _, sizes = text.rpartition("=")
-    parts = sizes.split(",")
-    if not name or not all(p == "N" or p.isdecimal() for p in parts) or "N" in parts[1:]:
+    parts = [re.fullmatch(r"N|(\d+)(?:-(\d+)(?:/(\d+))?)?", p) for p in sizes.split(",")]
+    if not name or None in parts or any(p[0] == "N" for p in parts[1:]):
         raise argparse.ArgumentTypeError(f"expected NAME=SIZES such as x=N,3,224,224, got {text}")
-    return name, tuple(p if p == "N" else int(p) for p in parts)
+    return name, tuple(_size(p) for p in parts)
+
+
+def _size(part: re.Match) -> str | int | tuple[int, ...]:
+    """Return the batch, a size, or a range."""
+    numbers = tuple(int(n) for n in part.groups() if n is not None)
+    return part[0] if not numbers else numbers[0] if len(numbers) == 1 else numbers

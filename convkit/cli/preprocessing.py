@@ -18,6 +18,18 @@ FIELDS = ("channels", "height", "width", "mean", "std")
 
 
 @dataclass(frozen=True)
+class AsBytes:
+    """Turns values from 0 to 1, (N, C, H, W), back into bytes in a Program's own layout."""
+
+    layout: str
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return uint8 images."""
+        pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+        return pixels.transpose(0, 2, 3, 1) if self.layout == "NHWC" else pixels
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """Images are scaled to [0, 1], then ``(image - mean) / std`` by channel, or a pipeline.
 
@@ -26,8 +38,8 @@ class Preprocessing:
     channels, height, width : int
     mean, std : list of float
         One value for each channel.
-    pipeline : Pipeline, optional
-        What is done instead, for files whose metadata holds one.
+    pipeline : callable, optional
+        What is done instead: a `Pipeline`, for files whose metadata holds one, or `AsBytes`.
     """
 
     channels: int
@@ -35,7 +47,7 @@ class Preprocessing:
     width: int
     mean: list[float]
     std: list[float]
-    pipeline: Pipeline | None = None
+    pipeline: Pipeline | AsBytes | None = None
 
     @classmethod
     def of(cls, train: data.ImageDataset) -> Preprocessing:
@@ -55,9 +67,13 @@ class Preprocessing:
         """
         shapes = list(program.input_shapes.values())
         shape = tuple(shapes[0][1:])
+        if program.image_layout == "NHWC" and len(shape) == 3:
+            shape = shape[2], *shape[:2]
         if len(shapes) != 1 or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
             raise ModelFormatError("expected a network with one input (N, C, H, W), got inputs "
                                    + ", ".join(str(tuple(s)) for s in shapes))
+        if program.image_layout is not None:
+            return cls(*shape, [], [], AsBytes(program.image_layout))
         entry = program.metadata.get(KEY)
         if entry is None:
             return cls(*shape, [0.0] * shape[0], [1.0] * shape[0])

@@ -33,6 +33,7 @@ class BySize:
         self._graph, self._make = graph, make
         self._shapes = {p.name: graph.shape(p.value) for p in graph.inputs}
         self._ready: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._last: Any = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -57,16 +58,18 @@ class BySize:
     def _at(self, sizes: dict[str, int]) -> Any:
         """Return the Program for some sizes, made where it is not ready."""
         key = tuple(sizes.values())
+        found = self._ready.get(key)
+        if found is None:
+            found = self._make(self._graph.at_size(**sizes))
         with self._lock:
-            found = self._ready.get(key)
-            if found is not None:
-                self._ready.move_to_end(key)
-                return found
-        made = self._make(self._graph.at_size(**sizes))
-        with self._lock:
-            found = self._ready.setdefault(key, made)
+            found = self._ready.setdefault(key, found)
+            self._ready.move_to_end(key)
             while len(self._ready) > MOST_SIZES:
                 self._ready.popitem(last=False)
+            last, self._last = self._last, found
+        if last is not None and last is not found:
+            # Intermediates of one size at a time: the pool hands the memory on to the next.
+            last.free_arenas()
         return found
 
     def programs(self) -> list[Any]:

@@ -180,7 +180,7 @@ def _fit_product(values: tuple[int, ...], points: Sequence[Point], terms: Iterab
     return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _fit_term(values: tuple[int, ...], sizes: tuple[int, ...], symbol: Symbol) -> Term | None:
     """Return the simplest term of one open size that gives the values."""
     first, last = sizes.index(min(sizes)), sizes.index(max(sizes))

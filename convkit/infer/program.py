@@ -278,9 +278,13 @@ class Program:
         pool of arrays holds.
         """
         for program in (self, *(self._by_size.programs() if self._by_size is not None else ())):
-            if program._lowered is not None:
-                program._lowered.runner.trim()
+            program.free_arenas()
         memory.trim()
+
+    def free_arenas(self) -> None:
+        """Give the arenas that are not in use to the process's pool."""
+        if self._lowered is not None:
+            self._lowered.runner.trim()
 
     def __reduce__(self):
         """Pickle as the bytes of a .ckit file, with this Program's settings."""
