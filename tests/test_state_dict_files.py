@@ -58,8 +58,8 @@ def test_files_of_pytorch_are_read_and_ours_are_read_there(tmp_path):
     ours = small(3).eval()
     io.load_weights(ours, path)
     x = random_array((2, 3, 4, 4))
-    np.testing.assert_allclose(ours(x).detach().numpy(), theirs(torch.from_numpy(x)).detach().numpy(),
-                               rtol=1e-5, atol=1e-6)
+    want = theirs(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(ours(x).detach().numpy(), want, rtol=1e-5, atol=1e-6)
     io.save_state_dict(small(4).state_dict(), tmp_path / "ours.safetensors")
     theirs.load_state_dict(safetensors.load_file(tmp_path / "ours.safetensors"))
     np.testing.assert_array_equal(theirs[0].weight.detach().numpy(),

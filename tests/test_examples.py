@@ -1,0 +1,94 @@
+"""The examples run, as their READMEs say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import convkit
+
+ROOT = Path(convkit.__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | {"PYTHONPATH": path}
+
+
+def run(script: str, *arguments: object, folder: Path) -> str:
+    done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], cwd=folder,
+                          env=environment(), capture_output=True, text=True, timeout=240,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "digits.ckit"
+    run("digits_model.py", path, folder=path.parent)
+    assert convkit.load(path).labels == list("0123456789")
+    return path
+
+
+def accuracy(line: str) -> float:
+    return float(line.split("accuracy")[1].strip().rstrip("%"))
+
+
+def test_worker_pool(model, tmp_path):
+    for start in ("spawn", "fork"):
+        out = run("worker_pool/pool.py", "--model", model, "--start", start, folder=tmp_path)
+        assert "2 workers: " in out and accuracy(out) > 90
+
+
+def test_desktop(model, tmp_path):
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    folder = tmp_path / "images"
+    lines = run("desktop/classify.py", folder, "--model", model, folder=tmp_path).splitlines()
+    assert len(lines) == 40 and lines[0].startswith("[1/40] 0000-")
+    right = sum(line.split("-")[1][0] == line.split(": ")[1][0] for line in lines)
+    assert right > 34
+    (folder / "notes.txt").write_text("no image")
+    out = run("desktop/classify.py", folder, "--model", model, "--top", "1", folder=tmp_path)
+    assert out.splitlines()[-1] == "1 files are no images"
+
+
+def test_web_service(model, tmp_path):
+    pytest.importorskip("flask", reason="Flask is not installed")
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    service = subprocess.Popen(
+        [sys.executable, EXAMPLES / "web_service/service.py", "--model", model, "--port", "0"],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True)
+    try:
+        base = service.stdout.readline().split()[1].removesuffix("/predict")
+        out = run("web_service/load.py", base, "--requests", 60, "--clients", 4, folder=tmp_path)
+        assert accuracy(out) > 0.9
+        with urllib.request.urlopen(f"{base}/load", timeout=30) as answer:
+            assert json.load(answer)["requests"] == 60
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(urllib.request.Request(f"{base}/predict", b"no image"),
+                                   timeout=30)
+    finally:
+        service.kill()
+        service.wait()
+        service.stdout.close()
+
+
+def test_dask_batch(model, tmp_path):
+    pytest.importorskip("distributed", reason="Dask's distributed is not installed")
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    out = run("dask_batch/batch.py", tmp_path / "images", "--model", model, folder=tmp_path)
+    assert out.startswith("200 files, ")
+    rows = list(csv.reader((tmp_path / "labels.csv").open()))
+    assert rows[0] == ["file", "label"] and len(rows) == 201
+    assert sum(name.split("-")[1][0] == label for name, label in rows[1:]) > 180
