@@ -134,8 +134,11 @@ def make_points(symbols: tuple[Symbol, ...], probes: tuple[int, int]) -> tuple[P
     columns = []
     for number, s in enumerate(symbols):
         values = list(range(s.low, s.high + 1, s.step)[:VALUES])
-        tail = sorted(values[1:] or values, key=lambda v, n=number: (v * 7919 + n * 104_729) % 1009)
-        columns.append([s.low, *itertools.islice(itertools.cycle(tail), VALUES), s.high])
+        near = values[min(number + 1, len(values) - 1)]  # small: the model runs there
+        rest = sorted((v for v in values[1:] if v != near),
+                      key=lambda v, n=number: (v * 7919 + n * 104_729) % 1009)
+        columns.append([s.low, near, *itertools.islice(
+            itertools.cycle(rest or values), VALUES - 1), s.high])
     batches = [*probes, *(probes[i * i // 3 % 2] for i in range(VALUES))]
     return tuple(Point(batch, {s.name: v for s, v in zip(symbols, values, strict=True)})
                  for batch, *values in zip(batches, *columns, strict=True))
