@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from graph_checks import array
+from test_ckit import mutate_json
 
 import convkit as ck
 import convkit.functional as F
@@ -22,6 +26,7 @@ from convkit.io.graph_json import graph_from_json, graph_to_json
 
 H, W = Symbol("H", 32, 512), Symbol("W", 40, 300)
 IMAGE = (1, 3, (16, 64), (16, 48))
+MUTATIONS = 400
 
 
 class UNet(nn.Module):
@@ -319,6 +324,40 @@ def test_damaged_open_sizes_are_refused(edit):
     edit(data)
     with pytest.raises(ck.ModelFormatError):
         graph_from_json(data, arrays)
+
+
+def parts(data: dict) -> list:
+    """Return the sizes and nodes of a graph in JSON, as far as they can be changed within."""
+    nodes = data.get("nodes")
+    found = [data.get("sizes"), *(nodes if isinstance(nodes, list) else [])]
+    return [part for part in found if part and isinstance(part, dict)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_mutated_graphs_are_refused_or_sound(which):
+    """One to four changes anywhere: only ModelFormatError comes out, and soon."""
+    program = ck.compile(models()[which], IMAGE, image=True)
+    arrays = {c.name: c.array for c in program.graph.constants.values()}
+    text, rng = json.dumps(graph_to_json(program.graph)), random.Random(which)
+    accepted, slowest = 0, 0.0
+    for _ in range(MUTATIONS):
+        data = json.loads(text)
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            if data:
+                mutate_json(rng, rng.choice([data, *parts(data)]))
+        began = time.perf_counter()
+        try:
+            graph = graph_from_json(data, arrays)
+        except ck.ModelFormatError:
+            continue
+        finally:
+            slowest = max(slowest, time.perf_counter() - began)
+        verify(graph)
+        with contextlib.suppress(ck.ShapeError):
+            verify(graph.at_size(**{s.name: s.low for s in graph.open_sizes()}))
+        accepted += 1
+    print(f"{accepted} of {MUTATIONS} accepted, slowest {slowest * 1e3:.0f} ms")
+    assert 0 < accepted < MUTATIONS // 2
 
 
 # -- ONNX -----------------------------------------------------------------------------------
