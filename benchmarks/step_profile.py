@@ -1,0 +1,153 @@
+"""Where the time of one training step goes: by operation, forward and backward, beside PyTorch.
+
+One thread, thread CPU time, medians over steps. convkit's operations are timed around their
+forward and backward; what is left of the step is Python: the tape, the layers, the loop.
+
+    python benchmarks/step_profile.py resnet20
+    python benchmarks/step_profile.py resnet20 --batch 32 --no-torch
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import common
+import numpy as np
+import training_step
+from networks import NETWORKS
+
+import convkit
+from convkit import functional, nn
+from convkit.ops import REGISTRY
+from convkit.optim import Optimizer
+
+
+class Clock:
+    """Thread CPU time by name; a call inside a timed call counts once, for the outer."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self._inside = False
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """Return `function` with its time booked under `name`."""
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return function(*args, **kwargs)
+            self._inside = True
+            start = time.thread_time_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent[name] += (time.thread_time_ns() - start) / 1e6
+                self.calls[name] += 1
+                self._inside = False
+        return call
+
+
+@contextlib.contextmanager
+def watched(clock: Clock) -> Iterator[None]:
+    """Time every operation and the optimisers' updates within the block."""
+    before = []
+
+    def wrap(owner: Any, method: str, name: str, kind: Callable) -> None:
+        before.append((owner, method, vars(owner).get(method)))
+        setattr(owner, method, kind(clock.timed(name, getattr(owner, method))))
+
+    for name, op in REGISTRY.items():
+        wrap(op, "forward", name, staticmethod)
+        wrap(op, "backward", f"{name} backward", staticmethod)
+    wrap(Optimizer, "step", "optimizer", lambda f: f)
+    try:
+        yield
+    finally:
+        for owner, method, original in before:
+            if original is None:
+                delattr(owner, method)
+            else:
+                setattr(owner, method, original)
+
+
+def profile(step: Callable[[], Any], rounds: int) -> tuple[dict[str, tuple[float, float]], float]:
+    """Return name -> (milliseconds, calls) of a step, and the median step unobserved."""
+    for _ in range(3):
+        step()
+    whole = []
+    for _ in range(rounds):
+        start = time.thread_time_ns()
+        step()
+        whole.append((time.thread_time_ns() - start) / 1e6)
+    clock = Clock()
+    tables = []
+    with watched(clock):
+        for _ in range(rounds):
+            clock.spent.clear()
+            clock.calls.clear()
+            start = time.thread_time_ns()
+            step()
+            rest = (time.thread_time_ns() - start) / 1e6 - sum(clock.spent.values())
+            tables.append({**clock.spent, "(Python)": rest})
+    names = {n for t in tables for n in t}
+    return {n: (float(np.median([t.get(n, 0.0) for t in tables])), clock.calls.get(n, 0))
+            for n in names}, float(np.median(whole))
+
+
+def print_ours(step: Callable, rounds: int) -> None:
+    """Print convkit's table."""
+    table, whole = profile(step, rounds)
+    print(f"convkit: {whole:.2f} ms a step of thread CPU time")
+    rows = sorted(table.items(), key=lambda item: -item[1][0])
+    common.print_table(["operation", "ms", "share", "calls"],
+                       [[n, f"{ms:.3f}", f"{100 * ms / whole:.1f} %", str(int(calls))]
+                        for n, (ms, calls) in rows])
+
+
+def print_theirs(step: Callable, rounds: int) -> None:
+    """Print what PyTorch's profiler says."""
+    torch = common.require_torch()
+    for _ in range(3):
+        step()
+    whole = []
+    for _ in range(rounds):
+        start = time.thread_time_ns()
+        step()
+        whole.append((time.thread_time_ns() - start) / 1e6)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+        for _ in range(rounds):
+            step()
+    print(f"PyTorch: {float(np.median(whole)):.2f} ms of the calling thread's CPU time "
+          f"(its backward runs on another)")
+    events = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)[:16]
+    common.print_table(["operation", "ms", "calls"],
+                       [[e.key, f"{e.self_cpu_time_total / 1e3 / rounds:.3f}",
+                         f"{e.count / rounds:.0f}"] for e in events])
+
+
+def main() -> None:
+    """Profile the networks asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=["resnet20"], help=", ".join(NETWORKS))
+    parser.add_argument("--batch", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    options = parser.parse_args()
+    convkit.set_num_threads(1)
+    for name in options.networks:
+        build, shape, batch = NETWORKS[name]
+        data = training_step.batches(shape, options.batch or batch)
+        state = {k: np.array(v) for k, v in build(nn, functional).state_dict().items()}
+        print(f"\n{name}, batch {options.batch or batch}")
+        print_ours(training_step.ours(build, state, data), options.rounds)
+        if not options.no_torch:
+            common.require_torch().set_num_threads(1)
+            print_theirs(training_step.theirs(build, state, data, True), options.rounds)
+
+
+if __name__ == "__main__":
+    main()
