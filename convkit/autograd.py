@@ -23,6 +23,7 @@ from convkit import indexing, runtime
 from convkit._precision import get_precision
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
+from convkit.ops.deferred import Deferred, plain
 from convkit.ops.layout import axis_order, like
 from convkit.ops.op import Context, Op
 
@@ -133,6 +134,8 @@ class Node:
                 raise RuntimeError(
                     f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
                     f"(it is at version {cell[0]}, expected {version})")
+        if not self.op.takes_masked or self.hooks:
+            grads = [g if g is None else plain(g) for g in grads]
         if self.hooks:
             for output, hook in self.hooks:
                 if grads[output] is not None:
@@ -433,7 +436,12 @@ class Tensor:
             raise RuntimeError(
                 f"{what} that requires grad cannot be changed in place while gradients are "
                 "recorded; do so within convkit.no_grad()")
-        self._cell[0] += 1
+        cell = self._cell
+        cell[0] += 1
+        while len(cell) > 1:  # what was put off reads the values of before
+            deferred = cell.pop()()
+            if deferred is not None:
+                deferred.array()
         return self._writable()
 
     def zero_(self) -> Tensor:
@@ -730,6 +738,11 @@ def _hooked(hook: Callable, grad: np.ndarray) -> np.ndarray:
     return result
 
 
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sum of two gradients of one tensor."""
+    return OPS["add"].total(a, b, runtime.get_num_threads())
+
+
 class _Sweep:
     """One backward pass: nodes from the newest to the oldest, gradients summed on the way."""
 
@@ -742,14 +755,14 @@ class _Sweep:
         """Add a gradient to what is known about the target of an edge."""
         target, output = edge
         if output < 0:
-            self._send_leaf(target, value, owned)
+            self._send_leaf(target, plain(value), owned)
             return
         slots = self._pending.get(target)
         if slots is None:
             slots = self._pending[target] = [None] * target.n_outputs
             heapq.heappush(self._heap, (-target.order, target))
         before = slots[output]
-        slots[output] = value if before is None else np.add(before, value, out=like(before))
+        slots[output] = value if before is None else _sum(plain(before), plain(value))
 
     def _send_leaf(self, leaf: Tensor, value: np.ndarray, owned: bool) -> None:
         if not getattr(leaf, "_hooks", None):
@@ -757,7 +770,7 @@ class _Sweep:
             return
         before = self._hooked.get(id(leaf))
         self._hooked[id(leaf)] = (
-            leaf, value if before is None else np.add(before[1], value, out=like(value)))
+            leaf, value if before is None else _sum(before[1], value))
 
     def run(self, retain: bool) -> None:
         """Visit all nodes that gradients were sent to, then the leaves with hooks."""
@@ -793,12 +806,17 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
     Tensor or tuple of Tensor
         As many as the operation has outputs.
     """
-    grad = _state.grad
+    state = _state
+    grad, tracer, watchers = state.grad, state.tracer, state.watchers
+    watched = tracer is not None or watchers
     arrays = []
     wanted = kept = False
     for x in inputs:
         if isinstance(x, Tensor):
-            arrays.append(x.data)
+            if isinstance(x, _Pending) and op.takes_deferred and not watched:
+                arrays.append(x.now())
+            else:
+                arrays.append(x.data)
             if grad and x.requires_grad:
                 wanted = True
             if isinstance(x, _Cached):
@@ -813,19 +831,23 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         tuple([x._packed() if isinstance(x, _Cached) else None for x in inputs]) if kept
         else (None,) * count,
         get_precision())
-    tracer = _state.tracer
-    imagined = None if tracer is None else getattr(tracer, "run", None)
-    result = op.forward(ctx, *arrays, **attrs) if imagined is None \
-        else imagined(op, arrays, attrs)
+    if op.defers and wanted and not watched:
+        ctx.defer = all(isinstance(x, Tensor) and x._edge for x in inputs[:op.defers])
+    result = op.forward(ctx, *arrays, **attrs)
     several = isinstance(result, tuple)
-    tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
+    first = result[0] if several else result
+    if isinstance(first, Deferred):
+        pending = _Pending.of(first, inputs[:op.defers])
+        tensors = (pending, *[_wrap(y) for y in result[1:]]) if several else (pending,)
+    else:
+        tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
     if op.views and isinstance(inputs[0], Tensor):
         tensors[0]._cell = inputs[0]._cell
     if wanted:
         _record(op, ctx, inputs, tensors)
     if tracer is not None:
         tracer.record(op, inputs, attrs, tensors)
-    for watcher in _state.watchers:
+    for watcher in watchers:
         watcher(op, inputs, attrs, tensors)
     return tensors if several else tensors[0]
 
@@ -861,6 +883,56 @@ def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor,
         y = outputs[i]
         y._edge = (node, i)
         y.requires_grad = True
+
+
+class _Pending(Tensor):
+    """An operation's result whose values are computed when somebody reads them.
+
+    The next operation may take it up as it is (`now`). Changes in place of what it will be
+    computed from have it computed first: their cells know of it.
+    """
+
+    __slots__ = ("_deferred", "_value")
+
+    @classmethod
+    def of(cls, deferred: Deferred, sources: Sequence[Tensor]) -> _Pending:
+        """Make the tensor of an output that was put off, computed from `sources`."""
+        out = _new(cls)
+        out._deferred, out._value = deferred, None
+        out.requires_grad, out.grad, out._edge, out._cell = False, None, None, [0]
+        for source in sources:
+            source._cell.append(weakref.ref(deferred))
+        return out
+
+    def now(self) -> np.ndarray | Deferred:
+        """Return what there is: the values, or what they will be computed from."""
+        return self._value if self._deferred is None else self._deferred
+
+    @property
+    def data(self) -> np.ndarray:
+        """The values."""
+        if self._deferred is not None:
+            self.data = self._deferred.array()
+        return self._value
+
+    @data.setter
+    def data(self, array: np.ndarray) -> None:
+        self._value, self._deferred = array, None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape."""
+        return self.now().shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.now().shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type."""
+        return self.now().dtype
 
 
 class _Cached(Tensor):

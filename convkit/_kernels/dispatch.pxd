@@ -49,12 +49,34 @@ cdef extern from "table.h" nogil:
     ctypedef void (*ck_prelu_grad_fn)(
         const void* gy, const void* x, const void* w, void* gx, double* gw, Py_ssize_t rows,
         Py_ssize_t columns) noexcept nogil
+    ctypedef void (*ck_norm_add_fn)(
+        const void* x, const void* residual, void* y, Py_ssize_t rows, Py_ssize_t columns,
+        const void* center, const void* scale, const void* shift, int activation, double alpha,
+        double beta) noexcept nogil
+    ctypedef struct ck_norm_masked:
+        const void* gy
+        const void* x
+        const void* y
+        const void* center
+        const void* scale
+        const void* shift
+        void* out
+        double low, high, leak
+    ctypedef void (*ck_masked_sums_fn)(
+        const ck_norm_masked*, Py_ssize_t rows, Py_ssize_t columns, double* sum,
+        double* product) noexcept nogil
+    ctypedef void (*ck_masked_input_fn)(
+        const ck_norm_masked*, Py_ssize_t rows, Py_ssize_t columns, const void* factor,
+        const void* slope, const void* offset) noexcept nogil
     ctypedef struct ck_norm_table:
         ck_moments_fn moments[2]
         ck_merge_moments_fn merge_moments
         ck_affine_fn affine[2]
+        ck_norm_add_fn add[2]
         ck_grad_sums_fn grad_sums[2]
         ck_grad_input_fn grad_input[2]
+        ck_masked_sums_fn masked_sums[2]
+        ck_masked_input_fn masked_input[2]
         ck_prelu_fn prelu[2]
         ck_prelu_grad_fn prelu_grad[2]
 

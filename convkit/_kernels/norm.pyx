@@ -17,9 +17,9 @@ from libc.math cimport NAN
 
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
-from convkit._kernels.dispatch cimport ck_norm_table, table
+from convkit._kernels.dispatch cimport ck_norm_masked, ck_norm_table, table
 from convkit._kernels.runner cimport new_step
-from convkit._kernels.threads cimport parallel_for, threads_for
+from convkit._kernels.threads cimport parallel_for, task_fn, threads_for
 
 cnp.import_array()
 
@@ -54,6 +54,10 @@ cdef struct Run:
     double* second
     int activation
     double alpha, beta
+    const char* y  # of a masked gradient, or the residual; or NULL
+    const char* factor
+    const char* offset
+    double low, high, leak
 
 cdef struct Part:
     # Offsets in bytes, of the array and of the parameters; partial in numbers.
@@ -112,6 +116,7 @@ cdef _start(Run* run, cnp.ndarray x, Py_ssize_t samples=1):
     run.kernels = table().norm
     run.x = <const char*>pointer(x, run.kind, size)
     run.step = 0
+    run.y = NULL
     run.cut = _cut(samples, pixels // samples if samples else 0, channels if channels else 1)
 
 
@@ -255,13 +260,18 @@ def moments(cnp.ndarray x, int threads, samples=None):
 cdef void _affine_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
+    if run.y:
+        run.kernels.add[run.kind](run.x + p.offset, run.y + p.offset, run.out + p.offset, p.rows,
+                                  p.columns, run.center, run.scale, run.shift, run.activation,
+                                  run.alpha, run.beta)
+        return
     run.kernels.affine[run.kind](run.x + p.offset, run.out + p.offset, p.rows, p.columns,
                                  run.center + p.own if run.center else NULL, run.scale + p.own,
                                  run.shift + p.own, run.activation, run.alpha, run.beta)
 
 
 def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int threads,
-           double alpha=0.0, double beta=0.0, center=None, int samples=1):
+           double alpha=0.0, double beta=0.0, center=None, int samples=1, residual=None):
     """Set ``out = activation((x - center) * scale + shift)``, with one of each per channel.
 
     Parameters
@@ -283,10 +293,17 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
         from zero.
     samples : int
         How many samples `x` holds.
+    residual : numpy.ndarray, optional
+        Of the size of `x`, added before the activation; only with `center` and parameters that
+        all samples share.
     """
     cdef Run run
     _start(&run, x, samples)
     run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
+    if residual is not None:
+        run.y = <const char*>pointer(residual, run.kind, cnp.PyArray_SIZE(x))
+        if center is None or samples != 1:
+            raise ValueError("kernel called with a residual, but no center or several samples")
     cdef cnp.ndarray a = _folded(&run, scale), b = _folded(&run, shift), m = None
     run.scale = _data(a)
     run.shift = _data(b)
@@ -318,6 +335,7 @@ def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, d
     run.kind = double_
     run.kernels = table().norm
     run.step = 0
+    run.y = NULL
     run.cut = _cut(1, pixels, len(scale))
     cdef cnp.ndarray a = _folded(&run, scale), b = _folded(&run, shift)
     run.scale = _data(a)
@@ -364,13 +382,20 @@ def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads, samples=None):
     cdef cnp.ndarray m = _folded(&run, center), sums, products
     run.center = _data(m)
     sums, products = _two_results(&run, samples is not None)
-    _take_partials(&run)
-    with nogil:
-        parallel_for(_grad_sums_block, &run, run.cut.tasks, _threads(&run, threads))
-        _sum_partials(&run, run.first, <double*>cnp.PyArray_DATA(sums))
-        _sum_partials(&run, run.second, <double*>cnp.PyArray_DATA(products))
-        _give_partials(&run)
+    _sum_blocks(&run, _grad_sums_block, threads, sums, products)
     return sums, products
+
+
+cdef int _sum_blocks(Run* run, task_fn block, int threads, cnp.ndarray sums,
+                     cnp.ndarray products) except -1:
+    """Run `block` on every task and add up its two partial sums."""
+    _take_partials(run)
+    with nogil:
+        parallel_for(block, run, run.cut.tasks, _threads(run, threads))
+        _sum_partials(run, run.first, <double*>cnp.PyArray_DATA(sums))
+        _sum_partials(run, run.second, <double*>cnp.PyArray_DATA(products))
+        _give_partials(run)
+    return 0
 
 
 cdef void _grad_input_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -409,6 +434,112 @@ def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.n
     run.shift = _data(c)
     with nogil:
         parallel_for(_grad_input_block, &run, run.cut.tasks, _threads(&run, threads))
+
+
+# -- gradients behind an activation -----------------------------------------------------------
+
+cdef ck_norm_masked _masked(const Run* run, Py_ssize_t offset) noexcept nogil:
+    cdef ck_norm_masked masked
+    masked.gy, masked.x, masked.out = run.gy + offset, run.x + offset, NULL
+    masked.y = NULL
+    if run.y != NULL:
+        masked.y = run.y + offset
+    if run.out != NULL:
+        masked.out = run.out + offset
+    masked.center, masked.scale, masked.shift = run.center, run.scale, run.shift
+    masked.low, masked.high, masked.leak = run.low, run.high, run.leak
+    return masked
+
+
+cdef void _masked_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Part p = _part(run, index)
+    cdef ck_norm_masked masked = _masked(run, p.offset)
+    run.kernels.masked_sums[run.kind](&masked, p.rows, p.columns, run.first + p.partial,
+                                      run.second + p.partial)
+
+
+cdef void _masked_input_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Part p = _part(run, index)
+    cdef ck_norm_masked masked = _masked(run, p.offset)
+    run.kernels.masked_input[run.kind](&masked, p.rows, p.columns, run.factor, run.slope,
+                                       run.offset)
+
+
+cdef tuple _start_masked(Run* run, cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale,
+                         shift):
+    """Describe a gradient behind an activation; return what keeps its parameters alive."""
+    _start(run, x)
+    run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
+    run.out = NULL
+    run.low, run.high, run.leak = mask
+    cdef cnp.ndarray m = _folded(run, center), a = _folded(run, scale), b = _folded(run, shift)
+    run.center = _data(m)
+    run.scale = _data(a)
+    run.shift = _data(b)
+    return m, a, b
+
+
+def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift, y, out,
+                int threads):
+    """Return `grad_sums` of a gradient that is still to go back through an activation.
+
+    Parameters
+    ----------
+    gy, x : numpy.ndarray
+        Channels-last, C-contiguous, of one type (float32 or float64) and size.
+    mask : tuple of float
+        (low, high, leak): the gradient is multiplied by `leak` unless the activation's value
+        lies between `low` and `high` (NaN: no upper end).
+    center, scale, shift : numpy.ndarray
+        (C,); the activation's argument was ``(x - center) * scale + shift``.
+    y, out : numpy.ndarray or None
+        The activation's value, where its argument was another (a residual was added); then
+        the gradient behind the activation is written to `out`. Neither or both.
+    threads : int
+        How many threads may be used.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        The two sums, (C,), float64.
+    """
+    cdef Run run
+    alive = _start_masked(&run, gy, x, mask, center, scale, shift)
+    if (y is None) != (out is None):
+        raise ValueError("kernel called with a value but no place for the gradient")
+    if y is not None:
+        run.y = <const char*>pointer(y, run.kind, cnp.PyArray_SIZE(x))
+        run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
+    sums, products = _two_results(&run, False)
+    _sum_blocks(&run, _masked_sums_block, threads, sums, products)
+    return sums, products
+
+
+def masked_input(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift, factor, slope,
+                 offset, cnp.ndarray out, int threads):
+    """Set ``out = g * factor + (x - center) * slope + offset``, g being `gy` behind the mask.
+
+    Parameters
+    ----------
+    gy, x, mask, center, scale, shift, threads
+        As for `masked_sums`.
+    factor, slope, offset : numpy.ndarray
+        (C,).
+    out : numpy.ndarray
+        Of the size and type of `x`; may be `gy`.
+    """
+    cdef Run run
+    alive = _start_masked(&run, gy, x, mask, center, scale, shift)
+    run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
+    cdef cnp.ndarray a = _folded(&run, factor), b = _folded(&run, slope)
+    cdef cnp.ndarray c = _folded(&run, offset)
+    run.factor = _data(a)
+    run.slope = _data(b)
+    run.offset = _data(c)
+    with nogil:
+        parallel_for(_masked_input_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
 # -- PReLU -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops.deferred import Deferred, Masked
 from convkit.ops.layout import (
     FLOATS,
     axis_order,
@@ -128,8 +129,31 @@ class _FromInput(_Unary):
     reads = (0,)
 
 
+class _Absorbing(_FromOutput):
+    """One that is computed together with a batch norm and an addition before it."""
+
+    takes_deferred = True
+
+    @classmethod
+    def forward(cls, ctx: Context, x: np.ndarray | Deferred, **attrs: Any) -> np.ndarray:
+        """Compute f(x), laid out in memory as `x` is."""
+        put_off = isinstance(x, Deferred)
+        y = x.activated(cls.kernel) if put_off else _map(cls.kernel, native(x), ctx.threads, ())
+        if ctx.needs[0]:
+            ctx.saved = y, put_off, put_off and x.residual is None
+        return y
+
+    @classmethod
+    def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | Masked]:
+        """Return the gradient of x; where x was a batch norm's output, that masks it."""
+        y, put_off, direct = ctx.saved
+        if put_off:
+            return (Masked(gy, y, cls.kernel, ctx.threads, direct),)
+        return (_map_grad(cls.kernel, gy, y, ctx.threads, ()),)
+
+
 @register
-class Relu(_FromOutput):
+class Relu(_Absorbing):
     """max(x, 0). The gradient at 0 is 0."""
 
     name = kernel = "relu"
@@ -137,7 +161,7 @@ class Relu(_FromOutput):
 
 
 @register
-class Relu6(_FromOutput):
+class Relu6(_Absorbing):
     """min(max(x, 0), 6). The gradient at 0 and at 6 is 0."""
 
     name = kernel = "relu6"

@@ -10,6 +10,7 @@ import numpy as np
 from convkit._kernels import binary, elementwise, memory, resample
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.conv import activation_arguments
+from convkit.ops.deferred import Deferred, plain
 from convkit.ops.layout import (
     FLOATS,
     axis_order,
@@ -236,14 +237,28 @@ class Add(_Binary):
     name = "add"
     onnx = "Add"
     passes_gradient = True
+    defers = 2
+    takes_deferred = True
+    takes_masked = True
 
     @staticmethod
     def forward(ctx: Context, a, b, *, activation=None, activation_args=()):
-        """Add with broadcasting."""
+        """Add with broadcasting; a batch norm's output that was put off stays so."""
+        if isinstance(a, Deferred) or isinstance(b, Deferred):
+            y = _put_off(a, b) if ctx.defer else None
+            if y is not None:
+                ctx.saved = _kind(a), _kind(b)
+                return y
+            a, b = plain(a), plain(b)
         if activation is not None:
             return _add_and_activate(ctx, a, b, activation, activation_args)
         ctx.saved = _kind(a), _kind(b)
         return _binary("add", *common_type(a, b), ctx.threads)
+
+    @staticmethod
+    def total(a, b, threads: int) -> np.ndarray:
+        """Return the sum of two arrays, laid out as the first."""
+        return _binary("add", a, b, threads)
 
     @classmethod
     def lower(cls, b, x, y, *, activation=None, activation_args=()):
@@ -267,6 +282,11 @@ class Add(_Binary):
         ka, kb = ctx.saved
         return (sum_to(g, ka) if ctx.needs[0] else None,
                 sum_to(g, kb) if ctx.needs[1] else None)
+
+
+def _put_off(a: np.ndarray | Deferred, b: np.ndarray | Deferred) -> Deferred | None:
+    """Return a + b, still to be computed, or None where that cannot wait."""
+    return a.plus(plain(b)) if isinstance(a, Deferred) else b.plus(a)
 
 
 def _add_and_activate(ctx: Context, a: np.ndarray, b: np.ndarray, activation: str, args: tuple

@@ -12,6 +12,7 @@ import numpy as np
 from convkit._kernels import memory, norm
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.affine import lower_affine
+from convkit.ops.deferred import Deferred, Masked
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -128,6 +129,8 @@ class BatchNormTrain(Op):
     name = "batch_norm_train"
     onnx = "BatchNormalization"
     reads = (0,)
+    defers = 1
+    takes_masked = True
 
     @staticmethod
     def shape(x, weight, bias, *, eps: float = 1e-5):
@@ -155,12 +158,11 @@ class BatchNormTrain(Op):
             # What rounding takes from the mean is put into the shift.
             center = _narrow(mean, dtype)
             shift = _wide(bias, channels, 0.0, "bias") + (center - mean) * scale
-        y = memory.empty(last.shape, dtype)
-        norm.affine(last, _narrow(scale, dtype), _narrow(shift, dtype), 0, y, ctx.threads,
-                    center=center)
+        numbers = center, _narrow(scale, dtype), _narrow(shift, dtype)
+        y = Deferred(last, *numbers, ctx.threads)
         if any(ctx.needs):
-            ctx.saved = (last, mean, inverse, scale)
-        return from_last(y), center, _narrow(var, dtype)
+            ctx.saved = (last, mean, inverse, scale, numbers)
+        return y if ctx.defer else y.array(), center, _narrow(var, dtype)
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
@@ -169,20 +171,47 @@ class BatchNormTrain(Op):
         With n values per channel, z the normalised input, s = weight / sqrt(var + eps):
         gx = s * (gy - mean(gy) - z * mean(gy * z)).
         """
-        last, mean, inverse, scale = ctx.saved
-        gy = to_last(gy)
-        dtype = last.dtype
-        center = _narrow(mean, dtype)
-        sums, products = norm.grad_sums(gy, last, center, ctx.threads)
+        last, mean, inverse, scale, numbers = ctx.saved
+        dtype, center = last.dtype, numbers[0]
+        masked = None
+        if isinstance(gy, Masked):
+            gy, masked, sums, products = _masked_sums(gy, last, numbers, ctx.threads)
+        else:
+            gy = to_last(gy)
+            sums, products = norm.grad_sums(gy, last, center, ctx.threads)
         products += (center - mean) * sums  # now the sums of gy * (x - mean)
         gx = None
         if ctx.needs[0]:
             count = last.size // last.shape[-1]
             slope = -scale * inverse * inverse * products / count
-            shift = (center - mean) * slope - scale * sums / count
+            shift = _narrow((center - mean) * slope - scale * sums / count, dtype)
+            slope, factor = _narrow(slope, dtype), numbers[1]
             gx = memory.empty(last.shape, dtype)
-            norm.grad_input(gy, last, center, _narrow(scale, dtype), _narrow(slope, dtype),
-                            _narrow(shift, dtype), gx, ctx.threads)
+            if masked is None:
+                norm.grad_input(gy, last, center, factor, slope, shift, gx, ctx.threads)
+            else:
+                norm.masked_input(gy, last, masked, *numbers, factor, slope, shift, gx,
+                                  ctx.threads)
             gx = from_last(gx)
         return (gx, _narrow(products * inverse, dtype) if ctx.needs[1] else None,
                 _narrow(sums, dtype) if ctx.needs[2] else None)
+
+
+def _masked_sums(
+    gradient: Masked, last: Array, numbers: tuple[Array, Array, Array], threads: int,
+) -> tuple[Array, tuple[float, float, float] | None, Array, Array]:
+    """Return a gradient, the mask it is still to pass, and the sums of `norm.grad_sums`.
+
+    Where the mask can be told from `last`, the gradient stays as it came; else the pass that
+    takes the sums also masks it, for whoever else has a part in it.
+    """
+    if gradient.done:
+        gy = to_last(gradient.array())
+        return gy, None, *norm.grad_sums(gy, last, numbers[0], threads)
+    gy, mask = to_last(gradient.gy), gradient.mask
+    if gradient.direct:
+        return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
+    out = memory.empty(last.shape, last.dtype)
+    sums, products = norm.masked_sums(gy, last, mask, *numbers, to_last(gradient.y), out, threads)
+    gradient.put(out)
+    return out, None, sums, products

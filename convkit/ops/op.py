@@ -32,9 +32,11 @@ class Context:
         How many threads kernels may use.
     precision : str
         "highest", "high" or "medium": how products are computed (`convkit.precision`).
+    defer : bool
+        Whether forward may put its output off now.
     """
 
-    __slots__ = ("cache", "needs", "precision", "saved", "threads")
+    __slots__ = ("cache", "defer", "needs", "precision", "saved", "threads")
 
     def __init__(self, needs: tuple[bool, ...], threads: int, cache: tuple = (),
                  precision: str = "high"):
@@ -42,6 +44,7 @@ class Context:
         self.threads = threads
         self.cache = cache
         self.precision = precision
+        self.defer = False
         self.saved: Any = None
 
 
@@ -67,6 +70,13 @@ class Op:
         the tape must copy before it keeps it.
     views : bool
         Whether the output may be a view of the first input, whose version it then shares.
+    defers : int
+        Whether forward may put its output off (`ops.deferred`): how many inputs, counted from
+        the first, must then be results of recorded operations.
+    takes_deferred : bool
+        Whether the first two inputs may be outputs that were put off (`ops.deferred`).
+    takes_masked : bool
+        Whether backward's gradient may still have to go back through an activation.
     differentiable : int
         How many of the outputs, counted from the first, carry gradients.
     """
@@ -77,6 +87,9 @@ class Op:
     reads_output: ClassVar[bool] = False
     passes_gradient: ClassVar[bool] = False
     views: ClassVar[bool] = False
+    defers: ClassVar[int] = 0
+    takes_deferred: ClassVar[bool] = False
+    takes_masked: ClassVar[bool] = False
     differentiable: ClassVar[int] = 1
 
     @staticmethod

@@ -7,6 +7,16 @@
 
 #include <stddef.h>
 
+/* A gradient that has not gone back through an activation yet. Where `y`, the activation's
+   value, is NULL, its argument is worked out again: (x - center) * scale + shift. What is
+   outside (low, high) gets `leak` times the gradient; high NaN: no upper end. */
+typedef struct ck_norm_masked {
+    const void *gy, *x, *y;
+    const void *center, *scale, *shift;
+    void *out; /* the gradient after the activation, or gx */
+    double low, high, leak;
+} ck_norm_masked;
+
 typedef struct ck_norm_table {
     /* Mean and sum of squared deviations of each column. */
     void (*moments[2])(const void *x, ptrdiff_t rows, ptrdiff_t columns, double *mean,
@@ -19,6 +29,10 @@ typedef struct ck_norm_table {
     void (*affine[2])(const void *x, void *y, ptrdiff_t rows, ptrdiff_t columns,
                       const void *center, const void *scale, const void *shift, int activation,
                       double alpha, double beta);
+    /* y = activation((x - center) * scale + shift + residual). */
+    void (*add[2])(const void *x, const void *residual, void *y, ptrdiff_t rows,
+                   ptrdiff_t columns, const void *center, const void *scale, const void *shift,
+                   int activation, double alpha, double beta);
     /* For each column, the sums of gy and of gy * (x - center). */
     void (*grad_sums[2])(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
                          const void *center, double *sum, double *product);
@@ -26,6 +40,12 @@ typedef struct ck_norm_table {
     void (*grad_input[2])(const void *gy, const void *x, void *gx, ptrdiff_t rows,
                           ptrdiff_t columns, const void *center, const void *scale,
                           const void *slope, const void *shift);
+    /* The same two behind an activation; where `y` is there the sums
+       also write `out`; gx is for a mask worked out anew. */
+    void (*masked_sums[2])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns, double *sum,
+                           double *product);
+    void (*masked_input[2])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns,
+                            const void *factor, const void *slope, const void *offset);
     /* y = x > 0 ? x : w * x. */
     void (*prelu[2])(const void *x, const void *w, void *y, ptrdiff_t rows, ptrdiff_t columns);
     /* Its gradients: gx, and for each column the gradient of w. */

@@ -92,12 +92,84 @@ static void FN(affine_rows)(const void *x, void *y, ptrdiff_t rows, ptrdiff_t co
     }
 }
 
+static void FN(norm_add)(const void *x, const void *residual, void *y, ptrdiff_t rows,
+                         ptrdiff_t columns, const void *center, const void *scale,
+                         const void *shift, int activation, double alpha, double beta) {
+    const V low = FN(set)((T)alpha), high = FN(set)((T)beta);
+    OVER_ROWS {
+        V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(scale) + OF_COLUMN(shift);
+        PUT(y, FN(activate)(activation, low, high, v + HERE(residual)));
+    }
+}
+
 static void FN(grad_input)(const void *gy, const void *x, void *gx, ptrdiff_t rows,
                            ptrdiff_t columns, const void *center, const void *scale,
                            const void *slope, const void *shift) {
     OVER_ROWS {
         V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(slope) + OF_COLUMN(shift);
         PUT(gx, HERE(gy) * OF_COLUMN(scale) + v);
+    }
+}
+
+/* Gradients through an activation: the mask is of its value, or of its argument worked out
+   anew, in the very arithmetic of affine_rows. */
+typedef struct FN(mask) {
+    V low, high, leak;
+} FN(mask);
+CK_INLINE FN(mask) FN(mask_of)(const ck_norm_masked *m) {
+    return (FN(mask)){FN(set)((T)m->low), FN(set)((T)m->high), FN(set)((T)m->leak)};
+}
+CK_INLINE V FN(through)(const FN(mask) *m, V v, V g) {
+    V least = FN(select)(m->leak == (V){0}, (V){0}, g * m->leak); /* NaN leaks by a slope only */
+    return FN(select)((v <= m->low) | (v >= m->high), least, g);
+}
+
+/* `anew`: a constant wherever it is inlined; a mask that was kept is put to use once. */
+CK_INLINE void FN(masked_sums_columns)(const ck_norm_masked *run, int anew, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c, int nv,
+                                       ptrdiff_t left, double *sum, double *product) {
+    const FN(mask) mask = FN(mask_of)(run);
+    V s[4], p[4], m[4], scale[4], shift[4];
+    EACH(j) {
+        s[j] = p[j] = (V){0};
+        m[j] = AT(run->center, 0, j);
+        scale[j] = anew ? AT(run->scale, 0, j) : (V){0};
+        shift[j] = anew ? AT(run->shift, 0, j) : (V){0};
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V x = AT(run->x, r, j);
+        V v = anew ? (x - m[j]) * scale[j] + shift[j] : AT(run->y, r, j);
+        V g = FN(through)(&mask, v, AT(run->gy, r, j));
+        if (!anew)
+            FN(store_some)((T *)run->out + r * columns + c + j * VL, g, left - j * VL);
+        s[j] += g;
+        p[j] += g * (x - m[j]);
+    }
+    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++) {
+        sum[c + j * VL + lane] = (double)s[j][lane];
+        product[c + j * VL + lane] = (double)p[j][lane];
+    }
+}
+static void FN(masked_sums)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
+                            double *sum, double *product) {
+#define ANEW(nv, left) \
+    FN(masked_sums_columns)(run, 1, rows, columns, c, nv, left, sum, product)
+#define KEPT(nv, left) \
+    FN(masked_sums_columns)(run, 0, rows, columns, c, nv, left, sum, product)
+    if (run->y) OVER_COLUMNS(KEPT)
+    else OVER_COLUMNS(ANEW)
+#undef ANEW
+#undef KEPT
+}
+
+static void FN(masked_input)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
+                             const void *factor, const void *slope, const void *offset) {
+    const FN(mask) mask = FN(mask_of)(run);
+    OVER_ROWS {
+        V x = HERE(run->x) - OF_COLUMN(run->center);
+        V g = FN(through)(&mask, x * OF_COLUMN(run->scale) + OF_COLUMN(run->shift),
+                          HERE(run->gy));
+        V v = x * OF_COLUMN(slope) + OF_COLUMN(offset);
+        PUT(run->out, g * OF_COLUMN(factor) + v);
     }
 }
 

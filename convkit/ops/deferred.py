@@ -1,0 +1,140 @@
+"""Work put off until the next operation is known: batch norm's output, an activation's gradient.
+
+``relu(bn(x) + residual)`` is three operations on the tape, with three nodes; in memory it need
+be one pass forward, and one pass plus one reduction backward. So training batch norm may leave
+its output as a `Deferred`: addition takes it up with the other operand, an activation computes
+it all at once, and whoever reads the values has them computed then. Backward, such an
+activation passes on a `Masked` gradient, which batch norm masks on the way through its own
+passes. Both hold what is needed to be turned into a plain array at any time, with the same
+bits as if nothing had been put off.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convkit._kernels import elementwise, memory, norm
+from convkit.ops.layout import from_last, to_last
+
+__all__ = ["ACTIVATIONS", "Deferred", "Masked", "plain"]
+
+_NAN = float("nan")
+
+# Kernel of an activation -> its number and ends in `norm.affine`, and its mask: the ends
+# between which the gradient passes, and what of it passes elsewhere.
+ACTIVATIONS = {
+    "relu": ((1, 0.0, 0.0), (0.0, _NAN, 0.0)),
+    "relu6": ((2, 0.0, 6.0), (0.0, 6.0, 0.0)),
+}
+
+
+class Deferred:
+    """A training batch norm's output, perhaps with a residual added, still to be computed.
+
+    Parameters
+    ----------
+    last : numpy.ndarray
+        The input, channels-last.
+    center, scale, shift : numpy.ndarray
+        (C,), of its type: the output is (last - center) * scale + shift.
+    threads : int
+        How many threads may be used.
+    residual : numpy.ndarray, optional
+        Channels-last; added.
+    """
+
+    __slots__ = ("__weakref__", "_numbers", "_value", "dtype", "last", "residual", "shape",
+                 "threads")
+
+    def __init__(self, last: np.ndarray, center: np.ndarray, scale: np.ndarray,
+                 shift: np.ndarray, threads: int, residual: np.ndarray | None = None):
+        self.last = last
+        self._numbers = center, scale, shift
+        self.threads = threads
+        self.residual = residual
+        self.shape = from_last(last).shape
+        self.dtype = last.dtype
+        self._value: np.ndarray | None = None
+
+    def plus(self, other: np.ndarray) -> Deferred | None:
+        """Return the sum with an array, put off; None where it is to be computed as usual."""
+        if (self.residual is not None or self._value is not None or other.shape != self.shape
+                or other.dtype != self.dtype or not other.flags.aligned):
+            return None
+        return Deferred(self.last, *self._numbers, self.threads, to_last(other))
+
+    def activated(self, kernel: str) -> np.ndarray:
+        """Return the activation of the values, computed in one pass."""
+        number, alpha, beta = ACTIVATIONS[kernel][0]
+        return self._compute(number, alpha, beta)
+
+    def array(self) -> np.ndarray:
+        """Return the values; they are computed once."""
+        if self._value is None:
+            self._value = self._compute(0, 0.0, 0.0)
+        return self._value
+
+    def _compute(self, activation: int, alpha: float, beta: float) -> np.ndarray:
+        center, scale, shift = self._numbers
+        y = memory.empty(self.last.shape, self.dtype)
+        norm.affine(self.last, scale, shift, activation, y, self.threads, alpha, beta,
+                    center=center, residual=self.residual)
+        return from_last(y)
+
+
+class Masked:
+    """The gradient of an activation's value, still to be taken to its argument.
+
+    Parameters
+    ----------
+    gy, y : numpy.ndarray
+        The gradient and the value.
+    kernel : str
+        The activation's kernel.
+    threads : int
+        How many threads may be used.
+    direct : bool
+        Whether the argument was a batch norm's output as it is: then that batch norm can
+        tell the mask from its own input.
+    """
+
+    __slots__ = ("_value", "direct", "dtype", "gy", "kernel", "shape", "threads", "y")
+
+    def __init__(self, gy: np.ndarray, y: np.ndarray, kernel: str, threads: int, direct: bool):
+        self.gy = gy
+        self.y = y
+        self.kernel = kernel
+        self.threads = threads
+        self.direct = direct
+        self.shape = y.shape
+        self.dtype = y.dtype
+        self._value: np.ndarray | None = None
+
+    @property
+    def mask(self) -> tuple[float, float, float]:
+        """Low end, high end and leak, as `norm.masked_sums` wants them."""
+        return ACTIVATIONS[self.kernel][1]
+
+    @property
+    def done(self) -> bool:
+        """Whether the gradient has been worked out."""
+        return self._value is not None
+
+    def put(self, last: np.ndarray) -> None:
+        """Take the channels-last gradient that somebody worked out."""
+        self._value = from_last(last)
+        self.gy = self.y = None
+
+    def array(self) -> np.ndarray:
+        """Return the gradient; it is worked out once."""
+        if self._value is None:
+            last = to_last(self.y)
+            gx = memory.empty(last.shape, last.dtype)
+            elementwise.unary_grad(self.kernel, to_last(self.gy), last, gx, self.threads)
+            self.put(gx)
+        return self._value
+
+
+def plain(value: np.ndarray | Deferred | Masked) -> np.ndarray:
+    """Return the array that a value is or stands for."""
+    return value if isinstance(value, np.ndarray) else value.array()
