@@ -219,6 +219,68 @@ def test_fixed_shapes_beside_open_ones():
     assert program._lowered.arena[1] > 0
 
 
+# -- concatenations without copies -----------------------------------------------------------
+
+
+def convolution(out: int, inner: int, size: int = 1) -> nn.Conv2d:
+    ck.manual_seed(out + inner)
+    return nn.Conv2d(inner, out, size, padding=size // 2)
+
+
+def steps_of(program: Program, op: str) -> int:
+    """Return how many steps the nodes of an operation have."""
+    nodes = program._ready().nodes
+    return sum(nodes.count(i) for i, node in enumerate(program.graph.nodes) if node.op == op)
+
+
+def test_branches_are_written_side_by_side():
+    layers = [convolution(8, 6), convolution(5, 6, 3), convolution(16, 6, 5)]
+    graph = trace(lambda x: F.max_pool2d(F.concat([f(x) for f in layers], 1), 2), (1, 6, 12, 10))
+    program = check_graph(graph, (1, 3))
+    assert steps_of(program, "concat") == 0
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_dense_blocks_copy_their_input_alone(nested):
+    bottlenecks = [convolution(16, 6 + 4 * i) for i in range(5)]
+    grown = [convolution(4, 16, 3) for _ in range(5)]
+
+    def model(x):
+        features = [F.avg_pool2d(x, 2)]
+        for squeeze, grow in zip(bottlenecks, grown, strict=True):
+            y = F.concat(features, 1) if len(features) > 1 else features[0]
+            features.append(grow(F.relu(squeeze(y))))
+            if nested:
+                features = [F.concat(features, 1)]
+        return F.concat(features, 1) if len(features) > 1 else features[0]
+
+    program = check_graph(run_pipeline(trace(model, (1, 6, 12, 12))), (1, 3))
+    assert steps_of(program, "concat") == 1
+
+
+def test_skip_connections_are_copied_once():
+    down, up = convolution(8, 3, 3), convolution(8, 8, 3)
+
+    def model(x):
+        skip = F.relu(down(x))
+        y = up(F.interpolate(F.max_pool2d(skip, 2), scale_factor=2))
+        return F.relu(convolution(4, 16, 3)(F.concat([skip, y], 1)))
+
+    program = check_graph(run_pipeline(trace(model, (1, 3, 8, 8))), (1, 2))
+    assert steps_of(program, "concat") == 1
+
+
+def test_a_value_twice_in_a_concatenation_and_one_that_is_an_output():
+    layer = convolution(4, 3)
+
+    def model(x):
+        y = layer(x)
+        z = F.concat([y, F.relu(y), y], 1)
+        return z, F.concat([z, y], 1), y, F.concat([y, x], 1)
+
+    check_graph(trace(model, (1, 3, 5, 5)), (1, 2))
+
+
 # -- the plan -------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ cdef struct Run:
     const char* slope
     const char* shift
     Py_ssize_t step  # bytes from one sample's parameters to the next's
+    Py_ssize_t x_pixel  # numbers from one pixel of x to the next, in steps
     double* first  # two partial results per block, `columns` numbers each
     double* second
     int activation
@@ -328,9 +329,36 @@ cdef int _affine_step(const void* params, char** at, Py_ssize_t samples, int thr
     return 0
 
 
+cdef void _affine_pixels(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Take some pixels that are parts of wider ones."""
+    cdef Run* run = <Run*>ctx
+    cdef Py_ssize_t item = 8 if run.kind else 4, i
+    cdef Py_ssize_t each = run.cut.block * run.cut.fold
+    for i in range(index * each, min(run.cut.pixels, (index + 1) * each)):
+        run.kernels.affine[run.kind](
+            run.x + i * run.x_pixel * item, run.out + i * run.cut.channels * item, 1,
+            run.cut.channels, NULL, run.scale, run.shift, run.activation, run.alpha, run.beta)
+
+
+cdef int _affine_parts_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                            char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    cdef Py_ssize_t each, tasks
+    run.cut = _cut(1, samples * run.cut.pixels, run.cut.channels)
+    run.x = at[0]
+    run.out = at[1]
+    each = run.cut.block * run.cut.fold
+    tasks = (run.cut.pixels + each - 1) // each
+    parallel_for(_affine_pixels, &run, tasks, _threads(&run, threads))
+    return 0
+
+
 def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, double alpha=0.0,
-                double beta=0.0):
-    """Return `affine` on `pixels` pixels of each sample as a step, with operands x and out."""
+                double beta=0.0, x_pixel=None):
+    """Return `affine` on `pixels` pixels of each sample as a step, with operands x and out.
+
+    With `x_pixel`, pixels of x are so many numbers apart, parts of wider ones.
+    """
     cdef Run run
     run.kind = double_
     run.kernels = table().norm
@@ -344,7 +372,9 @@ def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, d
     run.activation = activation
     run.alpha = alpha
     run.beta = beta
-    return new_step(_affine_step, NULL, &run, sizeof(Run), (a, b))
+    run.x_pixel = run.cut.channels if x_pixel is None else x_pixel
+    return new_step(_affine_step if run.x_pixel == run.cut.channels else _affine_parts_step, NULL,
+                    &run, sizeof(Run), (a, b))
 
 
 # -- gradients -------------------------------------------------------------------------------

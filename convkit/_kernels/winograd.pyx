@@ -229,6 +229,7 @@ cdef struct Source:
     ck_winograd_input_fn transform
     ck_winograd_input_args proto
     Py_ssize_t height, width, channels
+    Py_ssize_t pixel                      # floats from one pixel to the next
     Py_ssize_t top, left                  # where the first tile begins
     Py_ssize_t size                       # pixels of a tile's side
     Py_ssize_t tile                       # pixels from one tile to the next
@@ -298,7 +299,7 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
         row = _first_row(source, &place) + source.top
         col = _first_col(source, &place) + source.left
         args.offset = ((place.sample * source.height + row) * source.width + col) \
-            * source.channels
+            * source.pixel
         args.row_from = _steps(-row, source.apart_h)
         args.row_to = min(source.size, _steps(source.height - row, source.apart_h))
         args.col_from = _steps(-col, source.apart_w)
@@ -310,7 +311,7 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
 
 
 cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
-                    out_size, dilation):
+                    out_size, dilation, x_pixel=None):
     """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs.
 
     `shape` is that of a sample, (H, W, C).
@@ -319,14 +320,15 @@ cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t
     cdef Py_ssize_t vector = _table().vector_length, positions = (tile + 2) * (tile + 2)
     cdef const ck_winograd_kernels* kernels = &_table().sizes[tile // 4]
     source.height, source.width, source.channels = shape
+    source.pixel = source.channels if x_pixel is None else x_pixel
     source.transform = kernels.input if size == tile + 2 else kernels.gradient
     source.top, source.left, source.size, source.tile = top, left, size, tile
     source.apart_h, source.apart_w = dilation
     source.tiles_h = (_steps(out_size[0], source.apart_h) + tile - 1) // tile
     source.tiles_w = (_steps(out_size[1], source.apart_w) + tile - 1) // tile
     source.per_sample = source.apart_h * source.tiles_h * source.apart_w * source.tiles_w
-    source.proto.row_step = source.apart_h * source.width * source.channels
-    source.proto.pixel_step = source.apart_w * source.channels
+    source.proto.row_step = source.apart_h * source.width * source.pixel
+    source.proto.pixel_step = source.apart_w * source.pixel
     source.proto.channels = source.channels
     # One vector more between positions, so that they fall into different sets of a cache.
     source.proto.position_step = _round_up(source.channels, vector) + vector
@@ -422,7 +424,7 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
             last = part_start(job.total, job.tile_blocks, tile_block + 1) - 1
             a = _place(source, first)
             b = _place(source, last)
-            row = source.width * source.channels * 4
+            row = source.width * source.pixel * 4
             base = <const char*>source.proto.x
             reach = source.top + source.size * source.apart_h
             begin = a.sample * source.height + max(0, _first_row(source, &a) + source.top)
@@ -519,7 +521,8 @@ cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
 
 
 cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, dilation,
-                   int activation, double alpha, double beta, int together) except *:
+                   int activation, double alpha, double beta, int together,
+                   x_pixel=None) except *:
     """Describe a convolution between samples of two shapes, without their data."""
     cdef Job job
     cdef const ck_winograd_table* table = _table()
@@ -532,7 +535,7 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.tile = weights.tile
     job.positions = (job.tile + 2) * (job.tile + 2)
     job.source = _source(x_shape, job.tile + 2, weights.tile, top, left,
-                         (job.out_h, job.out_w), dilation)
+                         (job.out_h, job.out_w), dilation, x_pixel)
     job.u = weights.pointer
     job.block_columns = weights.block_columns
     job.blocks = weights.blocks
@@ -690,7 +693,8 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
 
 
 def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, recover, *,
-         dilation=(1, 1), int activation=0, double alpha=0, double beta=0, y_pixel=None):
+         dilation=(1, 1), int activation=0, double alpha=0, double beta=0, x_pixel=None,
+         y_pixel=None):
     """Return the same as a step of a Program, with operands x, bias, residual and y.
 
     Parameters
@@ -700,13 +704,13 @@ def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, rec
     recover : callable
         Called, with the operands' addresses, where a sample's peak is not between the bounds
         of `outside`; the peaks are the first floats of the scratch memory.
-    y_pixel : int, optional
-        Numbers from one pixel of y to the next, where pixels are parts of wider ones.
+    x_pixel, y_pixel : int, optional
+        Numbers from one pixel to the next, where pixels are parts of wider ones.
     others
         As for `run`.
     """
     cdef Job job = _describe(x_shape, weights, y_shape, top, left, dilation, activation, alpha,
-                             beta, -1)
+                             beta, -1, x_pixel)
     job.y_pixel = job.out_c if y_pixel is None else y_pixel
     cdef Step step = new_step(run_step, scratch_size, &job, sizeof(Job), weights)
     step.recover = recover

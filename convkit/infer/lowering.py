@@ -15,6 +15,7 @@ import numpy as np
 from convkit._kernels import runner
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.graph import Graph, Node
+from convkit.infer.joining import follow, reserve
 from convkit.infer.places import Block, Operand
 from convkit.infer.plan import plan_arena
 from convkit.ops.layout import LAST_ORDER, dense_strides
@@ -105,6 +106,7 @@ class Lowering:
         self._shared: dict[int, dict] = {} if shared is None else shared
         self._own = {id(c.array) for c in graph.constants.values()}
         self._kept: list[np.ndarray] = []
+        self._parts, self._wholes = reserve(graph)
 
     # -- what operations use ----------------------------------------------------------------
 
@@ -162,6 +164,39 @@ class Lowering:
         if array in self._own:
             return self._shared.setdefault(array, {})
         return self._caches.setdefault(id(x.block), {})
+
+    def reserved(self) -> Operand | None:
+        """Return the part of a concatenation that the present node's result is to lie in."""
+        part = self._parts.get(self._graph.nodes[self._node].outputs[0])
+        return None if part is None else part.place(self)
+
+    def joined(self, axis: int) -> Operand | None:
+        """Return the present concatenation where its inputs lie, or are put, side by side.
+
+        None where no block is reserved for it, or for one that begins as it does.
+        """
+        node = self._graph.nodes[self._node]
+        if self._values[node.inputs[0]].pixel is None:
+            return None  # the first decides on the order in memory, as in eager calls
+        parts = [self._parts.get(v) for v in node.inputs]
+        if follow(parts):
+            whole, start = parts[0].whole, parts[0].start
+        elif node.outputs[0] in self._wholes:
+            whole, start = self._wholes[node.outputs[0]], 0
+        else:
+            return None
+        first, place = start, whole.place(self)
+        if axis != 1 or place.strides is None:
+            return None
+        for value, part in zip(node.inputs, parts, strict=True):
+            x = self._values[value]
+            y = place.part(1, start, start + x.shape[1])
+            start += x.shape[1]
+            if x.block is not place.block:
+                self.copy(x, y)
+                if part is not None and part.whole is whole:
+                    self._values[value] = y
+        return place.part(1, first, start)
 
     # -- the graph --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convkit.infer.dims import BatchDim, Shape, at_batch
-from convkit.ops.layout import dense_strides
+from convkit.ops.layout import LAST_ORDER, dense_strides
 
 __all__ = ["ALIGNMENT", "Block", "Operand"]
 
@@ -111,6 +111,29 @@ class Operand:
         """Axes from the outermost in memory to the innermost."""
         return tuple(sorted(range(len(self.shape)),
                             key=lambda i: (i != 0, -abs(self.strides[i]))))
+
+    @property
+    def pixel(self) -> int | None:
+        """Elements from one pixel to the next of an array with channels last in memory.
+
+        They may be more than there are channels, for a part of wider pixels. None where
+        pixels do not follow each other at one distance, with their channels side by side.
+        """
+        if len(self.shape) not in LAST_ORDER or not self.regular or len(self.shape) < 3:
+            return None
+        item = self.dtype.itemsize
+        pixels = math.prod(self.shape[2:])
+        apart = self.strides[0] // pixels
+        if apart * pixels != self.strides[0] or apart % item or apart < item * self.shape[1]:
+            return None
+        if self.shape[1] > 1 and self.strides[1] != item:
+            return None
+        wanted = apart
+        for size, have in zip(self.shape[:1:-1], self.strides[:1:-1], strict=True):
+            if size > 1 and have != wanted:
+                return None
+            wanted *= size
+        return apart // item
 
     def dense(self, order: tuple[int, ...]) -> bool:
         """Tell whether the elements follow each other with axes in an order."""

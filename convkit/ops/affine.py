@@ -77,10 +77,11 @@ class Affine(Op):
 def lower_affine(b: Any, x: Any, scale: np.ndarray, shift: np.ndarray, activation: int = 0,
                  alpha: float = 0.0, beta: float = 0.0) -> Any:
     """Emit a step that computes activation(x * scale + shift) per channel."""
-    x = b.last(x)
+    pixel = x.pixel
+    x = b.last(x) if pixel is None else x
     y = b.new_last(x.shape, x.dtype)
     b.step(norm.affine_step(math.prod(x.shape[2:]), x.dtype == np.float64, scale, shift,
-                            activation, alpha, beta), (x, y), x.samples)
+                            activation, alpha, beta, pixel), (x, y), x.samples)
     return y
 
 

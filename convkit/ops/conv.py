@@ -165,15 +165,21 @@ class Conv(Op):
         problem = forward_problem(padded, weight.shape, x.dtype, stride=stride, padding=padding,
                                   dilation=dilation, groups=groups,
                                   precision=precision or b.precision)
-        steps = planner.steps(b, "forward", problem, algorithm, weight,
-                              residual=residual is not None, y_pixel=None,
+        chosen = planner.choose(problem, "forward", algorithm)
+        x_pixel = x.pixel if more is None and chosen.reads_parts(problem) else None
+        y = b.reserved() if residual is None and chosen.writes_parts(problem) else None
+        steps = planner.steps(b, "forward", problem, chosen, weight, residual=residual is not None,
+                              x_pixel=x_pixel, y_pixel=None if y is None else y.pixel,
                               **activation_arguments(activation, activation_args))
         if steps is None:
             return None
         if more is not None:
             x = _pad_op().lower(b, x, **more)
-        size = problem.out_size[4 - len(x.shape):]
-        return _emit(b, steps, x, bias, residual, (problem.out_channels, *size))
+        x = b.last(x) if x_pixel is None else x
+        if y is None:
+            y = b.new_last((x.shape[0], problem.out_channels,
+                            *problem.out_size[4 - len(x.shape):]), x.dtype)
+        return _emit(b, steps, x, bias, residual, y)
 
     @staticmethod
     def backward(ctx: Context, gy):
@@ -202,12 +208,10 @@ def constants(x: Any, weight: Any, bias: Any) -> bool:
         p.constant is not None and p.dtype == x.dtype for p in (weight, bias) if p is not None)
 
 
-def _emit(b: Any, steps: list, x: Any, bias: Any, residual: Any, shape: tuple[int, ...]) -> Any:
-    """Emit steps; return where their result of a sample's `shape` lies."""
-    x = b.last(x)
+def _emit(b: Any, steps: list, x: Any, bias: Any, residual: Any, y: Any) -> Any:
+    """Emit steps that write `y`, and return it."""
     bias = None if bias is None else b.constant(np.ascontiguousarray(bias.constant))
     residual = None if residual is None else b.last(residual)
-    y = b.new_last((x.shape[0], *shape), x.dtype)
     for step in steps:
         b.step(step, (x, bias, residual, y), x.samples)
     return y
@@ -276,12 +280,12 @@ class ConvTranspose(Op):
             (1, *x.shape[1:]), weight.shape, x.dtype, stride=stride, padding=padding,
             output_padding=output_padding, dilation=dilation, groups=groups,
             precision=precision or b.precision)
-        steps = planner.steps(b, "grad_input", problem, "auto", weight, residual=False,
-                              y_pixel=None, activation=0, alpha=0.0, beta=0.0)
+        steps = planner.steps(b, "grad_input", problem, planner.choose(problem, "grad_input"),
+                              weight, residual=False, activation=0, alpha=0.0, beta=0.0)
         if steps is None:
             return None
-        size = problem.in_size[4 - len(x.shape):]
-        return _emit(b, steps, x, bias, None, (problem.in_channels, *size))
+        shape = (x.shape[0], problem.in_channels, *problem.in_size[4 - len(x.shape):])
+        return _emit(b, steps, b.last(x), bias, None, b.new_last(shape, x.dtype))
 
     @staticmethod
     def backward(ctx: Context, gy):

@@ -87,9 +87,9 @@ class Linear(Op):
         """Emit the steps of the algorithm chosen, where weight and bias are constants."""
         if len(x.shape) < 2 or not constants(x, weight, bias):
             return None
-        steps = planner.steps(b, "forward",
-                              _problem(1, weight.constant, precision or b.precision), "auto",
-                              weight, residual=residual is not None, y_pixel=None,
+        problem = _problem(1, weight.constant, precision or b.precision)
+        steps = planner.steps(b, "forward", problem, planner.choose(problem, "forward"), weight,
+                              residual=residual is not None,
                               **activation_arguments(activation, activation_args))
         if steps is None:
             return None

@@ -77,9 +77,9 @@ def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: 
         work(problem, *arrays, **more)
 
 
-def steps(b: Any, task: Task, problem: ConvProblem, algorithm: str, weight: Any,
+def steps(b: Any, task: Task, problem: ConvProblem, chosen: type[Algorithm], weight: Any,
           **more: Any) -> list[Any] | None:
-    """Return a task's compiled steps, by the algorithm that `choose` returns.
+    """Return a task's compiled steps, by the algorithm that `choose` has returned.
 
     Parameters
     ----------
@@ -88,14 +88,13 @@ def steps(b: Any, task: Task, problem: ConvProblem, algorithm: str, weight: Any,
     weight : Operand
         A constant.
     more
-        residual, y_pixel, activation, alpha and beta, as for `Algorithm.steps`.
+        residual, x_pixel, y_pixel, activation, alpha and beta, as for `Algorithm.steps`.
 
     Returns
     -------
     list of Step or None
         None where the algorithm has none for the task.
     """
-    chosen = choose(problem, task, algorithm)
     start = time.perf_counter()
     taps = np.ascontiguousarray(weight.constant)
     taps = taps.reshape(*taps.shape[:2], *[1] * (4 - taps.ndim), *taps.shape[2:])

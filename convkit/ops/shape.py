@@ -265,6 +265,9 @@ class Concat(Op):
         axis = dim % len(xs[0].shape)
         if axis == 0 or len({x.dtype for x in xs}) > 1 or not all(x.regular for x in xs):
             return None
+        joined = b.joined(axis)
+        if joined is not None:
+            return joined
         shape = list(xs[0].shape)
         shape[axis] = sum([x.shape[axis] for x in xs])
         y = b.new(tuple(shape), xs[0].dtype, xs[0].order)

@@ -40,9 +40,19 @@ class Algorithm:
         raise NotImplementedError
 
     @classmethod
+    def reads_parts(cls, problem: ConvProblem) -> bool:
+        """Tell whether steps can read pixels that are parts of wider ones."""
+        return False
+
+    @classmethod
+    def writes_parts(cls, problem: ConvProblem) -> bool:
+        """Tell whether steps can write pixels that are parts of wider ones."""
+        return False
+
+    @classmethod
     def steps(cls, problem: ConvProblem, task: Task, weight: np.ndarray, cache: dict | None,
-              threads: int, *, residual: bool, y_pixel: int | None, **epilogue: Any
-              ) -> list[Any] | None:
+              threads: int, *, residual: bool, x_pixel: int | None = None,
+              y_pixel: int | None = None, **epilogue: Any) -> list[Any] | None:
         """Return compiled steps for the task, or None where there are none.
 
         Their operands are x, bias, residual and y (for "grad_input", the gradient of the output
@@ -54,8 +64,9 @@ class Algorithm:
             A constant.
         residual : bool
             Whether there is one.
-        y_pixel : int or None
-            Numbers from one pixel of y to the next; None for as many as it has channels.
+        x_pixel, y_pixel : int or None
+            Numbers from one pixel to the next; None for as many as there are channels, and
+            always None where parts of pixels cannot be read or written.
         epilogue
             activation, alpha and beta.
         """

@@ -46,7 +46,13 @@ class _Tiles(Algorithm):
         return None
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+    def writes_parts(cls, problem):
+        """Write parts always."""
+        return True
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              **epilogue):
         """Return the loops' step, or for the gradient of the input one for each phase."""
         x, y = sides(problem, task)
         if cls.planes == 2 and not np.isfinite(weight).all():

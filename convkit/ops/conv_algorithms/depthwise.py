@@ -51,10 +51,10 @@ class Depthwise(Algorithm):
                           *Depthwise._geometry(problem), activation, alpha, beta, threads)
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, activation=0,
-              alpha=0.0, beta=0.0):
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              activation=0, alpha=0.0, beta=0.0):
         """Return the forward pass's step, into pixels of its own."""
-        if task != "forward" or y_pixel not in (None, problem.out_channels):
+        if task != "forward":
             return None
         return [depthwise.step(*sides(problem, task), cls._taps_first(problem, weight, cache),
                                residual, *cls._geometry(problem), activation, alpha, beta)]

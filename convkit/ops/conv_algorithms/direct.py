@@ -25,14 +25,25 @@ class Direct(Algorithm):
                    problem.cols, problem.stride, threads=threads, **epilogue)
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+    def reads_parts(cls, problem):
+        """Read parts where no pixel is copied with its padding."""
+        return problem.pointwise
+
+    @classmethod
+    def writes_parts(cls, problem):
+        """Write parts always."""
+        return True
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              **epilogue):
         """Return the engine's step, or for the gradient of the input one for each phase."""
         x, y = sides(problem, task)
         size = problem.dtype.itemsize
         if task == "forward":
             return [direct.step(x, _pack_forward(problem, weight, cache, threads), y, size,
-                                problem.rows, problem.cols, problem.stride, y_pixel=y_pixel,
-                                **epilogue)]
+                                problem.rows, problem.cols, problem.stride, x_pixel=x_pixel,
+                                y_pixel=y_pixel, **epilogue)]
         return None if lonely(problem) else [
             direct.step(x, cls._pack_phase(problem, weight, cache, phase, threads), y, size,
                         phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,

@@ -58,15 +58,15 @@ class Grouped(Algorithm):
                           epilogue.get("alpha", 0.0), epilogue.get("beta", 0.0), threads)
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, activation=0,
-              alpha=0.0, beta=0.0):
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              activation=0, alpha=0.0, beta=0.0):
         """Return the forward pass's step, into pixels of its own."""
         epilogue = {"activation": activation, "alpha": alpha, "beta": beta}
         if task != "forward":
             return None
-        if residual or activation > 2 or y_pixel not in (None, problem.out_channels):
+        if residual or activation > 2:
             return Direct.steps(problem, task, weight, cache, threads, residual=residual,
-                                y_pixel=y_pixel, **epilogue)
+                                **epilogue)
         return [depthwise.step(*sides(problem, task), cls._packed(problem, weight, cache, False),
                                residual, *cls._geometry(problem), **epilogue)]
 

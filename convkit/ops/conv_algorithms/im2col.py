@@ -59,11 +59,15 @@ class Im2col(Algorithm):
                        residual=None if residual is None else residual[first:last], **epilogue)
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+    def writes_parts(cls, problem):
+        """Write parts in the forward pass, the only one that is asked."""
+        return True
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              **epilogue):
         """Return the expansion and its product, or the product and its folding, as one step."""
         forward = task == "forward"
-        if not forward and y_pixel not in (None, problem.in_channels):
-            return None
         x, y = sides(problem, "forward")
         matrix = (*problem.out_size, problem.in_channels * problem.kernel[0] * problem.kernel[1])
         size = problem.dtype.itemsize

@@ -122,15 +122,27 @@ class Winograd(Algorithm):
 
 
     @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, y_pixel, **epilogue):
+    def reads_parts(cls, problem):
+        """Read parts always."""
+        return True
+
+    @classmethod
+    def writes_parts(cls, problem):
+        """Write parts always."""
+        return True
+
+    @classmethod
+    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
+              **epilogue):
         """Return the transforms' step, which lets direct convolution redo single samples."""
         packed = _pack(problem, task, weight, cache, threads)
-        fallback = _Fallback(problem, task, weight, cache, residual, y_pixel, epilogue)
+        fallback = _Fallback(problem, task, weight, cache, residual, x_pixel, y_pixel, epilogue)
         if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
-            return [fallback.step(threads)]
+            return [fallback.step(threads)] if x_pixel is None else None
         x, y = sides(problem, task)
         return [winograd.step(x, packed, y, *_origin(problem, task), fallback,
-                              dilation=problem.dilation, y_pixel=y_pixel, **epilogue)]
+                              dilation=problem.dilation, x_pixel=x_pixel, y_pixel=y_pixel,
+                              **epilogue)]
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
@@ -179,12 +191,13 @@ class _Fallback:
     """What a step calls where samples came up that transforms cannot bear."""
 
     def __init__(self, problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
-                 residual: bool, y_pixel: int | None, epilogue: dict):
+                 residual: bool, x_pixel: int | None, y_pixel: int | None, epilogue: dict):
         self._make = lambda threads: Direct.steps(
             problem, task, weight, cache, threads, residual=residual, y_pixel=y_pixel,
             **epilogue)[0]
-        x, y = sides(problem, task)
-        self._bytes = (4 * math.prod(x), 4 * math.prod(y[:2]) * (y_pixel or y[2]))
+        self._x, y = sides(problem, task)
+        self._pixel = 4 * (x_pixel or self._x[2])
+        self._y_bytes = 4 * math.prod(y[:2]) * (y_pixel or y[2])
         self._step = None
 
     def step(self, threads: int):
@@ -195,11 +208,14 @@ class _Fallback:
 
     def __call__(self, addresses: list[int], samples: int, threads: int, scratch: int) -> None:
         x, bias, residual, y = addresses
-        x_bytes, y_bytes = self._bytes
+        (height, width, _), y_bytes = self._x, self._y_bytes
+        strides = (width * self._pixel, self._pixel, 4)
         peaks = runner.array_at(scratch, (samples,), None, np.dtype(np.float32))
         for n in winograd.outside(peaks):
+            one = np.ascontiguousarray(runner.array_at(
+                x + n * height * width * self._pixel, self._x, strides, peaks.dtype))
             runner.run_step(self.step(threads), (
-                x + n * x_bytes, bias, residual + n * y_bytes if residual else 0,
+                one.ctypes.data, bias, residual + n * y_bytes if residual else 0,
                 y + n * y_bytes), 1, threads)
 
 
