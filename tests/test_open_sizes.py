@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import pickle
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -249,6 +251,34 @@ def test_only_the_last_size_keeps_its_arena():
     assert len(held) == 4 and held[:-1] == [0] * 3 and held[-1] > 0
     program.trim()
     assert not any(p._lowered.runner.idle_bytes() for p in program._by_size.programs())
+
+
+def test_all_that_programs_do_works_with_open_sizes():
+    program = ck.compile(UNet().eval(), IMAGE)
+    x = array(2, 3, 21, 40)
+    want = program(x)
+    out = np.empty((2, 4, 21, 40), np.float32)
+    assert program.run({next(iter(program.input_shapes)): x}, out=out) is out
+    assert out.tobytes() == want.tobytes()
+    assert asyncio.run(program.run_async(x)).tobytes() == want.tobytes()
+    assert pickle.loads(pickle.dumps(program))(x).tobytes() == want.tobytes()
+    assert "conv" in str(program.profile(x, 1))
+    program.warm_up()
+    assert len(program._by_size) == 3  # the compile check, x, the largest
+    for threads in (1, 2):
+        fixed = ck.compile(program, threads=threads)
+        assert fixed(x).tobytes() == want.tobytes()
+    for i in range(2):
+        assert program(x[i:i + 1]).tobytes() == want[i:i + 1].tobytes()
+
+
+def test_packed_weights_are_shared_by_sizes():
+    program = ck.compile(UNet().eval(), IMAGE)
+    program(array(1, 3, 20, 20))
+    held = {key: set(forms) for key, forms in program._caches.items()}
+    program(array(1, 3, 22, 24))
+    assert {key: set(forms) for key, forms in program._caches.items()} == held
+    assert any(held.values())
 
 
 def test_threads_may_call_with_sizes_of_their_own():

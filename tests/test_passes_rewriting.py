@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from harness import check_op
 import convkit as ck
 import convkit.functional as F
 from convkit.autograd import apply
-from convkit.infer import PIPELINE, Program, passes, run_pipeline, trace, verify
+from convkit.infer import PIPELINE, Constant, Program, passes, run_pipeline, trace, verify
 from convkit.infer.check import compare
 from convkit.ops.op import REGISTRY
 
@@ -444,6 +445,19 @@ def test_halves_of_a_shuffle_are_taken_apart():
         return passes.remove_dead(passes.slice_of_take(passes.shuffle_to_take(g)))
 
     check(step, trace(model, IMAGE), ["sigmoid", "take", "relu", "take", "relu"], 0)
+
+
+def test_places_beyond_the_channels_are_left_to_the_run():
+    """No shape rule sees them, a file may hold them."""
+    graph = trace(lambda x: apply(REGISTRY["take"], F.conv2d(x, W["1x1"]), np.arange(6), dim=1),
+                  IMAGE)
+    (value,) = (v for v, c in graph.constants.items() if c.array.dtype.kind == "i")
+    wrong = replace(graph, constants={
+        **graph.constants, value: Constant("places", np.full(6, 6))})
+    after = run_pipeline(wrong)
+    assert op_names(after) == ["conv", "take"]
+    with pytest.raises(ck.ShapeError, match="index 6 is out of range"):
+        Program(after)(array(*IMAGE))
 
 
 @pytest.mark.parametrize("order", [

@@ -115,11 +115,12 @@ def fold_take(graph: Graph) -> Graph:
 
 def _picked(graph: Graph, take: Node) -> np.ndarray | None:
     """Return the channels that a node takes, None where it takes anything else."""
-    order = graph.array(take.inputs[1])
-    rank = len(graph.shape(take.inputs[0]))
-    if order is None or order.ndim != 1 or rank < 2 or take.attrs["dim"] % rank != 1:
+    order, shape = graph.array(take.inputs[1]), graph.shape(take.inputs[0])
+    if order is None or order.ndim != 1 or len(shape) < 2 or take.attrs["dim"] % len(shape) != 1:
         return None
-    return order
+    count = shape[1]
+    inside = isinstance(count, int) and bool(((-count <= order) & (order < count)).all())
+    return order if inside else None
 
 
 def _plain(graph: Graph, layer) -> bool:
