@@ -182,7 +182,7 @@ def test_train_on_folders_of_images(tmp_path, capsys, rng):
     (["train", "--lr", "-1"], 2, "expected a number above 0, got -1"),
     (["train", "--lr", "nan"], 2, "expected a number above 0, got nan"),
     (["train", "--image-size", "4x5x6"], 2, "expected HEIGHTxWIDTH such as 32x32, got 4x5x6"),
-    (["train", "--model", "vgg"], 2, "unknown model 'vgg': expected one of convnet, lenet5"),
+    (["train", "--model", "vgg"], 2, "unknown model 'vgg': expected one of alexnet, convnet"),
     (["train", "--data", "nothing"], 2, "unknown data 'nothing': expected digits"),
     (["train", "--data", "mnist:/nowhere"], 1, "expected train-images-idx3-ubyte"),
     (["train", "--output", "/nowhere/net.ckit"], 2, "there is no folder /nowhere"),
