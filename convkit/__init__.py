@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from convkit.infer import compile, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
+    from convkit.recompute import checkpoint, checkpoint_sequential
     from convkit.training.anomaly import detect_anomaly
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "UnsupportedOperatorError",
     "__version__",
     "arange",
+    "checkpoint",
+    "checkpoint_sequential",
     "compile",
     "data",
     "detect_anomaly",
@@ -84,9 +87,11 @@ __all__ = [
 ]
 
 # Loaded when first asked for, so that `import convkit` costs little.
-_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim", "reference",
-            "training")
-_FUNCTIONS = {"compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
+_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim",
+            "reference", "training")
+_FUNCTIONS = {"checkpoint": "convkit.recompute",
+              "checkpoint_sequential": "convkit.recompute",
+              "compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
               "load": "convkit.io", "save": "convkit.io",
               "summary": "convkit.infer",
               "set_autotune": "convkit.ops.autotune"}

@@ -36,16 +36,38 @@ class _State(threading.local):
 
     grad = True
     tracer: Any = None
+    recomputing = False
     watchers: tuple[Callable, ...] = ()
 
 
 _state = _State()
+_any_post_hook = False  # whether there ever was one, so that others pay nothing for them
 _sequence = itertools.count()
 
 
 def is_grad_enabled() -> bool:
     """Tell whether operations are recorded for backward in this thread."""
     return _state.grad
+
+
+def is_tracing() -> bool:
+    """Tell whether operations of this thread are reported to a tracer."""
+    return _state.tracer is not None
+
+
+def is_recomputing() -> bool:
+    """Tell whether a part of the network runs once more, for backward (`checkpoint`)."""
+    return _state.recomputing
+
+
+@contextlib.contextmanager
+def recomputing() -> Iterator[None]:
+    """Mark what runs within the block as a repetition, which counts no batches."""
+    before, _state.recomputing = _state.recomputing, True
+    try:
+        yield
+    finally:
+        _state.recomputing = before
 
 
 class _GradMode(contextlib.ContextDecorator):
@@ -112,7 +134,7 @@ class Node:
     read are not kept alive by the tape.
     """
 
-    __slots__ = ("ctx", "edges", "hooks", "n_outputs", "op", "order", "versions")
+    __slots__ = ("ctx", "edges", "hooks", "leaves", "n_outputs", "op", "order", "versions")
 
     def __init__(self, op, ctx, edges, versions, n_outputs):
         self.op = op
@@ -120,11 +142,12 @@ class Node:
         self.edges = edges  # per input: an edge, or None where no gradient is wanted
         self.versions = versions  # (cell, version then) of everything backward reads
         self.n_outputs = n_outputs
+        self.leaves: tuple[Tensor, ...] = ()  # that gradients reach on ways not yet known
         self.hooks: list[tuple[int, Callable]] | None = None
         self.order = next(_sequence)
 
-    def run(self, grads: list[np.ndarray | None]) -> tuple:
-        """Run the operation's backward once."""
+    def begin(self, grads: list[np.ndarray | None]) -> None:
+        """Check that what backward reads is there as it was, and call the outputs' hooks."""
         if self.ctx is None:
             raise RuntimeError(
                 "backward through this graph a second time: its saved values were freed; "
@@ -140,12 +163,16 @@ class Node:
             for output, hook in self.hooks:
                 if grads[output] is not None:
                     grads[output] = _hooked(hook, grads[output])
+
+    def run(self, grads: list[np.ndarray | None]) -> tuple:
+        """Run the operation's backward once."""
+        self.begin(grads)
         return self.op.backward(self.ctx, *grads)
 
     def free(self) -> None:
         """Let go of saved values and of the rest of the graph."""
         self.ctx = None
-        self.versions = self.edges = ()
+        self.versions = self.edges = self.leaves = ()
 
 
 class Tensor:
@@ -169,8 +196,9 @@ class Tensor:
 
     # `_edge` says where gradients of a recorded result go: (node, output number). `_cell`
     # counts changes in place and is shared by tensors over the same memory. `_hooks` is
-    # unset until a leaf gets one.
-    __slots__ = ("__weakref__", "_cell", "_edge", "_hooks", "data", "grad", "requires_grad")
+    # unset until a leaf gets one, as is `_post_hooks`.
+    __slots__ = ("__weakref__", "_cell", "_edge", "_hooks", "_post_hooks", "data", "grad",
+                 "requires_grad")
     __array_priority__ = 1000
     __hash__ = object.__hash__
 
@@ -346,6 +374,8 @@ class Tensor:
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
         sweep = _Sweep()
+        if _any_post_hook:
+            sweep.count_ways(self if self._edge is None else self._edge[0])
         sweep.send(self._edge or (self, -1), grad, owned=False)
         sweep.run(retain_graph)
 
@@ -405,6 +435,35 @@ class Tensor:
             hooks = node.hooks = node.hooks or []
         hooks.append(entry)
         return lambda: hooks.remove(entry) if entry in hooks else None
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]
+                                           ) -> Callable[[], None]:
+        """Call ``hook(tensor)`` when backward has added all of its gradient to this leaf's.
+
+        Backward may be going on elsewhere then.
+
+        Parameters
+        ----------
+        hook : callable
+            Gets this tensor, whose `grad` is final for this backward.
+
+        Returns
+        -------
+        callable
+            Removes the hook.
+
+        Raises
+        ------
+        RuntimeError
+            When the tensor is no leaf that requires grad.
+        """
+        if not self.requires_grad or self._edge is not None:
+            raise RuntimeError("expected a leaf tensor that requires grad")
+        hooks = self._post_hooks = getattr(self, "_post_hooks", [])
+        hooks.append(hook)
+        global _any_post_hook
+        _any_post_hook = True
+        return lambda: hooks.remove(hook) if hook in hooks else None
 
     def _accumulate(self, grad: np.ndarray, owned: bool) -> None:
         """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""
@@ -743,6 +802,11 @@ def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return OPS["add"].total(a, b, runtime.get_num_threads())
 
 
+def _call_post_hooks(leaf: Tensor) -> None:
+    for hook in tuple(leaf._post_hooks):
+        hook(leaf)
+
+
 class _Sweep:
     """One backward pass: nodes from the newest to the oldest, gradients summed on the way."""
 
@@ -750,6 +814,41 @@ class _Sweep:
         self._pending: dict[Node, list[np.ndarray | None]] = {}
         self._heap: list[tuple[int, Node]] = []
         self._hooked: dict[int, tuple[Tensor, np.ndarray]] = {}
+        # Leaf -> ways to it that no gradient has come along yet; None: not known before the end.
+        self._open: dict[Tensor, int | None] = {}
+
+    def count_ways(self, root: Node | Tensor) -> None:
+        """Count along how many ways gradients come to the leaves with post hooks."""
+        nodes, stack = {root}, [root]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Tensor):
+                continue
+            for edge in node.edges:
+                if edge is None:
+                    continue
+                target, output = edge
+                if output < 0:
+                    if getattr(target, "_post_hooks", None):
+                        ways = self._open.get(target, 0)
+                        self._open[target] = ways if ways is None else ways + 1
+                elif target not in nodes:
+                    nodes.add(target)
+                    stack.append(target)
+            for leaf in node.leaves:
+                if getattr(leaf, "_post_hooks", None):
+                    self._open[leaf] = None
+
+    def _arrived(self, leaf: Tensor) -> None:
+        """Note that a gradient came to a leaf; call its post hooks after the last one."""
+        ways = self._open.get(leaf)
+        if ways is None:
+            self._open[leaf] = None
+        elif ways == 1:
+            del self._open[leaf]
+            _call_post_hooks(leaf)
+        else:
+            self._open[leaf] = ways - 1
 
     def send(self, edge: tuple, value: np.ndarray, owned: bool) -> None:
         """Add a gradient to what is known about the target of an edge."""
@@ -767,6 +866,8 @@ class _Sweep:
     def _send_leaf(self, leaf: Tensor, value: np.ndarray, owned: bool) -> None:
         if not getattr(leaf, "_hooks", None):
             leaf._accumulate(value, owned)
+            if getattr(leaf, "_post_hooks", None):
+                self._arrived(leaf)
             return
         before = self._hooked.get(id(leaf))
         self._hooked[id(leaf)] = (
@@ -787,6 +888,9 @@ class _Sweep:
             for hook in tuple(leaf._hooks):
                 value = _hooked(hook, value)
             leaf._accumulate(value, owned=False)
+        for leaf in tuple(self._open):
+            if leaf.grad is not None:
+                _call_post_hooks(leaf)
 
 
 def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit import runtime
-from convkit.autograd import Tensor, apply, no_grad
+from convkit.autograd import Tensor, apply, is_recomputing, no_grad
 from convkit.errors import ShapeError
 from convkit.functional.arguments import shape_of
 from convkit.ops import REGISTRY as OPS
@@ -66,7 +66,7 @@ def batch_norm(
 
 def _follow(running: Any, batch: np.ndarray, momentum: float, scale: float = 1.0) -> None:
     """Move a running estimate towards the batch's, in place."""
-    if running is None:
+    if running is None or is_recomputing():
         return
     with no_grad():
         array = running._change() if isinstance(running, Tensor) else running

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convkit import functional as F
-from convkit.autograd import Tensor, no_grad
+from convkit.autograd import Tensor, is_recomputing, no_grad
 from convkit.errors import ShapeError
 from convkit.nn import init
 from convkit.nn.linear import positive
@@ -68,8 +68,9 @@ class _BatchNorm(Module):
 
     def _count_batch(self) -> float:
         """Count this batch and return its weight in the running estimates."""
-        with no_grad():
-            self.num_batches_tracked.add_(1)
+        if not is_recomputing():
+            with no_grad():
+                self.num_batches_tracked.add_(1)
         if self.momentum is None:
             return 1.0 / self.num_batches_tracked.item()
         return self.momentum
