@@ -146,8 +146,8 @@ class Node:
         self.hooks: list[tuple[int, Callable]] | None = None
         self.order = next(_sequence)
 
-    def begin(self, grads: list[np.ndarray | None]) -> None:
-        """Check that what backward reads is there as it was, and call the outputs' hooks."""
+    def begin(self, grads: list[np.ndarray | None]) -> list[np.ndarray | None]:
+        """Check that what backward reads is as it was; return what the outputs' hooks leave."""
         if self.ctx is None:
             raise RuntimeError(
                 "backward through this graph a second time: its saved values were freed; "
@@ -163,11 +163,11 @@ class Node:
             for output, hook in self.hooks:
                 if grads[output] is not None:
                     grads[output] = _hooked(hook, grads[output])
+        return grads
 
     def run(self, grads: list[np.ndarray | None]) -> tuple:
         """Run the operation's backward once."""
-        self.begin(grads)
-        return self.op.backward(self.ctx, *grads)
+        return self.op.backward(self.ctx, *self.begin(grads))
 
     def free(self) -> None:
         """Let go of saved values and of the rest of the graph."""

@@ -36,7 +36,7 @@ class _PartNode(Node):
 
     def run(self, grads: list) -> tuple:
         """Run the part, and send the gradients of its results into what that recorded."""
-        self.begin(grads)
+        grads = self.begin(grads)
         outputs = _outputs(self.ctx(), "checkpoint")
         if len(outputs) != len(grads):
             raise RuntimeError(f"the function of a checkpoint returned {len(grads)} tensors, "
