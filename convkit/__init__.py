@@ -33,7 +33,7 @@ from convkit.runtime import get_num_threads, set_num_threads, show_config, threa
 
 if TYPE_CHECKING:
     from convkit import data, functional, infer, io, nn, optim, training
-    from convkit.infer import compile, summary
+    from convkit.infer import compile, quantize, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
     from convkit.recompute import checkpoint, checkpoint_sequential
@@ -71,6 +71,7 @@ __all__ = [
     "ones_like",
     "optim",
     "precision",
+    "quantize",
     "rand",
     "randn",
     "save",
@@ -92,7 +93,7 @@ _MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim",
 _FUNCTIONS = {"checkpoint": "convkit.recompute",
               "checkpoint_sequential": "convkit.recompute",
               "compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
-              "load": "convkit.io", "save": "convkit.io",
+              "load": "convkit.io", "quantize": "convkit.infer", "save": "convkit.io",
               "summary": "convkit.infer",
               "set_autotune": "convkit.ops.autotune"}
 

@@ -31,6 +31,9 @@ _local_precision: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 def checked_precision(name: str) -> str:
     """Return `name`, or raise ValueError when it names no precision."""
+    if name == "int8":
+        raise ValueError("precision 'int8' needs a quantised network, whose ranges were found on "
+                         "sample data: make one with convkit.quantize(model, calibration_data)")
     if not isinstance(name, str) or name not in PRECISIONS:
         raise ValueError(f"expected precision {', '.join(map(repr, PRECISIONS))}, got {name!r}")
     return name

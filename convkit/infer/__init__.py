@@ -15,6 +15,8 @@ from convkit.infer.graph import Constant, Editor, Graph, Node, Port, Value
 from convkit.infer.model_summary import ModelSummary, summary
 from convkit.infer.passes import PIPELINE, run_pipeline
 from convkit.infer.program import Program
+from convkit.infer.quantization.quantize import quantize
+from convkit.infer.quantization.report import LayerReport, QuantizationReport
 from convkit.infer.trace import trace
 from convkit.infer.verify import verify
 
@@ -24,13 +26,16 @@ __all__ = [
     "Constant",
     "Editor",
     "Graph",
+    "LayerReport",
     "MaxError",
     "ModelSummary",
     "Node",
     "Port",
     "Program",
+    "QuantizationReport",
     "Value",
     "compile",
+    "quantize",
     "run_pipeline",
     "summary",
     "trace",

@@ -15,6 +15,8 @@ __all__ = ["BOUNDS", "MaxError", "compare", "refuse_absurd"]
 # bfloat16 products err by 1e-2 in one layer.
 BOUNDS = {"float32": 1e-3, "float64": 1e-10}
 MEDIUM_BOUND = 0.1
+# What one step more or less becomes through the layers after it.
+INT8_BOUND = 0.5
 
 
 class MaxError(NamedTuple):
@@ -51,7 +53,9 @@ def compare(before: list[np.ndarray], after: list[np.ndarray]) -> MaxError:
 
 def refuse_absurd(error: MaxError, dtype: str, precision: str) -> None:
     """Raise ConvkitError when the difference cannot be rounding."""
-    bound = MEDIUM_BOUND if dtype == "float32" and precision == "medium" else BOUNDS[dtype]
+    bound = BOUNDS[dtype]
+    if dtype == "float32":
+        bound = {"medium": MEDIUM_BOUND, "int8": INT8_BOUND}.get(precision, bound)
     if not error.relative <= bound:
         raise ConvkitError(
             f"the compiled graph differs from the model by {error.relative:.3g} of its largest "

@@ -41,9 +41,10 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
         (32, 512))``: the Program then takes every size in them. A list of shapes (or a
         dictionary by argument name) for several inputs. May be left out with `example`, for a
         Graph, and for a model with an attribute ``input_shape``.
-    precision : {"highest", "high", "medium"}, optional
+    precision : {"highest", "high", "medium", "int8"}, optional
         How convolutions and linear layers multiply (see `convkit.precision`); by default
-        the present setting.
+        the present setting. "int8" for graphs that are quantised (ONNX files with
+        QuantizeLinear, say); see `convkit.quantize` for others.
     threads : int, optional
         Threads of each call; by default the process's setting at the time of the call.
     check : bool

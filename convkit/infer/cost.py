@@ -30,6 +30,8 @@ def flops(graph: Graph, node: Node) -> int:
     result = math.prod(at_batch(graph.shape(node.outputs[0]), 1))
     read = [at_batch(graph.shape(v), 1) for v in node.inputs if v is not None]
     extra = result if node.attrs.get("activation") else 0
+    if node.op in ("quant_conv", "quant_linear"):
+        return 2 * result * math.prod(read[1][1:]) + 2 * result + extra
     if node.op in ("conv", "linear"):
         extra += result * sum(node.input(i) is not None for i in (2, 3))
         return 2 * result * math.prod(read[1][1:]) + extra
@@ -38,7 +40,7 @@ def flops(graph: Graph, node: Node) -> int:
         return 2 * math.prod(read[0]) * math.prod(read[1][1:]) + bias
     if node.op == "matmul":
         return 2 * result * read[0][-1]
-    if node.op in ("max_pool", "avg_pool"):
+    if node.op in ("max_pool", "avg_pool", "quant_avg_pool"):
         return result * math.prod(node.attrs["kernel_size"])
     if node.op in ("adaptive_max_pool", "adaptive_avg_pool", "sum", "mean"):
         return math.prod(read[0])

@@ -48,6 +48,10 @@ if hasattr(os, "register_at_fork"):
 Outputs = np.ndarray | tuple[np.ndarray, ...] | dict[str, np.ndarray]
 
 
+# Layers on bytes.
+QUANTIZED = frozenset(("quant_conv", "quant_linear"))
+
+
 class Program:
     """A compiled network; `convkit.compile` and `convkit.load` make them.
 
@@ -64,9 +68,9 @@ class Program:
         ``with convkit.threads(n)`` says at the time of the call.
     metadata : dict, optional
         JSON values that belong to the model: labels, author, licence, ...
-    precision : {"highest", "high", "medium"}, optional
+    precision : {"highest", "high", "medium", "int8"}, optional
         How convolutions and linear layers multiply (see `convkit.precision`); by default
-        the setting at the time the Program is made.
+        the setting at the time the Program is made. "int8" for quantised graphs alone.
 
     Attributes
     ----------
@@ -77,7 +81,12 @@ class Program:
     threads : int or None
         As given.
     precision : str
-        As given, or found.
+        As given, or found; "int8" where `quantized`.
+    quantized : bool
+        Whether there are layers that multiply bytes; those in floats then have the precision
+        that was asked for.
+    quantization : convkit.infer.QuantizationReport or None
+        What `convkit.quantize` found, where it made the Program.
     max_error : MaxError or None
         Largest difference from the model (or graph) that was compiled, on random numbers;
         None where nothing was compared.
@@ -88,7 +97,11 @@ class Program:
         self.graph = graph
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.threads = None if threads is None else runtime.checked_threads(threads)
-        self.precision = get_precision() if precision is None else checked_precision(precision)
+        self.quantized = any(node.op in QUANTIZED for node in graph.nodes)
+        given = None if precision == "int8" and self.quantized else precision
+        self._of_floats = get_precision() if given is None else checked_precision(given)
+        self.precision = "int8" if self.quantized else self._of_floats
+        self.quantization: Any = None
         self.max_error: MaxError | None = None
         self._lowered: Lowered | None = None
         self._caches: dict[int, dict] = {}
@@ -292,8 +305,8 @@ class Program:
 
         if any(value.dtype == "float64" for value in self.graph.values.values()):
             # The file keeps float32: these go as Python objects.
-            return Program, (self.graph, self.threads, self.metadata, self.precision)
-        return program_from_bytes, (program_to_bytes(self), self.threads, self.precision,
+            return Program, (self.graph, self.threads, self.metadata, self._of_floats)
+        return program_from_bytes, (program_to_bytes(self), self.threads, self._of_floats,
                                     self.max_error)
 
     def _ready(self) -> Lowered:
@@ -301,14 +314,14 @@ class Program:
         if self._lowered is None:
             with _lock:
                 if self._lowered is None:
-                    self._lowered = lower(self.graph, self.precision,
+                    self._lowered = lower(self.graph, self._of_floats,
                                           self.threads or runtime.get_num_threads(),
                                           self._caches)
         return self._lowered
 
     def _at_size(self, graph: Graph) -> Program:
         """Return the Program for one choice of open sizes; they share packed weights."""
-        program = Program(graph, self.threads, None, self.precision)
+        program = Program(graph, self.threads, None, self._of_floats)
         program._caches = self._caches
         return program
 

@@ -19,7 +19,7 @@ from convkit.infer.passes.affine import (
 )
 from convkit.infer.passes.arithmetic import arithmetic_to_affine
 from convkit.infer.passes.batch_norm import fold_batch_norm
-from convkit.infer.passes.constants import fold_constants
+from convkit.infer.passes.constants import fold_constants, fold_dequantized
 from convkit.infer.passes.dead import remove_dead
 from convkit.infer.passes.fuse_activation import fuse_activation
 from convkit.infer.passes.fuse_residual import fuse_residual
@@ -32,6 +32,7 @@ from convkit.infer.passes.merge_padding import merge_padding
 from convkit.infer.passes.permutes import cancel_permutes
 from convkit.infer.passes.shuffle import fold_take, shuffle_to_take, slice_of_take
 from convkit.infer.passes.written_out import name_activations
+from convkit.infer.quantization.fuse import fuse_quantized
 
 __all__ = [
     "PIPELINE",
@@ -41,9 +42,11 @@ __all__ = [
     "fold_affine_into_next",
     "fold_batch_norm",
     "fold_constants",
+    "fold_dequantized",
     "fold_image_scale",
     "fold_take",
     "fuse_activation",
+    "fuse_quantized",
     "fuse_residual",
     "hoist",
     "matmul_to_linear",
@@ -83,6 +86,8 @@ PIPELINE: tuple[Callable[[Graph], Graph], ...] = (
     fuse_residual,
     hoist,
     fuse_activation,
+    fuse_quantized,
+    fold_dequantized,
     remove_dead,
 )
 
