@@ -551,8 +551,11 @@ def test_chains_of_additions_fuse_into_layer_after_layer():
 # -- all on random graphs -------------------------------------------------------------------
 
 
-def random_model(seed: int):
-    """Return a function that builds a random network of branches, and its input's shape."""
+def random_model(seed: int, whole: bool = False):
+    """Return a function that builds a random network of branches, and its input's shape.
+
+    It returns two values, or, where `whole` is True, all of them.
+    """
     def model(x):
         rng = np.random.default_rng(seed)
 
@@ -605,7 +608,7 @@ def random_model(seed: int):
             else:
                 v = F.interpolate(F.max_pool2d(v, 2), size=v.shape[2:])
             values.append(v)
-        return values[-1], values[-3]
+        return tuple(values[1:]) if whole else (values[-1], values[-3])
 
     return model, (1, 4, 8, 7)
 
@@ -624,3 +627,26 @@ def test_every_pass_keeps_what_random_graphs_compute(seed):
     graph = run_pipeline(graph)
     assert str(run_pipeline(graph)) == str(graph), "a second run finds more to do"
     assert compare(before, outputs(graph)).relative <= 2e-5
+
+
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_no_output_is_folded_away(seed):
+    """Where everything is an output, everything must still be there."""
+    model, shape = random_model(seed, whole=True)
+    graph = trace(model, shape)
+    after = run_pipeline(graph)
+    verify(after)
+    for a, b in zip(outputs(graph), outputs(after), strict=True):
+        assert compare([a], [b]).relative <= 2e-5
+
+
+@pytest.mark.parametrize("seed", range(200, 215))
+def test_random_graphs_of_open_sizes(seed):
+    model, _ = random_model(seed)
+    graph = trace(model, (1, 4, (8, 20), (7, 20)))
+    after = run_pipeline(graph)
+    verify(after)
+    for h, w in ((8, 7), (13, 20), (20, 10)):
+        before, now = graph.at_size(H=h, W=w), after.at_size(H=h, W=w)
+        verify(now)
+        assert compare(outputs(before), outputs(now)).relative <= 2e-5
