@@ -432,8 +432,11 @@ def test_a_channel_shuffle_becomes_take_and_folds_into_weights():
     assert after.array(after.nodes[1].inputs[1]).tolist() == [0, 2, 1, 3]
     graph = trace(lambda x: F.sigmoid(shuffle(F.conv2d(x, W["1x1"], W["b6"]), 3)), IMAGE)
     check(run_pipeline, graph, ["conv", "sigmoid"], 1e-6)
-    graph = trace(lambda x: F.conv2d(shuffle(F.sigmoid(x), 2), W["3x3"]), IMAGE)
-    check(run_pipeline, graph, ["sigmoid", "conv"], 1e-5)
+    for channels, groups in ((4, 2), (6, 2), (6, 3)):  # the latter are not their own inverses
+        w = fixed(5, channels, 3, 3)
+        graph = trace(lambda x, w=w, g=groups: F.conv2d(shuffle(F.sigmoid(x), g), w),
+                      (1, channels, 6, 6))
+        check(run_pipeline, graph, ["sigmoid", "conv"], 1e-5)
 
 
 def test_halves_of_a_shuffle_are_taken_apart():
