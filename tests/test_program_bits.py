@@ -156,12 +156,17 @@ COMPILED = {
         [x[:, 0:1], x[:, 3:4], x[:, 1:2], x[:, 4:5], x[:, 2:3], x[:, 5:6]], 1),
     "conv transposed on a narrow map": lambda x: F.conv_transpose2d(
         x[:, :, :3, :3], W3[:6], np.ones(6, np.float32), stride=2),
+    "layer norm": lambda x: F.layer_norm(x, (5, 7), np.ones((5, 7), np.float32)),
+    "layer norm of channels last": lambda x: F.layer_norm(
+        F.max_pool2d(x, 1), (6, 5, 7), np.arange(210, dtype=np.float32).reshape(6, 5, 7)),
+    "layer norm of channels": lambda x: F.layer_norm(
+        F.max_pool2d(x, 1).permute(0, 2, 3, 1), (6,), C6, C6).permute(0, 3, 1, 2),
+    "clamp": lambda x: F.clamp(x, -0.5, 0.25),
     "leaky": lambda x: F.leaky_relu(x, 0.2),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
 }
 BY_PYTHON = {
     "exp": lambda x: x.exp(),
-    "layer norm": lambda x: F.layer_norm(x, (5, 7)),
     "group norm": lambda x: F.group_norm(x, 3),
     "sum of all": lambda x: x.sum(),
     "sum of samples": lambda x: x.sum(0),

@@ -12,6 +12,7 @@ cimport numpy as cnp
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport table
+from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -147,6 +148,38 @@ def layer_norm(cnp.ndarray x, Py_ssize_t length, weight, bias, double eps, cnp.n
     run.eps = eps
     with nogil:
         parallel_for(_layer_block, &run, run.blocks, _threads(&run, threads, LAYER_COST))
+
+
+cdef size_t _layer_scratch(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    """Bytes of each row's mean and of its 1 / deviation."""
+    return (<const Run*>params).rows * samples * 2 * sizeof(double)
+
+
+cdef int _layer_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                     char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    run.rows *= samples
+    run.blocks = (run.rows + run.block - 1) // run.block
+    run.x = at[0]
+    run.out = at[1]
+    run.mean = <double*>scratch
+    run.inverse = run.mean + run.rows
+    parallel_for(_layer_block, &run, run.blocks, _threads(&run, threads, LAYER_COST))
+    return 0
+
+
+def layer_step(Py_ssize_t rows, Py_ssize_t length, bint double_, weight, bias, double eps):
+    """Return `layer_norm` of `rows` rows in each sample as a step, with operands x and out."""
+    cdef Run run
+    run.kind = double_
+    run.kernels = <const ck_rownorm_table*>table().rownorm
+    run.rows = rows
+    run.length = length
+    run.block = max(BLOCK // length, 1)
+    run.weight = _optional(&run, weight)
+    run.bias = _optional(&run, bias)
+    run.eps = eps
+    return new_step(_layer_step, _layer_scratch, &run, sizeof(Run), (weight, bias))
 
 
 cdef void _layer_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

@@ -47,19 +47,30 @@ __all__ = [
     "Softplus",
     "Softsign",
     "Tanh",
+    "apply_kernel",
+    "lower_kernel",
 ]
 
 
 # -- functions of one variable ----------------------------------------------------------------
 
 
-def _map(kernel: str, x: np.ndarray, threads: int, parameters: tuple) -> np.ndarray:
+def apply_kernel(kernel: str, x: np.ndarray, threads: int, parameters: tuple) -> np.ndarray:
     """Return f(x), laid out in memory as `x` is."""
     order = axis_order(x)
     flat = in_order(x, order)
     y = memory.empty(flat.shape, x.dtype)
     elementwise.unary(kernel, flat, y, threads, *parameters)
     return logical(y, order)
+
+
+def lower_kernel(b: Any, x: Any, kernel: str, parameters: tuple) -> Any:
+    """Emit a step for f(x), laid out in memory as `x` is."""
+    x = b.compact(x)
+    y = b.new(x.shape, x.dtype, x.order)
+    b.step(elementwise.unary_step(kernel, math.prod(x.shape[1:]), x.dtype == np.float64,
+                                  *parameters), (x, y), x.samples)
+    return y
 
 
 def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
@@ -93,7 +104,7 @@ class _Unary(Op):
         """Compute f(x), laid out in memory as `x` is."""
         kernel, parameters = cls.call(**attrs)
         x = native(x)
-        y = _map(kernel, x, ctx.threads, parameters)
+        y = apply_kernel(kernel, x, ctx.threads, parameters)
         if ctx.needs[0]:
             ctx.saved = (y if cls.reads_output else x, kernel, parameters)
         return y
@@ -102,13 +113,7 @@ class _Unary(Op):
     def lower(cls, b: Any, x: Any, **attrs: Any) -> Any:
         """Emit the kernel's step."""
         kernel, parameters = cls.call(**attrs)
-        if x.dtype not in FLOATS:
-            return None
-        x = b.compact(x)
-        y = b.new(x.shape, x.dtype, x.order)
-        b.step(elementwise.unary_step(kernel, math.prod(x.shape[1:]), x.dtype == np.float64,
-                                      *parameters), (x, y), x.samples)
-        return y
+        return lower_kernel(b, x, kernel, parameters) if x.dtype in FLOATS else None
 
     @staticmethod
     def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
@@ -138,7 +143,8 @@ class _Absorbing(_FromOutput):
     def forward(cls, ctx: Context, x: np.ndarray | Deferred, **attrs: Any) -> np.ndarray:
         """Compute f(x), laid out in memory as `x` is."""
         put_off = isinstance(x, Deferred)
-        y = x.activated(cls.kernel) if put_off else _map(cls.kernel, native(x), ctx.threads, ())
+        y = (x.activated(cls.kernel) if put_off
+             else apply_kernel(cls.kernel, native(x), ctx.threads, ()))
         if ctx.needs[0]:
             ctx.saved = y, put_off, put_off and x.residual is None
         return y

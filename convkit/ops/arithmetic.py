@@ -8,7 +8,8 @@ import numpy as np
 
 from convkit._kernels import memory
 from convkit.errors import ShapeError
-from convkit.ops.layout import like
+from convkit.ops.activation import apply_kernel, lower_kernel
+from convkit.ops.layout import FLOATS, like
 from convkit.ops.math import broadcast_shape, common_type, sum_to
 from convkit.ops.op import Context, Op, register
 
@@ -173,6 +174,8 @@ class Clamp(Op):
         x, _ = common_type(x, x)
         if any(ctx.needs):
             ctx.saved = x, min, max
+        if x.dtype in FLOATS:
+            return apply_kernel("hardtanh", x, ctx.threads, Clamp._limits(x.dtype, min, max))
         out = like(x)
         low, high = (_limit(x.dtype, v) for v in (min, max))
         if low is not None:
@@ -180,6 +183,19 @@ class Clamp(Op):
         if high is not None:
             np.minimum(x if low is None else out, high, out=out)
         return out
+
+    @staticmethod
+    def _limits(dtype, low, high) -> tuple[float, float]:
+        """Return the limits as the kernel takes them, rounded to the array's type."""
+        return (-np.inf if low is None else float(dtype.type(low)),
+                np.inf if high is None else float(dtype.type(high)))
+
+    @staticmethod
+    def lower(b, x, *, min=None, max=None):
+        """Emit the kernel's step."""
+        if x.dtype not in FLOATS:
+            return None
+        return lower_kernel(b, x, "hardtanh", Clamp._limits(x.dtype, min, max))
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import memory, rownorm
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, in_order, logical, native
+from convkit.ops.layout import FLOATS, axis_order, in_order, logical, native
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["LayerNorm"]
@@ -82,6 +84,24 @@ class LayerNorm(Op):
         if any(ctx.needs):
             ctx.saved = (rows, weight, mean, inverse, length, order, inner)
         return logical(y, order)
+
+    @staticmethod
+    def lower(b, x, weight=None, bias=None, *, normalized_shape: Shape, eps: float = 1e-5):
+        """Emit the kernel's step, where weight and bias are constants."""
+        axes, rank = len(normalized_shape), len(x.shape)
+        if x.dtype not in FLOATS or axes >= rank or any(
+                a is not None and (a.constant is None or a.dtype != x.dtype)
+                for a in (weight, bias)):
+            return None
+        kept = rank - axes
+        order = x.order if set(x.order[:kept]) == set(range(kept)) else tuple(range(rank))
+        x = b.in_order(x, order)
+        y = b.new(x.shape, x.dtype, order)
+        inner = tuple(i - kept for i in order[kept:])
+        arrays = [None if a is None else in_order(a.constant, inner) for a in (weight, bias)]
+        b.step(rownorm.layer_step(math.prod(x.shape[1:kept]), math.prod(normalized_shape),
+                                  x.dtype == np.float64, *arrays, eps), (x, y), x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
