@@ -32,7 +32,7 @@ from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
-    from convkit import data, functional, infer, io, nn, optim, training
+    from convkit import data, functional, infer, io, models, nn, optim, plot, training
     from convkit.infer import compile, quantize, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
@@ -65,11 +65,13 @@ __all__ = [
     "is_grad_enabled",
     "load",
     "manual_seed",
+    "models",
     "nn",
     "no_grad",
     "ones",
     "ones_like",
     "optim",
+    "plot",
     "precision",
     "quantize",
     "rand",
@@ -89,7 +91,7 @@ __all__ = [
 
 # Loaded when first asked for, so that `import convkit` costs little.
 _MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim",
-            "reference", "training")
+            "plot", "reference", "training")
 _FUNCTIONS = {"checkpoint": "convkit.recompute",
               "checkpoint_sequential": "convkit.recompute",
               "compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
