@@ -239,6 +239,11 @@ def test_products_of_computed_matrices_stay():
     check(passes.matmul_to_linear, graph, ["permute", "matmul"], 0)
 
 
+def test_a_linear_layer_keeps_the_bias_that_it_has():
+    graph = trace(lambda x: F.linear(x, W["linear"], W["b6"]) + fixed(6), (1, 3, 4))
+    check(passes.matmul_to_linear, graph, ["linear", "add"], 0)
+
+
 def test_a_linear_layer_read_twice_takes_no_bias():
     b = fixed(6)
 
