@@ -5,6 +5,7 @@ forward and backward; what is left of the step is Python: the tape, the layers, 
 
     python benchmarks/step_profile.py resnet20
     python benchmarks/step_profile.py resnet20 --batch 32 --no-torch
+    python benchmarks/step_profile.py resnet18 mobilenet_v2 --no-torch    # of convkit.models
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import training_step
 from networks import NETWORKS
 
 import convkit
-from convkit import functional, nn
+from convkit import functional, models, nn
 from convkit.ops import REGISTRY
 from convkit.optim import Optimizer
 
@@ -108,6 +109,15 @@ def print_ours(step: Callable, rounds: int) -> None:
                         for n, (ms, calls) in rows])
 
 
+def zoo(name: str, batch: int) -> Callable[[], Any]:
+    """Return a training step of one of `convkit.models`' networks on 224x224 images."""
+    def build(*_: Any) -> nn.Module:
+        return models.create(name, num_classes=10)
+
+    state = {k: np.array(v) for k, v in build().state_dict().items()}
+    return training_step.ours(build, state, training_step.batches((3, 224, 224), batch))
+
+
 def print_theirs(step: Callable, rounds: int) -> None:
     """Print what PyTorch's profiler says."""
     torch = common.require_torch()
@@ -132,13 +142,18 @@ def print_theirs(step: Callable, rounds: int) -> None:
 def main() -> None:
     """Profile the networks asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=["resnet20"], help=", ".join(NETWORKS))
+    parser.add_argument("networks", nargs="*", default=["resnet20"],
+                        help=", ".join(NETWORKS) + ", or a name of convkit.models")
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     options = parser.parse_args()
     convkit.set_num_threads(1)
     for name in options.networks:
+        if name not in NETWORKS:
+            print(f"\n{name}, batch {options.batch or 4}")
+            print_ours(zoo(name, options.batch or 4), options.rounds)
+            continue
         build, shape, batch = NETWORKS[name]
         data = training_step.batches(shape, options.batch or batch)
         state = {k: np.array(v) for k, v in build(nn, functional).state_dict().items()}

@@ -34,8 +34,8 @@ cdef extern from "table.h" nogil:
         double* mean_a, double* squares_a, double count_a, const double* mean_b,
         const double* squares_b, double count_b, Py_ssize_t columns) noexcept nogil
     ctypedef void (*ck_affine_fn)(
-        const void* x, void* y, Py_ssize_t rows, Py_ssize_t columns, const void* center,
-        const void* scale, const void* shift, int activation, double alpha,
+        const void* x, const void* residual, void* y, Py_ssize_t rows, Py_ssize_t columns,
+        const void* center, const void* scale, const void* shift, int activation, double alpha,
         double beta) noexcept nogil
     ctypedef void (*ck_grad_sums_fn)(
         const void* gy, const void* x, Py_ssize_t rows, Py_ssize_t columns, const void* center,
@@ -49,10 +49,6 @@ cdef extern from "table.h" nogil:
     ctypedef void (*ck_prelu_grad_fn)(
         const void* gy, const void* x, const void* w, void* gx, double* gw, Py_ssize_t rows,
         Py_ssize_t columns) noexcept nogil
-    ctypedef void (*ck_norm_add_fn)(
-        const void* x, const void* residual, void* y, Py_ssize_t rows, Py_ssize_t columns,
-        const void* center, const void* scale, const void* shift, int activation, double alpha,
-        double beta) noexcept nogil
     ctypedef struct ck_norm_masked:
         const void* gy
         const void* x
@@ -61,7 +57,7 @@ cdef extern from "table.h" nogil:
         const void* scale
         const void* shift
         void* out
-        double low, high, leak
+        double low, high
     ctypedef void (*ck_masked_sums_fn)(
         const ck_norm_masked*, Py_ssize_t rows, Py_ssize_t columns, double* sum,
         double* product) noexcept nogil
@@ -72,7 +68,6 @@ cdef extern from "table.h" nogil:
         ck_moments_fn moments[2]
         ck_merge_moments_fn merge_moments
         ck_affine_fn affine[2]
-        ck_norm_add_fn add[2]
         ck_grad_sums_fn grad_sums[2]
         ck_grad_input_fn grad_input[2]
         ck_masked_sums_fn masked_sums[2]

@@ -14,6 +14,7 @@ import numpy as np
 
 cimport numpy as cnp
 from libc.math cimport NAN
+from libc.string cimport memcpy
 
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
@@ -58,7 +59,7 @@ cdef struct Run:
     const char* y  # of a masked gradient, or the residual; or NULL
     const char* factor
     const char* offset
-    double low, high, leak
+    double low, high
 
 cdef struct Part:
     # Offsets in bytes, of the array and of the parameters; partial in numbers.
@@ -132,16 +133,28 @@ cdef cnp.ndarray _folded(Run* run, values):
 
     All parameters of a call are either shared by its samples or given for each of them.
     """
-    array = np.asarray(values, np.float64 if run.kind else np.float32)
-    cdef tuple shape = _parameter_shape(run, array.ndim == 2)
-    if array.shape != shape:
-        raise ValueError(f"kernel called with parameters of shape {array.shape}, "
-                         f"expected {shape}")
-    if array.ndim == 2:
-        run.step = run.cut.columns * array.itemsize
+    cdef int kind = cnp.NPY_FLOAT64 if run.kind else cnp.NPY_FLOAT32
+    cdef cnp.ndarray array = cnp.PyArray_FROMANY(
+        values, kind, 0, 0, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST)
+    cdef bint by_sample = cnp.PyArray_NDIM(array) == 2
+    cdef Py_ssize_t rows = run.cut.samples if by_sample else 1
+    if cnp.PyArray_NDIM(array) not in (1, 2) or array.shape[by_sample] != run.cut.channels or (
+            by_sample and array.shape[0] != rows):
+        raise ValueError(f"kernel called with parameters of shape {(<object>array).shape}, "
+                         f"expected {_parameter_shape(run, by_sample)}")
+    cdef size_t item = cnp.PyArray_ITEMSIZE(array), row = run.cut.channels * item
+    if by_sample:
+        run.step = run.cut.columns * item
     if run.cut.fold == 1:
-        return np.ascontiguousarray(array)
-    return np.tile(array, (1,) * (array.ndim - 1) + (run.cut.fold,))
+        return array
+    cdef cnp.npy_intp size = rows * run.cut.columns
+    cdef cnp.ndarray folded = cnp.PyArray_EMPTY(1, &size, kind, 0)
+    cdef char* to = <char*>cnp.PyArray_DATA(folded)
+    cdef const char* source = <const char*>cnp.PyArray_DATA(array)
+    cdef Py_ssize_t i
+    for i in range(rows * run.cut.fold):
+        memcpy(to + i * row, source + i // run.cut.fold * row, row)
+    return folded
 
 
 cdef const char* _data(cnp.ndarray array) noexcept:
@@ -258,16 +271,17 @@ def moments(cnp.ndarray x, int threads, samples=None):
 
 # -- affine ----------------------------------------------------------------------------------
 
+cdef inline const char* _at(const char* start, Py_ssize_t offset) noexcept nogil:
+    """Return a place in an array, or NULL where there is none."""
+    return start + offset if start != NULL else <const char*>NULL
+
+
 cdef void _affine_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
-    if run.y:
-        run.kernels.add[run.kind](run.x + p.offset, run.y + p.offset, run.out + p.offset, p.rows,
-                                  p.columns, run.center, run.scale, run.shift, run.activation,
-                                  run.alpha, run.beta)
-        return
-    run.kernels.affine[run.kind](run.x + p.offset, run.out + p.offset, p.rows, p.columns,
-                                 run.center + p.own if run.center else NULL, run.scale + p.own,
+    run.kernels.affine[run.kind](run.x + p.offset, _at(run.y, p.offset),
+                                 run.out + p.offset, p.rows, p.columns,
+                                 _at(run.center, p.own), run.scale + p.own,
                                  run.shift + p.own, run.activation, run.alpha, run.beta)
 
 
@@ -470,14 +484,10 @@ def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.n
 
 cdef ck_norm_masked _masked(const Run* run, Py_ssize_t offset) noexcept nogil:
     cdef ck_norm_masked masked
-    masked.gy, masked.x, masked.out = run.gy + offset, run.x + offset, NULL
-    masked.y = NULL
-    if run.y != NULL:
-        masked.y = run.y + offset
-    if run.out != NULL:
-        masked.out = run.out + offset
+    masked.gy, masked.x, masked.y = run.gy + offset, run.x + offset, _at(run.y, offset)
+    masked.out = <char*>_at(run.out, offset)
     masked.center, masked.scale, masked.shift = run.center, run.scale, run.shift
-    masked.low, masked.high, masked.leak = run.low, run.high, run.leak
+    masked.low, masked.high = run.low, run.high
     return masked
 
 
@@ -503,7 +513,7 @@ cdef tuple _start_masked(Run* run, cnp.ndarray gy, cnp.ndarray x, tuple mask, ce
     _start(run, x)
     run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
     run.out = NULL
-    run.low, run.high, run.leak = mask
+    run.low, run.high = mask
     cdef cnp.ndarray m = _folded(run, center), a = _folded(run, scale), b = _folded(run, shift)
     run.center = _data(m)
     run.scale = _data(a)
@@ -520,8 +530,8 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     gy, x : numpy.ndarray
         Channels-last, C-contiguous, of one type (float32 or float64) and size.
     mask : tuple of float
-        (low, high, leak): the gradient is multiplied by `leak` unless the activation's value
-        lies between `low` and `high` (NaN: no upper end).
+        (low, high): the gradient is 0 unless the activation's value lies between (a high of
+        NaN: no upper end).
     center, scale, shift : numpy.ndarray
         (C,); the activation's argument was ``(x - center) * scale + shift``.
     y, out : numpy.ndarray or None

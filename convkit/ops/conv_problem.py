@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,8 @@ class ConvProblem:
     groups: int
     dtype: np.dtype
     precision: str = "high"
+    # Task -> the candidate that takes it, filled in by the planner.
+    chosen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def in_group(self) -> int:

@@ -20,11 +20,11 @@ __all__ = ["ACTIVATIONS", "Deferred", "Masked", "plain"]
 
 _NAN = float("nan")
 
-# Kernel of an activation -> its number and ends in `norm.affine`, and its mask: the ends
-# between which the gradient passes, and what of it passes elsewhere.
+# Kernel of an activation -> its number and ends in `norm.affine`, and the ends between
+# which its gradient passes.
 ACTIVATIONS = {
-    "relu": ((1, 0.0, 0.0), (0.0, _NAN, 0.0)),
-    "relu6": ((2, 0.0, 6.0), (0.0, 6.0, 0.0)),
+    "relu": ((1, 0.0, 0.0), (0.0, _NAN)),
+    "relu6": ((2, 0.0, 6.0), (0.0, 6.0)),
 }
 
 
@@ -111,8 +111,8 @@ class Masked:
         self._value: np.ndarray | None = None
 
     @property
-    def mask(self) -> tuple[float, float, float]:
-        """Low end, high end and leak, as `norm.masked_sums` wants them."""
+    def mask(self) -> tuple[float, float]:
+        """Low and high end, as `norm.masked_sums` wants them."""
         return ACTIVATIONS[self.kernel][1]
 
     @property

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import functools
+
 import numpy as np
 
 from convkit._kernels import memory
@@ -71,6 +73,12 @@ def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
 
 
+@functools.cache
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the permutation that undoes one (of which there are few)."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
 def in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
     """Return the values of `x` as a C-contiguous, aligned array with its axes in `order`."""
     moved = x if order is None else x.transpose(order)
@@ -83,7 +91,7 @@ def in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
 
 def logical(y: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
     """Return an array whose axes are in `order` with its axes in logical order, as a view."""
-    return y if order is None else y.transpose(np.argsort(order))
+    return y if order is None else y.transpose(_inverse(order))
 
 
 def empty_ordered(
@@ -93,10 +101,7 @@ def empty_ordered(
     if order is None:
         return memory.empty(shape, dtype)
     out = memory.empty([shape[i] for i in order], dtype)
-    inverse = [0] * len(order)
-    for place, axis in enumerate(order):
-        inverse[axis] = place
-    return out.transpose(inverse)
+    return out.transpose(_inverse(order))
 
 
 def dense_strides(shape: Sequence[Any], order: Sequence[int], itemsize: int) -> tuple[int, ...]:

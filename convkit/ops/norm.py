@@ -199,7 +199,7 @@ class BatchNormTrain(Op):
 
 def _masked_sums(
     gradient: Masked, last: Array, numbers: tuple[Array, Array, Array], threads: int,
-) -> tuple[Array, tuple[float, float, float] | None, Array, Array]:
+) -> tuple[Array, tuple[float, float] | None, Array, Array]:
     """Return a gradient, the mask it is still to pass, and the sums of `norm.grad_sums`.
 
     Where the mask can be told from `last`, the gradient stays as it came; else the pass that

@@ -55,7 +55,12 @@ def choose(problem: ConvProblem, task: Task, algorithm: str = "auto") -> type[Al
             raise ValueError(f"algorithm {algorithm!r} cannot take {problem}: {reason}")
     if autotune.enabled():
         return BY_NAME[autotune.fastest(problem, task)]
-    return next(a for a in CANDIDATES if why_not(a, problem, task) is None)
+    # Problems are kept (`conv_problem`), and each keeps the answers that are its own for ever.
+    chosen = problem.chosen.get(task)
+    if chosen is None:
+        chosen = next(a for a in CANDIDATES if why_not(a, problem, task) is None)
+        problem.chosen[task] = chosen
+    return chosen
 
 
 def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str | None:

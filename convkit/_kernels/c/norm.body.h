@@ -20,7 +20,6 @@ static const ck_norm_table norm_table = {
     .moments = {moments_f, moments_d},
     .merge_moments = merge_moments,
     .affine = {affine_rows_f, affine_rows_d},
-    .add = {norm_add_f, norm_add_d},
     .grad_sums = {grad_sums_f, grad_sums_d},
     .grad_input = {grad_input_f, grad_input_d},
     .masked_sums = {masked_sums_f, masked_sums_d},

@@ -14,7 +14,7 @@ typedef struct ck_norm_masked {
     const void *gy, *x, *y;
     const void *center, *scale, *shift;
     void *out; /* the gradient after the activation, or gx */
-    double low, high, leak;
+    double low, high;
 } ck_norm_masked;
 
 typedef struct ck_norm_table {
@@ -25,14 +25,11 @@ typedef struct ck_norm_table {
     void (*merge_moments)(double *mean_a, double *squares_a, double count_a,
                           const double *mean_b, const double *squares_b, double count_b,
                           ptrdiff_t columns);
-    /* y = activation((x - center) * scale + shift); center may be NULL, y may be x. */
-    void (*affine[2])(const void *x, void *y, ptrdiff_t rows, ptrdiff_t columns,
-                      const void *center, const void *scale, const void *shift, int activation,
-                      double alpha, double beta);
-    /* y = activation((x - center) * scale + shift + residual). */
-    void (*add[2])(const void *x, const void *residual, void *y, ptrdiff_t rows,
-                   ptrdiff_t columns, const void *center, const void *scale, const void *shift,
-                   int activation, double alpha, double beta);
+    /* y = activation((x - center) * scale + shift + residual); center and residual may be
+       NULL (the latter always where the former is), y may be x. */
+    void (*affine[2])(const void *x, const void *residual, void *y, ptrdiff_t rows,
+                      ptrdiff_t columns, const void *center, const void *scale,
+                      const void *shift, int activation, double alpha, double beta);
     /* For each column, the sums of gy and of gy * (x - center). */
     void (*grad_sums[2])(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
                          const void *center, double *sum, double *product);

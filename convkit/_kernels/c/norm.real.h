@@ -68,60 +68,88 @@ static void FN(grad_sums)(const void *gy, const void *x, ptrdiff_t rows, ptrdiff
 #undef CALL
 }
 
-/* One row's worth of vectors, with the parameters from the cache. */
-#define OVER_ROWS \
-    for (ptrdiff_t r = 0; r < rows; r++) for (ptrdiff_t c = 0; c < columns; c += VL)
-#define HERE(p) FN(load_some)((const T *)(p) + r * columns + c, columns - c)
-#define OF_COLUMN(p) FN(load_some)((const T *)(p) + c, columns - c)
-#define PUT(p, v) FN(store_some)((T *)(p) + r * columns + c, (v), columns - c)
+/* Maps go down the columns as well, with the parameters in registers. */
+#define OF(p) (p ? AT(p, 0, j) : (V){0})
+#define PUT_AT(p, v) \
+    FN(store_some)((T *)(p) + r * columns + c + j * VL, (v), left - j * VL)
 
-static void FN(affine_rows)(const void *x, void *y, ptrdiff_t rows, ptrdiff_t columns,
-                            const void *center, const void *scale, const void *shift,
-                            int activation, double alpha, double beta) {
-    const V low = FN(set)((T)alpha), high = FN(set)((T)beta);
-    if (center) {
-        OVER_ROWS {
-            V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(scale) + OF_COLUMN(shift);
-            PUT(y, FN(activate)(activation, low, high, v));
-        }
-    } else {
-        OVER_ROWS {
-            V v = HERE(x) * OF_COLUMN(scale) + OF_COLUMN(shift);
-            PUT(y, FN(activate)(activation, low, high, v));
-        }
+/* `residual`, `center`, `kind` (0, 1 or any other): constants wherever it is inlined. */
+CK_INLINE void FN(affine_columns)(const void *x, const void *residual, void *y, ptrdiff_t rows,
+                                  ptrdiff_t columns, const void *center, const void *scale,
+                                  const void *shift, int kind, int activation, V low, V high,
+                                  ptrdiff_t c, int nv, ptrdiff_t left) {
+    V m[4], a[4], b[4];
+    EACH(j) {
+        m[j] = OF(center);
+        a[j] = AT(scale, 0, j);
+        b[j] = AT(shift, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V v = AT(x, r, j);
+        v = (center ? v - m[j] : v) * a[j] + b[j];
+        if (residual) v += AT(residual, r, j);
+        if (kind == 1) v = FN(at_least)(v, (V){0});
+        if (kind > 1) v = FN(activate)(activation, low, high, v);
+        PUT_AT(y, v);
     }
 }
-
-static void FN(norm_add)(const void *x, const void *residual, void *y, ptrdiff_t rows,
-                         ptrdiff_t columns, const void *center, const void *scale,
-                         const void *shift, int activation, double alpha, double beta) {
+static void FN(affine_rows)(const void *x, const void *residual, void *y, ptrdiff_t rows,
+                            ptrdiff_t columns, const void *center, const void *scale,
+                            const void *shift, int activation, double alpha, double beta) {
     const V low = FN(set)((T)alpha), high = FN(set)((T)beta);
-    OVER_ROWS {
-        V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(scale) + OF_COLUMN(shift);
-        PUT(y, FN(activate)(activation, low, high, v + HERE(residual)));
+#define AFFINE(kind, residual, center)                                                        \
+    FN(affine_columns)(x, residual, y, rows, columns, center, scale, shift, kind, activation, \
+                       low, high, c, nv, left)
+#define BY_KIND(nv_, left_)                                            \
+    {                                                                  \
+        const int nv = nv_;                                            \
+        const ptrdiff_t left = left_;                                  \
+        if (!center) AFFINE(2, NULL, NULL);                            \
+        else if (activation > CK_ACT_RELU) AFFINE(2, residual, center); \
+        else if (residual && activation) AFFINE(1, residual, center);  \
+        else if (activation) AFFINE(1, NULL, center);                  \
+        else AFFINE(0, residual, center);                              \
     }
+    OVER_COLUMNS(BY_KIND)
+#undef BY_KIND
+#undef AFFINE
 }
 
+CK_INLINE void FN(grad_input_columns)(const void *gy, const void *x, void *gx, ptrdiff_t rows,
+                                      ptrdiff_t columns, const void *center, const void *scale,
+                                      const void *slope, const void *shift, ptrdiff_t c, int nv,
+                                      ptrdiff_t left) {
+    V m[4], a[4], s[4], b[4];
+    EACH(j) {
+        m[j] = AT(center, 0, j);
+        a[j] = AT(scale, 0, j);
+        s[j] = AT(slope, 0, j);
+        b[j] = AT(shift, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V v = (AT(x, r, j) - m[j]) * s[j] + b[j];
+        PUT_AT(gx, AT(gy, r, j) * a[j] + v);
+    }
+}
 static void FN(grad_input)(const void *gy, const void *x, void *gx, ptrdiff_t rows,
                            ptrdiff_t columns, const void *center, const void *scale,
                            const void *slope, const void *shift) {
-    OVER_ROWS {
-        V v = (HERE(x) - OF_COLUMN(center)) * OF_COLUMN(slope) + OF_COLUMN(shift);
-        PUT(gx, HERE(gy) * OF_COLUMN(scale) + v);
-    }
+#define CALL(nv, left) \
+    FN(grad_input_columns)(gy, x, gx, rows, columns, center, scale, slope, shift, c, nv, left)
+    OVER_COLUMNS(CALL)
+#undef CALL
 }
 
 /* Gradients through an activation: the mask is of its value, or of its argument worked out
    anew, in the very arithmetic of affine_rows. */
 typedef struct FN(mask) {
-    V low, high, leak;
+    V low, high;
 } FN(mask);
 CK_INLINE FN(mask) FN(mask_of)(const ck_norm_masked *m) {
-    return (FN(mask)){FN(set)((T)m->low), FN(set)((T)m->high), FN(set)((T)m->leak)};
+    return (FN(mask)){FN(set)((T)m->low), FN(set)((T)m->high)};
 }
 CK_INLINE V FN(through)(const FN(mask) *m, V v, V g) {
-    V least = FN(select)(m->leak == (V){0}, (V){0}, g * m->leak); /* NaN leaks by a slope only */
-    return FN(select)((v <= m->low) | (v >= m->high), least, g);
+    return FN(select)((v <= m->low) | (v >= m->high), (V){0}, g);
 }
 
 /* `anew`: a constant wherever it is inlined; a mask that was kept is put to use once. */
@@ -139,8 +167,7 @@ CK_INLINE void FN(masked_sums_columns)(const ck_norm_masked *run, int anew, ptrd
         V x = AT(run->x, r, j);
         V v = anew ? (x - m[j]) * scale[j] + shift[j] : AT(run->y, r, j);
         V g = FN(through)(&mask, v, AT(run->gy, r, j));
-        if (!anew)
-            FN(store_some)((T *)run->out + r * columns + c + j * VL, g, left - j * VL);
+        if (!anew) PUT_AT(run->out, g);
         s[j] += g;
         p[j] += g * (x - m[j]);
     }
@@ -161,17 +188,41 @@ static void FN(masked_sums)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t
 #undef KEPT
 }
 
-static void FN(masked_input)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
-                             const void *factor, const void *slope, const void *offset) {
+CK_INLINE void FN(masked_input_columns)(const ck_norm_masked *run, ptrdiff_t rows,
+                                        ptrdiff_t columns, const void *factor,
+                                        const void *slope, const void *offset, ptrdiff_t c,
+                                        int nv, ptrdiff_t left) {
     const FN(mask) mask = FN(mask_of)(run);
-    OVER_ROWS {
-        V x = HERE(run->x) - OF_COLUMN(run->center);
-        V g = FN(through)(&mask, x * OF_COLUMN(run->scale) + OF_COLUMN(run->shift),
-                          HERE(run->gy));
-        V v = x * OF_COLUMN(slope) + OF_COLUMN(offset);
-        PUT(run->out, g * OF_COLUMN(factor) + v);
+    V m[4], scale[4], shift[4], a[4], s[4], b[4];
+    EACH(j) {
+        m[j] = AT(run->center, 0, j);
+        scale[j] = AT(run->scale, 0, j);
+        shift[j] = AT(run->shift, 0, j);
+        a[j] = AT(factor, 0, j);
+        s[j] = AT(slope, 0, j);
+        b[j] = AT(offset, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V x = AT(run->x, r, j) - m[j];
+        V g = FN(through)(&mask, x * scale[j] + shift[j], AT(run->gy, r, j));
+        V v = x * s[j] + b[j];
+        PUT_AT(run->out, g * a[j] + v);
     }
 }
+static void FN(masked_input)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
+                             const void *factor, const void *slope, const void *offset) {
+#define CALL(nv, left) \
+    FN(masked_input_columns)(run, rows, columns, factor, slope, offset, c, nv, left)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
+
+/* One row's worth of vectors, for PReLU; parameters from the cache. */
+#define OVER_ROWS \
+    for (ptrdiff_t r = 0; r < rows; r++) for (ptrdiff_t c = 0; c < columns; c += VL)
+#define HERE(p) FN(load_some)((const T *)(p) + r * columns + c, columns - c)
+#define OF_COLUMN(p) FN(load_some)((const T *)(p) + c, columns - c)
+#define PUT(p, v) FN(store_some)((T *)(p) + r * columns + c, (v), columns - c)
 
 static void FN(prelu_rows)(const void *x, const void *w, void *y, ptrdiff_t rows,
                            ptrdiff_t columns) {
@@ -206,6 +257,8 @@ static void FN(prelu_grad_rows)(const void *gy, const void *x, const void *w, vo
 #undef CALL
 }
 
+#undef OF
+#undef PUT_AT
 #undef EACH
 #undef AT
 #undef OVER_COLUMNS
