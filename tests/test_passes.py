@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from graph_checks import array, check, op_names, statistics
@@ -417,6 +419,12 @@ def test_the_pipeline_on_a_residual_block():
 def test_the_pipeline_is_idempotent():
     once = run_pipeline(trace(randomise(Residual()), (1, 4, 9, 9)))
     assert str(run_pipeline(once)) == str(once)
+
+
+def test_every_pass_has_a_row_in_the_guide():
+    text = (Path(__file__).parents[1] / "docs" / "graph.md").read_text()
+    rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert rows == {step.__name__ for step in passes.PIPELINE}
 
 
 def test_a_broken_fold_is_seen_by_these_tests(monkeypatch):
