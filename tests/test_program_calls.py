@@ -242,7 +242,7 @@ def test_arenas_of_many_threads_are_bounded():
     together(lambda i: [program(x) for _ in range(20)], 80)
     runner = program._lowered.runner
     each = sum(runner.bytes(4, 1)) + 4096
-    assert runner.idle_bytes() <= 64 * each
+    assert runner.idle_bytes() <= 8 * each
 
 
 def test_warm_up_does_the_work_of_the_first_call():

@@ -30,7 +30,7 @@ WANT_LAST = frozenset((
     "conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool",
     "batch_norm", "affine", "prelu", "group_norm", "instance_norm", "local_response_norm",
     "upsample", "quant_conv", "quant_avg_pool"))
-MOST_IDLE = 64
+MOST_IDLE = 8
 
 
 class Emitted(NamedTuple):
