@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import all_cases
 from harness import random_array
+from test_onnx_quantized import WRITTEN
 from tolerances import Tolerance, assert_close
 
 import convkit as ck
@@ -140,7 +141,7 @@ def test_every_rule_is_tested():
     tested = {c.name for c in _sampled()} | {
         "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor",
         "logical_not", "isnan", "isinf", "argmax", "argmin", "cast", "quantize_linear",
-        "dequantize_linear", "image"}
+        "dequantize_linear", "image", *WRITTEN}
     assert tested == set(RULES)
 
 

@@ -110,13 +110,20 @@ class Builder:
 
         Where all inputs are constants it is computed here and now.
         """
+        return self._add(name, inputs, attrs, fold=True)
+
+    def record(self, name: str, *inputs: Val | None, **attrs: Any) -> Any:
+        """Add an operation as `op` does, even where all inputs are constants."""
+        return self._add(name, inputs, attrs, fold=False)
+
+    def _add(self, name: str, inputs: tuple, attrs: dict[str, Any], fold: bool) -> Any:
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
         attrs = complete(name, attrs)
         operands = [None if x is None else Value(x.shape, x.dtype) for x in inputs]
         numbers = tuple([None if x is None else x.number for x in inputs])
         results = infer_node(Node(name, numbers, (), attrs), operands)
-        if all(x is None or x.array is not None for x in inputs):
+        if fold and all(x is None or x.array is not None for x in inputs):
             return self._fold(name, inputs, attrs, results)
         if len(self.nodes) >= MAX_NODES:
             raise ModelFormatError(f"the graph has more than {MAX_NODES} nodes")

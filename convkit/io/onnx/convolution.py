@@ -9,7 +9,7 @@ from convkit.io.onnx.builder import Builder, handles
 from convkit.io.onnx.node import Operator, Val
 from convkit.io.onnx.windows import Windows, per_axis, windows
 
-__all__: list[str] = []
+__all__ = ["conv", "padding_of"]
 
 
 def _operands(node: Operator) -> tuple[Val, Val, Val | None, tuple[int, ...]]:
@@ -36,12 +36,16 @@ def conv(b: Builder, node: Operator) -> Val:
 
 
 def _conv(b: Builder, x: Val, weight: Val, bias: Val | None, form: Windows, groups: int) -> Val:
-    pads = form.pads
-    if form.outputs != tuple((n + sum(p) - form.reach(i)) // form.stride[i] + 1 for i, (n, p) in
-                             enumerate(zip(x.shape[2:], pads, strict=True))):
-        pads = form.exact(x.shape[2:])
-    return b.op("conv", x, weight, bias, stride=form.stride, padding=pads,
+    return b.op("conv", x, weight, bias, stride=form.stride, padding=padding_of(form, x.shape[2:]),
                 dilation=form.dilation, groups=groups, padding_mode="zeros")
+
+
+def padding_of(form: Windows, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return (before, after) per axis with which a convolution has as many outputs as declared."""
+    if form.outputs != tuple((n + sum(p) - form.reach(i)) // form.stride[i] + 1 for i, (n, p) in
+                             enumerate(zip(sizes, form.pads, strict=True))):
+        return form.exact(sizes)
+    return form.pads
 
 
 def _volumes(b: Builder, x: Val, weight: Val, bias: Val | None, form: Windows, groups: int) -> Val:
@@ -180,6 +184,8 @@ def gemm(b: Builder, node: Operator) -> Val:
         bias = b.constant(np.broadcast_to(c.array.reshape(-1), w.shape[:1]).copy(),
                           b.constants[c.number].name)
         return b.op("linear", a, w, bias)
+    if c is not None and c.shape == w.shape[:1]:
+        return b.op("linear", a, w, c)
     y = b.op("linear", a, w)
     return y if c is None else b.op("add", y, c)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convkit.io.onnx import (  # noqa: F401
     convolution,
     elementwise,
+    integer,
     normalization,
     pooling,
     quantization,

@@ -8,7 +8,7 @@ from convkit.io.onnx.node import Operator, Val
 from convkit.io.onnx.types import LEVELS, elem_name, held
 from convkit.ops.quantize import TYPES
 
-__all__: list[str] = []
+__all__ = ["dequantized", "quantized"]
 
 
 def _place(node: Operator, x: Val, scale: Val) -> dict[str, int]:
@@ -44,11 +44,30 @@ def quantize(b: Builder, node: Operator) -> Val:
                 dtype=dtype, quant_min=low, quant_max=high, **place)
 
 
+def quantized(b: Builder, x: Val, scale: Val, zero: Val, dim: int) -> Val:
+    """Return x in steps of scale, in the type of its zero point."""
+    return b.op("quantize_linear", x, _scalar(b, b.cast(scale, x.dtype)), _scalar(b, zero),
+                dtype=zero.dtype, dim=dim if scale.size > 1 else 0, block_size=0)
+
+
 @handles("DequantizeLinear")
 def dequantize(b: Builder, node: Operator) -> Val:
     """Return (x - zero point) * scale."""
     x, scale, zero = node.input(0), node.input(1), node.input(2)
     if x.is_float:
         raise UnsupportedOperatorError("DequantizeLinear of floats")
-    place = _place(node, x, scale)
-    return b.op("dequantize_linear", x, _scalar(b, scale), _scalar(b, zero), **place)
+    return _dequantized(b, x, scale, zero, **_place(node, x, scale))
+
+
+def dequantized(b: Builder, x: Val, scale: Val, zero: Val | None, dim: int) -> Val:
+    """Return what x stands for, in float32, with scales along an axis or one for all."""
+    return _dequantized(b, x, b.cast(scale, "float32"), zero,
+                        dim=dim if scale.size > 1 else 0, block_size=0)
+
+
+def _dequantized(b: Builder, x: Val, scale: Val, zero: Val | None, **place: int) -> Val:
+    scale, zero = _scalar(b, scale), _scalar(b, zero)
+    # Weights and biases stay as they are, for layers that multiply integers.
+    if x.array is not None and (x.rank >= 2 or x.dtype == "int32"):
+        return b.record("dequantize_linear", x, scale, zero, **place)
+    return b.op("dequantize_linear", x, scale, zero, **place)

@@ -12,13 +12,13 @@ from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 from convkit.ops.resample import nearest_sources
 
-__all__: list[str] = []
+__all__ = ["flat_pads"]
 
 PAD_MODES = {"zeros": "constant", "constant": "constant", "reflect": "reflect",
              "replicate": "edge", "circular": "wrap"}
 
 
-def _flat(pairs) -> list[int]:
+def flat_pads(pairs) -> list[int]:
     """Return ((before, after), ...) as ONNX lists it: all before, then all after."""
     return [p[0] for p in pairs] + [p[1] for p in pairs]
 
@@ -35,11 +35,11 @@ def conv(w: Writer, s: Step) -> str:
     """Write Conv, with a Pad before it where padding is not by zeros."""
     a, x, pads = s.attrs, s.ins[0], s.attrs["padding"]
     if a["padding_mode"] != "zeros" and any(e for p in pads for e in p):
-        x = w.op("Pad", x, w.ints(*_flat(((0, 0), (0, 0), *pads))), mode=PAD_MODES[
+        x = w.op("Pad", x, w.ints(*flat_pads(((0, 0), (0, 0), *pads))), mode=PAD_MODES[
             a["padding_mode"]])
         pads = [(0, 0)] * len(pads)
     y = w.op("Conv", x, s.ins[1], s.input(2), kernel_shape=list(s.shapes[1][2:]),
-             strides=list(a["stride"]), pads=_flat(pads), dilations=list(a["dilation"]),
+             strides=list(a["stride"]), pads=flat_pads(pads), dilations=list(a["dilation"]),
              group=a["groups"])
     return _finish(w, s, y)
 
@@ -57,11 +57,11 @@ def conv_transpose(w: Writer, s: Step) -> str:
         extra.append(e if e < stride else 0)
     late = any(rest)
     y = w.op("ConvTranspose", s.ins[0], s.ins[1], None if late else bias,
-             strides=list(a["stride"]), kernel_shape=list(s.shapes[1][2:]), pads=_flat(pads),
+             strides=list(a["stride"]), kernel_shape=list(s.shapes[1][2:]), pads=flat_pads(pads),
              dilations=list(a["dilation"]), group=a["groups"], output_padding=extra)
     if not late:
         return y
-    y = w.op("Pad", y, w.ints(*_flat(((0, 0), (0, 0), *((0, e) for e in rest)))))
+    y = w.op("Pad", y, w.ints(*flat_pads(((0, 0), (0, 0), *((0, e) for e in rest)))))
     return y if bias is None else w.op("Add", y, _column(w, bias, s.rank))
 
 
@@ -107,7 +107,7 @@ def avg_pool(w: Writer, s: Step) -> str:
         return w.op("AveragePool", s.ins[0], count_include_pad=int(a["count_include_pad"]), **form)
     edges = [(p, (o - 1) * st + k - n - p) for p, o, st, k, n in zip(
         a["padding"], s.out[2:], a["stride"], a["kernel_size"], s.shapes[0][2:], strict=True)]
-    x = w.op("Pad", s.ins[0], w.ints(*_flat(((0, 0), (0, 0), *edges))))
+    x = w.op("Pad", s.ins[0], w.ints(*flat_pads(((0, 0), (0, 0), *edges))))
     y = w.op("AveragePool", x, kernel_shape=form["kernel_shape"], strides=form["strides"])
     return w.op("Mul", y, w.scalar(math.prod(a["kernel_size"]) / a["divisor_override"], s.dtype))
 
@@ -259,7 +259,7 @@ def local_response_norm(w: Writer, s: Step) -> str:
         return w.op("LRN", s.ins[0], size=size, alpha=a["alpha"], beta=a["beta"], bias=a["k"])
     edges = [(0, 0)] * s.rank
     edges[1] = (size // 2, (size - 1) // 2)
-    squares = w.op("Pad", w.op("Mul", s.ins[0], s.ins[0]), w.ints(*_flat(edges)))
+    squares = w.op("Pad", w.op("Mul", s.ins[0], s.ins[0]), w.ints(*flat_pads(edges)))
     parts = [w.op("Slice", squares, w.ints(i), w.ints(i + s.out[1]), w.ints(1))
              for i in range(size)]
     total = w.op("Sum", *parts)
@@ -279,7 +279,7 @@ def pad(w: Writer, s: Step) -> str:
     value = w.scalar(a["value"], s.dtype) if a["mode"] == "constant" else None
     y = s.ins[0]
     if any(e for p in wide for e in p):
-        y = w.op("Pad", y, w.ints(*_flat(wide)), value, mode=PAD_MODES[a["mode"]])
+        y = w.op("Pad", y, w.ints(*flat_pads(wide)), value, mode=PAD_MODES[a["mode"]])
     cuts = [(i, max(-before, 0), min(after, 0) or 2**31 - 1)
             for i, (before, after) in enumerate(a["padding"]) if min(before, after) < 0]
     if cuts:

@@ -14,7 +14,7 @@ from convkit.infer import Program, compile, verify
 from convkit.infer.dims import Shape
 from convkit.infer.graph import Graph
 from convkit.io.atomic import write_atomically
-from convkit.io.onnx import write_layers, write_math  # noqa: F401  enter their rules
+from convkit.io.onnx import write_layers, write_math, write_quant  # noqa: F401  enter their rules
 from convkit.io.onnx.package import require_onnx
 from convkit.io.onnx.types import elem_of
 from convkit.io.onnx.writer import RULES, Step, Writer
