@@ -9,6 +9,7 @@ import pickle
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from test_ckit import mutate_json
 import convkit as ck
 import convkit.functional as F
 from convkit import nn
-from convkit.infer import run_pipeline, trace, verify
+from convkit.infer import Editor, compiler, run_pipeline, trace, verify
 from convkit.infer.by_size import MOST_SIZES
 from convkit.infer.dims import PROBES, at_sizes, join, join_size, points_of, show
 from convkit.infer.open_dims import OpenDim, Symbol, Term, fit_open, make_points
@@ -244,7 +245,7 @@ def test_sizes_are_kept_up_to_a_bound():
 
 def test_only_the_last_size_keeps_its_arena():
     program = ck.compile(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 1, 3)),
-                         (1, 1, (8, 60), 8))
+                         (1, 1, (8, 60), 8), check=False)
     for h in (20, 60, 8, 31):
         program(array(4, 1, h, 8))
     held = [p._lowered.runner.idle_bytes() for p in program._by_size.programs()]
@@ -264,12 +265,32 @@ def test_all_that_programs_do_works_with_open_sizes():
     assert pickle.loads(pickle.dumps(program))(x).tobytes() == want.tobytes()
     assert "conv" in str(program.profile(x, 1))
     program.warm_up()
-    assert len(program._by_size) == 3  # the compile check, x, the largest
+    assert len(program._by_size) == 4  # two of the check, that of x, the largest
     for threads in (1, 2):
         fixed = ck.compile(program, threads=threads)
         assert fixed(x).tobytes() == want.tobytes()
     for i in range(2):
         assert program(x[i:i + 1]).tobytes() == want[i:i + 1].tobytes()
+
+
+def test_the_check_runs_at_two_sizes(monkeypatch):
+    """A pass that is right at the smallest size alone is caught."""
+    def wrong(graph):
+        editor = Editor(graph)
+        (at,) = (i for i, n in enumerate(graph.nodes) if n.op == "upsample")
+        editor.replace(at, graph.nodes[at].with_attrs(size=(16, 16)))
+        node = graph.nodes[at]
+        info = graph.values[node.outputs[0]]
+        editor.declare(node.outputs[0], replace(info, shape=(*info.shape[:2], 16, 16)))
+        return editor.finish()
+
+    def model(x):
+        return F.interpolate(F.relu(x), size=x.shape[2:]).mean((2, 3))
+
+    assert ck.compile(model, IMAGE).max_error.relative < 1e-6
+    monkeypatch.setattr(compiler, "run_pipeline", lambda g: wrong(g))
+    with pytest.raises(ck.ConvkitError, match="the compiled graph differs"):
+        ck.compile(model, IMAGE)
 
 
 def test_packed_weights_are_shared_by_sizes():

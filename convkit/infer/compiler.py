@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from convkit.infer.check import compare, refuse_absurd
+from convkit.infer.check import MaxError, compare, refuse_absurd
 from convkit.infer.dims import at_batch, at_sizes
 from convkit.infer.graph import Graph
 from convkit.infer.image_input import with_images, with_layout
 from convkit.infer.passes import run_pipeline
 from convkit.infer.program import Program
-from convkit.infer.trace import random_inputs, trace_and_run
+from convkit.infer.trace import Run, random_inputs, trace_and_run
 from convkit.infer.verify import verify
 
 __all__ = ["compile"]
@@ -80,19 +80,21 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
     if isinstance(model_or_graph, Program):
         model_or_graph = model_or_graph.graph
     if isinstance(model_or_graph, Graph):
-        graph, inputs, expected = model_or_graph, None, None
+        graph, runs = model_or_graph, None
         verify(graph)
     else:
-        graph, inputs, expected = trace_and_run(model_or_graph, input_shape, example)
+        graph, runs = trace_and_run(model_or_graph, input_shape, example)
     if image is not None or layout is not None:
         graph = with_layout(graph, layout) if image is None else with_images(graph, image, layout)
-        inputs = None
+        runs = example = None
     program = Program(run_pipeline(graph), threads, metadata, precision)
     if check:
-        if inputs is None:
-            inputs = _inputs(graph, None if image is not None or layout is not None else example)
-            expected = _outputs(Program(graph, threads, precision="highest"), inputs)
-        program.max_error = compare(expected, _outputs(program, inputs))
+        if runs is None:
+            inputs = _inputs(graph, example)
+            plain = Program(graph, threads, precision="highest")
+            runs = [Run(inputs, _outputs(plain, inputs))]
+        errors = [compare(run.outputs, _outputs(program, run.inputs)) for run in runs]
+        program.max_error = MaxError(*map(max, zip(*errors, strict=True)))
         refuse_absurd(program.max_error, _judged_as(graph), program.precision)
     return program
 

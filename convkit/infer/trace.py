@@ -15,7 +15,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,14 @@ from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
 
-__all__ = ["join_attr", "random_inputs", "trace", "trace_and_run"]
+__all__ = ["Run", "join_attr", "random_inputs", "trace", "trace_and_run"]
+
+
+class Run(NamedTuple):
+    """What a model was run on, and what it gave."""
+
+    inputs: list[np.ndarray]
+    outputs: list[np.ndarray]
 
 
 @dataclass
@@ -147,8 +154,11 @@ def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
 
 def trace_and_run(
     model: Any, input_shape: Any = None, example: Any = None,
-) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
-    """Return the graph, and what the model was run on and gave in one of the two runs."""
+) -> tuple[Graph, list[Run]]:
+    """Return the graph, and what the model was run on and gave.
+
+    That is one run, or, where sizes are open, two at different sizes.
+    """
     names, shapes, arrays = _samples(model, input_shape, example)
     points = make_points(symbols_in(shapes), PROBES)
     records, forms = [], []
@@ -168,8 +178,9 @@ def trace_and_run(
                          f"{forms[0]} against {other}")
     graph = _join(records, points, names, shapes, *forms[0])
     verify(graph)
-    values = records[0].arrays
-    return graph, [values[i] for i in records[0].inputs], [values[i] for i in records[0].outputs]
+    kept = records[:len(PROBES) if graph.open_sizes() else 1]
+    return graph, [Run([r.arrays[i] for i in r.inputs], [r.arrays[i] for i in r.outputs])
+                   for r in kept]
 
 
 # -- inputs ---------------------------------------------------------------------------------
