@@ -350,7 +350,7 @@ cdef void _affine_pixels(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t each = run.cut.block * run.cut.fold
     for i in range(index * each, min(run.cut.pixels, (index + 1) * each)):
         run.kernels.affine[run.kind](
-            run.x + i * run.x_pixel * item, run.out + i * run.cut.channels * item, 1,
+            run.x + i * run.x_pixel * item, NULL, run.out + i * run.cut.channels * item, 1,
             run.cut.channels, NULL, run.scale, run.shift, run.activation, run.alpha, run.beta)
 
 
