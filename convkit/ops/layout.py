@@ -7,10 +7,9 @@ when the array is already laid out that way, ``from_last`` goes back.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
-
-import functools
 
 import numpy as np
 
