@@ -71,6 +71,25 @@ def test_embedding_runs(tmp_path, torch):
     assert 0.5 < result["file / float32"]["float16"] < 0.6
 
 
+@pytest.mark.parametrize("script", ["regularisers", "batch_size", "depth", "recipes",
+                                    "cifar_table"])
+def test_experiments_run(script, tmp_path):
+    shared = os.environ.get("CONVKIT_SHARED", "")
+    needed = "mnist" if script == "regularisers" else "cifar10"
+    if not any(Path(shared, *parts, needed).is_dir() for parts in (("data",), ())):
+        pytest.skip(f"no {needed} in CONVKIT_SHARED: nothing to experiment with")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), env.get("PYTHONPATH", "")) if p)
+    only = {"batch_size": "-128", "depth": "20", "recipes": "short", "cifar_table": "mlp 1"}
+    done = subprocess.run(
+        [sys.executable, FOLDER / "experiments" / f"{script}.py", "--quick", "--only",
+         only.get(script, "drop")], env=env, cwd=tmp_path, capture_output=True, text=True,
+        timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("| ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_suite_knows_every_layer_of_resnet50():
     sys.path.insert(0, str(FOLDER))
     try:

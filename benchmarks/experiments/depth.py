@@ -1,0 +1,52 @@
+"""Plain against residual networks of 20 and 56 layers on CIFAR-10: training loss by epoch.
+
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016, figure 6: plain
+networks get worse with depth, residual ones do not.
+
+    python benchmarks/experiments/depth.py --epochs 20
+"""
+
+from __future__ import annotations
+
+from runner import Run, arguments, cifar10, print_table, sgd
+
+from convkit import data, nn
+from convkit.data import augment
+from convkit.models.resnet_cifar import BasicBlock, ResNetCIFAR
+
+
+def plain(blocks: int) -> nn.Module:
+    """Return the residual network without its shortcuts."""
+    net = ResNetCIFAR(blocks)
+    for module in net.modules():
+        if isinstance(module, BasicBlock):
+            module._shortcut = lambda x: 0.0
+    return net
+
+
+def main() -> None:
+    """Run what has not been run, and print the losses."""
+    options = arguments(__doc__.splitlines()[0], epochs=20).parse_args()
+    train, test = cifar10(options.quick)
+    mean, std = train.statistics()
+    change = augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
+    found = {}
+    for depth, blocks in ((20, 3), (56, 9)):
+        for kind, build in (("plain", plain), ("residual", ResNetCIFAR)):
+            name = f"{kind}-{depth}"
+            if options.only not in name:
+                continue
+            loaders = (data.DataLoader(train, 128, shuffle=True, seed=options.seed, mean=mean,
+                                       std=std, transform=change),
+                       data.DataLoader(test, 500, mean=mean, std=std))
+            run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4})
+            found[name] = run.train(lambda build=build, blocks=blocks: build(blocks),
+                                    sgd(0.1, 1e-4), loaders)
+    print_table(["network", "parameters", "training loss", "train", "test", "s"],
+                [[name, f"{r['parameters']:,}", f"{r['history'][-1]['loss']:.3f}",
+                  f"{r['train_accuracy']:.2%}", f"{r['test_accuracy']:.2%}",
+                  f"{r['seconds']:.0f}"] for name, r in found.items()])
+
+
+if __name__ == "__main__":
+    main()

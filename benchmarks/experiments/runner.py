@@ -1,0 +1,169 @@
+"""What the experiments share: data, resumable runs, records, tables.
+
+A run is named by its experiment and its settings. Its checkpoints lie in the folder given by
+``--work``, so that a run that was killed goes on where it was; its record, with a line for
+each epoch, goes to ``--results`` when it has finished, and is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import convkit as ck
+from convkit import data, nn, optim, runtime, training
+from convkit import functional as F
+
+__all__ = ["Run", "arguments", "cifar10", "mnist", "print_table", "sgd", "shared"]
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
+
+
+def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
+    """Return a parser with the options of every experiment."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--epochs", type=int, default=epochs, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
+    parser.add_argument("--work", type=Path, default=Path("experiment-runs"),
+                        help="folder of checkpoints (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
+    parser.add_argument("--quick", action="store_true",
+                        help="a few images and one epoch: shows that it runs, teaches nothing")
+    return parser
+
+
+def shared(name: str) -> Path:
+    """Return a folder of the shared data, or end with a word on where it is looked for."""
+    root = Path(os.environ.get("CONVKIT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+    for folder in (root / "data" / name, root / name):
+        if folder.exists():
+            return folder
+    sys.exit(f"no {name} in {root}: set CONVKIT_SHARED to a folder with {name}/ in it")
+
+
+def cifar10(quick: bool = False) -> tuple[data.ImageDataset, data.ImageDataset]:
+    """Return CIFAR-10's training and test images."""
+    return _some(quick, *[data.CIFAR10(shared("cifar10"), train=train) for train in (True, False)])
+
+
+def mnist(quick: bool = False) -> tuple[data.ImageDataset, data.ImageDataset]:
+    """Return MNIST's training and test images."""
+    return _some(quick, *[data.MNIST(shared("mnist"), train=train) for train in (True, False)])
+
+
+def _some(quick: bool, *sets: data.ImageDataset) -> tuple[data.ImageDataset, ...]:
+    if not quick:
+        return sets
+    rng = np.random.default_rng(0)
+    picks = [rng.permutation(len(s))[:256] for s in sets]
+    return tuple(data.ImageDataset(s.images[p], s.labels[p], s.classes)
+                 for s, p in zip(sets, picks, strict=True))
+
+
+class Run:
+    """One training run of an experiment.
+
+    Parameters
+    ----------
+    experiment, name : str
+    options : Namespace
+        Of `arguments`.
+    settings : dict
+        What the record says about the run.
+    """
+
+    def __init__(self, experiment: str, name: str, options: argparse.Namespace,
+                 settings: dict[str, Any]):
+        self.name, self.options = name, options
+        self.settings = {"epochs": options.epochs, "seed": options.seed, **settings}
+        stem = f"{experiment}-{name}-e{options.epochs}-s{options.seed}"
+        self.path = None if options.quick else options.results / f"{stem}.json"
+        self.work = None if options.quick else options.work / stem
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what the run gave, if it has finished before."""
+        if self.path is None or not self.path.exists():
+            return None
+        return json.loads(self.path.read_text())
+
+    def train(self, build: Callable[[], nn.Module],
+              optimise: Callable[[nn.Module, int], tuple[Any, Any]],
+              loaders: tuple[data.DataLoader, data.DataLoader], *,
+              callbacks: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
+        """Train, or go on, or return what was found before.
+
+        Parameters
+        ----------
+        build : callable
+            Makes the network.
+        optimise : callable
+            From the network and the number of steps to its optimiser and schedule.
+        loaders : training and test loader
+        callbacks, more
+            For the `Trainer`.
+        """
+        found = self.record()
+        if found is not None:
+            return found
+        ck.set_num_threads(self.options.threads)
+        ck.manual_seed(self.options.seed)
+        model = build()
+        epochs = 1 if self.options.quick else self.options.epochs
+        optimizer, scheduler = optimise(model, epochs * len(loaders[0]))
+        keep = None if self.work is None else training.Checkpoints(self.work, every_steps=200)
+        trainer = training.Trainer(model, optimizer, more.pop("loss", F.cross_entropy),
+                                   scheduler=scheduler, checkpoints=keep,
+                                   callbacks=list(callbacks), **more)
+        trainer.fit(*loaders, epochs=epochs, resume="auto" if keep else False)
+        if trainer.stopped == "interrupted":
+            sys.exit(130)
+        return self._write(model, trainer)
+
+    def _write(self, model: nn.Module, trainer: training.Trainer) -> dict[str, Any]:
+        """Return the record of a finished run, and keep it."""
+        history = trainer.history
+        result = {
+            "name": self.name, "settings": self.settings,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": sum(r["seconds"] for r in history), "stopped": trainer.stopped,
+            "train_accuracy": history[-1]["accuracy"], "test_accuracy": history[-1]["val_accuracy"],
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": runtime.config(),
+            "history": [{k: r.get(k) for k in ("epoch", "loss", "accuracy", "val_loss",
+                                               "val_accuracy", "seconds")} for r in history]}
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(result, indent=1, default=str) + "\n")
+        print(f"{self.name}: train {result['train_accuracy']:.2%}, "
+              f"test {result['test_accuracy']:.2%}, {result['seconds']:.0f} s", flush=True)
+        return result
+
+
+def sgd(lr: float, weight_decay: float = 0.0, schedule: str = "cosine", momentum: float = 0.9,
+        nesterov: bool = False) -> Callable[[nn.Module, int], tuple[Any, Any]]:
+    """Return a way to optimise: SGD with a cosine, or a rate that falls by 5% an epoch."""
+    def make(model: nn.Module, steps: int) -> tuple[Any, Any]:
+        optimizer = optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=nesterov,
+                              weight_decay=weight_decay)
+        if schedule == "cosine":
+            return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return optimizer, optim.lr_scheduler.ExponentialLR(optimizer, float(schedule))
+
+    return make
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table in Markdown."""
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(str(c) for c in row) + " |")
