@@ -32,7 +32,18 @@ from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:
-    from convkit import data, functional, infer, io, models, nn, optim, plot, training
+    from convkit import (
+        data,
+        distributed,
+        functional,
+        infer,
+        io,
+        models,
+        nn,
+        optim,
+        plot,
+        training,
+    )
     from convkit.infer import compile, quantize, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
@@ -54,6 +65,7 @@ __all__ = [
     "compile",
     "data",
     "detect_anomaly",
+    "distributed",
     "enable_grad",
     "from_numpy",
     "full",
@@ -90,7 +102,7 @@ __all__ = [
 ]
 
 # Loaded when first asked for, so that `import convkit` costs little.
-_MODULES = ("data", "functional", "infer", "io", "models", "nn", "optim",
+_MODULES = ("data", "distributed", "functional", "infer", "io", "models", "nn", "optim",
             "plot", "reference", "training")
 _FUNCTIONS = {"checkpoint": "convkit.recompute",
               "checkpoint_sequential": "convkit.recompute",

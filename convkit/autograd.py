@@ -37,6 +37,7 @@ class _State(threading.local):
     grad = True
     tracer: Any = None
     recomputing = False
+    after: tuple[Callable[[], None], ...] = ()
     watchers: tuple[Callable, ...] = ()
 
 
@@ -68,6 +69,11 @@ def recomputing() -> Iterator[None]:
         yield
     finally:
         _state.recomputing = before
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call a function once, at the end of the backward that runs in this thread."""
+    _state.after = (*_state.after, callback)
 
 
 class _GradMode(contextlib.ContextDecorator):
@@ -377,7 +383,12 @@ class Tensor:
         if _any_post_hook:
             sweep.count_ways(self if self._edge is None else self._edge[0])
         sweep.send(self._edge or (self, -1), grad, owned=False)
-        sweep.run(retain_graph)
+        try:
+            sweep.run(retain_graph)
+        finally:
+            after, _state.after = _state.after, ()
+        for callback in after:
+            callback()
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set whether backward fills `grad` of this leaf, and return it.

@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(prog: str, message: str, code: int) -> int:
     print(f"{prog}: error: {message}", file=sys.stderr)
+    distributed = sys.modules.get("convkit.distributed")
+    if distributed is not None:
+        distributed.abort(code)  # others would wait for this process
     return code
 
 

@@ -90,6 +90,8 @@ def _add_run(add: Any) -> None:
     add("--time-limit", type=duration, metavar="TIME", help="such as 90s, 10m or 1h30m")
     add("--fast-dev-run", action=SWITCH, default=False,
         help="try everything out on one batch, and write nothing")
+    add("--sync-batch-norm", action=SWITCH, default=False,
+        help="under mpiexec: batch norm over the batches of all processes together")
     add("--detect-anomaly", action=SWITCH, default=False,
         help="name the layer and operation that gives NaN or infinities; slow")
 
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.resume or args.save_every) and args.checkpoints is None:
         raise UsageError("--resume and --save-every need --checkpoints FOLDER")
     set_threads(args)
+    first = _join_processes(args)
     convkit.manual_seed(args.seed)
     source = sources.load(args.data, args.image_size, 1 if args.grey else 3, args.seed)
     train, val = source.train, None
@@ -131,11 +134,15 @@ def run(args: argparse.Namespace) -> None:
         train, val = sources.split(train, args.validation, args.seed)
     prepare = Preprocessing.of(train)
     model = models.create(args.model, len(source.train.classes), prepare.channels)
-    say = (lambda *_: None) if args.quiet else print
+    if args.sync_batch_norm:
+        model = convkit.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    say = print if first and not args.quiet else lambda *_: None
     say(f"data    {source}")
     say(f"model   {args.model}, {sum(p.numel() for p in model.parameters()):,} parameters")
 
     trainer = _fit(args, model, train, val, prepare, say)
+    if not first:
+        return
     if args.fast_dev_run:
         print("trial   one batch went through training and validation; nothing was written")
         return
@@ -162,18 +169,38 @@ def run(args: argparse.Namespace) -> None:
         print(f"report  {report}, {report.stat().st_size:,} bytes")
 
 
+def _join_processes(args: argparse.Namespace) -> bool:
+    """Join the processes that mpiexec started; tell whether this one is to print and export."""
+    import convkit
+    from convkit import distributed
+
+    if not distributed.is_launched():
+        return True
+    distributed.init_process_group()
+    if args.threads is None:
+        together = distributed.default_group().neighbours()
+        convkit.set_num_threads(max(1, convkit.get_num_threads() // together))
+    return distributed.get_rank() == 0
+
+
 def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: Any,
          say: Any) -> Any:
     """Train as the arguments ask for; the model has the weights to export afterwards."""
     from functools import partial
 
+    from convkit import distributed, training
     from convkit import functional as F
-    from convkit import training
     from convkit.training.trainer import INTERRUPTED
 
     transform = augmentation.augmentation(args.augment or (), (prepare.height, prepare.width),
                                           len(train.classes))
-    loader = prepare.loader(train, args.batch_size, shuffle=True, seed=args.seed,
+    order: dict[str, Any] = {"shuffle": True}
+    network = model
+    if distributed.is_initialized():
+        network = distributed.DistributedDataParallel(model)
+        order = {"sampler": distributed.DistributedSampler(
+            train, batch_size=args.batch_size, accumulate=args.accumulate)}
+    loader = prepare.loader(train, args.batch_size, **order, seed=args.seed,
                             transform=transform)
     if val is not None:
         val = prepare.loader(val, TEST_BATCH)
@@ -183,7 +210,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     if args.checkpoints is not None:
         checkpoints = training.Checkpoints(args.checkpoints, every_steps=args.save_every)
     trainer = training.Trainer(
-        model, optimizer, partial(F.cross_entropy, label_smoothing=args.label_smoothing),
+        network, optimizer, partial(F.cross_entropy, label_smoothing=args.label_smoothing),
         scheduler=scheduler, accumulate=args.accumulate, clip_norm=args.clip_norm,
         clip_value=args.clip_value, ema=args.ema, precision=args.precision,
         callbacks=_callbacks(args, say), checkpoints=checkpoints, time_limit=args.time_limit,
@@ -191,7 +218,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
         progress=False if args.quiet else None)
     trainer.fit(loader, val, args.epochs, resume="auto" if args.resume else False)
     if trainer.stopped == INTERRUPTED:
-        if checkpoints is not None:
+        if checkpoints is not None and trainer.first_process:
             print(f"saved   {checkpoints.last}; --resume goes on from there")
         raise KeyboardInterrupt
     if trainer.stopped is not None and not args.fast_dev_run:
@@ -206,6 +233,8 @@ def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
     from convkit import training
 
     class Lines(training.Callback):
+        first_process_only = True
+
         def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
             say(_line(trainer, record))
             sys.stdout.flush()

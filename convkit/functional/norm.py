@@ -20,7 +20,7 @@ __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_res
 
 def batch_norm(
     input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *, op: Any = None,
 ) -> Tensor:
     """Normalise each channel to mean 0 and variance 1, then scale and shift it.
 
@@ -39,6 +39,8 @@ def batch_norm(
         Weight of the new batch in the running estimates.
     eps : float
         Added to the variance.
+    op : type of BatchNormTrain, optional
+        What takes the statistics in training, where not of this batch alone.
 
     Raises
     ------
@@ -58,7 +60,9 @@ def batch_norm(
     if count == 1:
         raise ShapeError(f"expected more than 1 value per channel when training, got x of "
                          f"shape {shape}")
-    y, mean, var = apply(OPS["batch_norm_train"], input, weight, bias, eps=eps)
+    op = OPS["batch_norm_train"] if op is None else op
+    y, mean, var, *total = apply(op, input, weight, bias, eps=eps)
+    count = total[0].item() if total else count
     _follow(running_mean, mean.data, momentum)
     _follow(running_var, var.data, momentum, count / max(count - 1, 1))
     return y

@@ -102,6 +102,7 @@ from convkit.nn.shape import (
     Upsample,
     ZeroPad2d,
 )
+from convkit.nn.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -182,6 +183,7 @@ __all__ = [
     "Softplus",
     "Softsign",
     "StochasticDepth",
+    "SyncBatchNorm",
     "Tanh",
     "Upsample",
     "ZeroPad2d",

@@ -63,8 +63,11 @@ class _BatchNorm(Module):
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
         tracked = self.running_mean is not None
         factor = self._count_batch() if self.training and tracked else 0.0
+        return self._normalise(input, self.training or not tracked, factor)
+
+    def _normalise(self, input: Any, training: bool, factor: float) -> Tensor:
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias,
-                            self.training or not tracked, factor, self.eps)
+                            training, factor, self.eps)
 
     def _count_batch(self) -> float:
         """Count this batch and return its weight in the running estimates."""

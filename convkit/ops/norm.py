@@ -144,14 +144,30 @@ class BatchNormTrain(Op):
                 f"Expected more than 1 value per channel when training, got x of shape {x}")
         return x
 
-    @staticmethod
-    def forward(ctx: Context, x: Array, weight: Array | None, bias: Array | None, *,
+    @classmethod
+    def moments(cls, last: Array, threads: int) -> tuple[Array, Array, int]:
+        """Return mean, biased variance (float64) and number of values of each channel."""
+        return *norm.moments(last, threads), last.size // last.shape[-1]
+
+    @classmethod
+    def totals(cls, sums: Array, products: Array) -> tuple[Array, Array]:
+        """Return the sums over the samples that `moments` is over."""
+        return sums, products
+
+    @classmethod
+    def forward(cls, ctx: Context, x: Array, weight: Array | None, bias: Array | None, *,
                 eps: float = 1e-5) -> tuple[Array, Array, Array]:
         """Compute (x - mean) / sqrt(var + eps) * weight + bias, the mean and the variance."""
-        BatchNormTrain.shape(x.shape, _shape_of(weight), _shape_of(bias))
+        return cls.counted(ctx, x, weight, bias, eps)[:3]
+
+    @classmethod
+    def counted(cls, ctx: Context, x: Array, weight: Array | None, bias: Array | None,
+                eps: float) -> tuple[Array, Array, Array, int]:
+        """Return the results of `forward`, and of how many values a channel's mean is."""
+        cls.shape(x.shape, _shape_of(weight), _shape_of(bias))
         last = to_last(native(x))
         dtype, channels = last.dtype, last.shape[-1]
-        mean, var = norm.moments(last, ctx.threads)
+        mean, var, count = cls.moments(last, ctx.threads)
         with np.errstate(invalid="ignore", divide="ignore"):
             inverse = 1.0 / np.sqrt(var + eps)
             scale = _wide(weight, channels, 1.0, "weight") * inverse
@@ -161,17 +177,17 @@ class BatchNormTrain(Op):
         numbers = center, _narrow(scale, dtype), _narrow(shift, dtype)
         y = Deferred(last, *numbers, ctx.threads)
         if any(ctx.needs):
-            ctx.saved = (last, mean, inverse, scale, numbers)
-        return y if ctx.defer else y.array(), center, _narrow(var, dtype)
+            ctx.saved = (last, mean, inverse, scale, numbers, count)
+        return y if ctx.defer else y.array(), center, _narrow(var, dtype), count
 
-    @staticmethod
-    def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
+    @classmethod
+    def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, ...]:
         """Return the gradients of x, weight and bias, through mean and variance.
 
         With n values per channel, z the normalised input, s = weight / sqrt(var + eps):
         gx = s * (gy - mean(gy) - z * mean(gy * z)).
         """
-        last, mean, inverse, scale, numbers = ctx.saved
+        last, mean, inverse, scale, numbers, count = ctx.saved
         dtype, center = last.dtype, numbers[0]
         masked = None
         if isinstance(gy, Masked):
@@ -182,9 +198,9 @@ class BatchNormTrain(Op):
         products += (center - mean) * sums  # now the sums of gy * (x - mean)
         gx = None
         if ctx.needs[0]:
-            count = last.size // last.shape[-1]
-            slope = -scale * inverse * inverse * products / count
-            shift = _narrow((center - mean) * slope - scale * sums / count, dtype)
+            whole_sums, whole_products = cls.totals(sums, products)
+            slope = -scale * inverse * inverse * whole_products / count
+            shift = _narrow((center - mean) * slope - scale * whole_sums / count, dtype)
             slope, factor = _narrow(slope, dtype), numbers[1]
             gx = memory.empty(last.shape, dtype)
             if masked is None:

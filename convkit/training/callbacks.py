@@ -17,9 +17,14 @@ __all__ = ["Callback", "EarlyStopping", "Watched"]
 class Callback:
     """Base of what is called around training; subclasses define the calls they want.
 
+    Where several processes train together (`convkit.distributed`), those with
+    `first_process_only` are called on the first alone; others must do the same on all.
+
     A callback with state that matters when a run is resumed returns it from `state_dict`:
     nested dictionaries and lists of arrays, numbers and strings.
     """
+
+    first_process_only = False
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Be called when `fit` starts, after a checkpoint was loaded."""

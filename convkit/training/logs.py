@@ -31,6 +31,8 @@ class StepLog(Callback):
         steps; epochs only by default.
     """
 
+    first_process_only = True
+
     def __init__(self, every_steps: int | None = None):
         if every_steps is not None and every_steps < 1:
             raise ValueError(f"expected every_steps of at least 1, got {every_steps}")
@@ -120,6 +122,8 @@ class CSVLog(Callback):
     path : path_like
         The file.
     """
+
+    first_process_only = True
 
     def __init__(self, path: Any):
         self.path = Path(path)

@@ -24,6 +24,8 @@ class ProgressBar(Callback):
         When tqdm is not installed.
     """
 
+    first_process_only = True
+
     def __init__(self):
         self._tqdm = require("tqdm", "train", "a progress bar").tqdm
         self._bar: Any = None

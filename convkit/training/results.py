@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,14 @@ class Tally:
         return EpochResult(self._loss / max(1, self._samples),
                            self._right / self._decided if self._decided else None,
                            self._samples, self._batches, time.perf_counter() - self._start)
+
+    @classmethod
+    def joined(cls, states: Sequence[dict[str, Any]]) -> Tally:
+        """Return the sums of several processes over the same time."""
+        tally = cls()
+        sums = {k: sum(s[k] for s in states) for k in states[0]}
+        tally.load_state_dict({**sums, "seconds": max(s["seconds"] for s in states)})
+        return tally
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums so far."""

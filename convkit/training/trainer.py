@@ -14,6 +14,7 @@ import numpy as np
 from convkit import _precision, nn, optim
 from convkit import functional as F
 from convkit.autograd import Tensor
+from convkit.distributed import DistributedDataParallel, all_gather_object, get_rank
 from convkit.training.anomaly import detect_anomaly
 from convkit.training.callbacks import Callback
 from convkit.training.checkpoint import Checkpoints, read_checkpoint
@@ -42,7 +43,8 @@ class Trainer:
     Parameters
     ----------
     model : Module
-        The network.
+        The network; in a `DistributedDataParallel`, whose processes train together: the first
+        one alone writes checkpoints and draws progress bars.
     optimizer : Optimizer
         Of its parameters.
     loss : callable
@@ -139,18 +141,22 @@ class Trainer:
                              "schedule_every='epoch'")
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"expected time_limit above 0, got {time_limit}")
-        self.model = model
+        # The wrapper of several processes, and its network, whose state files hold.
+        self.parallel = model if isinstance(model, DistributedDataParallel) else None
+        self.model = model if self.parallel is None else self.parallel.module
+        self.first_process = self.parallel is None or get_rank() == 0
         self.optimizer = optimizer
         self.loss = loss
         self.scheduler = scheduler
         self.schedule_every = schedule_every
         self.schedule_monitor = schedule_monitor
-        self.ema = ema if ema is None or isinstance(ema, EMA) else EMA(model, ema)
+        self.ema = ema if ema is None or isinstance(ema, EMA) else EMA(self.model, ema)
         self.batch_transform = batch_transform
         self.precision = precision and _precision.checked_precision(precision)
         self.detect_anomaly = detect_anomaly
         self.metrics = dict(metrics or {})
-        self.callbacks = [*callbacks, *progress_callbacks(progress)]
+        self.callbacks = [*callbacks,
+                          *progress_callbacks(progress if self.first_process else False)]
         self.fast_dev_run = int(fast_dev_run)
         if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
             checkpoints = Checkpoints(checkpoints)
@@ -164,7 +170,8 @@ class Trainer:
         self.stopped: str | None = None
         self.tally = Tally()
         self.loaders: dict[str, Any] = {}
-        self._update = Update(optimizer, accumulate, clip_norm, clip_value)
+        self._update = Update(optimizer, accumulate, clip_norm, clip_value, self.parallel)
+        self._asked: str | None = None  # why this process wants to stop, which all must do
         self._max_steps: int | None = None
         self._seconds = 0.0
         self._since: float | None = None  # when the time that `_seconds` lacks began
@@ -216,12 +223,12 @@ class Trainer:
         self.epochs = 1 if self.fast_dev_run else epochs
         self._max_steps = max_steps
         self.batches_per_epoch = self._length(train)
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.first_process:
             self.checkpoints.prepare()
         path = self._resumed_file(resume)
         if path is not None:
             self.load_state_dict(read_checkpoint(path))
-        self._since = time.perf_counter()
+        self._since, self._asked = time.perf_counter(), None
         try:
             with self._settings(), finishing_steps(lambda: self.stop(INTERRUPTED)):
                 self._run(train, val)
@@ -240,7 +247,7 @@ class Trainer:
             if not self._pass(train):
                 break
             self._end_epoch(val)
-        if self.batch and self.checkpoints is not None:
+        if self.batch and self.checkpoints is not None and self.first_process:
             self.checkpoints.save_last(self)
         self._call("on_fit_end")
 
@@ -264,7 +271,7 @@ class Trainer:
         self.batches_per_epoch = self._length(train)
         with self._settings():
             self._pass(train)
-        result = self.tally.result()
+        result = self._epoch_result()
         self.epoch, self.batch = self.epoch + 1, 0
         return result
 
@@ -282,7 +289,16 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """Have training stop after the step at hand, for a reason in words."""
-        self.stopped = self.stopped or reason
+        if self.parallel is None:
+            self.stopped = self.stopped or reason
+        else:
+            self._asked = self._asked or reason
+
+    def _agree(self) -> None:
+        """Stop where one of the processes wants to: all of them after the same step."""
+        if self.parallel is not None and self.stopped is None:
+            reasons = [r for r in all_gather_object(self._asked) if r is not None]
+            self.stopped = reasons[0] if reasons else None
 
     @property
     def seconds(self) -> float:
@@ -314,7 +330,8 @@ class Trainer:
 
     def _call(self, name: str, *args: Any) -> None:
         for callback in self.callbacks:
-            getattr(callback, name)(self, *args)
+            if self.first_process or not callback.first_process_only:
+                getattr(callback, name)(self, *args)
 
     # -- an epoch -----------------------------------------------------------------------
 
@@ -348,7 +365,7 @@ class Trainer:
         inputs, *targets = batch
         if self.batch_transform is not None:
             inputs, targets[0] = self.batch_transform(inputs, targets[0], self._batch_rng())
-        scores = self.model(inputs)
+        scores = (self.model if self.parallel is None else self.parallel)(inputs)
         loss = self.loss(scores, *targets)
         value = loss.item()
         self.batch += 1
@@ -378,7 +395,7 @@ class Trainer:
             self.ema.update()
         self._call("on_step")
         self._check_limits()
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.first_process:
             self.checkpoints.after_step(self)
 
     def _check_limits(self) -> None:
@@ -386,10 +403,11 @@ class Trainer:
             self.stop(f"{self.step} steps are done")
         if self.time_limit is not None and self.seconds >= self.time_limit:
             self.stop(f"the time limit of {self.time_limit:g} s is reached")
+        self._agree()
 
     def _end_epoch(self, val: Iterable | None) -> None:
         """Validate, move the schedule, record, and keep files."""
-        result = self.tally.result()
+        result = self._epoch_result()
         self.epoch, self.batch = self.epoch + 1, 0
         record: dict[str, Any] = {
             "epoch": self.epoch, "step": self.step,
@@ -398,13 +416,23 @@ class Trainer:
             "loss": result.loss, "accuracy": result.accuracy}
         if val is not None:
             record.update(self._validate(val))
+        if self.parallel is not None:
+            # Batch norm's estimates differ between processes, decisions must not.
+            record = all_gather_object(record)[0]
         if self.scheduler is not None and self.schedule_every == "epoch":
             figure = () if self.schedule_monitor is None else (record[self.schedule_monitor],)
             self.scheduler.step(*figure)
         self.history.append(record)
         self._call("on_epoch_end", record)
-        if self.checkpoints is not None:
+        self._agree()
+        if self.checkpoints is not None and self.first_process:
             self.checkpoints.after_epoch(self, record)
+
+    def _epoch_result(self) -> EpochResult:
+        """Return the epoch's figures, of all processes' samples."""
+        if self.parallel is None:
+            return self.tally.result()
+        return Tally.joined(all_gather_object(self.tally.state_dict())).result()
 
     def _validate(self, val: Iterable) -> dict[str, Any]:
         """Return the record's entries on validation data."""
