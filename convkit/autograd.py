@@ -27,7 +27,7 @@ from convkit.ops.deferred import Deferred, plain
 from convkit.ops.layout import axis_order, like
 from convkit.ops.op import Context, Op
 
-__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "tracing",
+__all__ = ["Tensor", "apply", "enable_grad", "forms_made", "is_grad_enabled", "no_grad", "tracing",
            "watching"]
 
 
@@ -1050,6 +1050,25 @@ class _Pending(Tensor):
         return self.now().dtype
 
 
+class _Forms(dict):
+    """Forms derived from a parameter's values; how many were ever made is counted."""
+
+    made = 0
+
+    def __setitem__(self, key: Any, form: Any) -> None:
+        _Forms.made += 1
+        super().__setitem__(key, form)
+
+
+def forms_made() -> int:
+    """Return how many forms of parameters (packed or transformed weights) were made so far.
+
+    A training step makes each form that its passes read once; prediction makes none after
+    the first.
+    """
+    return _Forms.made
+
+
 class _Cached(Tensor):
     """A leaf whose derived forms (packed weights) are kept while its values stay.
 
@@ -1096,6 +1115,6 @@ class _Cached(Tensor):
         """Return the dictionary of derived forms, emptied whenever the values changed."""
         array, version = self._cached_from
         if array is not self._store or version != self._cell[0]:
-            self._cache = {}
+            self._cache = _Forms()
             self._cached_from = (self._store, self._cell[0])
         return self._cache

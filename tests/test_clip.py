@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+import convkit as ck
 from convkit import nn, optim
 
 SHAPES = [(4, 3, 3, 3), (17,), (5, 4)]
@@ -75,3 +76,25 @@ def test_what_is_not_finite():
 def test_bad_settings(call, text):
     with pytest.raises(ValueError, match=text):
         call(nn.Parameter(np.ones(2)))
+
+
+def test_one_pass_over_all_gradients_whatever_the_threads(rng):
+    """The compiled norm and scaling, over many chunks and orders in memory, to the bit."""
+    arrays = [rng.standard_normal(shape).astype(np.float32)
+              for shape in [(64, 32, 3, 3), (50_001,), (1,), (0, 3)]]
+    arrays[0] = arrays[0].transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    results = []
+    for threads in (1, 2):
+        params = [nn.Parameter(np.zeros_like(a)) for a in arrays]
+        for p, a in zip(params, arrays, strict=True):
+            p.grad = ck.Tensor(a.copy(order="K"))
+        versions = [p.grad._cell[0] for p in params]
+        with ck.threads(threads):
+            norm = optim.clip_grad_norm_(params, 1.5).item()
+        assert [p.grad._cell[0] for p in params] == [v + 1 for v in versions]
+        results.append((norm, [p.grad.numpy() for p in params]))
+    expected = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+    assert results[0][0] == results[1][0] == np.float32(expected)
+    for a, b, given in zip(results[0][1], results[1][1], arrays, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, given * np.float32(1.5 / (expected + 1e-6)))

@@ -10,7 +10,7 @@ from harness import assert_same_bits
 from tolerances import assert_close, tolerance
 
 import convkit as ck
-from convkit import optim
+from convkit import nn, optim
 from convkit.nn import Parameter
 
 SHAPES = [(17,), (3, 5, 3, 3), (1,), (130, 257)]
@@ -218,3 +218,43 @@ def test_closure():
         loss = optimizer.step(closure)
     assert loss.item() == 3
     np.testing.assert_allclose(p.data, 0.8)
+
+
+def test_forms_of_weights_are_counted():
+    """A step makes each form once; without a change of the weights none is made anew."""
+    from convkit.autograd import forms_made
+
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    x = ck.Tensor(np.ones((2, 8, 9, 9), np.float32))
+    start = forms_made()
+    conv(x)
+    first = forms_made() - start
+    assert first >= 1
+    conv(x)
+    assert forms_made() - start == first
+    with ck.no_grad():
+        conv.weight.mul_(2)
+    conv(x)
+    assert forms_made() - start == 2 * first
+
+
+def test_the_average_of_weights_in_one_pass(rng):
+    """EMA beside its formula in NumPy, over several chunks, on one thread and two."""
+    from convkit.training import EMA
+
+    model = nn.Sequential(nn.Linear(300, 111), nn.BatchNorm1d(111))
+    before = {k: np.array(t.data) for k, t in model.state_dict().items()}
+    averages = [EMA(model, 0.5) for _ in range(2)]
+    with ck.no_grad():
+        for p in model.parameters():
+            p.copy_(rng.standard_normal(p.shape).astype(np.float32))
+    for threads, average in zip((1, 2), averages, strict=True):
+        with ck.threads(threads):
+            average.update()
+    share = np.float32(1 - 2 / 11)
+    for name, t in model.state_dict().items():
+        ours, other = (a.average[name] for a in averages)
+        np.testing.assert_array_equal(ours, other)
+        if ours.dtype.kind == "f":
+            expected = before[name] + share * (t.data - before[name])
+            np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)

@@ -38,6 +38,7 @@ cdef extern from "optim.h" nogil:
         ck_adagrad_settings adagrad
         ck_adadelta_settings adadelta
         ck_rmsprop_settings rmsprop
+        double scale
     ctypedef void (*ck_optim_fn)(const ck_optim_slice*, const ck_optim_settings*) noexcept nogil
     ctypedef struct ck_optim_table:
         ck_optim_fn sgd[2]
@@ -45,6 +46,8 @@ cdef extern from "optim.h" nogil:
         ck_optim_fn adagrad[2]
         ck_optim_fn adadelta[2]
         ck_optim_fn rmsprop[2]
+        ck_optim_fn squares[2]
+        ck_optim_fn scale[2]
 
 cdef Py_ssize_t CHUNK = 16384
 
@@ -60,6 +63,7 @@ cdef struct Call:
     Job* jobs
     Py_ssize_t count
     const ck_optim_fn* update  # for float and for double
+    double* partial  # one number for each chunk, where the update makes one
 
 
 cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -79,9 +83,12 @@ cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     part.count = min(CHUNK, job.whole.count - start)
     start *= job.itemsize
     part.param = <char*>job.whole.param + start
-    part.grad = <const char*>job.whole.grad + start
+    part.grad = <const char*>job.whole.grad + start if job.whole.grad else NULL
     for i in range(3):
         part.state[i] = <char*>job.whole.state[i] + start if job.whole.state[i] else NULL
+    if call.partial != NULL:
+        call.partial[index] = 0
+        part.state[0] = call.partial + index
     call.update[job.itemsize == 8](&part, &job.settings)
 
 
@@ -104,7 +111,7 @@ cdef int _describe(Job* job, tuple arrays) except -1:
     if cnp.PyArray_TYPE(param) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64) or len(arrays) > 5:
         raise ValueError(f"expected parameters of float32 or float64, got {param.dtype}")
     job.whole.param = _data(param, param, True)
-    job.whole.grad = _data(arrays[1], param, False)
+    job.whole.grad = _data(arrays[1], param, False) if len(arrays) > 1 else NULL
     for i in range(3):
         job.whole.state[i] = NULL
         if i + 2 < len(arrays) and arrays[i + 2] is not None:
@@ -124,6 +131,16 @@ cdef _run(Call* call, int threads):
         work += <double>call.jobs[i].whole.count * call.jobs[i].itemsize
     with nogil:
         parallel_for(_chunk, call, tasks, threads_for(threads, tasks, work))
+
+
+cdef Call _call(list arrays, const ck_optim_fn* update) except *:
+    """Return a call with a job for each parameter, still to be described."""
+    cdef Call call
+    call.count = len(arrays)
+    call.jobs = _jobs(call.count)
+    call.update = update
+    call.partial = NULL
+    return call
 
 
 cdef const ck_optim_table* _updates() noexcept nogil:
@@ -153,7 +170,7 @@ def sgd(list arrays, list fresh, double lr, double momentum, double dampening,
     `arrays` has (param, grad, momentum buffer or None) for each parameter, `fresh` whether
     its buffer is still to be filled.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().sgd[0])
+    cdef Call call = _call(arrays, &_updates().sgd[0])
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -172,7 +189,7 @@ def adam(list arrays, list steps, double lr, double beta1, double beta2, double 
     `arrays` has (param, grad, mean, mean square, largest mean square or None) for each
     parameter, `steps` the number of its step, from 1.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adam[0])
+    cdef Call call = _call(arrays, &_updates().adam[0])
     cdef Py_ssize_t i
     cdef double step
     try:
@@ -193,7 +210,7 @@ def adagrad(list arrays, list rates, double eps, double weight_decay, int thread
 
     `arrays` has (param, grad, sum of squares) for each parameter, `rates` its rate.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adagrad[0])
+    cdef Call call = _call(arrays, &_updates().adagrad[0])
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -210,7 +227,7 @@ def adadelta(list arrays, double lr, double rho, double eps, double weight_decay
 
     `arrays` has (param, grad, mean square, mean square of updates) for each parameter.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().adadelta[0])
+    cdef Call call = _call(arrays, &_updates().adadelta[0])
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -229,7 +246,7 @@ def rmsprop(list arrays, double lr, double alpha, double eps, double weight_deca
     `arrays` has (param, grad, mean square, momentum buffer or None, mean or None) for each
     parameter.
     """
-    cdef Call call = Call(_jobs(len(arrays)), len(arrays), &_updates().rmsprop[0])
+    cdef Call call = _call(arrays, &_updates().rmsprop[0])
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -240,3 +257,40 @@ def rmsprop(list arrays, double lr, double alpha, double eps, double weight_deca
         _run(&call, threads)
     finally:
         free(call.jobs)
+
+
+def scale(list arrays, double factor, int threads):
+    """Multiply every element of all arrays, each given as (array,), by `factor`."""
+    cdef Call call = _call(arrays, &_updates().scale[0])
+    cdef Py_ssize_t i
+    try:
+        for i in range(call.count):
+            _describe(&call.jobs[i], arrays[i])
+            call.jobs[i].settings.scale = factor
+        _run(&call, threads)
+    finally:
+        free(call.jobs)
+
+
+def sum_of_squares(list arrays, int threads):
+    """Return the sum of the squares of all elements of all arrays, each given as (array,).
+
+    Every chunk is summed in double, and the chunks' sums are added in their order.
+    """
+    cdef Call call = _call(arrays, &_updates().squares[0])
+    cdef Py_ssize_t i, chunks = 0
+    cdef double total = 0
+    try:
+        for i in range(call.count):
+            _describe(&call.jobs[i], arrays[i])
+            chunks += (call.jobs[i].whole.count + CHUNK - 1) // CHUNK
+        call.partial = <double*>malloc(<size_t>max(chunks, 1) * sizeof(double))
+        if call.partial == NULL:
+            raise MemoryError()
+        _run(&call, threads)
+        for i in range(chunks):
+            total += call.partial[i]
+    finally:
+        free(call.jobs)
+        free(call.partial)
+    return total

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from convkit import runtime
+from convkit._kernels import optim as kernels
 from convkit.autograd import Tensor
+from convkit.ops.layout import FLOATS, axis_order
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -53,13 +56,22 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     _above_zero("max_norm", max_norm)
     _above_zero("norm_type", norm_type)
     grads = _gradients(parameters)
-    norm = _norm([g.data for g in grads], norm_type)
+    dense = [_dense(g.data) for g in grads]
+    if norm_type == 2 and None not in dense:
+        norm = math.sqrt(kernels.sum_of_squares(dense, runtime.get_num_threads()))
+    else:
+        norm = _norm([g.data for g in grads], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the gradients' norm is {norm}, expected a finite one")
     scale = max_norm / (norm + EPSILON)
     if not scale >= 1:  # NaN goes on into the gradients, as in PyTorch
-        for grad in grads:
-            grad.mul_(scale)
+        if None in dense:
+            for grad in grads:
+                grad.mul_(scale)
+        else:
+            for grad in grads:
+                grad._change()
+            kernels.scale(dense, scale, runtime.get_num_threads())
     return Tensor(norm)
 
 
@@ -94,12 +106,16 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Any]:
     return [p.grad.detach() for p in given if p.grad is not None]
 
 
+def _dense(array: np.ndarray) -> tuple[np.ndarray] | None:
+    """Return an array in the order in which it lies in memory, as kernels want it, or None."""
+    order = axis_order(array)
+    flat = array if order is None else array.transpose(order)
+    ok = flat.flags.carray and array.dtype in FLOATS
+    return (flat,) if ok else None
+
+
 def _norm(arrays: list[np.ndarray], p: float) -> float:
     """Return the p-norm of all elements together, in float64."""
     if math.isinf(p):
         return float(max((np.abs(a).max(initial=0.0) for a in arrays), default=0.0))
-    if p == 2:
-        total = sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
-    else:
-        total = sum(float((np.abs(a, dtype=np.float64) ** p).sum()) for a in arrays)
-    return total ** (1 / p)
+    return sum(float((np.abs(a, dtype=np.float64) ** p).sum()) for a in arrays) ** (1 / p)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from convkit import nn
+from convkit import nn, runtime
+from convkit._kernels import optim as kernels
 from convkit.autograd import no_grad
 
 __all__ = ["EMA"]
@@ -53,12 +54,19 @@ class EMA:
         """Take the model's weights of now into the average."""
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        together = []
         for name, tensor in self.model.state_dict().items():
             average, value = self.average[name], tensor.data
-            if average.dtype.kind == "f":
-                average += average.dtype.type(share) * (value - average)
-            else:
+            if average.dtype.kind != "f":
                 np.copyto(average, value)  # counters are taken as they are
+            elif average.flags.c_contiguous and value.flags.c_contiguous \
+                    and average.dtype == value.dtype:
+                together.append((average, value, None))
+            else:
+                average += average.dtype.type(share) * (value - average)
+        # A step of gradient descent that is all weight decay: p -= -share (value - p).
+        kernels.sgd(together, [False] * len(together), -share, 0.0, 0.0, -1.0, False,
+                    runtime.get_num_threads())
 
     def restart(self) -> None:
         """Make the model's weights of now the average."""

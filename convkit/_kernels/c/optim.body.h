@@ -113,6 +113,23 @@
             if (buffer) d = buffer[i] = momentum * buffer[i] + d;                              \
             p[i] -= lr * d;                                                                    \
         }                                                                                      \
+    }                                                                                          \
+                                                                                               \
+    static void optim_squares_##S(const ck_optim_slice *s, const ck_optim_settings *settings) { \
+        const T *p = s->param;                                                                 \
+        double sum[8] = {0}, *total = s->state[0];                                             \
+        ptrdiff_t i = 0;                                                                       \
+        (void)settings;                                                                        \
+        for (; i + 8 <= s->count; i += 8)                                                      \
+            for (int j = 0; j < 8; j++) sum[j] += (double)p[i + j] * (double)p[i + j];         \
+        for (; i < s->count; i++) sum[0] += (double)p[i] * (double)p[i];                       \
+        for (int j = 0; j < 8; j++) *total += sum[j];                                          \
+    }                                                                                          \
+                                                                                               \
+    static void optim_scale_##S(const ck_optim_slice *s, const ck_optim_settings *settings) {  \
+        T *p = s->param;                                                                       \
+        const T factor = (T)settings->scale;                                                   \
+        for (ptrdiff_t i = 0; i < s->count; i++) p[i] *= factor;                               \
     }
 
 OPTIM_TEMPLATE(float, f, sqrtf)
@@ -124,4 +141,6 @@ static const ck_optim_table optim_table = {
     .adagrad = {optim_adagrad_f, optim_adagrad_d},
     .adadelta = {optim_adadelta_f, optim_adadelta_d},
     .rmsprop = {optim_rmsprop_f, optim_rmsprop_d},
+    .squares = {optim_squares_f, optim_squares_d},
+    .scale = {optim_scale_f, optim_scale_d},
 };

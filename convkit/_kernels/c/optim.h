@@ -49,6 +49,7 @@ typedef union ck_optim_settings {
     ck_adagrad_settings adagrad;
     ck_adadelta_settings adadelta;
     ck_rmsprop_settings rmsprop;
+    double scale;
 } ck_optim_settings;
 
 typedef void (*ck_optim_fn)(const ck_optim_slice *, const ck_optim_settings *);
@@ -56,6 +57,10 @@ typedef void (*ck_optim_fn)(const ck_optim_slice *, const ck_optim_settings *);
 /* Index 0 of a pair is float, 1 is double. */
 typedef struct ck_optim_table {
     ck_optim_fn sgd[2], adam[2], adagrad[2], adadelta[2], rmsprop[2];
+    /* Adds the squares of `param`'s elements, in double, to *(double *)state[0]. */
+    ck_optim_fn squares[2];
+    /* param *= settings->scale. */
+    ck_optim_fn scale[2];
 } ck_optim_table;
 
 #endif
