@@ -75,7 +75,8 @@ def call_cost(options: Any) -> dict[str, float]:
                 sides[name] = call
         timing = common.interleave({n: (lambda c=c: c(x)) for n, c in sides.items()},
                                    options.seconds, options.quick)
-    return {name: 1e6 * t["seconds"] for name, t in timing.items()}
+        kernel = min(sides["convkit"].profile(x).seconds for _ in range(20))
+    return {name: 1e6 * t["seconds"] for name, t in timing.items()} | {"kernel": 1e6 * kernel}
 
 
 def _runs(program: Any, x: np.ndarray, until: float, counts: list[int]) -> None:
@@ -130,14 +131,19 @@ def first_results(folder: Path, options: Any) -> dict[str, dict[str, float]]:
             for side, runs in found.items()}
 
 
-def file_sizes(folder: Path) -> dict[str, float]:
-    """Return the bytes of ResNet-20's file by storage type, over those of float32."""
-    program = convkit.compile(inference.settled("resnet20", 32, 3), (1, 3, 32, 32))
+def file_sizes(folder: Path, options: Any) -> dict[str, float]:
+    """Return the bytes of ResNet-50's file by storage type, over those of float32."""
+    name = "lenet5" if options.quick else "resnet50"
+    size, channels, _ = inference.NETWORKS[name]
+    model = inference.settled(name, size, channels)
+    program = convkit.compile(model, (1, channels, size, size))
     sizes = {}
     for weights in ("float32", "float16", "bfloat16"):
         path = folder / f"{weights}.ckit"
         convkit.save(program, path, weights=weights)
         sizes[weights] = path.stat().st_size
+    convkit.save(convkit.quantize(model, inference.images(2, size, channels)), path)
+    sizes["int8"] = path.stat().st_size
     return {weights: size / sizes["float32"] for weights, size in sizes.items()}
 
 
@@ -151,7 +157,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         result = {"call, us": call_cost(options), "two threads / one": two_threads(options),
                   "processes": first_results(Path(name), options),
-                  "file / float32": file_sizes(Path(name))}
+                  "file / float32": file_sizes(Path(name), options)}
     common.print_table(["one-layer network", "us a call"],
                        [[n, f"{us:.1f}"] for n, us in result["call, us"].items()])
     print(f"two Python threads, one-thread Programs: {result['two threads / one']:.2f} of one\n")

@@ -57,18 +57,25 @@ def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
     assert (tmp_path / "layer-roofline.png").stat().st_size > 10_000
 
 
-def test_inference_runs(tmp_path, torch):
+def test_inference_runs_and_is_drawn(tmp_path, torch):
     pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
     results = run_script("inference", tmp_path / "results.json", "--precisions", "highest", "high")
     assert [r["network"] for r in results] == ["lenet5"]
     assert {"convkit highest", "convkit high"} <= set(results[0]["timing"])
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, FOLDER / "plot_inference.py", tmp_path / "results.json",
+                    tmp_path], env=env, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "inference.png").stat().st_size > 5_000
 
 
 def test_embedding_runs(tmp_path, torch):
     pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
     (result,) = run_script("embedding", tmp_path / "results.json")
     assert result["call, us"]["convkit"] > 0 and result["two threads / one"] > 0
+    assert result["call, us"]["kernel"] > 0
     assert 0.5 < result["file / float32"]["float16"] < 0.6
+    assert 0.25 < result["file / float32"]["int8"] < 0.35
 
 
 @pytest.mark.parametrize("script", ["regularisers", "batch_size", "depth", "recipes",
