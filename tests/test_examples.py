@@ -50,6 +50,16 @@ def test_worker_pool(model, tmp_path):
         assert "2 workers: " in out and accuracy(out) > 90
 
 
+def test_encoder_decoder(tmp_path):
+    lines = run("encoder_decoder.py", "--epochs", 2, "--images", 1000, folder=tmp_path).splitlines()
+    assert lines[0] == "noisy digits: 8.0 dB" and len(lines) == 5
+    cleaned = {line.split("dB")[0][:31]: float(line.split("dB")[0].split()[-1])
+               for line in lines[1:]}
+    assert min(cleaned.values()) > 14
+    moved = [float(line.rsplit(" ", 1)[1]) for line in lines[1:]]
+    assert moved[3] < moved[1], "a blur before sampling aliases less"
+
+
 def test_desktop(model, tmp_path):
     pytest.importorskip("PIL", reason="Pillow is not installed")
     folder = tmp_path / "images"
