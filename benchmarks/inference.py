@@ -1,9 +1,10 @@
 """Inference of whole networks beside ONNX Runtime and OpenVINO, from the same ONNX file.
 
 convkit runs its own Program of every precision; the peers that are installed run the file
-that `convkit.io.onnx.save` wrote. Outputs are compared with convkit's at precision
-"highest". `best` is the fastest float32 peer's time divided by convkit's; for "medium" and
-"int8" that of the fastest peer of that precision, where there is one.
+that `convkit.io.onnx.save` wrote, and PyTorch its own network with the same weights. Outputs
+are compared with convkit's at precision "highest". `best` is the fastest float32 peer's time
+divided by convkit's; for "medium" and "int8" that of the fastest peer of that precision, where
+there is one.
 
     python benchmarks/inference.py
     python benchmarks/inference.py --networks resnet50 --batches 1 --precisions high int8
@@ -20,6 +21,7 @@ from typing import Any
 import common
 import numpy as np
 from inference_peers import PEERS, quantise, versions
+from inference_torch import LAYOUTS, torch_sides
 
 import convkit
 from convkit import models, nn
@@ -74,11 +76,12 @@ def run(name: str, folder: Path, options: Any, agreement: common.Agreement) -> l
     programs = {p: ours(model, shape, p, options.threads) for p in options.precisions}
     small = quantise(path, images(8, size, channels)) if "int8" in options.precisions else None
     files = {"float32": path, "bfloat16": path, "int8": small}
+    torch = torch_sides(name, model)
     results = []
     for batch in options.batches or batches:
         x = images(batch, size, channels)
         want = convkit.compile(model, shape, precision="highest", threads=options.threads)(x)
-        sides = {f"convkit {p}": program for p, program in programs.items()}
+        sides = {f"convkit {p}": program for p, program in programs.items()} | torch
         for kind in kinds(options.precisions):
             for peer, build in PEERS[kind].items():
                 call = None if files[kind] is None else build(files[kind], batch, options.threads)
@@ -113,7 +116,9 @@ def best(result: dict[str, Any], precision: str) -> tuple[float, str] | None:
     """Return the fastest peer's time over convkit's, and the peer's name."""
     timing = result["timing"]
     own = timing[f"convkit {precision}"]["seconds"]
-    peers = [(timing[p]["seconds"] / own, p) for p in PEERS[peer_kind(precision)] if p in timing]
+    kind = peer_kind(precision)
+    names = [*PEERS[kind], *(LAYOUTS if kind == "float32" else ())]
+    peers = [(timing[p]["seconds"] / own, p) for p in names if p in timing]
     return min(peers) if peers else None
 
 

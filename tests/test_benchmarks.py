@@ -61,7 +61,8 @@ def test_inference_runs_and_is_drawn(tmp_path, torch):
     pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
     results = run_script("inference", tmp_path / "results.json", "--precisions", "highest", "high")
     assert [r["network"] for r in results] == ["lenet5"]
-    assert {"convkit highest", "convkit high"} <= set(results[0]["timing"])
+    assert {"convkit highest", "convkit high", "torch contiguous",
+            "torch channels_last"} <= set(results[0]["timing"])
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, FOLDER / "plot_inference.py", tmp_path / "results.json",
