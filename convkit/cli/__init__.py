@@ -1,4 +1,4 @@
-"""The ``convkit`` command: train, predict, convert, verify, inspect, info.
+"""The ``convkit`` command: train, predict, convert, verify, bench, profile, inspect, info.
 
 Exit codes: 0 done, 1 failed (the last line of the error stream says why), 2 wrong usage.
 Each command is a module with ``add_parser`` and ``run``; what it needs beyond NumPy is
@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 
 from convkit._version import __version__
-from convkit.cli import config, convert, info, inspect, predict, train, verify
+from convkit.cli import bench, config, convert, info, inspect, predict, profile, train, verify
 from convkit.cli.options import UsageError
 from convkit.errors import ConvkitError
 
 __all__ = ["main"]
 
-COMMANDS = (train, predict, convert, verify, inspect, info)
+COMMANDS = (train, predict, convert, verify, bench, profile, inspect, info)
 
 # What data, files and settings can cause; anything else is a defect and keeps its traceback.
 EXPECTED = (ConvkitError, OSError, ValueError, ImportError, FloatingPointError, MemoryError)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_input_shapes", "is_onnx", "load_program"]
+__all__ = ["PRECISIONS", "add_input_shapes", "add_precision", "is_onnx", "load_program"]
+
+PRECISIONS = ("highest", "high", "medium")
 
 
 def is_onnx(path: str) -> bool:
@@ -16,15 +18,25 @@ def is_onnx(path: str) -> bool:
     return Path(path).suffix.lower() == ".onnx"
 
 
-def load_program(path: str, input_shapes: Sequence[tuple[str, tuple]] = ()) -> Any:
+def load_program(path: str, input_shapes: Sequence[tuple[str, tuple]] = (),
+                 precision: str | None = None) -> Any:
     """Return the Program of a .ckit or .onnx file."""
     import convkit
 
     if not is_onnx(path):
-        return convkit.load(path)
+        return convkit.load(path, precision=precision)
     from convkit.io import onnx
 
-    return convkit.compile(onnx.load(path, dict(input_shapes)), metadata=onnx.read_metadata(path))
+    return convkit.compile(onnx.load(path, dict(input_shapes)), precision=precision,
+                           metadata=onnx.read_metadata(path))
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS,
+        help="how convolutions and linear layers multiply: highest (plain float32), high (as "
+             "exact to 1e-5), medium (bfloat16 products) (default: high)")
 
 
 def add_input_shapes(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "duration", "image_size",
-           "not_negative", "positive", "print_json", "set_threads", "share"]
+           "list_of", "not_negative", "positive", "print_json", "set_threads", "share"]
 
 
 class UsageError(ValueError):
@@ -34,6 +34,14 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"expected a number of at least {least}, got {value}")
         return value
     return whole_number
+
+
+def list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return an argparse type for values with commas between, such as 1,8,32."""
+    def values(text: str) -> list[Any]:
+        return list(dict.fromkeys(parse(part) for part in text.split(",")))
+    values.__name__ = getattr(parse, "__name__", "value")
+    return values
 
 
 def positive(text: str) -> float:

@@ -40,6 +40,9 @@ class Preprocessing:
         One value for each channel.
     pipeline : callable, optional
         What is done instead: a `Pipeline`, for files whose metadata holds one, or `AsBytes`.
+    resize : int, optional
+        What the shorter side of an image file is scaled to before its middle is cut out; by
+        default the largest middle part is scaled to the network's size.
     """
 
     channels: int
@@ -48,6 +51,7 @@ class Preprocessing:
     mean: list[float]
     std: list[float]
     pipeline: Pipeline | AsBytes | None = None
+    resize: int | None = None
 
     @classmethod
     def of(cls, train: data.ImageDataset) -> Preprocessing:
@@ -82,8 +86,13 @@ class Preprocessing:
             if pipeline.shape != shape:
                 raise ModelFormatError(f"metadata {KEY!r}: does not fit an input of shape {shape}")
             return cls(*shape, [], [], pipeline)
-        if not isinstance(entry, dict) or sorted(entry) != sorted(FIELDS):
+        if not isinstance(entry, dict) or entry.keys() - {"resize"} != set(FIELDS):
             raise ModelFormatError(f"metadata {KEY!r}: expected the fields {', '.join(FIELDS)}")
+        least = max(shape[1:])
+        resize = entry.get("resize")
+        if resize is not None and (type(resize) is not int or not least <= resize <= 8 * least):
+            raise ModelFormatError(f"metadata {KEY!r}: expected a resize from {least} to "
+                                   f"{8 * least}")
         if (entry["channels"], entry["height"], entry["width"]) != shape:
             raise ModelFormatError(f"metadata {KEY!r}: does not fit an input of shape {shape}")
         for name in ("mean", "std"):
@@ -96,7 +105,20 @@ class Preprocessing:
         """Return the entry for a file's metadata."""
         if self.pipeline is not None:
             return self.pipeline.metadata()
-        return {KEY: {name: getattr(self, name) for name in FIELDS}}
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return {KEY: fields if self.resize is None else {**fields, "resize": self.resize}}
+
+    def read(self, path: Any) -> np.ndarray:
+        """Return an image file's pixels (C, height, width), scaled and cut to size."""
+        size = (self.height, self.width)
+        if self.resize is None:
+            return data.load_image(path, size, self.channels)
+        scale = self.resize / min(size)
+        image = data.load_image(path, (round(scale * size[0]), round(scale * size[1])),
+                                self.channels)
+        top, left = ((whole - part) // 2 for whole, part in zip(image.shape[1:], size,
+                                                                strict=True))
+        return image[:, top:top + self.height, left:left + self.width]
 
     def loader(self, dataset: Any, batch_size: int, **options: Any) -> data.DataLoader:
         """Return a loader whose batches are the network's inputs.

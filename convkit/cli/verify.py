@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from convkit.cli.inputs import random_inputs, read_inputs
 from convkit.cli.model_files import add_input_shapes, load_program
 from convkit.cli.options import (
-    UsageError,
     add_threads,
     at_least,
     not_negative,
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     programs = [load_program(path, args.input_shapes if path.lower().endswith(".onnx") else ())
                 for path in (args.first, args.second)]
     _same_form(*programs)
-    inputs = _inputs(args, programs[0])
+    inputs = (random_inputs(programs[0], args.batch, args.seed) if args.input is None
+              else read_inputs(programs[0], args.input))
     results = [_outputs(program, inputs) for program in programs]
     rows = []
     for name, a, b in zip(programs[0].output_shapes, *results, strict=True):
@@ -84,37 +85,6 @@ def _same_form(first: Any, second: Any) -> None:
         raise ShapeError(f"the files take inputs of shapes {taken[0]} and {taken[1]}")
     if len(given[0]) != len(given[1]):
         raise ShapeError(f"the files give {len(given[0])} and {len(given[1])} outputs")
-
-
-def _inputs(args: argparse.Namespace, program: Any) -> list[np.ndarray]:
-    """Return the arrays to run on, in the order of the inputs."""
-    from convkit.infer.dims import at_batch
-
-    names = list(program.input_shapes)
-    if args.input is None:
-        rng = np.random.default_rng(args.seed)
-        return [_random(rng, at_batch(program.input_shapes[n], args.batch),
-                        program.graph.values[p.value].dtype)
-                for n, p in zip(names, program.graph.inputs, strict=True)]
-    found = np.load(args.input, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        if len(names) != 1:
-            raise UsageError(f"{args.input}: one array for inputs {', '.join(names)}; expected an "
-                             ".npz file")
-        return [found]
-    missing = [n for n in names if n not in found.files]
-    if missing:
-        raise UsageError(f"{args.input}: no array {missing[0]!r}; it has {', '.join(found.files)}")
-    return [found[n] for n in names]
-
-
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return normal floats, coin flips, or zeros for integers, which may be indices."""
-    kind = np.dtype(dtype).kind
-    if kind in "iu":
-        return np.zeros(shape, dtype)
-    numbers = rng.standard_normal(shape)
-    return numbers > 0 if kind == "b" else numbers.astype(dtype)
 
 
 def _outputs(program: Any, inputs: list[np.ndarray]) -> list[np.ndarray]:

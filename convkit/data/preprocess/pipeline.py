@@ -105,7 +105,7 @@ def _step(entry: Any, shape: tuple[int, ...]) -> Step:
 
 def _from_mean_and_std(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the entry for the form that has only a mean and a standard deviation."""
-    if entry.keys() != {"channels", "height", "width", "mean", "std"}:
+    if entry.keys() - {"resize"} != {"channels", "height", "width", "mean", "std"}:
         raise ModelFormatError(f"metadata {KEY!r}: expected channels, height, width, mean, std")
     for name in ("mean", "std"):
         if not (isinstance(entry[name], list) and 0 < len(entry[name]) < 1 << 16

@@ -1,0 +1,53 @@
+"""Inputs for networks: read from files, or random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit.cli.options import UsageError
+
+__all__ = ["random_inputs", "read_inputs"]
+
+
+def random_inputs(program: Any, batch: int, seed: int = 0) -> list[np.ndarray]:
+    """Return an array for every input: normal floats, coin flips, or zeros for integers.
+
+    Integers may be indices, so they are zeros, which every index may be.
+    """
+    from convkit.infer.dims import at_batch
+
+    rng = np.random.default_rng(seed)
+    return [_random(rng, at_batch(shape, batch), program.graph.values[port.value].dtype)
+            for shape, port in zip(program.input_shapes.values(), program.graph.inputs,
+                                   strict=True)]
+
+
+def read_inputs(program: Any, path: str) -> list[np.ndarray]:
+    """Return the inputs that a file holds: .npy for the only one, .npz for inputs by name.
+
+    Raises
+    ------
+    UsageError
+        When the file does not have what the network takes.
+    """
+    names = list(program.input_shapes)
+    found = np.load(path, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        if len(names) != 1:
+            raise UsageError(f"{path}: one array for inputs {', '.join(names)}; expected an "
+                             ".npz file")
+        return [found]
+    missing = [n for n in names if n not in found.files]
+    if missing:
+        raise UsageError(f"{path}: no array {missing[0]!r}; it has {', '.join(found.files)}")
+    return [found[n] for n in names]
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    kind = np.dtype(dtype).kind
+    if kind in "iu":
+        return np.zeros(shape, dtype)
+    numbers = rng.standard_normal(shape)
+    return numbers > 0 if kind == "b" else numbers.astype(dtype)
