@@ -787,6 +787,15 @@ def test_golden_files_load_for_ever(file):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
+def test_open_sizes_came_with_version_2(path):
+    def older(header):
+        header[META]["format_version"] = "1"
+        header[META].pop("compression", None)
+    path.write_bytes(rebuild((HERE / "golden" / "v2-open-sizes-float32.ckit").read_bytes(), older))
+    with pytest.raises(ck.ModelFormatError, match="open sizes came with version 2"):
+        load(path)
+
+
 def test_there_are_golden_files():
     """One at least for each version of the format and storage of weights."""
     names = [file.stem for file in GOLDEN]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from convkit.cli.model_files import add_input_shapes, is_onnx, load_program
+from convkit.cli.model_files import add_input_shapes, add_precision, is_onnx, load_program
 from convkit.cli.options import UsageError
 
 __all__ = ["add_parser", "run"]
@@ -24,6 +24,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUTPUT", help="where to write: a .ckit or .onnx file")
     parser.add_argument("--weights", choices=("float32", "float16", "bfloat16"), default="float32",
                         help="storage of weights in a .ckit file (default: %(default)s)")
+    add_precision(parser)
     parser.add_argument("--compress", action="store_true",
                         help="compress the tensors in a .ckit file without loss (smaller on disk, "
                              "but no longer mapped and shared between processes)")
@@ -44,9 +45,13 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--input-shape is for ONNX files")
     if is_onnx(args.output) and (args.weights != "float32" or args.compress):
         raise UsageError(f"--{'compress' if args.compress else 'weights'} is for .ckit files")
+    if is_onnx(args.output) and args.precision:
+        raise UsageError("--precision is for .ckit files")
     if args.opset is not None and not is_onnx(args.output):
         raise UsageError("--opset is for ONNX files")
     program = load_program(args.input, args.input_shapes)
+    if args.precision:
+        program = _with_precision(program, args.precision)
     if is_onnx(args.output):
         from convkit.io import onnx
 
@@ -58,3 +63,17 @@ def run(args: argparse.Namespace) -> None:
     if program.max_error is not None:
         print(f"folding changes outputs by at most {program.max_error.relative:.2g} of the largest")
     print(f"{args.input}: {before:,} bytes -> {args.output}: {after:,} bytes")
+
+
+def _with_precision(program: Any, precision: str) -> Any:
+    """Return a Program whose layers keep a precision of their own."""
+    import dataclasses
+
+    from convkit.infer import Program
+    from convkit.infer.schema import SCHEMAS
+
+    nodes = tuple(dataclasses.replace(node, attrs={**node.attrs, "precision": precision})
+                  if "precision" in SCHEMAS[node.op].attrs else node
+                  for node in program.graph.nodes)
+    return Program(dataclasses.replace(program.graph, nodes=nodes), program.threads,
+                   program.metadata)

@@ -21,7 +21,7 @@ __all__ = ["load", "max_format_version", "save"]
 FORMAT = "ckit"
 max_format_version = 2
 KEYS = {"format", "format_version", "graph", "metadata"}
-# What version 2 may hold besides; a file without it is written as version 1.
+# What version 2 may hold besides (and open sizes); a file without is written as version 1.
 COMPRESSION = "compression"
 # Inputs that are stored in the type asked for; everything else stays float32.
 WEIGHTS = {"conv": (1,), "conv_transpose": (1,), "linear": (1,), "matmul": (0, 1)}
@@ -91,7 +91,7 @@ def _contents(model: Any, weights: str, metadata: dict[str, Any] | None, input_s
     if compress:
         tensors, entries = compress_all(tensors)
     fields = {
-        "format": FORMAT, "format_version": "2" if entries else "1",
+        "format": FORMAT, "format_version": "2" if entries or graph.open_sizes() else "1",
         "graph": json.dumps(graph_to_json(graph), allow_nan=False, separators=(",", ":")),
         "metadata": _metadata_text({**own, **(metadata or {})})}
     if entries:
@@ -157,7 +157,8 @@ def load(path: Any, threads: int | None = None, precision: str | None = None) ->
 def _program(file: SafetensorsFile, threads: int | None, precision: str | None) -> Program:
     """Return the Program of an opened file."""
     fields = file.metadata
-    keys = KEYS | {COMPRESSION} if _version(fields) > 1 else KEYS
+    version = _version(fields)
+    keys = KEYS | {COMPRESSION} if version > 1 else KEYS
     if not KEYS <= fields.keys() <= keys:
         raise ModelFormatError(f"__metadata__: expected {sorted(keys)}, got "
                                f"{sorted(fields)[:8]!r:.200}")
@@ -165,6 +166,8 @@ def _program(file: SafetensorsFile, threads: int | None, precision: str | None) 
     if not isinstance(metadata, dict):
         raise ModelFormatError("metadata: expected an object")
     data = parse_json(fields["graph"].encode(), "graph", file.size)
+    if version < 2 and isinstance(data, dict) and "sizes" in data:
+        raise ModelFormatError("graph: open sizes came with version 2 of the format")
     tensors = file.tensors(MODEL_TYPES)
     if COMPRESSION in fields:
         entries = parse_json(fields[COMPRESSION].encode(), COMPRESSION, file.size)

@@ -109,6 +109,7 @@ NETWORKS = {
     "v1-integers": (integers, {"x": (2, 3)}, "float32"),
     "v2-wide-float32": (Wide, {"x": (2, 3, 4, 5)}, "float32"),
     "v2-wide-float16": (Wide, {"x": (2, 3, 4, 5)}, "float16"),
+    "v2-open-sizes-float32": (Wide, {"x": (2, 3, 6, 5)}, "float32"),
     "v2-wide-bfloat16": (Wide, {"x": (2, 3, 4, 5)}, "bfloat16"),
 }
 
@@ -127,7 +128,8 @@ def main() -> None:
                 for _, buffer in model.named_buffers():
                     if buffer.dtype.kind == "f":
                         buffer.copy_(rng.uniform(0.5, 1.5, buffer.shape))
-        ck.save(model, file, weights=weights, input_shape=list(shapes.values()),
+        given = [(1, 3, (4, 9), (5, 30, 5))] if "open" in name else list(shapes.values())
+        ck.save(model, file, weights=weights, input_shape=given,
                 compress=name.startswith("v2"),
                 metadata={"labels": ["a", "b", "c", "d", "e"], "licence": "BSD-3-Clause"})
         program = ck.load(file)

@@ -145,17 +145,18 @@
         const ptrdiff_t lda = g->lda, ldb = g->ldb;                                                \
         const ptrdiff_t fetch_step = g->fetch ? g->fetch_step : 0;                                 \
         const ptrdiff_t fetch_block = g->fetch ? g->fetch_block : 0;                               \
-        /* The last row's last vector would reach beyond the array: it is read from a copy. */     \
+        /* The last rows' last vectors would reach beyond the array: they are read from a copy. */ \
         T edge[4 * L] = {0};                                                                       \
-        const ptrdiff_t at_edge = g->n % L ? 1 : 0;                                                \
+        const ptrdiff_t at_edge = g->n % L ? (nv * L - g->n - 1) / ldb + 1 : 0;                    \
         for (ptrdiff_t i = 0; i < g->batch; i++) {                                                 \
             const T *a = (const T *)g->a + g->a_offsets[i];                                        \
             const char *fetch = GEMM_FETCH(g) + i * fetch_block;                                   \
             const T *b = (const T *)g->b + (g->b_offsets ? g->b_offsets[i] : i * g->b_step);       \
             for (ptrdiff_t k = g->k; k > 0; k--) {                                                 \
                 V bv[4];                                                                           \
-                if (k == at_edge) b = memcpy(edge, b, (size_t)g->n * sizeof(T));                   \
-                GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(b + j * L);              \
+                const T *row = b;                                                                  \
+                if (k <= at_edge) row = memcpy(edge, b, (size_t)g->n * sizeof(T));                 \
+                GEMM_UNROLL for (int j = 0; j < nv; j++) bv[j] = load_##S(row + j * L);            \
                 if (mr >= GEMM_FETCHES) {                                                          \
                     GEMM_FETCH_NEAR(b + GEMM_NEAR_ROWS * ldb, nv * sizeof(V));                     \
                     GEMM_FETCH_NEAR(a + GEMM_NEAR_ROWS * lda, mr * sizeof(T));                     \
