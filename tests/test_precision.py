@@ -117,3 +117,33 @@ def test_highest_is_plain_float32_arithmetic_for_every_layer_form():
     direct = F.conv2d(random_array((1, 64, 12, 12)), random_array((64, 64, 3, 3)),
                       algorithm="direct")
     np.testing.assert_array_equal(problem.data, direct.data)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_in_medium_with_float32_weights(threads):
+    """Losses follow those of float32 without any scaling; weights and gradients stay float32."""
+    from convkit import nn, optim
+
+    def losses(precision):
+        ck.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32),
+                              nn.ReLU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),
+                              nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        rng = np.random.default_rng(0)
+        x = ck.Tensor(rng.standard_normal((16, 3, 12, 12)).astype(np.float32))
+        target = rng.integers(0, 4, 16)
+        found = []
+        with ck.precision(precision), ck.threads(threads):
+            for _ in range(12):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), target)
+                loss.backward()
+                assert all(p.dtype == p.grad.dtype == np.float32 for p in model.parameters())
+                optimizer.step()
+                found.append(loss.item())
+        return np.array(found)
+
+    reference, medium = losses("highest"), losses("medium")
+    assert reference[-1] < 0.9 * reference[0]
+    np.testing.assert_allclose(medium, reference, rtol=0.03)
