@@ -65,7 +65,10 @@ CK_INLINE void int8_end(const ck_int8_finish *f, int result, vfloat v, char *c, 
 /* Finishes the sums of one vector of columns in every row. */
 CK_INLINE void int8_finish_columns(const ck_int8_args *g, const int32_t *sums, ptrdiff_t step,
                                    int n, int result, int residual, int left) {
-    const ck_int8_finish *f = &g->finish;
+    /* Copies: stores of bytes might change what lies behind pointers. */
+    const ck_int8_finish form = g->finish, *const f = &form;
+    const ptrdiff_t ldc = g->ldc, ld_residual = g->ld_residual;
+    const int rows = g->rows;
     const vint32 offset = *(const vint32_u *)(f->offset + n);
     const vfloat scale = load_f(f->scale + n);
     const int floats = left < VL_F ? left : VL_F;
@@ -73,7 +76,7 @@ CK_INLINE void int8_finish_columns(const ck_int8_args *g, const int32_t *sums, p
     char *c = g->c + n * each;
     const char *r = g->residual + (residual == CK_INT8_BYTES ? n : 4 * n);
     sums += n;
-    for (int m = 0; m < g->rows; m++, c += g->ldc, r += g->ld_residual, sums += step) {
+    for (int m = 0; m < rows; m++, c += ldc, r += ld_residual, sums += step) {
         const vint32 sum = *(const vint32_u *)sums + offset;
         if (result == CK_INT8_INT) { /* A move of bits. */
             store_part_f((float *)c, (vfloat)sum, floats);

@@ -4,7 +4,7 @@ typedef uint8_t vbytes_full __attribute__((vector_size(CK_VBYTES)));
 
 static void quant_convert(const ck_quant_args *g, const char *a, const char *b, char *y,
                           ptrdiff_t n) {
-    const ck_int8_finish *f = &g->finish;
+    const ck_int8_finish form = g->finish, *const f = &form;
     const int b_size = f->residual == CK_INT8_FLOAT ? 4 : 1;
     const int y_size = f->result == CK_INT8_FLOAT ? 4 : 1;
     for (ptrdiff_t i = 0; i < n; i += VL_F) {
