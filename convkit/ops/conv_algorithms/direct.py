@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +105,7 @@ class Phase(NamedTuple):
         return ("grad_input", problem.stride, problem.padding, problem.dilation, *self.start)
 
 
+@lru_cache(maxsize=4096)
 def all_phases(problem: ConvProblem) -> list[Phase]:
     """Return the phases that have pixels and taps."""
     found = []
