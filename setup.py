@@ -2,6 +2,7 @@
 
 Switches, all environment variables:
 
+CONVKIT_REQUIRE_OPENMP=1  fail when the compiler has no OpenMP (else: warn, build without)
 CONVKIT_DEBUG_BUILD=1     bounds checks in Cython code, assertions and -O1 -g in C code
 CONVKIT_SANITIZE=LIST     passed to the compiler as -fsanitize=LIST
 CONVKIT_BUILD_JOBS=N      parallel compilations (default: the CPUs this process may use)
@@ -10,7 +11,9 @@ CONVKIT_BUILD_JOBS=N      parallel compilations (default: the CPUs this process 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy
@@ -20,6 +23,24 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("convkit/_kernels")
 C_DIR = KERNELS / "c"
+
+OPENMP_PROBE = r"""
+#include <omp.h>
+#include <stdio.h>
+int main(void) {
+    int seen = 0;
+#pragma omp parallel num_threads(2) reduction(+ : seen)
+    seen += 1;
+    printf("%d\n", seen >= 1 ? omp_get_max_threads() : -1);
+    return seen >= 1 ? 0 : 1;
+}
+"""
+
+# (compile flags, link flags) to try in turn: GCC and Clang, then Apple's Clang with libomp.
+OPENMP_FLAGS = [
+    (["-fopenmp"], ["-fopenmp"]),
+    (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
+]
 
 # Extensions whose own code only prepares calls: every loop over elements is in the C table.
 CALLS_ONLY = {"axis", "bench", "binary", "elementwise", "int8", "loss", "memory", "norm", "optim",
@@ -34,8 +55,38 @@ def switch(name: str) -> bool:
     return os.environ.get(name, "0").lower() not in ("", "0", "no", "false")
 
 
+def find_openmp(compiler) -> tuple[list[str], list[str]] | None:
+    """Return the first OpenMP flags whose probe compiles, links and runs; else None."""
+    for compile_flags, link_flags in OPENMP_FLAGS:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = compiler.compile(
+                    [str(source)], output_dir="/" if os.name == "posix" else folder,
+                    extra_postargs=compile_flags)
+                program = str(Path(folder, "probe"))
+                compiler.link_executable(objects, program, extra_postargs=link_flags)
+                subprocess.run([program], check=True, stdout=subprocess.DEVNULL, timeout=20)
+            except Exception:  # any failure of a foreign compiler means "not with these flags"
+                continue
+            return compile_flags, link_flags
+    return None
+
+
+def warn_without_openmp() -> None:
+    """Say that there is no OpenMP, or end the build where it is required."""
+    message = ("convkit: no working OpenMP found (tried "
+               + ", ".join(" ".join(flags) for flags, _ in OPENMP_FLAGS) + ")")
+    if switch("CONVKIT_REQUIRE_OPENMP"):
+        sys.exit(f"{message}, and CONVKIT_REQUIRE_OPENMP is set")
+    stars = "*" * 78
+    print(f"\n{stars}\nWARNING: {message}: convkit's own worker threads are used\nwhere there are POSIX threads, else one thread\n{stars}\n",
+          file=sys.stderr)
+
+
 class BuildExt(build_ext):
-    """build_ext that compiles extensions side by side."""
+    """build_ext that finds OpenMP first and compiles extensions side by side."""
 
     def build_extensions(self):
         """Add the flags that depend on the compiler, then build."""
@@ -44,7 +95,14 @@ class BuildExt(build_ext):
         extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
         # Above -O1, GCC takes a quarter of an hour for the checks in one file of kernels.
         calm = ["-O1", "-g1"] if sanitize else []
+        openmp = find_openmp(self.compiler)
+        if openmp is None:
+            warn_without_openmp()
+            openmp = ([], [])
         for extension in self.extensions:
+            if extension.name.endswith(".threads"):  # the one door to threads
+                extension.extra_compile_args += openmp[0]
+                extension.extra_link_args += openmp[1]
             extension.extra_compile_args += extra + calm
             extension.extra_link_args += extra
         if not self.parallel:

@@ -139,7 +139,8 @@ def config() -> dict[str, object]:
         "cpu": dispatch.cpu_name(),
         "instruction sets": dispatch.supported_isas(),
         "instruction set in use": dispatch.isa(),
-        "worker threads": kernel_threads.have_threads(),
+        "openmp": kernel_threads.have_openmp(),
+        "threading": kernel_threads.threading(),
         "precision": get_precision(),
         "threads": get_num_threads(),
         "cpus allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")

@@ -1,8 +1,10 @@
-"""The build makes an extension of every kernel module."""
+"""The build finds OpenMP by trying it, and says so where there is none."""
 
 from __future__ import annotations
 
 import runpy
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,49 @@ pytest.importorskip("Cython", reason="the build needs Cython: pip install convki
 @pytest.fixture
 def build():
     return runpy.run_path(str(SETUP))
+
+
+def compiler_that(tmp_path, script: str):
+    """Return a compiler object whose program is a shell script around the real one."""
+    from setuptools._distutils.ccompiler import new_compiler
+    from setuptools._distutils.sysconfig import customize_compiler
+
+    real = shutil.which("cc")
+    if real is None:
+        pytest.skip("no C compiler")
+    program = tmp_path / "cc"
+    program.write_text(f"#!/bin/sh\n{script}\nexec {real} \"$@\"\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    compiler.set_executables(compiler=str(program), compiler_so=str(program),
+                             linker_exe=str(program))
+    return compiler
+
+
+def test_openmp_is_found_by_running_a_probe(build, tmp_path):
+    compiler = compiler_that(tmp_path, "")
+    assert build["find_openmp"](compiler) == (["-fopenmp"], ["-fopenmp"])
+
+
+def test_a_compiler_without_openmp_is_noticed(build, tmp_path):
+    script = 'case "$*" in *-fopenmp*|*-lomp*) echo "no OpenMP" >&2; exit 1;; esac'
+    assert build["find_openmp"](compiler_that(tmp_path, script)) is None
+
+
+def test_a_probe_that_does_not_run_counts_as_none(build, tmp_path):
+    compiler = compiler_that(tmp_path, "")
+    compiler.link_executable = lambda objects, program, **kw: shutil.copy("/bin/false", program)
+    assert build["find_openmp"](compiler) is None
+
+
+def test_a_build_without_openmp_warns_or_is_refused(build, monkeypatch, capsys):
+    monkeypatch.delenv("CONVKIT_REQUIRE_OPENMP", raising=False)
+    build["warn_without_openmp"]()
+    assert "WARNING: convkit: no working OpenMP found (tried -fopenmp" in capsys.readouterr().err
+    monkeypatch.setenv("CONVKIT_REQUIRE_OPENMP", "1")
+    with pytest.raises(SystemExit, match="and CONVKIT_REQUIRE_OPENMP is set"):
+        build["warn_without_openmp"]()
 
 
 def test_every_kernel_module_is_an_extension(build, monkeypatch):

@@ -444,6 +444,44 @@ def test_python_threads_compute_side_by_side():
     assert not wrong
 
 
+@pytest.mark.skipif(not kernel_threads.have_openmp(), reason="built without OpenMP")
+def test_openmp_gives_the_same_bits_and_children_work():
+    code = """
+import hashlib, os
+import numpy as np
+import convkit as ck
+from convkit import functional as F, runtime
+from convkit._kernels import threads
+threads.set_work_per_thread(0)
+ck.set_num_threads(3)
+rng = np.random.default_rng(0)
+x, w = (ck.tensor(rng.standard_normal(s, dtype=np.float32), requires_grad=True)
+        for s in ((4, 16, 20, 20), (24, 16, 3, 3)))
+def run():
+    x.grad = w.grad = None
+    y = F.conv2d(x, w, padding=1)
+    y.sum().backward()
+    return b"".join(np.ascontiguousarray(a).tobytes()
+                    for a in (y.detach().numpy(), x.grad.numpy(), w.grad.numpy()))
+digest = hashlib.sha256(run()).hexdigest()
+child = os.fork()
+if child == 0:
+    os._exit(hashlib.sha256(run()).hexdigest() != digest)
+assert os.waitpid(child, 0)[1] == 0
+print(runtime.config()["threading"], digest)
+"""
+    found = [run_python(code, {"CONVKIT_THREADING": which}).stdout.split() for which in ("workers", "openmp")]
+    assert [name for name, _ in found] == ["workers", "openmp"]
+    assert found[0][1] == found[1][1]
+    message = "CONVKIT_THREADING: expected 'workers' or 'openmp', got 'fibres'"
+    assert message in run_python("""
+try:
+    import convkit
+except ValueError as error:
+    print(error)
+""", {"CONVKIT_THREADING": "fibres"}).stdout
+
+
 @needs_threads
 def test_idle_threads_cost_nothing():
     """After a call the workers sleep: the process uses hardly any CPU time."""

@@ -2,8 +2,15 @@
 
 The cut into tasks is the caller's and depends on the problem alone; the number of threads
 only decides who runs a task. Inside, denormals are flushed to zero; the state of the
-calling thread is restored on leaving. The worker threads are c/team.h's.
+calling thread is restored on leaving.
+
+The threads are those of c/team.h, which all callers share, or with CONVKIT_THREADING=openmp
+those of OpenMP, where the build found it: a team for each calling thread.
 """
+
+import os
+
+from cython.parallel cimport parallel, prange, threadid
 
 cdef extern from "fpstate.h" nogil:
     unsigned ck_fp_enter()
@@ -13,6 +20,17 @@ cdef extern from "team.h" nogil:
     int CK_HAVE_THREADS
     void ck_share(task_fn fn, void* ctx, Py_ssize_t count, int threads)
     void ck_watch_fork()
+    int ck_forked()
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #define CK_HAVE_OPENMP 1
+    #else
+    #define CK_HAVE_OPENMP 0
+    #endif
+    """
+    int CK_HAVE_OPENMP
 
 # Waking a worker costs about 5 microseconds: worth it from some 30 microseconds of work.
 cdef double WORK_PER_THREAD = 120_000.0
@@ -22,7 +40,32 @@ ck_watch_fork()
 
 def have_threads():
     """Tell whether the kernels can use more than one thread on this platform."""
-    return bool(CK_HAVE_THREADS)
+    return bool(CK_HAVE_THREADS or CK_HAVE_OPENMP)
+
+
+def have_openmp():
+    """Tell whether the kernels were built with OpenMP."""
+    return bool(CK_HAVE_OPENMP)
+
+
+def threading():
+    """Return whose threads are used: "workers" or "openmp"."""
+    return "openmp" if USE_OPENMP else "workers"
+
+
+cdef bint _use_openmp() except -1:
+    """Read CONVKIT_THREADING; by default OpenMP only where there are no threads of our own."""
+    wanted = os.environ.get("CONVKIT_THREADING", "workers" if CK_HAVE_THREADS else "openmp")
+    if wanted not in ("workers", "openmp"):
+        raise ValueError(f"CONVKIT_THREADING: expected 'workers' or 'openmp', got {wanted!r}")
+    if wanted == "openmp" and not CK_HAVE_OPENMP:
+        if "CONVKIT_THREADING" in os.environ:
+            raise ValueError("CONVKIT_THREADING=openmp: convkit was built without OpenMP")
+        return False
+    return wanted == "openmp"
+
+
+cdef bint USE_OPENMP = _use_openmp()
 
 
 def set_work_per_thread(double work):
@@ -53,10 +96,22 @@ cdef void _run_serial(task_fn fn, void* ctx, Py_ssize_t count) noexcept nogil:
     ck_fp_leave(state)
 
 
+cdef void _run_openmp(task_fn fn, void* ctx, Py_ssize_t count, int threads) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef unsigned state = 0
+    with parallel(num_threads=threads):
+        state = ck_fp_enter()
+        for i in prange(count, schedule="dynamic", chunksize=1):
+            fn(ctx, i, threadid())
+        ck_fp_leave(state)
+
+
 cdef void parallel_for(task_fn fn, void* ctx, Py_ssize_t count, int threads) noexcept nogil:
     if count < threads:
         threads = <int>count
     if threads <= 1:
         _run_serial(fn, ctx, count)
+    elif USE_OPENMP and not ck_forked():     # whose threads do not survive a fork
+        _run_openmp(fn, ctx, count, threads)
     else:
         ck_share(fn, ctx, count, threads)

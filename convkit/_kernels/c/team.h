@@ -219,13 +219,17 @@ static void ck_share(ck_task_fn fn, void *ctx, ptrdiff_t count, int threads) {
     if (workers != few) free(workers);
 }
 
+static int ck_is_child;
+
 static void ck_forget_workers(void) {
+    ck_is_child = 1;
     atomic_flag_clear(&ck_team.busy);
     ck_team.idle = NULL;
     ck_team.made = 0;
 }
 
 static inline void ck_watch_fork(void) { pthread_atfork(NULL, NULL, ck_forget_workers); }
+static inline int ck_forked(void) { return ck_is_child; }
 
 #else
 #define CK_HAVE_THREADS 0
@@ -238,6 +242,7 @@ static inline void ck_share(ck_task_fn fn, void *ctx, ptrdiff_t count, int threa
 }
 
 static inline void ck_watch_fork(void) {}
+static inline int ck_forked(void) { return 0; }
 #endif
 
 #endif
