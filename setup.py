@@ -81,7 +81,8 @@ def warn_without_openmp() -> None:
     if switch("CONVKIT_REQUIRE_OPENMP"):
         sys.exit(f"{message}, and CONVKIT_REQUIRE_OPENMP is set")
     stars = "*" * 78
-    print(f"\n{stars}\nWARNING: {message}: convkit's own worker threads are used\nwhere there are POSIX threads, else one thread\n{stars}\n",
+    print(f"\n{stars}\nWARNING: {message}: convkit's own worker threads\n"
+          f"are used where there are POSIX threads, else one thread\n{stars}\n",
           file=sys.stderr)
 
 

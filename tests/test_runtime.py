@@ -470,7 +470,8 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 print(runtime.config()["threading"], digest)
 """
-    found = [run_python(code, {"CONVKIT_THREADING": which}).stdout.split() for which in ("workers", "openmp")]
+    found = [run_python(code, {"CONVKIT_THREADING": which}).stdout.split()
+             for which in ("workers", "openmp")]
     assert [name for name, _ in found] == ["workers", "openmp"]
     assert found[0][1] == found[1][1]
     message = "CONVKIT_THREADING: expected 'workers' or 'openmp', got 'fibres'"
