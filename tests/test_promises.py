@@ -73,3 +73,29 @@ for i in range(count):
     seen.append(resident())
 assert seen[-1] - seen[count // 2] < 4 << 20, (seen[-1] - seen[count // 2])
 """, {"CONVKIT_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("order", [("torch", "convkit"), ("convkit", "torch"),
+                                   ("sklearn.cluster", "convkit"), ("convkit", "sklearn.cluster")])
+def test_imports_in_every_order(order):
+    """Two OpenMP runtimes in one process: both compute, in either order of import."""
+    for name in order:
+        pytest.importorskip(name.partition(".")[0], reason=f"{name} is not installed")
+    run_python(f"""
+import importlib
+import numpy as np
+for name in {order!r}:
+    importlib.import_module(name)
+import convkit.functional as F
+x = np.ones((4, 16, 32, 32), np.float32)
+w = np.ones((16, 16, 3, 3), np.float32)
+for _ in range(2):
+    assert abs(float(np.asarray(F.conv2d(x, w)).max()) - 144) < 1e-2
+    if "torch" in {order!r}:
+        import torch
+        y = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w))
+        assert abs(float(y.max()) - 144) < 1e-3
+    else:
+        from sklearn.cluster import KMeans
+        KMeans(2, n_init=1).fit(np.random.default_rng(0).normal(size=(500, 4)))
+""")
