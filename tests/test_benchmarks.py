@@ -80,7 +80,7 @@ def test_embedding_runs(tmp_path, torch):
 
 
 @pytest.mark.parametrize("script", ["regularisers", "batch_size", "depth", "recipes",
-                                    "cifar_table"])
+                                    "cifar_table", "landscape"])
 def test_experiments_run(script, tmp_path):
     shared = os.environ.get("CONVKIT_SHARED", "")
     needed = "mnist" if script == "regularisers" else "cifar10"
@@ -88,7 +88,8 @@ def test_experiments_run(script, tmp_path):
         pytest.skip(f"no {needed} in CONVKIT_SHARED: nothing to experiment with")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     env["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), env.get("PYTHONPATH", "")) if p)
-    only = {"batch_size": "-128", "depth": "20", "recipes": "short", "cifar_table": "mlp 1"}
+    only = {"batch_size": "-128", "depth": "20", "recipes": "short", "cifar_table": "mlp 1",
+            "landscape": "with batch"}
     done = subprocess.run(
         [sys.executable, FOLDER / "experiments" / f"{script}.py", "--quick", "--only",
          only.get(script, "drop")], env=env, cwd=tmp_path, capture_output=True, text=True,
@@ -96,6 +97,62 @@ def test_experiments_run(script, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("| ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """Let tests import the experiments' modules, and forget them afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(FOLDER / "experiments"))
+    yield
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and "experiments" in sys.modules[
+                name].__file__:
+            del sys.modules[name]
+
+
+def test_small_networks_have_the_published_sizes(experiments):
+    """Zhang et al., 2017, table 1."""
+    import cifar_table as table
+    sizes = [sum(p.numel() for p in net.parameters())
+             for net in (table.inception(False), table.alexnet(), table.mlp(3), table.mlp(1))]
+    assert sizes == [1_649_402, 1_387_786, 1_735_178, 1_209_866]
+
+
+def test_an_experiments_run_goes_on_where_it_was(experiments, tmp_path):
+    import runner
+
+    digits = convkit.data.digits("train")
+    digits = convkit.data.ImageDataset(digits.images[:200], digits.labels[:200], digits.classes)
+    steps = []
+
+    class Noted(convkit.training.Callback):
+        def on_step(self, trainer):
+            steps.append(trainer.step)
+            if trainer.step == stop_at:
+                raise InterruptedError
+
+    def train(work):
+        options = runner.arguments("", 2).parse_args(
+            ["--work", str(tmp_path / work), "--results", str(tmp_path / work), "--threads", "1"])
+        loaders = (convkit.data.DataLoader(digits, 50, shuffle=True, seed=0),
+                   convkit.data.DataLoader(digits, 100))
+        return runner.Run("tried", "mlp", options, {}).train(
+            lambda: convkit.nn.Sequential(convkit.nn.Flatten(), convkit.nn.Linear(784, 10)),
+            runner.sgd(0.05), loaders, callbacks=[Noted()],
+            extra=lambda trainer: {"steps": trainer.step})
+
+    stop_at = 6
+    with pytest.raises(InterruptedError):
+        train("broken")
+    stop_at = None
+    continued = train("broken")
+    assert steps == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]  # from the checkpoint after the first epoch
+    assert train("broken") == json.loads(json.dumps(continued)) and len(steps) == 10
+    whole = train("whole")
+    assert continued["steps"] == whole["steps"] == 8
+    for a, b in zip(continued["history"], whole["history"], strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
 def test_suite_knows_every_layer_of_resnet50():

@@ -67,10 +67,10 @@ def inception(norm: bool) -> nn.Module:
 def alexnet() -> nn.Module:
     """Return the small AlexNet."""
     def stage(before: int, after: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, after, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        return [nn.Conv2d(before, after, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
                 nn.LocalResponseNorm(9, alpha=0.009, beta=0.75, k=1.0)]
 
-    return nn.Sequential(*stage(3, 64), *stage(64, 64), nn.Flatten(), nn.Linear(64 * 36, 384),
+    return nn.Sequential(*stage(3, 64), *stage(64, 64), nn.Flatten(), nn.Linear(64 * 49, 384),
                          nn.ReLU(), nn.Linear(384, 192), nn.ReLU(), nn.Linear(192, 10))
 
 

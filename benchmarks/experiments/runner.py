@@ -99,7 +99,9 @@ class Run:
     def train(self, build: Callable[[], nn.Module],
               optimise: Callable[[nn.Module, int], tuple[Any, Any]],
               loaders: tuple[data.DataLoader, data.DataLoader], *,
-              callbacks: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
+              callbacks: Sequence[Any] = (),
+              extra: Callable[[training.Trainer], dict[str, Any]] | None = None,
+              **more: Any) -> dict[str, Any]:
         """Train, or go on, or return what was found before.
 
         Parameters
@@ -109,6 +111,9 @@ class Run:
         optimise : callable
             From the network and the number of steps to its optimiser and schedule.
         loaders : training and test loader
+        extra : callable, optional
+            Gets the trainer at the end, with the weights it ends with; what it returns goes into
+            the record, in place of what is there by that name.
         callbacks, more
             For the `Trainer`.
         """
@@ -127,9 +132,10 @@ class Run:
         trainer.fit(*loaders, epochs=epochs, resume="auto" if keep else False)
         if trainer.stopped == "interrupted":
             sys.exit(130)
-        return self._write(model, trainer)
+        return self._write(model, trainer, extra(trainer) if extra else {})
 
-    def _write(self, model: nn.Module, trainer: training.Trainer) -> dict[str, Any]:
+    def _write(self, model: nn.Module, trainer: training.Trainer,
+               extra: dict[str, Any]) -> dict[str, Any]:
         """Return the record of a finished run, and keep it."""
         history = trainer.history
         result = {
@@ -141,7 +147,8 @@ class Run:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": runtime.config(),
             "history": [{k: r.get(k) for k in ("epoch", "loss", "accuracy", "val_loss",
-                                               "val_accuracy", "seconds")} for r in history]}
+                                               "val_accuracy", "seconds")} for r in history],
+            **extra}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(result, indent=1, default=str) + "\n")
