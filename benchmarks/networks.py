@@ -60,9 +60,86 @@ def resnet20(nn: Any, F: Any) -> Any:
                          nn.Linear(64, 10))
 
 
+def resnet(nn: Any, F: Any, bottleneck: bool, depths: tuple[int, ...]) -> Any:
+    """Return a ResNet of He et al. (2016) for (N, 3, 224, 224); strides are in the 3x3 layers."""
+
+    def norm_conv(before, planes, size, stride=1):
+        return nn.Sequential(nn.Conv2d(before, planes, size, stride=stride, padding=size // 2,
+                                       bias=False), nn.BatchNorm2d(planes))
+
+    class Block(nn.Module):
+        def __init__(self, before, planes, stride):
+            super().__init__()
+            after = planes * 4 if bottleneck else planes
+            sizes = ([(planes, 1, 1), (planes, 3, stride), (after, 1, 1)] if bottleneck
+                     else [(planes, 3, stride), (planes, 3, 1)])
+            layers, width = [], before
+            for planes_, size, step in sizes:
+                layers += [norm_conv(width, planes_, size, step), nn.ReLU()]
+                width = planes_
+            self.layers = nn.Sequential(*layers[:-1])
+            self.short = nn.Sequential() if before == after and stride == 1 else \
+                norm_conv(before, after, 1, stride)
+
+        def forward(self, x):
+            return F.relu(self.layers(x) + self.short(x))
+
+    blocks, before = [], 64
+    for number, depth in enumerate(depths):
+        planes = 64 << number
+        for i in range(depth):
+            blocks.append(Block(before, planes, 2 if number and not i else 1))
+            before = planes * 4 if bottleneck else planes
+    return nn.Sequential(norm_conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *blocks,
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000))
+
+
+def resnet18(nn: Any, F: Any) -> Any:
+    """Return ResNet-18."""
+    return resnet(nn, F, False, (2, 2, 2, 2))
+
+
+def resnet50(nn: Any, F: Any) -> Any:
+    """Return ResNet-50."""
+    return resnet(nn, F, True, (3, 4, 6, 3))
+
+
+def mobilenet_v2(nn: Any, F: Any) -> Any:
+    """Return MobileNetV2 of Sandler et al. (2018), without dropout, for (N, 3, 224, 224)."""
+
+    def layer(before, planes, size=3, stride=1, groups=1):
+        return [nn.Conv2d(before, planes, size, stride=stride, padding=size // 2, groups=groups,
+                          bias=False), nn.BatchNorm2d(planes), nn.ReLU6()]
+
+    class Block(nn.Module):
+        def __init__(self, before, planes, stride, widen):
+            super().__init__()
+            inner = before * widen
+            self.layers = nn.Sequential(
+                *(layer(before, inner, 1) if widen > 1 else []),
+                *layer(inner, inner, 3, stride, inner), *layer(inner, planes, 1)[:-1])
+            self.adds = stride == 1 and before == planes
+
+        def forward(self, x):
+            return x + self.layers(x) if self.adds else self.layers(x)
+
+    blocks, before = [], 32
+    for widen, planes, count, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2),
+                                         (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+                                         (6, 320, 1, 1)):
+        for i in range(count):
+            blocks.append(Block(before, planes, 1 if i else stride, widen))
+            before = planes
+    return nn.Sequential(*layer(3, 32, 3, 2), *blocks, *layer(320, 1280, 1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000))
+
+
 # name -> (builder, shape of a sample, batch size)
 NETWORKS = {
-    "lenet5": (lenet5, (1, 28, 28), 64),
-    "convnet": (convnet, (1, 28, 28), 64),
+    "lenet5": (lenet5, (1, 28, 28), 128),
+    "convnet": (convnet, (1, 28, 28), 128),
     "resnet20": (resnet20, (3, 32, 32), 128),
+    "resnet18": (resnet18, (3, 224, 224), 16),
+    "resnet50": (resnet50, (3, 224, 224), 8),
+    "mobilenet_v2": (mobilenet_v2, (3, 224, 224), 16),
 }

@@ -19,7 +19,7 @@ from typing import Any
 
 import common
 import numpy as np
-import training_step
+import training
 from networks import NETWORKS
 
 import convkit
@@ -116,7 +116,7 @@ def zoo(name: str, batch: int) -> Callable[[], Any]:
         return models.create(name, num_classes=10)
 
     state = {k: np.array(v) for k, v in build().state_dict().items()}
-    return training_step.ours(build, state, training_step.batches((3, 224, 224), batch))
+    return training.ours(build, state, training.batches((3, 224, 224), batch))
 
 
 def print_theirs(step: Callable, rounds: int) -> None:
@@ -156,13 +156,13 @@ def main() -> None:
             print_ours(zoo(name, options.batch or 4), options.rounds)
             continue
         build, shape, batch = NETWORKS[name]
-        data = training_step.batches(shape, options.batch or batch)
+        data = training.batches(shape, options.batch or batch)
         state = {k: np.array(v) for k, v in build(nn, functional).state_dict().items()}
         print(f"\n{name}, batch {options.batch or batch}")
-        print_ours(training_step.ours(build, state, data), options.rounds)
+        print_ours(training.ours(build, state, data), options.rounds)
         if not options.no_torch:
             common.require_torch().set_num_threads(1)
-            print_theirs(training_step.theirs(build, state, data, True), options.rounds)
+            print_theirs(training.theirs(build, state, data, True), options.rounds)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,24 @@ def run_script(script, output, *more):
     return written["results"]
 
 
-def test_training_step_runs(tmp_path, torch):
-    results = run_script("training_step", tmp_path / "results.json")
-    assert len(results) == 3
+def test_training_runs_and_is_drawn(tmp_path, torch):
+    results = run_script("training", tmp_path / "results.json", "--only", "lenet5")
+    assert [r["network"] for r in results] == ["lenet5"]
     for result in results:
-        assert result["best"] > 0
-        assert set(result["timing"]) == {"convkit", "torch contiguous", "torch channels_last"}
+        assert len(result["timing"]) == 7
+        for row in result["precisions"].values():
+            assert row["best"] > 0 and row["memory"] > 0 and row["memory of PyTorch"] > 0
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
+    subprocess.run([sys.executable, FOLDER / "plot_training.py", tmp_path / "results.json",
+                    tmp_path], check=True, capture_output=True, timeout=120,
+                   env={**os.environ, "PYTHONSAFEPATH": ""})
+    assert (tmp_path / "training-ratios.png").stat().st_size > 5_000
+
+
+def test_training_scales_and_loads(tmp_path, torch):
+    scaled, *loaded = run_script("training", tmp_path / "results.json", "--scaling", "--loading")
+    assert set(scaled["by threads"]) == {"1", "2"}
+    assert all(0 <= part["share"] < 1 for part in loaded) and len(loaded) == 2
 
 
 def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
