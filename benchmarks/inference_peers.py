@@ -76,6 +76,7 @@ def quantise(path: Path, images: np.ndarray) -> Path | None:
     """Return the file with int8 weights and activations (QDQ), made by ONNX Runtime's tool."""
     if not _has("onnxruntime"):
         return None
+    import onnxruntime
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -84,13 +85,16 @@ def quantise(path: Path, images: np.ndarray) -> Path | None:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    name = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+
     class Reader(CalibrationDataReader):
         def __init__(self):
             self.left = iter(images[i:i + 1] for i in range(len(images)))
 
         def get_next(self):
             x = next(self.left, None)
-            return None if x is None else {"input": x}
+            return None if x is None else {name: x}
 
     prepared, target = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)

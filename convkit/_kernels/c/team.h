@@ -5,7 +5,9 @@
    share the workers instead of having a team each, and there are never more of them than the
    largest call asked for.
 
-   Tasks are handed out one by one. A caller that has run out of tasks takes back every worker that
+   Each thread begins with its own share of neighbouring tasks, the same in every call, so that it
+   finds in its cache what it wrote in the call before; then it takes tasks, one by one, from the
+   others' shares. A caller that has run out of tasks takes back every worker that
    has not begun: it never waits for a thread that the system has not woken yet, only for tasks
    that are being done.
 
@@ -33,15 +35,23 @@ typedef void (*ck_task_fn)(void *ctx, ptrdiff_t index, int slot);
 enum {
     CK_MOST_WORKERS = 1023,
     CK_IDLE_NANOSECONDS = 150000, /* for which idle workers, and waiting callers, spin */
+    CK_FEW = 16,                  /* threads for which a job needs no memory of its own */
     CK_LOOKS = 16,                /* between two looks at the clock */
 };
+
+/* Some of the tasks, on a cache line of its own. */
+typedef struct ck_share_of_tasks {
+    atomic_ptrdiff_t next; /* to be done */
+    ptrdiff_t end;
+    char apart[64 - 2 * sizeof(ptrdiff_t)];
+} ck_share_of_tasks;
 
 typedef struct ck_job {
     ck_task_fn fn;
     void *ctx;
-    ptrdiff_t count;
-    atomic_ptrdiff_t next;  /* task to be done */
-    atomic_int left;        /* workers that are not done with this job */
+    ck_share_of_tasks *shares;
+    int parts;
+    atomic_int left; /* workers that are not done with this job */
 } ck_job;
 
 typedef struct ck_worker {
@@ -90,9 +100,12 @@ static void ck_put_back(ck_worker *worker) {
 
 static void ck_run_tasks(ck_job *job, int slot) {
     const unsigned before = ck_fp_enter();
-    ptrdiff_t i;
-    while ((i = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed)) < job->count)
-        job->fn(job->ctx, i, slot);
+    for (int k = 0; k < job->parts; k++) {
+        ck_share_of_tasks *share = &job->shares[(slot + k) % job->parts];
+        ptrdiff_t i;
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
+            job->fn(job->ctx, i, slot);
+    }
     ck_fp_leave(before);
 }
 
@@ -207,16 +220,24 @@ static void ck_finish(ck_job *job, ck_worker **workers, int count) {
 }
 
 static void ck_share(ck_task_fn fn, void *ctx, ptrdiff_t count, int threads) {
-    ck_job job = {.fn = fn, .ctx = ctx, .count = count};
-    ck_worker *few[16], **workers = few;
-    const int wanted = threads - 1;
-    if (wanted > 16) workers = malloc((size_t)wanted * sizeof *workers);
-    atomic_init(&job.next, 0);
+    ck_worker *few[CK_FEW], **workers = few;
+    ck_share_of_tasks few_shares[CK_FEW], *shares = few_shares;
+    if (threads > CK_FEW) {
+        workers = malloc((size_t)threads * sizeof *workers);
+        shares = malloc((size_t)threads * sizeof *shares);
+    }
+    if (!workers || !shares) threads = 1;
+    ck_job job = {.fn = fn, .ctx = ctx, .shares = shares ? shares : few_shares, .parts = threads};
+    for (int i = 0; i < threads; i++) {
+        atomic_init(&job.shares[i].next, count * i / threads);
+        job.shares[i].end = count * (i + 1) / threads;
+    }
     atomic_init(&job.left, 0);
-    const int found = workers ? ck_hire(&job, workers, wanted) : 0;
+    const int found = threads > 1 ? ck_hire(&job, workers, threads - 1) : 0;
     ck_run_tasks(&job, 0);
     ck_finish(&job, workers, found);
     if (workers != few) free(workers);
+    if (shares != few_shares) free(shares);
 }
 
 static int ck_is_child;
