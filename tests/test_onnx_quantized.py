@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_quantised_ops import one_node
-from test_quantization import Block, data
+from test_quantization import data, settled_block
 
 import convkit as ck
 
@@ -36,13 +36,7 @@ def operations(program):
 
 @pytest.fixture(scope="module")
 def block():
-    ck.manual_seed(1)
-    model = Block()
-    model.train()
-    for i in range(5):
-        model(ck.tensor(data(16, i) * 2 + 1))
-    model.eval()
-    return model
+    return settled_block()
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -43,8 +43,8 @@ def data(n=40, seed=0):
     return np.random.default_rng(seed).standard_normal((n, 3, 16, 16)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def block():
+def settled_block():
+    """Return a Block whose batch norms have seen data."""
     ck.manual_seed(1)
     model = Block()
     model.train()
@@ -52,6 +52,11 @@ def block():
         model(ck.tensor(data(16, i) * 2 + 1))
     model.eval()
     return model
+
+
+@pytest.fixture(scope="module")
+def block():
+    return settled_block()
 
 
 @pytest.fixture(scope="module")

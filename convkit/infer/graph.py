@@ -202,7 +202,48 @@ def table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
     return "\n".join(lines)
 
 
-class Editor:
+class Growing:
+    """The values and constants of a graph, and those that are added to them.
+
+    Parameters
+    ----------
+    graph : Graph
+        It is left as it is.
+
+    Attributes
+    ----------
+    values : dict of int to Value
+    constants : dict of int to Constant
+    """
+
+    def __init__(self, graph: Graph):
+        self.values = dict(graph.values)
+        self.constants = dict(graph.constants)
+        self._names = {c.name for c in graph.constants.values()}
+        self._next = max(graph.values, default=-1) + 1
+
+    def add_value(self, info: Value) -> int:
+        """Return the number of a new value."""
+        value, self._next = self._next, self._next + 1
+        self.values[value] = info
+        return value
+
+    def add_constant(self, array: np.ndarray, name: str) -> int:
+        """Add a constant, by a name that is made unique, and return its value number."""
+        unique, k = name, 1
+        while unique in self._names:
+            unique, k = f"{name}_{k}", k + 1
+        self._names.add(unique)
+        value = self.add_value(Value(array.shape, array.dtype.name))
+        self.constants[value] = Constant(unique, array)
+        return value
+
+    def drop_constant(self, value: int) -> None:
+        """Remove a constant; its name is free again."""
+        self._names.discard(self.constants.pop(value).name)
+
+
+class Editor(Growing):
     """Collects the changes that a pass makes, then gives the new graph.
 
     Nodes are addressed by their position in the graph that is edited.
@@ -214,15 +255,12 @@ class Editor:
     """
 
     def __init__(self, graph: Graph):
+        super().__init__(graph)
         self._graph = graph
         self._nodes: list[Node | None] = list(graph.nodes)
-        self._constants = dict(graph.constants)
-        self._values = dict(graph.values)
         self._inserted: dict[int, list[Node]] = {}
         self._aliases: dict[int, int] = {}
-        self._names = {c.name for c in graph.constants.values()}
         self._uses = graph.uses()
-        self._next = max(graph.values, default=-1) + 1
 
     def node(self, position: int) -> Node | None:
         """Return the node that now stands at a position, None when it was dropped."""
@@ -234,27 +272,14 @@ class Editor:
         The name is made unique, unless the constant `instead_of` bears it and nobody reads
         that one but the node that is being rewritten: then the new constant takes its name.
         """
-        old = self._constants.get(instead_of) if instead_of is not None else None
+        old = self.constants.get(instead_of) if instead_of is not None else None
         if old is not None and old.name == name and self._uses[instead_of] <= 1:
-            del self._constants[instead_of]
-            self._names.discard(name)
-        unique, k = name, 1
-        while unique in self._names:
-            unique, k = f"{name}_{k}", k + 1
-        self._names.add(unique)
-        value = self.add_value(Value(array.shape, array.dtype.name))
-        self._constants[value] = Constant(unique, array)
-        return value
-
-    def add_value(self, info: Value) -> int:
-        """Return the number of a new value, which a node put in by `replace` or `insert` makes."""
-        value, self._next = self._next, self._next + 1
-        self._values[value] = info
-        return value
+            self.drop_constant(instead_of)
+        return super().add_constant(array, name)
 
     def declare(self, value: int, info: Value) -> None:
         """Change what is known of a value that a rewritten node makes."""
-        self._values[value] = info
+        self.values[value] = info
 
     def insert(self, position: int, node: Node) -> None:
         """Put a node before the one at a position, after those inserted there earlier."""
@@ -276,12 +301,12 @@ class Editor:
         """Return a constant's array, None when the value is no constant."""
         if value is None:
             return None
-        constant = self._constants.get(self.resolve(value))
+        constant = self.constants.get(self.resolve(value))
         return None if constant is None else constant.array
 
     def name(self, value: int) -> str:
         """Return a constant's name."""
-        return self._constants[self.resolve(value)].name
+        return self.constants[self.resolve(value)].name
 
     def resolve(self, value: int) -> int:
         """Return the value that readers of `value` read after the changes so far."""
@@ -300,6 +325,6 @@ class Editor:
         alive = {v for node in nodes for v in (*node.inputs, *node.outputs)}
         alive.update(p.value for p in (*self._graph.inputs, *outputs))
         return Graph(
-            self._graph.inputs, {v: c for v, c in self._constants.items() if v in alive},
-            nodes, outputs, {v: info for v, info in self._values.items() if v in alive},
+            self._graph.inputs, {v: c for v, c in self.constants.items() if v in alive},
+            nodes, outputs, {v: info for v, info in self.values.items() if v in alive},
             self._graph.form)

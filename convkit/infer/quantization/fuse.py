@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convkit.infer.dims import is_open
-from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.graph import Graph, Growing, Node, Port, Value
 from convkit.infer.schema import complete
 from convkit.infer.verify import infer_node
 from convkit.ops.levels import BYTES
@@ -79,14 +79,13 @@ def fuse_quantized(graph: Graph) -> Graph:
     return _Fuser(graph).run()
 
 
-class _Fuser:
+class _Fuser(Growing):
     """Walks the nodes in order and writes the new ones."""
 
     def __init__(self, graph: Graph):
+        super().__init__(graph)
         self.graph = graph
         self.nodes: list[Node] = []
-        self.constants = dict(graph.constants)
-        self.values = dict(graph.values)
         self.real: dict[int, Real] = {}
         self.weights: dict[int, Weight] = {}
         self._pending: dict[int, Node] = {}  # conversions that nobody has needed as yet
@@ -94,8 +93,6 @@ class _Fuser:
         self._taken: set[int] = set()  # quantize_linear nodes that became part of a step
         self._uses = graph.uses()
         self._readers = {v: node for node in graph.nodes for v in node.inputs if v is not None}
-        self._names = {c.name for c in graph.constants.values()}
-        self._next = max(graph.values, default=-1) + 1
 
     def run(self) -> Graph:
         """Return the new graph."""
@@ -130,22 +127,6 @@ class _Fuser:
         node = self._pending.pop(value, None)
         if node is not None:
             self._keep(node)
-
-    def new_value(self, info: Value) -> int:
-        """Return the number of a new value."""
-        value, self._next = self._next, self._next + 1
-        self.values[value] = info
-        return value
-
-    def constant(self, array: np.ndarray, name: str) -> int:
-        """Add a constant."""
-        unique, k = name, 1
-        while unique in self._names:
-            unique, k = f"{name}_{k}", k + 1
-        self._names.add(unique)
-        value = self.new_value(Value(array.shape, array.dtype.name))
-        self.constants[value] = Constant(unique, array)
-        return value
 
     def alias(self, value: int, source: int) -> None:
         """Let all who read `value` read `source`."""
@@ -213,8 +194,8 @@ class _Fuser:
             y = function(numbers).astype(np.float64) / target.scale
         info = np.iinfo(target.dtype)
         table = np.clip(np.nan_to_num(np.rint(y)) + target.zero, info.min, info.max)
-        self.emit("lookup", (x.value, self.constant(table.astype(target.dtype), f"{name}.table")),
-                  {}, target.value, name)
+        number = self.add_constant(table.astype(target.dtype), f"{name}.table")
+        self.emit("lookup", (x.value, number), {}, target.value, name)
 
 
 def _no_rule(f: _Fuser, node: Node) -> bool:
@@ -309,9 +290,10 @@ def _layer(f: _Fuser, node: Node) -> bool:
                 if node.op == "conv" else {})
     fused = {k: node.attrs[k] for k in ("activation", "activation_args") if k in node.attrs}
     kept = weight.value if array is weight.array else None
-    inputs = (x.value, f.constant(array, weight.name) if kept is None else kept,
-              f.constant(scale.astype(np.float32), f"{weight.name}.scale"),
-              None if bias is None else f.constant(bias, f"{node.name or weight.name}.int_bias"),
+    inputs = (x.value, f.add_constant(array, weight.name) if kept is None else kept,
+              f.add_constant(scale.astype(np.float32), f"{weight.name}.scale"),
+              None if bias is None
+              else f.add_constant(bias, f"{node.name or weight.name}.int_bias"),
               residual)
     f.emit("quant_conv" if node.op == "conv" else "quant_linear", inputs, {
         **geometry, "x_scale": x.scale, "x_zero": x.zero, "dtype": target.dtype,
@@ -385,7 +367,7 @@ def _average(f: _Fuser, node: Node) -> bool:
         return False
     target = f.target(node)
     flat = node.op == "mean" and not node.attrs["keepdim"]
-    pooled = f.new_value(Value((), target.dtype)) if flat else target.value
+    pooled = f.add_value(Value((), target.dtype)) if flat else target.value
     f.emit("quant_avg_pool", (x.value,), {
         **pool, "x_scale": x.scale, "x_zero": x.zero, "dtype": target.dtype,
         "y_scale": target.scale, "y_zero": target.zero}, pooled, node.name)
@@ -436,7 +418,7 @@ def _move(f: _Fuser, node: Node) -> bool:
         if attrs["value"] != 0:
             return False
         attrs = {**attrs, "value": float(x.zero)}
-    moved = f.new_value(Value(f.values[out].shape, x.dtype))
+    moved = f.add_value(Value(f.values[out].shape, x.dtype))
     f.emit(node.op, (x.value, *node.inputs[1:]), attrs, moved, node.name)
     f.real[out] = x._replace(value=moved)
     f.defer(_conversion(f, f.real[out], out, node.name))
@@ -445,8 +427,8 @@ def _move(f: _Fuser, node: Node) -> bool:
 
 def _conversion(f: _Fuser, x: Real, out: int, name: str) -> Node:
     """Return the node that makes floats of bytes."""
-    scale = f.constant(np.array(x.scale, np.float32), f"{name}.scale")
-    zero = f.constant(np.array(x.zero, x.dtype), f"{name}.zero")
+    scale = f.add_constant(np.array(x.scale, np.float32), f"{name}.scale")
+    zero = f.add_constant(np.array(x.zero, x.dtype), f"{name}.zero")
     return Node("dequantize_linear", (x.value, scale, zero), (out,),
                 complete("dequantize_linear", {"dim": 0}), name)
 
@@ -461,7 +443,7 @@ def _concat(f: _Fuser, node: Node) -> bool:
     for part in parts:
         value = part.value
         if not part.same(target):
-            value = f.new_value(Value(f.values[part.value].shape, target.dtype))
+            value = f.add_value(Value(f.values[part.value].shape, target.dtype))
             f.look_up(part, target._replace(value=value), lambda v: v, node.name)
         values.append(value)
     f.emit("concat", tuple(values), node.attrs, target.value, node.name)

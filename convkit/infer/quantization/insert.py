@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from convkit.infer.graph import Constant, Graph, Node, Value
+from convkit.infer.graph import Graph, Growing, Node, Value
 from convkit.infer.quantization.calibrate import Statistics
 from convkit.infer.quantization.fuse import LOOKUPS, MOVES, is_average
 from convkit.infer.quantization.scales import Range, quantised_weight, scale_of
@@ -68,17 +68,14 @@ def insert_conversions(graph: Graph, layers: set[int], ranges: dict[int, Range],
     return _Inserter(graph, layers, ranges, statistics).run()
 
 
-class _Inserter:
+class _Inserter(Growing):
     def __init__(self, graph, layers, ranges, statistics):
+        super().__init__(graph)
         self.graph, self.layers, self.ranges = graph, layers, ranges
         self.statistics = statistics
         self.nodes: list[Node] = []
-        self.values = dict(graph.values)
-        self.constants = dict(graph.constants)
         self.instead: dict[int, int] = {}
         self._uses = graph.uses()
-        self._names = {c.name for c in graph.constants.values()}
-        self._next = max(graph.values, default=-1) + 1
 
     def run(self) -> Graph:
         for port in self.graph.inputs:
@@ -94,29 +91,15 @@ class _Inserter:
         return Graph(self.graph.inputs, self.constants, tuple(self.nodes), self.graph.outputs,
                      self.values, self.graph.form)
 
-    def _value(self, info: Value) -> int:
-        value, self._next = self._next, self._next + 1
-        self.values[value] = info
-        return value
-
-    def _constant(self, array: np.ndarray, name: str) -> int:
-        unique, k = name, 1
-        while unique in self._names:
-            unique, k = f"{name}_{k}", k + 1
-        self._names.add(unique)
-        value = self._value(Value(array.shape, array.dtype.name))
-        self.constants[value] = Constant(unique, array)
-        return value
-
     def _convert(self, value: int, name: str) -> None:
         """Round a value to bytes and back, for all who read it after this."""
         if value not in self.ranges:
             return
         scale, zero = scale_of(self.ranges[value])
-        levels = (self._constant(np.array(scale), f"{name}.scale"),
-                  self._constant(np.array(zero, np.uint8), f"{name}.zero"))
+        levels = (self.add_constant(np.array(scale), f"{name}.scale"),
+                  self.add_constant(np.array(zero, np.uint8), f"{name}.zero"))
         shape = self.graph.shape(value)
-        held, back = self._value(Value(shape, "uint8")), self._value(Value(shape, "float32"))
+        held, back = self.add_value(Value(shape, "uint8")), self.add_value(Value(shape, "float32"))
         self.nodes.append(Node("quantize_linear", (value, *levels), (held,), complete(
             "quantize_linear", {"dtype": "uint8", "dim": 0}), name))
         self.nodes.append(Node("dequantize_linear", (held, *levels), (back,), complete(
@@ -130,19 +113,19 @@ class _Inserter:
         x_scale = float(scale_of(self._range(node.inputs[0]))[0])
         steps, scale = quantised_weight(weight, bias, x_scale)
         if self._uses[node.inputs[1]] == 1:
-            del self.constants[node.inputs[1]]
-            self._names.discard(name)
+            self.drop_constant(node.inputs[1])
         info = Value(weight.shape, "float32")
-        held, back = self._constant(steps, name), self._value(info)
-        self.nodes.append(Node("dequantize_linear", (held, self._constant(scale, f"{name}.scale")),
-                               (back,), complete("dequantize_linear", {"dim": 0}), node.name))
+        held, back = self.add_constant(steps, name), self.add_value(info)
+        levels = (held, self.add_constant(scale, f"{name}.scale"))
+        self.nodes.append(Node("dequantize_linear", levels, (back,), complete(
+            "dequantize_linear", {"dim": 0}), node.name))
         number = kept.input(2)
         if self.statistics is not None:
             rounded = steps * scale.reshape(-1, *(1,) * (weight.ndim - 1)).astype(np.float64)
             error = _mean_error(rounded - weight, self.statistics[node.inputs[0]].mean,
                                 node.attrs.get("groups", 1))
             corrected = (0 if bias is None else bias.astype(np.float64)) - error
-            number = self._constant(corrected.astype(np.float32), f"{node.name or name}.bias")
+            number = self.add_constant(corrected.astype(np.float32), f"{node.name or name}.bias")
         return dataclasses.replace(
             kept, inputs=(kept.inputs[0], back, number, *kept.inputs[3:])
             if number is not None or len(kept.inputs) > 3 else (kept.inputs[0], back))
