@@ -10,7 +10,7 @@ from convkit import nn
 from convkit.infer.receptive import receptive_fields
 from convkit.infer.trace import trace
 from convkit.plot.canvas import axes
-from convkit.plot.images import _as_pictures
+from convkit.plot.images import as_pictures
 from convkit.training import attribution
 
 __all__ = ["grad_cam", "receptive_field", "saliency"]
@@ -18,7 +18,7 @@ __all__ = ["grad_cam", "receptive_field", "saliency"]
 
 def _over(image: Any, heat: np.ndarray, ax: Any) -> Any:
     """Draw a map of one value a pixel, of any size, over an image (C, H, W)."""
-    picture = _as_pictures(np.asarray(image)[None])[0]
+    picture = as_pictures(np.asarray(image)[None])[0]
     height, width = picture.shape[:2]
     ax = axes(ax, 3, 3 * height / width)
     ax.imshow(picture, cmap="gray" if picture.ndim == 2 else None)

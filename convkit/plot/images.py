@@ -13,7 +13,7 @@ from convkit.errors import ShapeError
 from convkit.plot.canvas import axes
 from convkit.training.layer_values import layer_outputs
 
-__all__ = ["augmentations", "feature_maps", "filters", "image_grid", "tiled"]
+__all__ = ["as_pictures", "augmentations", "feature_maps", "filters", "image_grid", "tiled"]
 
 
 def tiled(images: np.ndarray, columns: int, gap: int = 1, fill: float = 1.0) -> np.ndarray:
@@ -28,7 +28,7 @@ def tiled(images: np.ndarray, columns: int, gap: int = 1, fill: float = 1.0) -> 
     return page
 
 
-def _as_pictures(images: Any) -> np.ndarray:
+def as_pictures(images: Any) -> np.ndarray:
     """Return (N, C, H, W) with one or three channels as (N, H, W) or (N, H, W, 3) from 0 to 1."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -58,7 +58,7 @@ def image_grid(images: Any, titles: Sequence[Any] | None = None, columns: int = 
     -------
     matplotlib.axes.Axes
     """
-    pictures = _as_pictures(images)
+    pictures = as_pictures(images)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     ax = axes(ax, 0.9 * columns, 0.9 * rows)
@@ -92,7 +92,7 @@ def filters(layer: nn.Module | Any, columns: int | None = None, ax: Any = None) 
         raise ShapeError(f"expected weights (O, I, H, W), got shape {weight.shape}")
     weight = weight if weight.shape[1] == 3 else weight[:, :1]
     largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
-    pictures = _as_pictures(0.5 + 0.5 * weight / np.maximum(largest, 1e-12))
+    pictures = as_pictures(0.5 + 0.5 * weight / np.maximum(largest, 1e-12))
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     ax = axes(ax, 4, 4 * -(-len(pictures) // columns) / columns)
     options = {"vmin": 0, "vmax": 1} if pictures.ndim == 3 else {}
