@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -92,7 +93,7 @@ def test_embedding_runs(tmp_path, torch):
 
 
 @pytest.mark.parametrize("script", ["regularisers", "batch_size", "depth", "recipes",
-                                    "cifar_table", "landscape"])
+                                    "cifar_table", "landscape", "seeds"])
 def test_experiments_run(script, tmp_path):
     shared = os.environ.get("CONVKIT_SHARED", "")
     needed = "mnist" if script == "regularisers" else "cifar10"
@@ -101,7 +102,8 @@ def test_experiments_run(script, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     env["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), env.get("PYTHONPATH", "")) if p)
     only = {"batch_size": "-128", "depth": "20", "recipes": "short", "cifar_table": "mlp 1",
-            "landscape": "with batch"}
+            "landscape": "with batch",
+            "seeds": "torch-0" if importlib.util.find_spec("torch") else "high-0"}
     done = subprocess.run(
         [sys.executable, FOLDER / "experiments" / f"{script}.py", "--quick", "--only",
          only.get(script, "drop")], env=env, cwd=tmp_path, capture_output=True, text=True,

@@ -6,28 +6,15 @@ python benchmarks/experiments/recipes.py --only short   # ten minutes
 
 from __future__ import annotations
 
-from typing import Any
+from runner import Run, arguments, cifar10, one_cycle, print_table
 
-from runner import Run, arguments, cifar10, print_table
-
-from convkit import data, models, nn, optim
+from convkit import data, models
 from convkit import functional as F
 from convkit.data import augment
 
 # Name: epochs (None for the option's), highest rate, weight decay, label smoothing, time limit.
 RECIPES: dict[str, tuple[int | None, float, float, float, float | None]] = {
     "full": (None, 0.2, 5e-4, 0.0, None), "short": (8, 0.4, 5e-4, 0.0, 600.0)}
-
-
-def one_cycle(lr: float, decay: float):
-    """Return a way to optimise: Nesterov momentum, the rate up and down again once."""
-    def make(model: nn.Module, steps: int) -> tuple[Any, Any]:
-        optimizer = optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True,
-                              weight_decay=decay)
-        return optimizer, optim.lr_scheduler.OneCycleLR(optimizer, lr, steps,
-                                                        cycle_momentum=False)
-
-    return make
 
 
 def main() -> None:

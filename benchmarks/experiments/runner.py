@@ -22,7 +22,7 @@ import convkit as ck
 from convkit import data, nn, optim, runtime, training
 from convkit import functional as F
 
-__all__ = ["Run", "arguments", "cifar10", "mnist", "print_table", "sgd", "shared"]
+__all__ = ["Run", "arguments", "cifar10", "mnist", "one_cycle", "print_table", "sgd", "shared"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
 
@@ -139,16 +139,23 @@ class Run:
         """Return the record of a finished run, and keep it."""
         history = trainer.history
         result = {
-            "name": self.name, "settings": self.settings,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": sum(r["seconds"] for r in history), "stopped": trainer.stopped,
-            "train_accuracy": history[-1]["accuracy"], "test_accuracy": history[-1]["val_accuracy"],
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": runtime.config(),
+            "stopped": trainer.stopped,
             "history": [{k: r.get(k) for k in ("epoch", "loss", "accuracy", "val_loss",
                                                "val_accuracy", "seconds")} for r in history],
             **extra}
+        return self.keep(result)
+
+    def keep(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the record of a finished run, from its history and what else it gave."""
+        history = result["history"]
+        result = {
+            "name": self.name, "settings": self.settings,
+            "seconds": sum(r["seconds"] for r in history),
+            "train_accuracy": history[-1]["accuracy"], "test_accuracy": history[-1]["val_accuracy"],
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": runtime.config(), **result}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(result, indent=1, default=str) + "\n")
@@ -166,6 +173,17 @@ def sgd(lr: float, weight_decay: float = 0.0, schedule: str = "cosine", momentum
         if schedule == "cosine":
             return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return optimizer, optim.lr_scheduler.ExponentialLR(optimizer, float(schedule))
+
+    return make
+
+
+def one_cycle(lr: float, decay: float) -> Callable[[nn.Module, int], tuple[Any, Any]]:
+    """Return a way to optimise: Nesterov momentum, the rate up and down again once."""
+    def make(model: nn.Module, steps: int) -> tuple[Any, Any]:
+        optimizer = optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True,
+                              weight_decay=decay)
+        return optimizer, optim.lr_scheduler.OneCycleLR(optimizer, lr, steps,
+                                                        cycle_momentum=False)
 
     return make
 
