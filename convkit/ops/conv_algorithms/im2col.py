@@ -9,6 +9,12 @@ import numpy as np
 from convkit._kernels import direct, gemm, gradweight, im2col, memory
 from convkit.ops.conv_algorithms.base import Algorithm
 from convkit.ops.conv_algorithms.direct import sides
+from convkit.ops.conv_algorithms.winograd import (
+    DIRECT_COST,
+    Winograd,
+    whole_vectors,
+    winograd_cost,
+)
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Im2col"]
@@ -16,6 +22,31 @@ __all__ = ["Im2col"]
 # Output rows of fewer pixels than this leave most of a tile empty; the matrix of all pixels
 # has no rows.
 NARROW = 5
+# Pixels of the matrix that its product for the gradient of the weight takes as a row, at most.
+ROW_PIXELS = 384
+
+# The model behind the gradient of the input, in multiply-adds of one sample, fitted to measured
+# forms: direct convolution and Winograd fill whole vectors of the input's channels, and direct
+# convolution begins anew at every place within the stride; the matrix has no gaps, but
+# every value of it is added to where it came from.
+FOLD_COST = 200.0       # for each tap and pixel,
+FOLD_CHANNEL_COST = 20.0    # and for each of its channels
+PHASE_COST = 1e5
+GAIN = 0.8              # of the others' cost: not worth the memory before
+
+
+def folding_pays(problem: ConvProblem) -> bool:
+    """Tell whether a product and its folding give the gradient of the input faster."""
+    taps, pixels = math.prod(problem.kernel), math.prod(problem.out_size)
+    depth, columns = problem.out_group, problem.in_group
+    folded = pixels * problem.groups * (
+        depth * whole_vectors(taps * columns) + taps * (FOLD_COST + FOLD_CHANNEL_COST * columns))
+    phases = math.prod(min(s, k) for s, k in zip(problem.stride, problem.kernel, strict=True))
+    other = (DIRECT_COST * pixels * taps * depth * whole_vectors(columns) * problem.groups
+             + phases * PHASE_COST)
+    if Winograd.refuses(problem, "grad_input") is None:
+        other = min(other, winograd_cost(problem, "grad_input"))
+    return folded < GAIN * other
 
 
 class Im2col(Algorithm):
@@ -28,7 +59,9 @@ class Im2col(Algorithm):
         """Decline where the direct loops find long rows of pixels and long sums."""
         if problem.pointwise:
             return "a 1x1 convolution is a matrix product already"
-        if problem.groups == 1 and problem.out_size[1] < NARROW:
+        if problem.out_size[1] < NARROW:
+            return None
+        if task == "grad_input" and folding_pays(problem):
             return None
         if problem.groups == 1 and problem.dilation[1] == 1:
             return "direct reduces over whole kernel rows without a matrix"
@@ -93,21 +126,35 @@ class Im2col(Algorithm):
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Multiply the transposed matrix with the output's gradient, chunk after chunk."""
-        taps = problem.kernel[0] * problem.kernel[1]
-        part = memory.empty((problem.groups, taps * problem.in_group, problem.out_group), x.dtype)
-        total = None
+        total = gw
         for first, last, matrix in Im2col._chunks(problem, x.dtype):
             im2col.expand(x[first:last], matrix, problem.rows, problem.cols, problem.stride,
                           problem.groups, threads)
-            gradweight.run(matrix, gy[first:last], part, [0], [0], (1, 1), problem.groups,
-                           threads, taps_first=True)
-            total = part.copy() if total is None else np.add(total, part, out=total)
-        if total is None:
+            _sum_outer(problem, matrix, gy[first:last], total, threads)
+            if total is not gw:
+                np.add(gw, total, out=gw)
+            elif last < problem.batch:
+                total = memory.empty(gw.shape, gw.dtype)
+        if not problem.batch:
             gw.fill(0)
-            return
-        total = total.reshape(problem.groups, *problem.kernel, problem.in_group,
-                              problem.out_group)
-        gw[...] = total.transpose(0, 4, 3, 1, 2).reshape(gw.shape)
+
+
+def _sum_outer(problem: ConvProblem, matrix: np.ndarray, gy: np.ndarray, gw: np.ndarray,
+               threads: int) -> None:
+    """Write the product of the transposed matrix and the output's gradient, as weights lie."""
+    taps = problem.kernel[0] * problem.kernel[1]
+    if problem.groups == 1:
+        # The matrix is an image whose pixels lie `taps` apart, the taps side by side.
+        pixels = math.prod(matrix.shape[:3])
+        row = next(n for n in range(min(pixels, ROW_PIXELS), 0, -1) if pixels % n == 0)
+        gradweight.run(matrix.reshape(1, pixels // row, row * taps, problem.in_channels),
+                       gy.reshape(1, pixels // row, row, problem.out_channels), gw, [0],
+                       list(range(taps)), (1, taps), 1, threads)
+        return
+    part = memory.empty((problem.groups, taps * problem.in_group, problem.out_group), gw.dtype)
+    gradweight.run(matrix, gy, part, [0], [0], (1, 1), problem.groups, threads, taps_first=True)
+    part = part.reshape(problem.groups, *problem.kernel, problem.in_group, problem.out_group)
+    gw[...] = part.transpose(0, 4, 3, 1, 2).reshape(gw.shape)
 
 
 def _pack_flat(problem: ConvProblem, weight: np.ndarray, cache: dict | None, backward: bool,

@@ -42,7 +42,7 @@ DIRECT_COST = 1.15
 _off = os.environ.get("CONVKIT_WINOGRAD", "1") == "0"
 
 
-def _whole_vectors(channels: int) -> int:
+def whole_vectors(channels: int) -> int:
     return -(-channels // VECTOR) * VECTOR
 
 
@@ -51,8 +51,8 @@ def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int],
     """Return about how many multiply-adds one sample is worth with tiles of one size."""
     tiles = math.prod(d * -(-n // (d * tile)) for n, d in zip(out_size, dilation, strict=True))
     positions = (tile + 2) ** 2
-    columns = _whole_vectors(columns)
-    transformed = TRANSFORM_COST * (_whole_vectors(channels) + columns)
+    columns = whole_vectors(columns)
+    transformed = TRANSFORM_COST * (whole_vectors(channels) + columns)
     spent = positions * tiles * (channels * columns + transformed)
     weights = positions * channels * columns
     return spent + (WEIGHT_COST * weights if weights > CACHED_WEIGHTS else 0.0)
@@ -60,13 +60,18 @@ def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int],
 
 def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float:
     """Return the same for direct convolution."""
-    return DIRECT_COST * 9 * channels * _whole_vectors(columns) * out_size[0] * out_size[1]
+    return DIRECT_COST * 9 * channels * whole_vectors(columns) * out_size[0] * out_size[1]
 
 
 def choose_tile(channels: int, columns: int, out_size: tuple[int, int],
                 dilation: tuple[int, int] = (1, 1)) -> int:
     """Return the cheaper tile by `cost`: small maps and many channels want small tiles."""
     return min(TILES, key=lambda tile: cost(tile, channels, columns, out_size, dilation))
+
+
+def winograd_cost(problem: ConvProblem, task: str) -> float:
+    """Return `cost` of a task with the cheaper tile."""
+    return min(cost(tile, *_sizes(problem, task), problem.dilation) for tile in TILES)
 
 
 class Winograd(Algorithm):
@@ -102,8 +107,7 @@ class Winograd(Algorithm):
         if _off:
             return "CONVKIT_WINOGRAD=0"
         sizes = _sizes(problem, task)
-        spent = min(cost(tile, *sizes, problem.dilation) for tile in TILES)
-        if spent >= direct_cost(*sizes):
+        if winograd_cost(problem, task) >= direct_cost(*sizes):
             return (f"transforms of {sizes[0]} and {sizes[1]} channels on "
                     f"{sizes[2][0]}x{sizes[2][1]} pixels cost more than they save")
         return None
