@@ -98,6 +98,35 @@ def test_model_files_keep_it(photos, tmp_path, kind):
     assert program(program.preprocessing(images)).shape == (400, 4)
 
 
+@pytest.mark.parametrize("per", ["channel", "dataset"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_layer_of_it_goes_into_the_program(photos, tmp_path, kind, per):
+    prepare = P.Pipeline([P.Center(), kind(per)]).fit(photos)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(),
+                        nn.Linear(80, 4)).eval()
+    whole = nn.Sequential(prepare.module(), net)
+    assert list(whole.state_dict()) == [f"1.{name}" for name in net.state_dict()]
+    np.testing.assert_array_equal(whole[0](photos).data, prepare(photos))
+    convkit.save(whole, tmp_path / "net.ckit", input_shape=(1, *SHAPE))
+    want = net(convkit.Tensor(prepare(photos))).data
+    np.testing.assert_allclose(convkit.load(tmp_path / "net.ckit")(photos), want, rtol=1e-4,
+                               atol=1e-4)
+    images = (photos * 255).astype(np.uint8)
+    program = convkit.compile(whole, (1, *SHAPE), image=True, layout="NCHW")
+    np.testing.assert_allclose(program(images), net(convkit.Tensor(prepare(images))).data,
+                               rtol=1e-3, atol=1e-3)
+
+
+def test_moments_are_those_of_all_blocks(photos, monkeypatch):
+    from convkit.data.preprocess import whitening
+
+    whole = P.ZCAWhitening().fit(photos).arrays
+    monkeypatch.setattr(whitening, "BLOCK", 37)
+    parts = P.ZCAWhitening().fit(photos).arrays
+    np.testing.assert_allclose(parts["variances"], whole["variances"], rtol=1e-5)
+    np.testing.assert_allclose(parts["mean"], whole["mean"], rtol=1e-6)
+
+
 def test_the_command_predicts_with_it(photos, tmp_path, capsys):
     prepare = P.Pipeline([P.ZCAWhitening()]).fit(photos)
     model = nn.Sequential(nn.Flatten(), nn.Linear(60, 4))

@@ -80,6 +80,20 @@ def test_max_norm_bounds_each_unit_and_leaves_the_rest():
         nn.max_norm_(net, 0)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_max_norm_of_transposed_convolutions_is_by_output_channel(groups):
+    net = nn.ConvTranspose2d(4, 6, 3, groups=groups)
+    w = net.weight.data.reshape(groups, 4 // groups, 6 // groups, 3, 3).copy()
+    norms = np.sqrt(np.square(w).sum((1, 3, 4)))
+    bound = float(np.median(norms))
+    nn.max_norm_(net, bound)
+    got = net.weight.data.reshape(w.shape)
+    np.testing.assert_allclose(np.sqrt(np.square(got).sum((1, 3, 4))), np.minimum(norms, bound),
+                               rtol=1e-5)
+    np.testing.assert_allclose(got, w * np.minimum(1, bound / norms)[:, None, :, None, None],
+                               rtol=1e-5)
+
+
 # -- dropout ----------------------------------------------------------------------------------
 
 

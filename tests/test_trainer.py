@@ -190,6 +190,42 @@ def test_clipping():
     assert np.linalg.norm(step) <= 1.001e-3
 
 
+def test_a_penalty_pulls_and_is_not_reported():
+    plain, pulled = small(), small(penalty=lambda net: nn.l1_penalty(net) * 0.5)
+    before = np.array(plain.model.weight.data)
+    for trainer in (plain, pulled):
+        trainer.fit(batches(8), batches(5))
+    np.testing.assert_allclose(pulled.model.weight.data,
+                               plain.model.weight.data - 0.1 * 0.5 * np.sign(before), atol=1e-6)
+    assert pulled.history[0]["loss"] == plain.history[0]["loss"]
+    same_weights = F.cross_entropy(pulled.model(batches(5)[0][0]), batches(5)[0][1]).item()
+    assert pulled.history[0]["val_loss"] == pytest.approx(same_weights, rel=1e-6)
+
+
+def test_units_stay_within_their_bound():
+    trainer = small(max_norm=0.25, ema=0.9)
+    trainer.fit(batches(8, 8))
+    norms = np.linalg.norm(trainer.model.weight.data, axis=1)
+    assert norms.max() == pytest.approx(0.25, rel=1e-6)
+    again = small(max_norm=10.0)
+    again.fit(batches(8, 8))
+    assert 0.25 < np.linalg.norm(again.model.weight.data, axis=1).max() < 10
+
+
+def test_noise_on_weights_is_in_the_gradient_alone():
+    trainer = small(weight_noise=0.3)
+    model, (x, t) = trainer.model, batches(8)[0]
+    before = np.array(model.weight.data)
+    ck.manual_seed(7)
+    noise = 0.3 * ck.random.generator().standard_normal(model.weight.shape)
+    noisy = nn.Linear(3, 2)
+    noisy.load_state_dict({"weight": (before + noise).astype(np.float32), "bias": model.bias.data})
+    F.cross_entropy(noisy(x), t).backward()
+    ck.manual_seed(7)
+    trainer.fit([(x, t)])
+    np.testing.assert_allclose(model.weight.data, before - 0.1 * noisy.weight.grad.data, atol=1e-6)
+
+
 def test_schedules_by_step_and_by_epoch():
     for every, rates in (("step", [0.1 / 2, 0.1 / 8]), ("epoch", [0.1, 0.05])):
         trainer = small(schedule_every=every)
@@ -492,6 +528,8 @@ def test_damaged_checkpoints_are_refused(tmp_path, rng):
 @pytest.mark.parametrize("options, text", [
     ({"accumulate": 0}, "expected accumulate of at least 1, got 0"),
     ({"clip_norm": -1}, "expected clip_norm above 0, got -1"),
+    ({"max_norm": 0}, "expected max_norm above 0, got 0"),
+    ({"weight_noise": -1}, "expected weight_noise above 0, got -1"),
     ({"time_limit": 0}, "expected time_limit above 0, got 0"),
     ({"schedule_every": "day"}, "expected schedule_every 'step' or 'epoch', got 'day'"),
     ({"schedule_monitor": "val_loss"}, "needs schedule_every='epoch'"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from convkit.autograd import Tensor
+from convkit.nn.conv import ConvTranspose1d, ConvTranspose2d
 from convkit.nn.module import Module
 
 __all__ = ["elastic_net_penalty", "l1_penalty", "l2_penalty", "max_norm_"]
@@ -68,8 +69,9 @@ def elastic_net_penalty(of: Module | Iterable[Tensor], l1: float, l2: float) -> 
 def max_norm_(of: Module | Iterable[Tensor], max_norm: float = 3.0) -> None:
     """Scale down, in place, the incoming weights of every unit whose norm is above a bound.
 
-    A hard constraint ||w|| <= r, to be called after each step. A unit is an entry of the first
-    axis: a row of a linear layer's weight, a filter of a convolution's.
+    A hard constraint ||w|| <= r, to be called after each step (``Trainer(max_norm=)`` does). A
+    unit is an entry of the first axis, a row of a linear layer's weight or a filter of a
+    convolution's; of a module's transposed convolutions it is an output channel.
 
     Parameters
     ----------
@@ -85,9 +87,21 @@ def max_norm_(of: Module | Iterable[Tensor], max_norm: float = 3.0) -> None:
     """
     if not max_norm > 0:
         raise ValueError(f"expected max_norm above 0, got {max_norm}")
+    groups = _transposed_groups(of) if isinstance(of, Module) else {}
     for p in _weights(of):
         wide = p.data.astype(np.float64)
-        norms = np.sqrt(np.square(wide).sum(axis=tuple(range(1, p.ndim)), keepdims=True))
+        if id(p) in groups:  # (I, O / groups, ...) as (groups, I / groups, O / groups, ...)
+            wide = wide.reshape(groups[id(p)], -1, *p.shape[1:])
+            axes = (1, *range(3, wide.ndim))
+        else:
+            axes = tuple(range(1, wide.ndim))
+        norms = np.sqrt(np.square(wide).sum(axis=axes, keepdims=True))
         if (norms > max_norm).any():
             factors = np.minimum(1.0, max_norm / np.maximum(norms, max_norm))
-            p.detach().copy_((wide * factors).astype(p.dtype))
+            p.detach().copy_((wide * factors).reshape(p.shape).astype(p.dtype))
+
+
+def _transposed_groups(module: Module) -> dict[int, int]:
+    """Return the groups of each transposed convolution, by its weight's id."""
+    return {id(m.weight): m.groups for m in module.modules()
+            if isinstance(m, (ConvTranspose1d, ConvTranspose2d))}

@@ -24,6 +24,7 @@ from convkit.training.progress import progress_callbacks
 from convkit.training.results import EpochResult, Tally
 from convkit.training.run_state import capture, restore
 from convkit.training.scoring import evaluate, iterate
+from convkit.training.uncertainty import weight_noise
 from convkit.training.update import Update
 
 __all__ = ["INTERRUPTED", "Trainer"]
@@ -62,6 +63,15 @@ class Trainer:
         were one batch (batch norm still sees each by itself).
     clip_norm, clip_value : float, optional
         Largest norm of all gradients together, largest absolute value of each element.
+    penalty : callable, optional
+        ``penalty(model)`` returns what is added to each batch's loss in training, such as a
+        multiple of `nn.l1_penalty`; no reported loss holds it.
+    max_norm : float, optional
+        Bound on the norm of each unit's incoming weights, kept by scaling after every step,
+        see `nn.max_norm_`.
+    weight_noise : float, optional
+        Standard deviation of normal noise on the weights in each batch's forward and backward
+        pass, see `training.weight_noise`; another in each process.
     ema : float or EMA, optional
         Keep a running average of the weights with this decay; validation and the best
         weights use it.
@@ -124,6 +134,8 @@ class Trainer:
                  scheduler: Any = None, schedule_every: str | None = None,
                  schedule_monitor: str | None = None, accumulate: int = 1,
                  clip_norm: float | None = None, clip_value: float | None = None,
+                 penalty: Callable[[nn.Module], Tensor] | None = None,
+                 max_norm: float | None = None, weight_noise: float | None = None,
                  ema: float | EMA | None = None, batch_transform: BatchTransform | None = None,
                  precision: str | None = None,
                  metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] | None = None,
@@ -141,6 +153,9 @@ class Trainer:
                              "schedule_every='epoch'")
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"expected time_limit above 0, got {time_limit}")
+        for name, value in (("max_norm", max_norm), ("weight_noise", weight_noise)):
+            if value is not None and not value > 0:
+                raise ValueError(f"expected {name} above 0, got {value}")
         # The wrapper of several processes, and its network, whose state files hold.
         self.parallel = model if isinstance(model, DistributedDataParallel) else None
         self.model = model if self.parallel is None else self.parallel.module
@@ -150,6 +165,9 @@ class Trainer:
         self.scheduler = scheduler
         self.schedule_every = schedule_every
         self.schedule_monitor = schedule_monitor
+        self.penalty = penalty
+        self.max_norm = max_norm
+        self.weight_noise = weight_noise
         self.ema = ema if ema is None or isinstance(ema, EMA) else EMA(self.model, ema)
         self.batch_transform = batch_transform
         self.precision = precision and _precision.checked_precision(precision)
@@ -365,14 +383,18 @@ class Trainer:
         inputs, *targets = batch
         if self.batch_transform is not None:
             inputs, targets[0] = self.batch_transform(inputs, targets[0], self._batch_rng())
-        scores = (self.model if self.parallel is None else self.parallel)(inputs)
-        loss = self.loss(scores, *targets)
-        value = loss.item()
-        self.batch += 1
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss became {value} at batch {self.batch}; a lower learning rate may help")
-        self._update.add(loss, len(scores))
+        with (weight_noise(self.model, self.weight_noise) if self.weight_noise
+              else contextlib.nullcontext()):
+            scores = (self.model if self.parallel is None else self.parallel)(inputs)
+            loss = self.loss(scores, *targets)
+            value = loss.item()
+            self.batch += 1
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss became {value} at batch {self.batch}; a lower "
+                                         "learning rate may help")
+            if self.penalty is not None:
+                loss = loss + self.penalty(self.model)
+            self._update.add(loss, len(scores))
         self.tally.add(value, scores.data, targets[0])
         if self._update.due:
             self._step()
@@ -387,6 +409,8 @@ class Trainer:
         self._update.average()
         self._call("on_gradients")
         self._update.take()
+        if self.max_norm is not None:
+            nn.max_norm_(self.model, self.max_norm)
         self.step += 1
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None and self.schedule_every == "step":

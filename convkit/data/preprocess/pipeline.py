@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from convkit.autograd import Tensor, no_grad
 from convkit.data.preprocess.scaling import Center, MinMax, Normalize
 from convkit.data.preprocess.step import Step, array_to_json, as_floats
 from convkit.data.preprocess.whitening import PCAWhitening, ZCAWhitening
@@ -52,14 +53,28 @@ class Pipeline:
 
     def __call__(self, images: Any) -> np.ndarray:
         """Return what the network takes, for images (N, C, H, W) of uint8 or floats 0 to 1."""
-        images = as_floats(images)
+        with no_grad():
+            return self._forward(Tensor(as_floats(images))).data
+
+    def _forward(self, images: Tensor) -> Tensor:
         if self.shape is None:
             raise RuntimeError("the pipeline has not learned yet: call fit first")
         if tuple(images.shape[1:]) != self.shape:
             raise ShapeError(f"expected images of shape {self.shape}, got {images.shape[1:]}")
         for step in self.steps:
-            images = step(images)
+            images = step.forward(images)
         return images
+
+    def module(self) -> Any:
+        """Return a layer without parameters that does the same to floats from 0 to 1.
+
+        In front of a network, ``compile(nn.Sequential(pipeline.module(), net), shape)``, it
+        goes into the Program and its file as steps with weights, of any size: `metadata` holds
+        at most 2^21 numbers an array. Bytes then need ``image=True``.
+        """
+        from convkit.data.preprocess.module import Preprocess
+
+        return Preprocess(self._forward)
 
     def metadata(self) -> dict[str, Any]:
         """Return the entry for a model file's metadata (`convkit.save`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from convkit.autograd import Tensor
 from convkit.data.preprocess.step import Step
 
 __all__ = ["Center", "MinMax", "Normalize"]
@@ -36,7 +37,7 @@ class _Scaling(Step):
         count = shape[0] if self.per == "channel" else 1
         return dict.fromkeys(self.ARRAYS, (count,))
 
-    def _column(self, name: str, images: np.ndarray) -> np.ndarray:
+    def _column(self, name: str, images: Tensor) -> np.ndarray:
         return self.arrays[name].astype(images.dtype)[:, None, None]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from convkit.autograd import Tensor, no_grad
 from convkit.errors import DTypeError, ModelFormatError, ShapeError
 
 __all__ = ["MAX_VALUES", "Step", "array_from_json", "array_to_json", "as_floats"]
@@ -40,7 +41,7 @@ class Step:
     """One step: `fit` learns its arrays from training images, calling it applies them.
 
     A subclass names its arrays in `ARRAYS` and its settings in `SETTINGS`, and defines
-    `_learn`, `_apply` and `_shapes`.
+    `_learn`, `_apply` (in operations that can be traced) and `_shapes`.
     """
 
     ARRAYS: tuple[str, ...] = ()
@@ -60,9 +61,13 @@ class Step:
 
     def __call__(self, images: Any) -> np.ndarray:
         """Return transformed images, float32 (float64 for float64)."""
+        with no_grad():
+            return self.forward(Tensor(as_floats(images))).data
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return transformed images (N, C, H, W) of floats."""
         if not self.arrays:
             raise RuntimeError(f"{type(self).__name__} has not learned yet: call fit first")
-        images = as_floats(images)
         self.check(images.shape[1:])
         return self._apply(images)
 
@@ -99,7 +104,7 @@ class Step:
     def _learn(self, images: np.ndarray) -> dict[str, np.ndarray]:
         raise NotImplementedError
 
-    def _apply(self, images: np.ndarray) -> np.ndarray:
+    def _apply(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -110,7 +115,8 @@ def array_to_json(array: np.ndarray, name: str) -> dict[str, Any]:
     """Return an array as its shape and its little-endian float32 numbers in base64."""
     if array.size > MAX_VALUES:
         raise ValueError(f"{name}: {array.size} numbers are too many for a model file's "
-                         f"metadata (at most {MAX_VALUES}); use fewer components")
+                         f"metadata (at most {MAX_VALUES}); use fewer components, or compile "
+                         "with Pipeline.module() in front of the network")
     data = base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
     return {"shape": list(array.shape), "float32": data}
 

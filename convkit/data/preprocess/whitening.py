@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from convkit import functional as F
-from convkit.autograd import Tensor, no_grad
+from convkit.autograd import Tensor
 from convkit.data.preprocess.scaling import per_what
 from convkit.data.preprocess.step import Step
 from convkit.errors import ShapeError
 
 __all__ = ["PCAWhitening", "ZCAWhitening"]
+
+# Samples of which products are taken at once, so that memory holds few of them in float64.
+BLOCK = 1024
 
 
 class _Whitening(Step):
@@ -43,16 +46,15 @@ class _Whitening(Step):
 
     def _learn(self, images):
         groups, features, components = self._layout(images.shape[1:])
-        values = images.reshape(len(images), groups, features).astype(np.float64)
-        mean = values.mean(axis=0)
         directions = np.empty((groups, components, features))
         variances = np.empty((groups, components))
-        for g in range(groups):
-            centred = values[:, g] - mean[g]
-            spread, vectors = np.linalg.eigh(centred.T @ centred / len(images))
+        means = np.empty((groups, features))
+        for g, values in enumerate(np.moveaxis(images.reshape(len(images), groups, -1), 1, 0)):
+            means[g], covariance = _moments(values)
+            spread, vectors = np.linalg.eigh(covariance)
             directions[g] = vectors[:, ::-1][:, :components].T
             variances[g] = np.maximum(spread[::-1][:components], 0)
-        return {"mean": mean, "directions": directions, "variances": variances}
+        return {"mean": means, "directions": directions, "variances": variances}
 
     def check(self, shape):
         """Raise unless the arrays fit images of `shape` (C, H, W) and can be divided by."""
@@ -60,21 +62,28 @@ class _Whitening(Step):
         if not ((self.arrays["variances"] + self.eps) > 0).all():
             raise ValueError("expected variances above 0; give an eps")
 
-    def _scores(self, images: np.ndarray) -> list[np.ndarray]:
+    def _scores(self, images: Tensor) -> list[Tensor]:
         """Return each group's white components (N, components)."""
         groups, features, _ = self._layout(images.shape[1:])
-        values = images.reshape(len(images), groups, features)
+        values = images.reshape(-1, groups, features)
         mean, directions, variances = (self.arrays[name] for name in self.ARRAYS)
         scale = 1 / np.sqrt(variances.astype(np.float64) + self.eps)
-        return [_product(values[:, g] - mean[g].astype(images.dtype),
-                         directions[g] * scale[g][:, None]) for g in range(groups)]
+        return [F.linear(values[:, g] - mean[g].astype(images.dtype),
+                         _weight(directions[g] * scale[g][:, None], images)) for g in range(groups)]
 
 
-def _product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return x weight^T; a sample's row does not depend on the others in the batch."""
-    with no_grad():
-        return F.linear(Tensor(np.ascontiguousarray(x)),
-                        Tensor(np.ascontiguousarray(weight, x.dtype))).data
+def _weight(values: np.ndarray, images: Tensor) -> Tensor:
+    return Tensor(np.ascontiguousarray(values, images.dtype))
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance over samples (N, features), a block of them at a time."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    total = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(values), BLOCK):
+        centred = values[start:start + BLOCK] - mean
+        total += centred.T @ centred
+    return mean, total / len(values)
 
 
 class PCAWhitening(_Whitening):
@@ -95,9 +104,10 @@ class PCAWhitening(_Whitening):
     (N, groups * components), or the images' shape where there are as many components as values.
     """
 
-    def _apply(self, images: np.ndarray) -> np.ndarray:
-        scores = np.concatenate(self._scores(images), axis=1)
-        return scores.reshape(images.shape) if scores.size == images.size else scores
+    def _apply(self, images: Tensor) -> Tensor:
+        scores = F.concat(self._scores(images), 1)
+        whole = scores.shape[1] == np.prod(images.shape[1:])
+        return scores.reshape(-1, *images.shape[1:]) if whole else scores
 
 
 class ZCAWhitening(_Whitening):
@@ -114,7 +124,8 @@ class ZCAWhitening(_Whitening):
     (Bell and Sejnowski, 1997; Krizhevsky, 2009).
     """
 
-    def _apply(self, images: np.ndarray) -> np.ndarray:
+    def _apply(self, images: Tensor) -> Tensor:
         directions = self.arrays["directions"]
-        back = [_product(scores, directions[g].T) for g, scores in enumerate(self._scores(images))]
-        return np.concatenate(back, axis=1).reshape(images.shape)
+        back = [F.linear(scores, _weight(directions[g].T, images))
+                for g, scores in enumerate(self._scores(images))]
+        return F.concat(back, 1).reshape(-1, *images.shape[1:])
