@@ -73,9 +73,13 @@ quiet = false
     ("", ["--optimizer", "adam", "--momentum", "0.5"], "--momentum is for sgd and rmsprop, not"),
     ("", ["--optimizer", "adam", "--nesterov"], "--nesterov is for sgd, not for adam"),
     ("", ["--schedule", "one-cycle", "--warmup", "0.1"], "--warmup does not go with"),
+    ("", ["--schedule", "plateau"], "--schedule plateau needs --validation SHARE"),
+    ("", ["--max-norm", "0"], "argument --max-norm: expected a number above 0, got 0"),
     ("", ["--augment", "flop"], "--augment: unknown word 'flop'; did you mean 'flip'?"),
     ("", ["--augment", "flip,noise"], "--augment noise: expected noise=VALUE"),
     ("", ["--augment", "crop=2.5"], "--augment crop=2.5: expected a whole number of pixels"),
+    ("", ["--augment", "crop=inf"], "--augment crop=inf: expected a finite number, got inf"),
+    ("", ["--augment", "scale=1"], "--augment scale=1: expected a share from 0 to below 1"),
     ("", ["--augment", "flip=2"], "--augment flip=2: expected"),
     ("", ["--resume"], "--resume and --save-every need --checkpoints FOLDER"),
     ("", ["--log", "x.txt"], "expected a name that ends in .jsonl or .csv"),
@@ -102,6 +106,10 @@ def test_a_file_that_is_not_there(capsys):
      [0.002, 0.101, 0.2, 0.2]),
     (["--optimizer", "adagrad", "--schedule", "cosine", "--warmup", 0.25, "--lr", 0.1],
      [0.001, 0.1, 0.075, 0.025]),
+    (["--schedule", "exponential", "--lr", 0.1, "--l1", 1e-5, "--max-norm", 2],
+     [0.1, 0.1 * 0.01**0.25, 0.01, 0.1 * 0.01**0.75]),
+    (["--schedule", "plateau", "--lr", 1e-6, "--validation", 0.5, "--weight-noise", 1e-4,
+      "--decay-all", "--epochs", 6], [1e-6] * 4 + [1e-7] * 2),
     (["--optimizer", "adadelta", "--schedule", "one-cycle"], None),
 ])
 def test_optimisers_and_schedules(tmp_path, capsys, options, rates):
@@ -116,6 +124,17 @@ def test_optimisers_and_schedules(tmp_path, capsys, options, rates):
         assert seen == pytest.approx(rates)
 
 
+def test_penalties_bounds_and_noise_reach_the_weights(tmp_path, capsys):
+    def trained(*options):
+        assert run(capsys, *FAST, "--epochs", 1, "--schedule", "none", "--optimizer", "sgd",
+                   *options, "--output", tmp_path / "net.ckit")[0] == 0
+        return constants(tmp_path / "net.ckit")
+
+    plain = trained()
+    for options in (["--l1", 1e-3], ["--max-norm", 0.1], ["--weight-noise", 0.1], ["--decay-all"]):
+        assert trained(*options) != plain, options
+
+
 def test_augmentation(tmp_path, capsys):
     def trained(*options):
         before = ck.get_num_threads()
@@ -126,7 +145,8 @@ def test_augmentation(tmp_path, capsys):
         return out, constants(tmp_path / "net.ckit")
 
     everything = ["--augment", "flip, vflip=0.1,crop=2,rotate=10,jitter,noise=0.02",
-                  "--augment", "erase=0.3,cutout=4,mixup,cutmix"]
+                  "--augment", "turn,translate,scale,shear,hue,blur,drop",
+                  "--augment", "erase=0.3,cutout=4,mixup,cutmix,cowmix=0.5"]
     plain, first, again, more_threads = (
         trained(), trained(*everything), trained(*everything), trained(*everything, "--threads", 1))
     assert "loss" in first[0] and "accuracy" not in first[0].split("test  ")[0]

@@ -15,6 +15,12 @@ RATES = {"sgd": 0.1, "adam": 0.002, "adamw": 0.002, "rmsprop": 0.001, "adagrad":
 DECAYS = {"sgd": 5e-4, "adamw": 1e-2}  # 0 for the others
 MOMENTUM = ("sgd", "rmsprop")
 
+# How many epochs without a lower validation loss the schedule "plateau" bears.
+PLATEAU = 2
+
+# What "exponential" leaves of the rate at the end of the run.
+LEFT = 0.01
+
 # Share of the highest rate that warm-up begins with.
 WARMUP_START = 0.01
 
@@ -28,13 +34,21 @@ def add_optimization(add: Any) -> None:
     add("--nesterov", action=argparse.BooleanOptionalAction, default=False, help="for sgd")
     add("--weight-decay", type=not_negative, metavar="RATE",
         help=f"pull of the weights towards 0 (default: {_each(DECAYS)}, else 0)")
-    add("--decay-all", action=argparse.BooleanOptionalAction, default=True,
+    add("--decay-all", action=argparse.BooleanOptionalAction, default=False,
         help="decay biases and the parameters of norms too")
-    add("--schedule", choices=("cosine", "one-cycle", "step", "none"), default="cosine",
+    add("--l1", type=not_negative, default=0.0, metavar="RATE",
+        help="times the sum of the weights' absolute values, added to the loss in training")
+    add("--max-norm", type=positive, metavar="NORM",
+        help="largest norm of a unit's weights, kept by scaling after each step")
+    add("--weight-noise", type=positive, metavar="STD",
+        help="of normal noise on the weights while gradients are computed")
+    add("--schedule", default="cosine",
+        choices=("cosine", "one-cycle", "step", "exponential", "plateau", "none"),
         help="of the learning rate: down to 0 along a cosine; up to --lr and down again; a tenth "
-             "after a half and after three quarters; constant")
+             "after a half and after three quarters; down to a hundredth by equal factors; a "
+             f"tenth after {PLATEAU + 1} epochs without a lower validation loss; constant")
     add("--warmup", type=share, default=0.0, metavar="SHARE",
-        help="of the steps, in which the rate first rises to --lr (not for one-cycle)")
+        help="of the steps, in which the rate first rises to --lr (not for one-cycle, plateau)")
 
 
 def _each(values: dict[str, float]) -> str:
@@ -89,9 +103,13 @@ def _optimizer(args: argparse.Namespace, model: Any) -> Any:
 def _schedule(args: argparse.Namespace, optimizer: Any, steps: int) -> Any:
     from convkit.optim import lr_scheduler as kinds
 
+    if args.warmup and args.schedule in ("one-cycle", "plateau"):
+        raise UsageError(f"--warmup does not go with --schedule {args.schedule}")
+    if args.schedule == "plateau":
+        if not args.validation:
+            raise UsageError("--schedule plateau needs --validation SHARE")
+        return kinds.ReduceLROnPlateau(optimizer, patience=PLATEAU)
     if args.schedule == "one-cycle":
-        if args.warmup:
-            raise UsageError("--warmup does not go with --schedule one-cycle, which warms up")
         return kinds.OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], steps,
                                 cycle_momentum=False)
     warm = min(round(args.warmup * steps), steps - 1)
@@ -99,6 +117,8 @@ def _schedule(args: argparse.Namespace, optimizer: Any, steps: int) -> Any:
     schedule = None
     if args.schedule == "cosine":
         schedule = kinds.CosineAnnealingLR(optimizer, rest)
+    elif args.schedule == "exponential":
+        schedule = kinds.ExponentialLR(optimizer, LEFT ** (1 / rest))
     elif args.schedule == "step":
         schedule = kinds.MultiStepLR(optimizer, [rest // 2, rest * 3 // 4])
     if not warm:

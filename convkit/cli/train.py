@@ -212,7 +212,8 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     trainer = training.Trainer(
         network, optimizer, partial(F.cross_entropy, label_smoothing=args.label_smoothing),
         scheduler=scheduler, accumulate=args.accumulate, clip_norm=args.clip_norm,
-        clip_value=args.clip_value, ema=args.ema, precision=args.precision,
+        clip_value=args.clip_value, penalty=_penalty(args.l1), max_norm=args.max_norm,
+        weight_noise=args.weight_noise, ema=args.ema, precision=args.precision,
         callbacks=_callbacks(args, say), checkpoints=checkpoints, time_limit=args.time_limit,
         fast_dev_run=args.fast_dev_run, detect_anomaly=args.detect_anomaly,
         progress=False if args.quiet else None)
@@ -226,6 +227,12 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     if trainer.ema is not None:
         trainer.ema.copy_to(model)
     return trainer
+
+
+def _penalty(rate: float) -> Any:
+    from convkit import nn
+
+    return (lambda model: nn.l1_penalty(model) * rate) if rate else None
 
 
 def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
