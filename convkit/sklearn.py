@@ -149,13 +149,14 @@ class _ConvNet(BaseEstimator):
             std = values.std(axis=axes)
             self._std = np.where(std > 1e-6 * np.abs(self._mean) + 1e-12, std, 1).astype(np.float32)
         self.model_ = self._network(outputs)
-        parameters = list(self.model_.parameters())
         if callable(self.optimizer):
-            self._optimizer = self.optimizer(parameters, lr=self.learning_rate)
+            self._optimizer = self.optimizer(list(self.model_.parameters()),
+                                             lr=self.learning_rate)
         elif self.optimizer in OPTIMIZERS:
             options = {"momentum": self.momentum} if self.optimizer == "sgd" else {}
             self._optimizer = OPTIMIZERS[self.optimizer](
-                parameters, lr=self.learning_rate, weight_decay=self.weight_decay, **options)
+                optim.param_groups_no_decay(self.model_, self.weight_decay),
+                lr=self.learning_rate, **options)
         else:
             raise ValueError(f"expected optimizer as one of {sorted(OPTIMIZERS)} or a callable, "
                              f"got {self.optimizer!r}")
@@ -272,7 +273,7 @@ class ConvNetClassifier(ClassifierMixin, _ConvNet):
     learning_rate : float
         Of the optimiser.
     weight_decay : float
-        Of the optimiser.
+        Of the optimiser; biases and norm parameters do not decay.
     momentum : float
         Of "sgd".
     schedule : {"constant", "cosine"}
@@ -347,6 +348,12 @@ class ConvNetClassifier(ClassifierMixin, _ConvNet):
         scores = self._scores(X)
         exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithms of `predict_proba`, exact for small probabilities too."""
+        scores = self._scores(X)
+        scores -= scores.max(axis=1, keepdims=True)
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each sample, shape (N,)."""

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("sklearn", minversion="1.6", reason="scikit-learn 1.6 is not
 
 from sklearn.base import clone
 from sklearn.datasets import make_blobs, make_regression
+from sklearn.ensemble import BaggingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import (
     GridSearchCV,
@@ -70,6 +72,7 @@ def test_images(digits):
     assert net.sample_shape_ == (1, 28, 28) and net.n_iter_ == 8 and len(net.history_) == 8
     chances = net.predict_proba(images[500:])
     np.testing.assert_allclose(chances.sum(1), 1)
+    np.testing.assert_allclose(np.exp(net.predict_log_proba(images[500:])), chances, rtol=1e-12)
     assert (net.classes_[chances.argmax(1)] == net.predict(images[500:])).all()
     flat = clone(net).set_params(input_shape=(1, 28, 28))
     flat.fit(images[:500].reshape(500, -1), names[:500])
@@ -100,6 +103,28 @@ def test_cross_validation_search_and_pipeline(blobs):
                                 cv=2, random_state=0).fit(X, y)
     assert chance.score(X, y) > 0.9
     assert len(cross_val_score(net, X, y, cv=TimeSeriesSplit(3))) == 3
+
+
+def test_bagging_and_voting(blobs):
+    X, y = blobs
+    net = ConvNetClassifier(epochs=10, learning_rate=0.01)
+    bag = BaggingClassifier(net, n_estimators=3, oob_score=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # three members leave some samples out of no bag
+        bag.fit(X, y)
+    assert bag.score(X, y) > 0.9
+    first, second = (member.predict_proba(X) for member in bag.estimators_[:2])
+    assert (first != second).any()
+    np.testing.assert_allclose(
+        bag.predict_proba(X), np.mean([m.predict_proba(X) for m in bag.estimators_], axis=0))
+    vote = VotingClassifier([("a", net), ("b", clone(net))], voting="soft").fit(X, y)
+    assert vote.score(X, y) > 0.9
+
+
+def test_biases_do_not_decay(blobs):
+    X, y = blobs
+    net = ConvNetClassifier(epochs=1, weight_decay=0.1, random_state=0).fit(X, y)
+    assert [g["weight_decay"] for g in net._optimizer.param_groups] == [0.1, 0.0]
 
 
 def test_coarse_to_fine_search(blobs):
