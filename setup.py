@@ -43,7 +43,7 @@ OPENMP_FLAGS = [
 ]
 
 # Extensions whose own code only prepares calls: every loop over elements is in the C table.
-CALLS_ONLY = {"axis", "bench", "binary", "elementwise", "int8", "loss", "memory", "norm", "optim",
+CALLS_ONLY = {"axis", "bench", "binary", "chain", "elementwise", "int8", "loss", "memory", "norm", "optim",
               "pool", "quant", "resample", "rownorm", "runner", "softmax", "threads", "winograd"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own
 # (three times 4 KB in each extension). Apple's linker knows neither.

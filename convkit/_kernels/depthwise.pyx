@@ -21,60 +21,6 @@ from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
 
-cdef extern from "depthwise.h" nogil:
-    ctypedef struct ck_depthwise_args:
-        const void* x
-        Py_ssize_t x_row_step, width
-        const void* w
-        Py_ssize_t w_row_step, w_step, rows, taps, first, stride, dilation, channels
-        Py_ssize_t from_ "from", to
-        void* y
-        Py_ssize_t columns, y_step
-        const void* bias
-        const void* residual
-        int activation
-        double alpha, beta
-    ctypedef struct ck_depthwise_sums_args:
-        const void* x
-        Py_ssize_t x_row_step, width
-        const void* gy
-        Py_ssize_t columns, rows, taps, first, stride, dilation, channels
-        void* sums
-        Py_ssize_t sums_step
-    ctypedef struct ck_depthwise_kernels:
-        int vector_length
-        void (*row)(const ck_depthwise_args*) noexcept nogil
-        void (*row_sums)(const ck_depthwise_sums_args*) noexcept nogil
-        void (*total)(const void*, Py_ssize_t, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
-    int CK_DW_ROWS
-    ctypedef struct ck_depthwise_band:
-        const void* x
-        Py_ssize_t x_row_step, x_pair_step, x_step, width, first
-        const void* w
-        Py_ssize_t w_row_step, w_step
-        void* y
-        Py_ssize_t y_row_step, y_step, columns, channels, pairs, group
-        Py_ssize_t top, top_step, top_dilation, height, row, row_step, row_low, row_high
-        const void* bias
-        int clamp
-        float low, high
-        int stream
-    ctypedef void (*ck_depthwise_band_fn)(const ck_depthwise_band*) noexcept nogil
-    ctypedef struct ck_depthwise_block:
-        const void* x
-        const void* gy
-        Py_ssize_t height, width, columns, channels, start, stop, top, left
-        void* sums
-        Py_ssize_t sums_step, group
-    ctypedef void (*ck_depthwise_block_fn)(const ck_depthwise_block*) noexcept nogil
-    ctypedef struct ck_depthwise_table:
-        ck_depthwise_kernels f32, f64
-        ck_depthwise_band_fn (*band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        ck_depthwise_band_fn (*flat_band)(Py_ssize_t) noexcept nogil
-        ck_depthwise_block_fn (*block)(Py_ssize_t, Py_ssize_t) noexcept nogil
-        ck_depthwise_band_fn (*grouped_band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        ck_depthwise_block_fn (*grouped_block)(Py_ssize_t, Py_ssize_t) noexcept nogil
-
 # Bytes that one task reads and writes, about: it stays in a core's cache, and a task's cost
 # is far above that of starting it. Tasks of fewer rows would read too many of them twice.
 cdef Py_ssize_t TASK_BYTES = 128 * 1024
@@ -89,47 +35,6 @@ cdef Py_ssize_t RUN_BYTES = 512
 
 # From so many bytes of x and y on, y is stored past the caches, which would read it first.
 cdef Py_ssize_t FAR_BYTES = 16 * 1024 * 1024
-
-
-cdef struct Columns:
-    # The taps of one residue class of columns in the gradient of the input.
-    Py_ssize_t first, taps, last_tap
-
-
-cdef struct Problem:
-    const ck_depthwise_kernels* kernels
-    char* x
-    char* w
-    char* y
-    char* bias
-    char* residual
-    Py_ssize_t item, n, h, width, oh, ow, c, kh, kw
-    Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w
-    int activation
-    double alpha, beta
-    # The cut: tasks of `block` rows of a sample, or of `samples` whole samples.
-    Py_ssize_t block, blocks, samples
-    # Channels for which a task walks its rows at once.
-    Py_ssize_t channels
-    # The gradient of the input: residue classes of columns, and their count.
-    Columns* phases
-    Py_ssize_t phase_count, period_h, period_w
-    # The kernels of the window, NULL where it has none: they take its rows in pairs.
-    ck_depthwise_band_fn band
-    ck_depthwise_block_fn sum_block
-    Py_ssize_t w_row_step, w_step, up
-    # Channels in and out of a group; 1 is depthwise.
-    Py_ssize_t group
-    # Weights, then bias, for fewer channels than a vector: each repeats along `repeats` values
-    # (0 where they are used as they are). Whether the window is turned by 180 degrees.
-    float* repeated
-    Py_ssize_t repeats
-    bint turned
-    # The gradient of the weight: sums[task][kh * kw][sums_step]
-    char* sums
-    Py_ssize_t sums_step, tasks
-    # Whether y is stored past the caches: see FAR_BYTES.
-    bint far
 
 
 cdef Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -289,11 +194,15 @@ cdef void _run_columns(const Problem* p, ck_depthwise_band* g, char* x, char* y)
 
 
 cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Compute one block of output rows in pairs; dilated rows a residue class at a time."""
+    """Compute one block of output rows."""
     cdef Problem* p = <Problem*>ctx
-    cdef Py_ssize_t n = index // p.blocks
     cdef Py_ssize_t start = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    gather_rows(p, index // p.blocks, start, min(start + p.block, p.oh))
+
+
+cdef void gather_rows(const Problem* p, Py_ssize_t n, Py_ssize_t start,
+                      Py_ssize_t stop) noexcept nogil:
+    """Compute output rows of a sample in pairs; dilated rows a residue class at a time."""
     cdef Py_ssize_t step = p.dilation_h
     cdef ck_depthwise_band g
     _prepare_band(p, &g)

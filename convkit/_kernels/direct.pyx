@@ -46,35 +46,6 @@ cdef Py_ssize_t CHAIN = 4608
 cdef Py_ssize_t LEAST_REUSE = 16
 
 
-cdef struct Job:
-    const ck_gemm_kernels* kernels
-    ck_gemm_args proto             # what all tiles share
-    const char* x
-    const char* weights
-    const char* bias
-    const char* residual
-    char* y
-    char* scratch
-    char* padded
-    Py_ssize_t itemsize, scratch_bytes, padded_bytes
-    Py_ssize_t samples, in_h, in_w, in_c, in_group
-    Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
-    Py_ssize_t x_pixel, y_pixel     # numbers from one pixel to the next; residual as y
-    Py_ssize_t grid_h, grid_w                       # pixels computed
-    Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, col_hi
-    Py_ssize_t step_h, step_w, start_h, start_w
-    Py_ssize_t strips, chunks
-    Py_ssize_t reuse                                # pixels in all: uses of each weight
-    Py_ssize_t columns, blocks, all_blocks, block_size  # of packed weights
-    Py_ssize_t last_w                               # pixels of the grid's last row
-    const ptrdiff_t* offsets_x                      # of the taps, in x itself
-    const ptrdiff_t* offsets_strip                  # of the taps, in a scratch strip
-    Py_ssize_t strip_width
-    int width, team                                 # vectors of a packed block; threads
-    bint pointwise
-    Source source
-
-
 cdef void _run_parts(const ck_gemm_args* whole, ck_gemm_fn tile, Py_ssize_t size) noexcept nogil:
     """Run a tile as chains of at most CHAIN terms, each added to what C holds so far."""
     cdef ck_gemm_args part = whole[0]
@@ -103,8 +74,8 @@ cdef void _run_parts(const ck_gemm_args* whole, ck_gemm_fn tile, Py_ssize_t size
         block += part.batch
 
 
-cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
-                   Py_ssize_t width, LookAhead* ahead) noexcept nogil:
+cdef void _run_block(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
+                     Py_ssize_t width, LookAhead* ahead) noexcept nogil:
     """Run the tiles of one row of pixels for one block of output channels."""
     cdef int nv = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length
     cdef Py_ssize_t tiles = (width + job.kernels.max_mr[nv] - 1) // job.kernels.max_mr[nv]
@@ -155,23 +126,48 @@ cdef void _look_ahead(Job* job, LookAhead* ahead, Py_ssize_t sample, Py_ssize_t 
     spread(ahead, (last_block - first_block) * tiles, job.proto.batch * job.proto.k)
 
 
+cdef void _run_row(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
+                   Py_ssize_t width, Py_ssize_t first_block, Py_ssize_t last_block,
+                   LookAhead* ahead) noexcept nogil:
+    """Compute blocks of the output channels of one row of pixels, which begins at y."""
+    cdef Py_ssize_t size = job.itemsize, b, group, column
+    for b in range(first_block, last_block):
+        group = b // job.blocks
+        column = b % job.blocks * job.columns       # within the group
+        args.n = <int>min(job.columns, job.out_group - column)
+        args.ldb = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length \
+            * job.kernels.vector_length
+        args.b_step = args.k * args.ldb
+        args.b = job.weights + b * job.block_size * size
+        column = (column + group * job.out_group) * size
+        args.bias = job.bias + column if job.bias != NULL else NULL
+        _run_block(job, args, a + group * job.in_group * size, y + column,
+                   residual + column if residual != NULL else NULL, width, ahead)
+
+
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     # Chunks are outermost, so that their weights stay in cache from sample to sample.
     cdef Py_ssize_t strip = index % job.strips
     cdef Py_ssize_t sample = index // job.strips % job.samples
     cdef Py_ssize_t chunk = index // (job.strips * job.samples)
+    run_rows(job, sample, part_start(job.grid_h, job.strips, strip),
+             part_start(job.grid_h, job.strips, strip + 1),
+             part_start(job.all_blocks, job.chunks, chunk),
+             part_start(job.all_blocks, job.chunks, chunk + 1),
+             job.scratch + slot * job.scratch_bytes)
+
+
+cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t last,
+                   Py_ssize_t first_block, Py_ssize_t last_block, char* scratch) noexcept nogil:
+    """Compute rows [first, last) of a sample's grid; `scratch` is for their padded input."""
     cdef Py_ssize_t size = job.itemsize
-    cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
-    cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
     cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
     cdef Py_ssize_t row_count = (last - 1 - first) * job.stride_h + job.row_hi - job.row_lo + 1
     cdef Py_ssize_t filled = row_count, needed
-    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
-    cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
     cdef const char* x = job.x + sample * job.in_h * job.in_w * job.x_pixel * size
     cdef const char* a
-    cdef Py_ssize_t a_row, b, group, i, at, column
+    cdef Py_ssize_t a_row, i, at
     cdef ck_gemm_args args = job.proto
     cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
@@ -180,7 +176,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         a_row = job.stride_h * job.in_w * job.x_pixel * size
         args.a_offsets = job.offsets_x
     else:
-        a = job.scratch + slot * job.scratch_bytes
+        a = scratch
         a_row = job.stride_h * job.strip_width * job.in_c * size
         args.a_offsets = job.offsets_strip
         filled = 0
@@ -193,21 +189,39 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                        <char*>a + filled * job.strip_width * job.source.pixel)
             filled = needed
         _look_ahead(job, &ahead, sample, i, first_block, last_block)
-        for b in range(first_block, last_block):
-            group = b // job.blocks
-            column = b % job.blocks * job.columns       # within the group
-            args.n = <int>min(job.columns, job.out_group - column)
-            args.ldb = (args.n + job.kernels.vector_length - 1) // job.kernels.vector_length \
-                * job.kernels.vector_length
-            args.b_step = args.k * args.ldb
-            args.b = job.weights + b * job.block_size * size
-            column += group * job.out_group
-            args.bias = job.bias + column * size if job.bias != NULL else NULL
-            at = (((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
-                   + job.start_w) * job.y_pixel + column) * size
-            _run_row(job, &args, a + (i - first) * a_row + group * job.in_group * size,
-                     job.y + at, job.residual + at if job.residual != NULL else NULL,
-                     job.last_w if i == job.grid_h - 1 else job.grid_w, &ahead)
+        at = ((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
+              + job.start_w) * job.y_pixel * size
+        _run_row(job, &args, a + (i - first) * a_row, job.y + at,
+                 job.residual + at if job.residual != NULL else NULL,
+                 job.last_w if i == job.grid_h - 1 else job.grid_w, first_block, last_block,
+                 &ahead)
+
+
+cdef bint alone(Job* job) noexcept nogil:
+    """Prepare for `run_rows` and `run_pixels` on one sample; return whether all of y is theirs."""
+    job.samples = job.strips = job.chunks = 1
+    job.last_w = job.grid_w
+    job.reuse = job.grid_h * job.grid_w
+    job.residual = NULL
+    _set_distances(job)
+    return (job.step_h == 1 and job.step_w == 1 and job.grid_h == job.out_h
+            and job.grid_w == job.out_w)
+
+
+cdef double multiply_adds(const Job* job) noexcept nogil:
+    """Return how many vectors of products a sample takes."""
+    return (<double>job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
+            / job.kernels.vector_length)
+
+
+cdef void run_pixels(Job* job, const char* x, char* y, const char* residual, Py_ssize_t pixels,
+                     LookAhead* ahead) noexcept nogil:
+    """Compute pixels of a pointwise problem, from x on into y."""
+    cdef ck_gemm_args args = job.proto
+    cdef Py_ssize_t tile = job.kernels.max_mr[job.width]
+    args.a_offsets = job.offsets_x
+    spread(ahead, job.all_blocks * ((pixels + tile - 1) // tile), job.proto.k)
+    _run_row(job, &args, x, y, residual, pixels, 0, job.all_blocks, ahead)
 
 
 cdef tuple _describe(Job* job, tuple x_shape, tuple y_shape, Py_ssize_t size, Packed weights, rows,
@@ -258,10 +272,17 @@ cdef tuple _describe(Job* job, tuple x_shape, tuple y_shape, Py_ssize_t size, Pa
     return weights, offsets_x, offsets_strip
 
 
+cdef void _set_distances(Job* job) noexcept nogil:
+    """Fill in what follows from the pixels' widths."""
+    job.source = Source(job.in_h, job.in_w, job.x_pixel * job.itemsize, job.col_lo,
+                        job.strip_width)
+    job.proto.lda = job.stride_w * job.x_pixel
+    job.proto.ldc = job.proto.ld_residual = job.step_w * job.y_pixel
+
+
 cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
     """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
     cdef Py_ssize_t tasks
-    cdef double work
     job.samples = samples
     job.last_w = job.grid_w
     job.reuse = samples * job.grid_h * job.grid_w
@@ -269,13 +290,9 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
         _lay_in_rows(job)
         job.strip_width = job.grid_w
     _cut(job)
-    job.source = Source(job.in_h, job.in_w, job.x_pixel * job.itemsize, job.col_lo,
-                        job.strip_width)
-    job.proto.lda = job.stride_w * job.x_pixel
-    job.proto.ldc = job.proto.ld_residual = job.step_w * job.y_pixel
+    _set_distances(job)
     tasks = job.samples * job.strips * job.chunks
-    work = <double>job.samples * job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
-    job.team = threads_for(threads, tasks, work / job.kernels.vector_length)
+    job.team = threads_for(threads, tasks, job.samples * multiply_adds(job))
     job.padded_bytes = 0
     if _pads_beforehand(job):
         job.scratch_bytes = 0

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convkit._kernels import runner
+from convkit.infer.chaining import Emitted, join_chains
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.graph import Graph, Node
 from convkit.infer.joining import follow, reserve
@@ -31,15 +32,6 @@ WANT_LAST = frozenset((
     "batch_norm", "affine", "prelu", "group_norm", "instance_norm", "local_response_norm",
     "upsample", "quant_conv", "quant_avg_pool"))
 MOST_IDLE = 8
-
-
-class Emitted(NamedTuple):
-    """One step: which node it belongs to and what it works on."""
-
-    node: int
-    step: Any
-    operands: tuple[Operand | None, ...]
-    samples: tuple[int, int]
 
 
 class Output(NamedTuple):
@@ -61,6 +53,8 @@ class Lowered(NamedTuple):
         Position of each step's node in the graph; -1 for copies of results.
     algorithms : dict of int to str
         What computes the nodes that have a choice.
+    parts : dict of int to int
+        Nodes that are parts of another node's step.
     python : frozenset of int
         Nodes that Python computes, with the GIL.
     outputs : tuple of Output
@@ -74,6 +68,7 @@ class Lowered(NamedTuple):
     runner: Any
     nodes: tuple[int, ...]
     algorithms: dict[int, str]
+    parts: dict[int, int]
     python: frozenset[int]
     outputs: tuple[Output, ...]
     arena: tuple[int, int]
@@ -214,6 +209,8 @@ class Lowering:
                 self._python(node)
             if self.algorithm:
                 algorithms[position] = self.algorithm
+        parts = self._chain(homes)
+        algorithms.update(dict.fromkeys(parts, "chain"))
         self._node = -1
         outputs = tuple([self._hand_out(i, self._values[port.value])
                          for i, port in enumerate(graph.outputs)])
@@ -225,9 +222,23 @@ class Lowering:
         made = runner.Runner(
             steps, [(order, _place(block.home, arena)) for order, block in homes], len(outputs),
             arena, MOST_IDLE)
-        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms,
-                       frozenset(python), outputs, arena,
-                       tuple(self._kept))
+        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms, parts,
+                       frozenset(python), outputs, arena, tuple(self._kept))
+
+    def _chain(self, homes: list[tuple[tuple[int, ...], Block]]) -> dict[int, int]:
+        """Join steps that make a chain; return which nodes are parts of which other's step."""
+        handed_out = {self._values[port.value].block for port in self._graph.outputs}
+        emitted, parts = join_chains(self._emitted, handed_out)
+        if parts:
+            self._emitted = []
+            for block in (*self._blocks, *(b for _, b in homes)):
+                block.first, block.last = None, -1
+            for _, block in homes:
+                block.home.use(-1)
+            for e in emitted:
+                self._node = e.node
+                self.step(e.step, e.operands, e.samples)
+        return parts
 
     def _place_inputs(self) -> list[tuple[tuple[int, ...], Block]]:
         """Give every input its block and the order of axes in which steps read it."""

@@ -86,9 +86,12 @@ def measure(graph: Graph, lowered: Lowered, inputs: tuple[np.ndarray, ...],
     times = []
     if spent[-1]:
         times.append(_edge("(inputs)", spent[-1], total))
+    work = np.array([float(flops(graph, node)) for node in graph.nodes])
+    for part, whole in lowered.parts.items():
+        work[whole] += work[part]
     for position, node in enumerate(graph.nodes):
         seconds = float(by_node[position])
-        rate = flops(graph, node) * batch / seconds / 1e9 if seconds else 0.0
+        rate = float(work[position]) * batch / seconds / 1e9 if seconds else 0.0
         times.append(NodeTime(node.name, node.op, algorithm_of(lowered, position), seconds,
                               seconds / total, rate))
     if by_node[-1]:

@@ -31,7 +31,7 @@ typedef vfloat dw_sums[CK_DW_ROWS][DW_WINDOW];
 /* How many vectors of channels walk side by side: they read and write lines that follow each
    other, which come from beyond the second-level cache up to 1.6 times as fast as every other
    line. Their weights do not fit the registers and come from the first-level cache. */
-#define DW_MOST (CK_VECTOR_REGISTERS >= 32 ? 3 : 2)
+#define DW_MOST (CK_VBYTES == 64 ? 3 : CK_VBYTES == 32 ? 2 : 1)
 #define DW_ABREAST(taps, up, grouped) ((taps) == 3 && (up) == 1 && !(grouped) ? DW_MOST : 1)
 
 CK_INLINE vfloat dw_clamped(const ck_depthwise_band *g, vfloat v) {
@@ -167,21 +167,17 @@ CK_INLINE ptrdiff_t dw_gather_steps(const ck_depthwise_band *g, ptrdiff_t t, ptr
 CK_INLINE void dw_gather(const ck_depthwise_band *g, int nv, int taps, int stride, int grouped,
                          const vfloat w[][DW_TAPS], vint32 lanes, const vfloat *bias,
                          dw_sums acc[]) {
-    const int live = (taps + stride - 1) / stride;
     /* Outputs [from, to) have their last columns, and so all that steps read, inside. */
-    ptrdiff_t from = (-g->first - taps + stride + stride - 1) / stride, t = 1 - live;
-    ptrdiff_t to = (g->width - taps - g->first + stride) / stride;
+    ptrdiff_t from = (-g->first - taps + stride + stride - 1) / stride;
+    ptrdiff_t to = (g->width - taps - g->first + stride) / stride, t = 1 - (taps + stride - 1) / stride;
     if (from < 0) from = 0;
     if (to > g->columns) to = g->columns;
     if (from > g->columns) from = g->columns;
-    t = dw_gather_steps(g, t, from, nv, taps, stride, grouped, 1, w, lanes, bias, acc);
-    if (taps == 3 && !grouped) /* as many steps as columns are under way: they change places by name */
-        for (; t + live <= to; t += live)
-            DW_UNROLL for (int m = 0; m < live; m++) DW_UNROLL for (int j = 0; j < nv; j++)
-                dw_gather_step(g, t + m, j * VL_F, taps, stride, 0, 0, w[j], lanes, bias[j], acc[j]);
-    else
-        t = dw_gather_steps(g, t, to, nv, taps, stride, grouped, 0, w, lanes, bias, acc);
-    dw_gather_steps(g, t, g->columns, nv, taps, stride, grouped, 1, w, lanes, bias, acc);
+    for (int end = 0; end < 2; end++) { /* both ends' steps are one piece of code */
+        t = dw_gather_steps(g, t, end ? g->columns : from, nv, taps, stride, grouped, 1, w, lanes,
+                            bias, acc);
+        if (!end) t = dw_gather_steps(g, t, to, nv, taps, stride, grouped, 0, w, lanes, bias, acc);
+    }
 }
 
 /* Step t adds input column t to the taps output columns that saw it, of which it completes
@@ -204,9 +200,13 @@ CK_INLINE void dw_scatter(const ck_depthwise_band *g, int taps, int grouped, con
     const ptrdiff_t steps = (g->columns - g->first + 1) / 2;
     ptrdiff_t t = 0, from = (1 - g->first) / 2, to = (g->columns - g->first) / 2;
     if (to > g->width) to = g->width;
-    for (; t < from && t < steps; t++) dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
-    for (; t < to; t++) dw_scatter_step(g, t, taps, grouped, 0, w, lanes, bias, acc);
-    for (; t < steps; t++) dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
+    if (from > steps) from = steps;
+    for (int end = 0; end < 2; end++) {
+        for (const ptrdiff_t stop = end ? steps : from; t < stop; t++)
+            dw_scatter_step(g, t, taps, grouped, 1, w, lanes, bias, acc);
+        if (!end)
+            for (; t < to; t++) dw_scatter_step(g, t, taps, grouped, 0, w, lanes, bias, acc);
+    }
 }
 
 /* One pair of output rows, for the `nv` vectors of channels that begin with v or, the last
