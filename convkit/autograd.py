@@ -943,7 +943,8 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         tuple([isinstance(x, Tensor) and x.requires_grad for x in inputs]) if wanted
         else (False,) * count,
         runtime.get_num_threads(),
-        tuple([x._packed() if isinstance(x, _Cached) else None for x in inputs]) if kept
+        tuple([x._packed(wanted and x.requires_grad) if isinstance(x, _Cached) else None
+               for x in inputs]) if kept
         else (None,) * count,
         get_precision())
     if op.defers and wanted and not watched:
@@ -1060,6 +1061,13 @@ class _Forms(dict):
         super().__setitem__(key, form)
 
 
+class _Passing(_Forms):
+    """Forms that are there already; those made now are counted, but not kept."""
+
+    def __setitem__(self, key: Any, form: Any) -> None:
+        _Forms.made += 1
+
+
 def forms_made() -> int:
     """Return how many forms of parameters (packed or transformed weights) were made so far.
 
@@ -1077,10 +1085,10 @@ class _Cached(Tensor):
     be stale.
     """
 
-    __slots__ = ("_cache", "_cached_from", "_store", "_view")
+    __slots__ = ("_again", "_cache", "_cached_from", "_readings", "_store", "_view")
 
     def __init__(self, data: Any, requires_grad: bool = False):
-        self._cached_from = (None, 0)
+        self._forget()
         super().__init__(data, requires_grad)
 
     @property
@@ -1108,13 +1116,29 @@ class _Cached(Tensor):
         Tensor.__init__(out, self._view)
         out._store, out._view = self._store, self._view
         out._cell = self._cell
-        out._cached_from = (None, 0)
+        out._forget()
         return out
 
-    def _packed(self) -> dict:
-        """Return the dictionary of derived forms, emptied whenever the values changed."""
+    def _forget(self) -> None:
+        """Start without derived forms."""
+        self._cached_from = (None, 0)
+        self._readings, self._again = 0, False
+
+    def _packed(self, recorded: bool = False) -> dict:
+        """Return the dictionary of derived forms, emptied whenever the values changed.
+
+        A call that is recorded reads one form, and its backward another. Kept until the next
+        step, they would be the largest thing in memory; so nothing new is kept there, unless
+        several such calls read the same values, these or those before the latest change.
+        """
         array, version = self._cached_from
         if array is not self._store or version != self._cell[0]:
             self._cache = _Forms()
             self._cached_from = (self._store, self._cell[0])
+            self._again = self._readings > 1
+            self._readings = 0
+        if recorded:
+            self._readings += 1
+            if self._readings == 1 and not self._again:
+                return _Passing(self._cache)
         return self._cache

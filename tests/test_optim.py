@@ -221,21 +221,39 @@ def test_closure():
 
 
 def test_forms_of_weights_are_counted():
-    """A step makes each form once; without a change of the weights none is made anew."""
+    """A step makes each form once and keeps none; prediction makes none after the first."""
     from convkit.autograd import forms_made
 
     conv = nn.Conv2d(8, 8, 3, padding=1)
-    x = ck.Tensor(np.ones((2, 8, 9, 9), np.float32))
+    x = ck.Tensor(np.ones((2, 8, 9, 9), np.float32), requires_grad=True)
+    optimizer = optim.SGD(conv.parameters(), lr=0.1)
+    for _ in range(2):
+        start = forms_made()
+        conv(x).sum().backward()
+        assert forms_made() - start == 2 and not conv.weight._packed()
+        optimizer.step()
     start = forms_made()
-    conv(x)
-    first = forms_made() - start
-    assert first >= 1
-    conv(x)
-    assert forms_made() - start == first
     with ck.no_grad():
-        conv.weight.mul_(2)
+        conv(x), conv(x)
+    assert forms_made() - start == 1
     conv(x)
-    assert forms_made() - start == 2 * first
+    assert forms_made() - start == 1
+
+
+def test_forms_are_kept_where_several_batches_make_a_step():
+    from convkit.autograd import forms_made
+
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    x = ck.Tensor(np.ones((2, 8, 9, 9), np.float32), requires_grad=True)
+    optimizer = optim.SGD(conv.parameters(), lr=0.1)
+    made = []
+    for _ in range(3):
+        start = forms_made()
+        for _ in range(4):
+            conv(x).sum().backward()
+        optimizer.step()
+        made.append(forms_made() - start)
+    assert made == [4, 2, 2]
 
 
 def test_the_average_of_weights_in_one_pass(rng):

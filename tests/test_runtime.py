@@ -216,6 +216,66 @@ def test_the_pool_is_bounded():
         memory.set_bound(before)
 
 
+def test_large_blocks_serve_any_size():
+    """What came back is joined: neither larger nor smaller arrays need new pages."""
+    run_python("""
+    import numpy as np
+    from convkit._kernels import memory
+
+    parts = [memory.empty((1 << 20,), np.uint8) for _ in range(8)]
+    for i in (3, 1, 5, 0, 7, 2, 6, 4):
+        parts[i] = None
+    before = memory.stats()
+    assert before["used"] == 0 and before["most"] >= 8 << 20
+    whole = memory.empty((8 << 20,), np.uint8)
+    del whole
+    parts = [memory.empty((size,), np.uint8) for size in (5 << 20, 2 << 20, 100_000, 700_001)]
+    after = memory.stats()
+    assert after["fresh"] == before["fresh"] and after["reused"] == before["reused"] + 5
+    assert after["used"] + after["held"] == before["held"]
+    del parts
+    memory.trim()
+    assert memory.stats()["held"] == memory.stats()["used"] == 0
+    """)
+
+
+def test_blocks_never_overlap():
+    """Threads take and give back blocks of all sizes, with and without a bound in the way."""
+    run_python("""
+    import threading
+    import numpy as np
+    from convkit._kernels import memory
+
+    wrong = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        kept = []
+        for step in range(1500):
+            size = int(rng.choice([700, 5000, 66_000, 300_000, 1_500_000]) * rng.uniform(1, 2))
+            array = memory.empty((size,), np.uint8)
+            mark = int(rng.integers(256))
+            array[::64] = mark
+            array[-1] = mark
+            kept.append((array, mark))
+            if len(kept) > 20 or rng.random() < 0.3:
+                old, mark = kept.pop(int(rng.integers(len(kept))))
+                if not (old[::64] == mark).all() or old[-1] != mark:
+                    wrong.append(seed)
+
+    for bound in (1 << 30, 1 << 22, 0):
+        memory.set_bound(bound)
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        memory.empty((1 << 17,), np.uint8)  # joins what came back late
+        assert not wrong and memory.stats()["used"] == 0
+        assert memory.stats()["held"] <= bound
+    """)
+
+
 def test_sizes_beyond_memory():
     for shape in ((1 << 62, 1 << 62), (1 << 60,), (1 << 45,)):
         with pytest.raises(MemoryError, match=r"too large|could not allocate"):

@@ -7,6 +7,7 @@ import resource
 
 import numpy as np
 import pytest
+from harness import run_python
 
 import convkit as ck
 from convkit import data, nn, optim, training
@@ -111,3 +112,36 @@ def test_accumulated_steps_are_those_of_the_whole_batch():
         weights.append([np.array(p.data) for p in model.parameters()])
     for whole, cut in zip(*weights, strict=True):
         np.testing.assert_allclose(cut, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_takes_little_more_memory_than_its_values():
+    """Neither packed weights nor blocks of the wrong size lie about, nor values nobody reads."""
+    run_python("""
+    import numpy as np
+    import convkit as ck
+    from convkit import functional as F, nn, optim
+    from convkit._kernels import memory
+
+    def block(before, after):
+        return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after),
+                nn.ReLU(), nn.MaxPool2d(2)]
+
+    model = nn.Sequential(*block(3, 32), *block(32, 64), *block(64, 128), *block(128, 256),
+                          nn.Flatten(), nn.Linear(256 * 16, 4))
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x, target = ck.ones(4, 3, 64, 64), np.zeros(4, int)
+    for _ in range(4):
+        before = memory.stats()["used"]
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        kept = memory.stats()["used"]
+        loss.backward()
+        optimizer.step()
+    # Of each block: the norm's input, the pool's result and its indices, of one byte.
+    values = sum(4 * c * (64 >> i) ** 2 * (4 + 1 + 1 / 4) for i, c in enumerate((32, 64, 128, 256)))
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    stats = memory.stats()
+    assert kept < 1.1 * values + weights, (kept, values, weights)
+    assert stats["most"] < 2 * (values + 2 * weights), stats
+    assert stats["held"] + stats["used"] < 1.25 * stats["most"], stats
+    """)

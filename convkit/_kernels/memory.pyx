@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 
 cdef extern from "blockpool.h" nogil:
     ctypedef struct ck_pool:
-        size_t bound, held, fresh, reused
+        size_t bound, held, fresh, reused, used, most
     ck_pool ck_the_pool
     void* ck_pool_take(size_t size)
     void ck_pool_give(void* p, size_t size)
@@ -82,9 +82,13 @@ def zeros(shape, dtype=np.float32):
 
 
 def stats():
-    """Return what the pool holds: bytes held and their bound, blocks made and handed on."""
+    """Return what the pool holds.
+
+    "held" bytes in free blocks and their "bound", blocks "fresh" from the system and "reused", and
+    how many bytes of large blocks are "used" now, and were at "most" at any time."""
     return {"held": ck_the_pool.held, "bound": ck_the_pool.bound,
-            "fresh": ck_the_pool.fresh, "reused": ck_the_pool.reused}
+            "fresh": ck_the_pool.fresh, "reused": ck_the_pool.reused,
+            "used": ck_the_pool.used, "most": ck_the_pool.most}
 
 
 def set_bound(size_t bound):

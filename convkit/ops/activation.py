@@ -146,16 +146,17 @@ class _Absorbing(_FromOutput):
         y = (x.activated(cls.kernel) if put_off
              else apply_kernel(cls.kernel, native(x), ctx.threads, ()))
         if ctx.needs[0]:
-            ctx.saved = y, put_off, put_off and x.residual is None
+            # Where the mask can be told from the norm's input, the value is not kept.
+            ctx.saved = (x if put_off and x.residual is None else y), put_off
         return y
 
     @classmethod
     def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | Masked]:
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
-        y, put_off, direct = ctx.saved
+        value, put_off = ctx.saved
         if put_off:
-            return (Masked(gy, y, cls.kernel, ctx.threads, direct),)
-        return (_map_grad(cls.kernel, gy, y, ctx.threads, ()),)
+            return (Masked(gy, value, cls.kernel, ctx.threads),)
+        return (_map_grad(cls.kernel, gy, value, ctx.threads, ()),)
 
 
 @register

@@ -87,28 +87,32 @@ class Masked:
 
     Parameters
     ----------
-    gy, y : numpy.ndarray
-        The gradient and the value.
+    gy : numpy.ndarray
+        The gradient.
+    value : numpy.ndarray or Deferred
+        The value; or its argument, where that was a batch norm's output as it is, which can
+        then tell the mask from its own input.
     kernel : str
         The activation's kernel.
     threads : int
         How many threads may be used.
-    direct : bool
-        Whether the argument was a batch norm's output as it is: then that batch norm can
-        tell the mask from its own input.
     """
 
-    __slots__ = ("_value", "direct", "dtype", "gy", "kernel", "shape", "threads", "y")
+    __slots__ = ("_value", "dtype", "gy", "kernel", "shape", "threads", "value")
 
-    def __init__(self, gy: np.ndarray, y: np.ndarray, kernel: str, threads: int, direct: bool):
+    def __init__(self, gy: np.ndarray, value: np.ndarray | Deferred, kernel: str, threads: int):
         self.gy = gy
-        self.y = y
+        self.value = value
         self.kernel = kernel
         self.threads = threads
-        self.direct = direct
-        self.shape = y.shape
-        self.dtype = y.dtype
+        self.shape = value.shape
+        self.dtype = value.dtype
         self._value: np.ndarray | None = None
+
+    @property
+    def direct(self) -> bool:
+        """Whether a batch norm can tell the mask from its own input."""
+        return isinstance(self.value, Deferred)
 
     @property
     def mask(self) -> tuple[float, float]:
@@ -123,12 +127,13 @@ class Masked:
     def put(self, last: np.ndarray) -> None:
         """Take the channels-last gradient that somebody worked out."""
         self._value = from_last(last)
-        self.gy = self.y = None
+        self.gy = self.value = None
 
     def array(self) -> np.ndarray:
         """Return the gradient; it is worked out once."""
         if self._value is None:
-            last = to_last(self.y)
+            value = self.value.activated(self.kernel) if self.direct else self.value
+            last = to_last(value)
             gx = memory.empty(last.shape, last.dtype)
             elementwise.unary_grad(self.kernel, to_last(self.gy), last, gx, self.threads)
             self.put(gx)

@@ -228,6 +228,7 @@ def _masked_sums(
     if gradient.direct:
         return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
     out = memory.empty(last.shape, last.dtype)
-    sums, products = norm.masked_sums(gy, last, mask, *numbers, to_last(gradient.y), out, threads)
+    value = to_last(gradient.value)
+    sums, products = norm.masked_sums(gy, last, mask, *numbers, value, out, threads)
     gradient.put(out)
     return out, None, sums, products
