@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from harness import check_op, random_array, run_python
 
-import convkit.ops  # noqa: F401  (registers)
+import convkit as ck
+from convkit import functional as F
 from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.op import REGISTRY
@@ -242,3 +243,22 @@ def test_other_instruction_sets(isa):
             check_op("mse_loss", [shape, shape])
             check_op("bce_with_logits", [shape, distributions(shape), None, None])
         """, {"CONVKIT_ISA": isa})
+
+
+@pytest.mark.parametrize("loss", [F.nll_loss, F.multi_margin_loss, F.focal_loss])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_losses_over_classes_have_the_same_bits_on_any_threads(loss, reduction):
+    """Of several blocks of rows, and of a row alone."""
+    rng = np.random.default_rng(3)
+    scores = rng.standard_normal((7001, 7)).astype(np.float32)
+    classes, found = rng.integers(0, 7, 7001), set()
+    for threads in (1, 2, 3):
+        with ck.threads(threads):
+            x = ck.Tensor(scores, requires_grad=True)
+            losses = loss(x, classes, reduction=reduction)
+            losses.backward(np.ones(losses.shape, np.float32))
+            found.add(losses.data.tobytes() + x.grad.data.tobytes())
+    assert len(found) == 1
+    if reduction == "none":
+        alone = loss(ck.Tensor(scores[5:6]), classes[5:6], reduction="none")
+        assert alone.data[0] == losses.data[5]

@@ -8,16 +8,17 @@ largest number and the logarithm of its sum) is kept for backward.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
 from convkit._kernels import loss as kernels
 from convkit._kernels import memory
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import axis_order, empty_ordered, in_order, native
+from convkit.ops.layout import in_order, native
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["CrossEntropy", "NllLoss"]
+__all__ = ["ClassLoss", "CrossEntropy", "NllLoss"]
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -91,7 +92,7 @@ def class_shape(x: Shape, target: Shape, weight: Shape | None, reduction: str,
     return each if reduction == "none" else ()
 
 
-def classes_of(target: Array, classes: int, ignore_index: int) -> Array:
+def classes_of(target: Array, classes: int, ignore_index: int | None) -> Array:
     """Return target classes as contiguous int64, all of them checked.
 
     The array is the op's own: what is changed later cannot lead a kernel astray.
@@ -101,10 +102,12 @@ def classes_of(target: Array, classes: int, ignore_index: int) -> Array:
             f"expected target classes of an integer type, or probabilities of the type of x; "
             f"got {target.dtype}")
     wrong = (target < 0) | (target >= classes)
-    wrong &= target != ignore_index
+    if ignore_index is not None:
+        wrong &= target != ignore_index
     if wrong.any():
+        other = "" if ignore_index is None else f", or ignore_index={ignore_index}"
         raise IndexError(
-            f"expected target classes from 0 to {classes - 1}, or ignore_index={ignore_index}; "
+            f"expected target classes from 0 to {classes - 1}{other}; "
             f"got {int(target[wrong].flat[0])}")
     return np.array(target, np.int64, order="C")
 
@@ -177,8 +180,55 @@ class CrossEntropy(Op):
                 None if g_target is None else np.moveaxis(g_target, -1, 1), None)
 
 
+class ClassLoss(Op):
+    """A loss of scores whose targets are classes; `kernel` is its name among the kernels."""
+
+    kernel: ClassVar[str] = ""
+    reads = (0, 1, 2)
+
+    @staticmethod
+    def _inputs(ctx: Context, x: Array, target: Array, weight: Array | None,
+                ignore_index: int | None) -> tuple[Array, Array, Array | None, int]:
+        """Return the arguments of kernels that are arrays, and the class that does not count."""
+        no_gradient(ctx, 2, "weight")
+        x = native(x)
+        target = classes_of(target, x.shape[1], ignore_index)
+        weight = same_type(weight, x, "weight")
+        return (rows_of(x), target, None if weight is None else in_order(weight, None),
+                -1 if ignore_index is None else ignore_index)
+
+    @classmethod
+    def _run(cls, ctx: Context, parameters: tuple[float, ...], rows: Array, target: Array,
+             weight: Array | None, ignore: int, reduction: str,
+             kept: tuple[Array | None, Array | None] = (None, None)) -> Array:
+        """Compute the losses, their sum or their mean."""
+        losses = memory.empty(target.shape, rows.dtype) if reduction == "none" else None
+        arguments = (rows, target, weight, *kept, ignore)
+        total, divisor = kernels.class_loss(cls.kernel, parameters, *arguments, losses,
+                                            ctx.threads)
+        if any(ctx.needs):
+            ctx.saved = parameters, arguments, divisor, reduction
+        return scalar(total, divisor, reduction, rows.dtype) if losses is None else losses
+
+    @classmethod
+    def _gradient(cls, ctx: Context, gy: Array, shape: Shape) -> Array:
+        """Return the array of a shape that the kernel's gradient fills."""
+        parameters, arguments, divisor, reduction = ctx.saved
+        each = in_order(gy, None) if reduction == "none" else None
+        factor = 1.0 if reduction == "none" else factor_of(gy, divisor, reduction)
+        out = memory.empty(shape, arguments[0].dtype)
+        kernels.class_loss_grad(cls.kernel, parameters, each, factor, *arguments, out, ctx.threads)
+        return out
+
+    @classmethod
+    def backward(cls, ctx: Context, gy: Array) -> tuple[Array, None, None]:
+        """Return the gradient of x."""
+        rows = ctx.saved[1][0]
+        return np.moveaxis(cls._gradient(ctx, gy, rows.shape), -1, 1), None, None
+
+
 @register
-class NllLoss(Op):
+class NllLoss(ClassLoss):
     """Minus the number at each target's class, times the class's weight.
 
     `x` holds log-probabilities (N, C, ...), targets are classes (N, ...).
@@ -186,6 +236,7 @@ class NllLoss(Op):
 
     name = "nll_loss"
     onnx = "NegativeLogLikelihoodLoss"
+    kernel = "nll"
 
     @staticmethod
     def shape(x: Shape, target: Shape, weight: Shape | None = None, *,
@@ -193,36 +244,10 @@ class NllLoss(Op):
         """Return () or, without reduction, the shape of `x` without its axis 1."""
         return class_shape(x, target, weight, reduction, False)
 
-    @staticmethod
-    def forward(ctx: Context, x: Array, target: Array, weight: Array | None = None, *,
+    @classmethod
+    def forward(cls, ctx: Context, x: Array, target: Array, weight: Array | None = None, *,
                 ignore_index: int = -100, reduction: str = "mean") -> Array:
         """Compute the losses, their sum or their mean."""
         class_shape(x.shape, target.shape, shape_of(weight), reduction, False)
-        no_gradient(ctx, 2, "weight")
-        x = native(x)
-        target = classes_of(target, x.shape[1], ignore_index)
-        weight = same_type(weight, x, "weight")
-        kept = (target != ignore_index) & (target >= 0) & (target < x.shape[1])
-        index = np.where(kept, target, 0)[:, np.newaxis]
-        factors = kept.astype(x.dtype) if weight is None or not weight.size \
-            else weight[index[:, 0]] * kept
-        chosen = np.take_along_axis(x, index, 1)[:, 0] if index.size else np.zeros_like(factors)
-        losses = np.where(kept, -chosen * factors, x.dtype.type(0))
-        divisor = float(factors.sum(dtype=np.float64))
-        if any(ctx.needs):
-            ctx.saved = (axis_order(x), x.shape, index, factors, divisor, reduction)
-        if reduction == "none":
-            return losses
-        return scalar(float(losses.sum(dtype=np.float64)), divisor, reduction, x.dtype)
-
-    @staticmethod
-    def backward(ctx: Context, gy: Array) -> tuple[Array, None, None]:
-        """Return the gradient of x: zero but at the target classes."""
-        order, shape, index, factors, divisor, reduction = ctx.saved
-        gx = empty_ordered(shape, order, factors.dtype)
-        gx.fill(0)
-        if index.size:
-            by_loss = gy if reduction == "none" else factors.dtype.type(
-                factor_of(gy, divisor, reduction))
-            np.put_along_axis(gx, index, (-factors * by_loss)[:, np.newaxis], 1)
-        return gx, None, None
+        inputs = cls._inputs(ctx, x, target, weight, ignore_index)
+        return cls._run(ctx, (), *inputs, reduction)
