@@ -140,6 +140,34 @@ def case_stop(folder):
     return {"step": trainer.step}
 
 
+def case_resume(folder):
+    """Stopped and resumed, each process goes on with random numbers of its own."""
+    def train(name, epochs, **more):
+        model = net(norm=False)
+        model = nn.Sequential(*list(model.children())[:-1], nn.Dropout(0.5), model[-1])
+        model = distributed.DistributedDataParallel(model)
+        ck.manual_seed(7)
+        ck.random.jump(distributed.get_rank())
+        ck.random.generator().random(distributed.get_rank())  # no stream follows from another
+        dataset = samples(24)
+        sampler = distributed.DistributedSampler(dataset)
+        loader = data.DataLoader(dataset, 6, sampler=sampler, seed=1)
+        trainer = training.Trainer(model, optim.SGD(model.parameters(), lr=0.05),
+                                   checkpoints=folder / name, progress=False)
+        if more.get("resume"):
+            ck.manual_seed(99)  # what the checkpoint has is to count
+        trainer.fit(loader, epochs=epochs, **more)
+        drawn = distributed.all_gather_object(ck.random.generator().random(4))
+        assert len({d.tobytes() for d in drawn}) == distributed.get_world_size()
+        return {**state(trainer.model), "drawn": np.array(drawn)}
+
+    whole = train("whole", 3)
+    train("cut", 1)
+    resumed = train("cut", 3, resume=True)
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    return resumed
+
+
 def case_error(folder):
     """A process raises: mpiexec ends with an error, the other does not hang."""
     if distributed.get_rank() == 1:

@@ -18,6 +18,7 @@ from convkit import distributed, nn
 from convkit import functional as F
 from convkit.distributed.group import tree_sum
 from convkit.training.results import Tally
+from convkit.training.run_state import go_on_with
 from convkit.training.update import Update
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
@@ -111,6 +112,24 @@ def test_collectives(mpiexec, tmp_path):
 
 def test_all_processes_stop_together(mpiexec, tmp_path):
     assert run(mpiexec, "stop", tmp_path)["step"] == 2
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_resumed_run_goes_on_with_every_processs_random_numbers(mpiexec, tmp_path, processes):
+    run(mpiexec, "resume", tmp_path, processes)
+
+
+def test_more_processes_than_a_checkpoint_had_draw_numbers_of_their_own():
+    ck.manual_seed(3)
+    streams = [ck.random.get_state()]
+    ck.random.jump(1)
+    streams.append(ck.random.get_state())
+    drawn = set()
+    for rank in range(5):
+        ck.manual_seed(0)
+        go_on_with(streams, rank)
+        drawn.add(ck.random.generator().random())
+    assert len(drawn) == 5
 
 
 @pytest.mark.parametrize("case, text", [

@@ -188,7 +188,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     """Train as the arguments ask for; the model has the weights to export afterwards."""
     from functools import partial
 
-    from convkit import distributed, training
+    from convkit import distributed, random, training
     from convkit import functional as F
     from convkit.training.trainer import INTERRUPTED
 
@@ -198,6 +198,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     network = model
     if distributed.is_initialized():
         network = distributed.DistributedDataParallel(model)
+        random.jump(distributed.get_rank())  # dropout is to differ between processes
         order = {"sampler": distributed.DistributedSampler(
             train, batch_size=args.batch_size, accumulate=args.accumulate)}
     loader = prepare.loader(train, args.batch_size, **order, seed=args.seed,

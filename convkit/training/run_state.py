@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convkit import random
+from convkit.distributed import get_rank
 from convkit.errors import ModelFormatError
 from convkit.training.records import pack_records, unpack_records
 
@@ -30,6 +31,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "scheduler": of(trainer.scheduler),
         "ema": of(trainer.ema),
         "rng": random.get_state(),
+        "streams": trainer.streams,
         "loaders": {name: loader.state_dict() for name, loader in trainer.loaders.items()
                     if hasattr(loader, "state_dict")},
         "position": {"epoch": trainer.epoch, "step": trainer.step, "batch": trainer.batch,
@@ -75,10 +77,18 @@ def _restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     for name, loader in trainer.loaders.items():
         if name in state["loaders"] and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(state["loaders"][name])
-    random.set_state(state["rng"])
+    rank = 0 if trainer.parallel is None else get_rank()
+    go_on_with(state.get("streams") or [state["rng"]], rank)
     trainer.go_to(**state["position"])
     trainer.history[:] = unpack_records(state["history"])
     _restore_callbacks(trainer.callbacks, state["callbacks"])
+
+
+def go_on_with(streams: Sequence[Mapping[str, Any]], rank: int) -> None:
+    """Go on with a process's random numbers; more processes than there were have their own too."""
+    again, which = divmod(rank, len(streams))
+    random.set_state(streams[which])
+    random.jump(again * len(streams))  # each stream was a jump from the one before
 
 
 def _restore_callbacks(callbacks: Sequence, saved: Sequence) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit import _precision, nn, optim
+from convkit import _precision, nn, optim, random
 from convkit import functional as F
 from convkit.autograd import Tensor
 from convkit.distributed import DistributedDataParallel, all_gather_object, get_rank
@@ -189,6 +189,8 @@ class Trainer:
         self.tally = Tally()
         self.loaders: dict[str, Any] = {}
         self._update = Update(optimizer, accumulate, clip_norm, clip_value, self.parallel)
+        # The processes' random numbers; None where there is but one.
+        self.streams: list[dict[str, Any]] | None = None
         self._asked: str | None = None  # why this process wants to stop, which all must do
         self._max_steps: int | None = None
         self._seconds = 0.0
@@ -313,10 +315,16 @@ class Trainer:
             self._asked = self._asked or reason
 
     def _agree(self) -> None:
-        """Stop where one of the processes wants to: all of them after the same step."""
-        if self.parallel is not None and self.stopped is None:
-            reasons = [r for r in all_gather_object(self._asked) if r is not None]
-            self.stopped = reasons[0] if reasons else None
+        """Stop where one of the processes wants to: all of them after the same step.
+
+        A checkpoint written now has the random numbers that each goes on with.
+        """
+        if self.parallel is None:
+            return
+        answers = all_gather_object((self._asked, random.get_state()))
+        self.streams = [stream for _, stream in answers]
+        if self.stopped is None:
+            self.stopped = next((asked for asked, _ in answers if asked is not None), None)
 
     @property
     def seconds(self) -> float:
