@@ -73,7 +73,8 @@ def form(channels, size, columns, kernel, stride=1, padding=None, dilation=1, gr
 
 # What networks use, and what they seldom do.
 FORMS = [
-    form(3, 64, 32, 3), form(3, 112, 64, 7, 2), form(3, 67, 48, 11, 4), form(1, 28, 32, 5),
+    form(3, 64, 192, 8, 8, 0), form(3, 64, 32, 3), form(1, 64, 192, 16, 16, 0),
+    form(3, 112, 64, 7, 2), form(3, 67, 48, 11, 4), form(1, 28, 32, 5),
     form(3, 56, 96, 4, 4, 0), form(3, 64, 3, 9), form(64, 28, 3, 9), form(64, 28, 64, 3),
     form(64, 29, 64, 3, 2), form(64, 28, 64, 3, 3), form(128, 14, 128, 3, 2), form(256, 7, 256, 3),
     form(512, 4, 512, 3), form(512, 2, 512, 3), form(64, 28, 64, 3, 1, 0), form(64, 28, 128, 1),

@@ -43,7 +43,7 @@ def check(forms: str) -> int:
 
 
 def test_every_form_runs_at_a_quarter_of_the_speed_of_im2col_at_least():
-    assert check("forms.FORMS if LONG else forms.FORMS[1::2]".replace("LONG", str(LONG))) > 40
+    assert check("forms.FORMS if LONG else forms.FORMS[::3]".replace("LONG", str(LONG))) > 25
 
 
 @pytest.mark.skipif(not LONG, reason="minutes: CONVKIT_LONG_TESTS=1")
