@@ -541,19 +541,3 @@ try:
 except ValueError as error:
     print(error)
 """, {"CONVKIT_THREADING": "fibres"}).stdout
-
-
-@needs_threads
-def test_idle_threads_cost_nothing():
-    """After a call the workers sleep: the process uses hardly any CPU time."""
-    code = STEP + """
-    import time
-
-    step()
-    time.sleep(0.02)
-    before = time.process_time()
-    time.sleep(0.5)
-    used = time.process_time() - before
-    assert used < 0.05, f"{used} s of CPU in 0.5 s of idling"
-    """
-    run_python(code, {"CONVKIT_NUM_THREADS": "2"})

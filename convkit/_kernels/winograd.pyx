@@ -105,6 +105,8 @@ cdef Py_ssize_t PACK_DEPTHS = 64
 # to 2^7 and add up to 2^16 products, may have flushed what matters to zero (it stays below
 # 2^-24 of the largest result above); what overflows shows as an infinity.
 cdef float LEAST_SUM = 2.0**-60
+# Numbers below this are denormal: kernels read them as zeros.
+cdef float LEAST_NORMAL = 2.0**-126
 cdef int32_t INFINITE_BITS = 0x7f800000
 # Scratch memory of this size lies in huge pages.
 cdef Py_ssize_t HUGE_BYTES = 4 << 20
@@ -131,6 +133,7 @@ cdef class Weights:
     cdef readonly int tile               # 2 or 4
     cdef readonly Py_ssize_t columns, depth
     cdef readonly float peak             # the largest absolute weight; infinity for NaN too
+    cdef readonly float least            # sums below this may have lost something
     cdef Py_ssize_t block_columns, blocks, block_size, position_step
     cdef float* pointer
 
@@ -213,6 +216,10 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     with nogil:
         parallel_for(_pack_task, &job, tasks, team)
     weights.peak = _as_float(peaks.max())
+    weights.least = LEAST_SUM
+    if weights.peak < LEAST_NORMAL:
+        weights.array.fill(0)
+        weights.least = 0    # sums of zeros are what they should be
     return weights
 
 
@@ -349,6 +356,7 @@ cdef struct Job:
     Py_ssize_t samples, tasks
     Py_ssize_t tiles                      # of a block, at most
     Py_ssize_t total                      # tiles in all
+    float least                           # see Weights
     const float* u
     Py_ssize_t block_columns, blocks, block_size, weight_step
     Py_ssize_t m_step, m_tile             # floats between positions and between tiles
@@ -536,6 +544,7 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.positions = (job.tile + 2) * (job.tile + 2)
     job.source = _source(x_shape, job.tile + 2, weights.tile, top, left,
                          (job.out_h, job.out_w), dilation, x_pixel)
+    job.least = weights.least
     job.u = weights.pointer
     job.block_columns = weights.block_columns
     job.blocks = weights.blocks
@@ -603,7 +612,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
                   char* scratch) noexcept nogil:
     """Convolve; leave each sample's peak in the first floats of the scratch memory.
 
-    Returns 1 where one of them is not between LEAST_SUM and infinity.
+    Returns 1 where one of them is not between the weights' `least` and infinity.
     """
     cdef Job job = (<const Job*>params)[0]
     cdef ptrdiff_t no_offset = 0
@@ -628,7 +637,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
         parallel_for(_columns_task, &job, job.tasks, job.team)
     _sample_peaks(&job, <int32_t*>scratch)
     for i in range(samples):
-        if not LEAST_SUM <= (<float*>scratch)[i] < INFINITY:
+        if not job.least <= (<float*>scratch)[i] < INFINITY:
             return 1
     return 0
 
@@ -731,11 +740,11 @@ cdef void _sample_peaks(Job* job, int32_t* of_sample) noexcept nogil:
             lanes += job.vector
 
 
-def outside(peaks):
+def outside(peaks, Weights weights):
     """Return the indices of samples whose peaks tell that another way must compute them."""
     cdef const float* values = _address(peaks)
     cdef Py_ssize_t i, count = len(peaks)
-    return [i for i in range(count) if not LEAST_SUM <= values[i] < INFINITY]
+    return [i for i in range(count) if not weights.least <= values[i] < INFINITY]
 
 
 # -- gradient of the weight ----------------------------------------------------------------

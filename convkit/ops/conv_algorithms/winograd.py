@@ -140,8 +140,9 @@ class Winograd(Algorithm):
               **epilogue):
         """Return the transforms' step, which lets direct convolution redo single samples."""
         packed = _pack(problem, task, weight, cache, threads)
-        fallback = _Fallback(problem, task, weight, cache, residual, x_pixel, y_pixel, epilogue)
-        if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
+        fallback = _Fallback(problem, task, weight, packed, cache, residual, x_pixel, y_pixel,
+                             epilogue)
+        if not _bearable(packed):
             return [fallback.step(threads)] if x_pixel is None else None
         x, y = sides(problem, task)
         return [winograd.step(x, packed, y, *_origin(problem, task), fallback,
@@ -183,6 +184,11 @@ def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | Non
     return packed
 
 
+def _bearable(packed: winograd.Weights) -> bool:
+    """Tell whether the transforms keep what is in the weights; nothing is in denormal ones."""
+    return packed.least == 0 or LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT
+
+
 def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     """Return where in the task's input the taps of its first result begin."""
     (top, _), (left, _) = problem.padding
@@ -194,15 +200,16 @@ def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
 class _Fallback:
     """What a step calls where samples came up that transforms cannot bear."""
 
-    def __init__(self, problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
-                 residual: bool, x_pixel: int | None, y_pixel: int | None, epilogue: dict):
+    def __init__(self, problem: ConvProblem, task: str, weight: np.ndarray,
+                 packed: winograd.Weights, cache: dict | None, residual: bool,
+                 x_pixel: int | None, y_pixel: int | None, epilogue: dict):
         self._make = lambda threads: Direct.steps(
             problem, task, weight, cache, threads, residual=residual, y_pixel=y_pixel,
             **epilogue)[0]
         self._x, y = sides(problem, task)
         self._pixel = 4 * (x_pixel or self._x[2])
         self._y_bytes = 4 * math.prod(y[:2]) * (y_pixel or y[2])
-        self._step = None
+        self._packed, self._step = packed, None
 
     def step(self, threads: int):
         """Return the step of direct convolution; its weights are packed when first asked for."""
@@ -215,7 +222,7 @@ class _Fallback:
         (height, width, _), y_bytes = self._x, self._y_bytes
         strides = (width * self._pixel, self._pixel, 4)
         peaks = runner.array_at(scratch, (samples,), None, np.dtype(np.float32))
-        for n in winograd.outside(peaks):
+        for n in winograd.outside(peaks, self._packed):
             one = np.ascontiguousarray(runner.array_at(
                 x + n * height * width * self._pixel, self._x, strides, peaks.dtype))
             runner.run_step(self.step(threads), (
@@ -227,12 +234,12 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
          cache: dict | None, threads: int, epilogue: dict) -> bool:
     """Compute `y`; return False, with `y` undefined, where the weights do not allow it."""
     packed = _pack(problem, task, weight, cache, threads)
-    if not LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT:
+    if not _bearable(packed):
         return False
     peaks = winograd.run(x, packed, y, *_origin(problem, task), problem.dilation, threads=threads,
                          **epilogue)
     residual = epilogue.pop("residual", None)
-    for n in winograd.outside(peaks):
+    for n in winograd.outside(peaks, packed):
         one = slice(n, n + 1)
         more = {} if residual is None else {"residual": residual[one]}
         getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
