@@ -369,7 +369,7 @@ def edits():
 @pytest.mark.parametrize("edit", list(edits()))
 def test_damaged_open_sizes_are_refused(edit):
     graph = run_pipeline(trace(models()[0], IMAGE))
-    arrays = {c.name: c.array for c in graph.constants.values()}
+    arrays = {c.name: c for c in graph.constants.values()}
     data = json.loads(json.dumps(graph_to_json(graph)))
     assert graph_to_json(graph_from_json(json.loads(json.dumps(data)), arrays)) == data
     edit(data)
@@ -388,7 +388,7 @@ def parts(data: dict) -> list:
 def test_mutated_graphs_are_refused_or_sound(which):
     """One to four changes anywhere: only ModelFormatError comes out, and soon."""
     program = ck.compile(models()[which], IMAGE, image=True)
-    arrays = {c.name: c.array for c in program.graph.constants.values()}
+    arrays = {c.name: c for c in program.graph.constants.values()}
     text, rng = json.dumps(graph_to_json(program.graph)), random.Random(which)
     accepted, slowest = 0, 0.0
     for _ in range(MUTATIONS):

@@ -13,6 +13,10 @@ from convkit._kernels import memory
 from libc.string cimport memcpy, memset
 
 
+# Blocks that are packed at a time, at most, of weights that are read part by part.
+cdef Py_ssize_t MOST_BLOCKS = 8
+
+
 cdef const ck_gemm_kernels* kernels_for(Py_ssize_t itemsize) noexcept nogil:
     cdef const ck_gemm_table* table = <const ck_gemm_table*>dispatch.table().gemm
     return &table.f32 if itemsize == 4 else &table.f64
@@ -50,7 +54,7 @@ cdef struct PackJob:
     Py_ssize_t group_step, column_step, depth_step
     const Py_ssize_t* tap_steps
     const Py_ssize_t* places    # of the tap at each step below `span`, or -1
-    Py_ssize_t span
+    Py_ssize_t span, begin      # the first block to pack
 
 
 cdef void _copy_block(PackJob* job, const char* source, char* target, Py_ssize_t columns,
@@ -104,6 +108,7 @@ cdef void _turn_block(PackJob* job, const char* source, char* target, Py_ssize_t
 cdef void _pack_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Pack one block of one group."""
     cdef PackJob* job = <PackJob*>ctx
+    index += job.begin
     cdef Py_ssize_t group = index // job.blocks
     cdef Py_ssize_t first = index % job.blocks * job.width * job.vector
     cdef Py_ssize_t columns = min(job.width * job.vector, job.columns - first)
@@ -133,6 +138,11 @@ cdef class Packed:
         self.itemsize = array.itemsize
         self.pointer = <char*><size_t>array.ctypes.data
 
+    def as_one_tap(self):
+        """Return the same for a product over (tap, channel), in which order they lie."""
+        return Packed(self.array, self.groups, 1, self.taps * self.depth, self.columns,
+                      self.width, self.vector)
+
 
 def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_steps,
          Py_ssize_t group_step, Py_ssize_t column_step, Py_ssize_t depth_step,
@@ -141,7 +151,8 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
 
     Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
     depth * depth_step + column * column_step`` of the flat C-contiguous `source`. Taps are the
-    source's innermost axis: their steps lie below those of depth and column.
+    source's innermost axis: their steps lie below those of depth and column. `source` may also
+    be what `parts_of` takes.
 
     Returns
     -------
@@ -155,7 +166,6 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     array = memory.empty((groups * blocks * taps * depth * width * vector,), source.dtype)
     cdef Packed packed = Packed(array, groups, taps, depth, columns, width, vector)
     cdef PackJob job
-    job.source = <const char*><size_t>source.ctypes.data
     job.target = packed.pointer
     job.itemsize = source.itemsize
     job.vector = vector
@@ -174,10 +184,32 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     places = np.full(job.span, -1, dtype=np.intp)
     places[steps] = np.arange(taps)
     job.places = <const Py_ssize_t*><size_t>places.ctypes.data
-    cdef int team = threads_for(threads, groups * blocks, <double>array.size * 8)
-    with nogil:
-        parallel_for(_pack_block, &job, groups * blocks, team)
+    cdef Py_ssize_t together = width * vector, count = groups * blocks
+    cdef int team = threads_for(threads, count, <double>array.size * 8)
+    cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns
+    for first, part in parts_of(source, together * min(team, MOST_BLOCKS) if by_columns else 0):
+        job.source = <const char*>(<size_t>part.ctypes.data
+                                   - <size_t>(first * column_step * source.itemsize))
+        job.begin = first // together
+        if by_columns:
+            count = (len(part) + together - 1) // together
+        with nogil:
+            parallel_for(_pack_block, &job, count, team)
     return packed
+
+
+def parts_of(source, Py_ssize_t rows):
+    """Return pairs of a first row and an array, C-contiguous, that together are weights.
+
+    Parameters
+    ----------
+    source : ndarray, or an object that is one to NumPy and has `parts(rows)`
+    rows : int
+        Of how many rows parts are to hold multiples; 0 for all at once.
+    """
+    if rows and hasattr(source, "parts"):
+        return source.parts(rows)
+    return [(0, np.asarray(source))]
 
 
 def tile_width(Py_ssize_t itemsize, Py_ssize_t row_width, Py_ssize_t columns):

@@ -20,6 +20,7 @@ import numpy as np
 
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport part_start
+from convkit._kernels.gemm import parts_of
 from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
@@ -103,6 +104,10 @@ cdef class Packed:
         return self.batch * self.steps * self.step_bytes(2)
 
 
+# Blocks that are packed at a time, at most, of weights that are read part by part.
+cdef Py_ssize_t MOST_BLOCKS = 8
+
+
 cdef struct PackJob:
     const float* source
     const Py_ssize_t* offsets      # of each value of the reduction
@@ -110,11 +115,13 @@ cdef struct PackJob:
     char* target
     Py_ssize_t columns, blocks, batch, k, steps, depth, block_bytes, group_step, column_step
     int* infinite                  # per block
+    Py_ssize_t begin               # the first block to pack
 
 
 cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Pack one block of up to 32 columns of one group."""
     cdef PackJob* job = <PackJob*>ctx
+    index += job.begin
     cdef Py_ssize_t group = index // job.blocks
     cdef Py_ssize_t first = index % job.blocks * COLUMNS
     cdef Py_ssize_t tiles = 2 if job.columns - first > CK_TILE_COLUMNS else 1
@@ -150,7 +157,8 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     """Pack float32 weights for tiles.
 
     Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
-    depth * depth_step + column * column_step`` of the flat C-contiguous `source`.
+    depth * depth_step + column * column_step`` of the flat C-contiguous `source`, which may also
+    be what `gemm.parts_of` takes.
 
     Parameters
     ----------
@@ -185,7 +193,6 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
         (steps[:, None] + depth_step * np.arange(depth, dtype=np.intp)).ravel())
     infinite = np.empty(groups * packed.blocks, np.intc)
     cdef PackJob job
-    job.source = <const float*><size_t>source.ctypes.data
     job.offsets = <const Py_ssize_t*><size_t>offsets.ctypes.data
     job.form = _form(planes)
     job.target = packed.pointer
@@ -200,8 +207,15 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.column_step = column_step
     job.infinite = <int*><size_t>infinite.ctypes.data
     cdef int team = threads_for(threads, groups * packed.blocks, <double>packed.array.size * 4)
-    with nogil:
-        parallel_for(_pack_task, &job, job.blocks * groups, team)
+    cdef Py_ssize_t count = groups * packed.blocks
+    cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns
+    for first, part in parts_of(source, COLUMNS * min(team, MOST_BLOCKS) if by_columns else 0):
+        job.source = <const float*>(<size_t>part.ctypes.data - <size_t>(first * column_step * 4))
+        job.begin = first // COLUMNS
+        if by_columns:
+            count = (len(part) + COLUMNS - 1) // COLUMNS
+        with nogil:
+            parallel_for(_pack_task, &job, count, team)
     packed.finite = not infinite.any()
     return packed
 

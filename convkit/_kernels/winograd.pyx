@@ -30,6 +30,7 @@ from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels import memory
+from convkit._kernels.gemm import parts_of
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.runner cimport Step, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -144,13 +145,15 @@ cdef struct PackJob:
     Py_ssize_t blocks, block_columns, block_size, vector
     float* u
     int32_t* peaks
+    Py_ssize_t begin                     # the first block to pack
 
 
 cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Transform a run of depths of one block of columns."""
     cdef PackJob* job = <PackJob*>ctx
     cdef ck_winograd_weights_args args = job.proto
-    cdef Py_ssize_t block = index % job.blocks, first = index // job.blocks * PACK_DEPTHS
+    cdef Py_ssize_t block = index % job.blocks + job.begin
+    cdef Py_ssize_t first = index // job.blocks * PACK_DEPTHS
     cdef Py_ssize_t column = block * job.block_columns
     args.columns = min(job.block_columns, job.proto.columns - column)
     args.row = _round_up(args.columns, job.vector)
@@ -167,7 +170,7 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
 
     Parameters
     ----------
-    source : ndarray of float32
+    source : ndarray of float32, or what `gemm.parts_of` takes
         C-contiguous; the nine taps of (column, depth) start at ``column * column_step +
         depth * depth_step`` of the flat array.
     tile : 2 or 4
@@ -197,24 +200,30 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     weights.pointer = <float*><size_t>weights.array.ctypes.data
     cdef PackJob job
     job.kernels = &table.sizes[tile // 4]
-    job.blocks = weights.blocks
     job.block_columns = weights.block_columns
     job.block_size = weights.block_size
     job.vector = vector
     job.u = weights.pointer
-    job.proto.w = <const float*><size_t>source.ctypes.data
     job.proto.column_step = column_step
     job.proto.depth_step = depth_step
     job.proto.turned = turned
     job.proto.columns = columns
     job.proto.depth = depth
     job.proto.position_step = weights.position_step
-    cdef Py_ssize_t tasks = job.blocks * ((depth + PACK_DEPTHS - 1) // PACK_DEPTHS)
+    cdef Py_ssize_t runs = (depth + PACK_DEPTHS - 1) // PACK_DEPTHS, tasks = weights.blocks * runs
     peaks = np.zeros((tasks, vector), np.int32)
-    job.peaks = <int32_t*><size_t>peaks.ctypes.data
     cdef int team = threads_for(threads, tasks, <double>weights.array.size * 2)
-    with nogil:
-        parallel_for(_pack_task, &job, tasks, team)
+    cdef bint by_columns = column_step >= depth_step and source.shape[0] == columns
+    for first, part in parts_of(source, weights.block_columns if by_columns else 0):
+        job.proto.w = <const float*>(<size_t>part.ctypes.data - <size_t>(first * column_step * 4))
+        job.begin = first // weights.block_columns
+        job.blocks = weights.blocks
+        if by_columns:
+            job.blocks = (len(part) + weights.block_columns - 1) // weights.block_columns
+        job.peaks = <int32_t*><size_t>peaks.ctypes.data + job.begin * runs * vector
+        tasks = job.blocks * runs
+        with nogil:
+            parallel_for(_pack_task, &job, tasks, team)
     weights.peak = _as_float(peaks.max())
     weights.least = LEAST_SUM
     if weights.peak < LEAST_NORMAL:

@@ -12,7 +12,7 @@ from convkit.infer.graph import Graph
 from convkit.infer.image_input import with_images, with_layout
 from convkit.infer.passes import run_pipeline
 from convkit.infer.program import Program
-from convkit.infer.trace import Run, random_inputs, trace_and_run
+from convkit.infer.tracing import Run, random_inputs, trace_and_run
 from convkit.infer.verify import verify
 
 __all__ = ["compile"]

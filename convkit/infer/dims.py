@@ -155,7 +155,7 @@ def infer(rule: Callable[..., tuple[int, ...]], shapes: Sequence[Shape | None],
     """
     answers = [rule(*[None if s is None else _at_point(s, point) for s in shapes], **given)
                for point, given in zip(points, attrs, strict=True)]
-    return join(answers, points, [*terms_of(shapes), *known])
+    return join(answers, points, [*terms_of(shapes), *known] if points[0].sizes else ())
 
 
 def _at_point(shape: Shape, point: Point) -> tuple[int, ...]:

@@ -8,8 +8,10 @@ The operations are those of ``convkit.ops``, with the very attributes their forw
 from __future__ import annotations
 
 import dataclasses
+import math
+import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ from convkit.infer.dims import Shape, show
 from convkit.infer.open_dims import Symbol, symbols_in
 from convkit.infer.schema import defaults
 
-__all__ = ["Constant", "Editor", "Graph", "Node", "Port", "Value"]
+__all__ = ["Constant", "Editor", "Graph", "Node", "Port", "StoredConstant", "Value"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,95 @@ class Port:
     value: int
 
 
-@dataclass(frozen=True, eq=False)
 class Constant:
-    """A weight, named as in the model's state_dict."""
+    """A weight, named as in the model's state_dict.
 
-    name: str
-    array: np.ndarray
+    Attributes
+    ----------
+    name : str
+    array : numpy.ndarray
+    """
+
+    def __init__(self, name: str, array: np.ndarray):
+        self.name, self.array = name, array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The array's element type."""
+        return self.array.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def key(self) -> int:
+        """What is the same for constants that are the same array."""
+        return id(self.array)
+
+    def parts(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, rows from there on), C-contiguous, of multiples of `rows` rows.
+
+        A part is overwritten by the next one.
+        """
+        yield 0, np.ascontiguousarray(self.array)
+
+
+class StoredConstant(Constant):
+    """A constant that is made an array anew whenever it is asked for.
+
+    So that only what is made of it (packed weights) stays in memory: `array` remembers the last
+    array for as long as others hold it.
+
+    Parameters
+    ----------
+    name : str
+    stored : object
+        Has `shape`, `dtype`, `array()` and `parts(rows)`.
+    """
+
+    def __init__(self, name: str, stored: Any):
+        self.name, self._stored, self._last = name, stored, None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values; read-only."""
+        found = None if self._last is None else self._last()
+        if found is None:
+            found = self._stored.array()
+            self._last = weakref.ref(found)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return self._stored.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The array's element type."""
+        return self._stored.dtype
+
+    @property
+    def key(self) -> int:
+        """What is the same for constants that are the same array."""
+        return id(self._stored)
+
+    def parts(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, rows from there on), C-contiguous, of multiples of `rows` rows.
+
+        A part is overwritten by the next one.
+        """
+        return self._stored.parts(rows)
+
+    def __reduce__(self):
+        return Constant, (self.name, self.array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +244,7 @@ class Graph:
 
     def parameters(self) -> int:
         """Return the number of elements in all constants."""
-        return sum(c.array.size for c in self.constants.values())
+        return sum(c.size for c in self.constants.values())
 
     def __str__(self) -> str:
         """Return a table with a line for every input, node and output.

@@ -15,7 +15,7 @@ import numpy as np
 from convkit._kernels import runner
 from convkit.infer.chaining import Emitted, join_chains
 from convkit.infer.dims import BatchDim, Shape, at_batch
-from convkit.infer.graph import Graph, Node
+from convkit.infer.graph import Constant, Graph, Node, StoredConstant
 from convkit.infer.joining import follow, reserve
 from convkit.infer.places import Block, Operand
 from convkit.infer.plan import plan_arena
@@ -97,9 +97,9 @@ class Lowering:
         self._blocks: list[Block] = []
         self._values: dict[int, Operand] = {}
         self._caches: dict[int, dict] = {}
-        # Of the graph's own constants, by the ids of arrays that live as long as the graph.
+        # Of the graph's own constants, by the ids of what lives as long as the graph.
         self._shared: dict[int, dict] = {} if shared is None else shared
-        self._own = {id(c.array) for c in graph.constants.values()}
+        self._own = {id(c) for c in graph.constants.values()}
         self._kept: list[np.ndarray] = []
         self._parts, self._wholes = reserve(graph)
 
@@ -126,6 +126,7 @@ class Lowering:
         for operand in operands:
             if operand is not None:
                 operand.block.use(len(self._emitted))
+                self._pin(operand.block)
         self._emitted.append(Emitted(self._node, step, operands, samples))
 
     def copy(self, x: Operand, y: Operand) -> Operand:
@@ -148,16 +149,31 @@ class Lowering:
 
     def constant(self, array: np.ndarray) -> Operand:
         """Return the place of an array."""
-        array = np.require(array, requirements="A")
-        self._kept.append(array)
-        block = Block(0, array.nbytes, "constant", array=array)
-        return Operand(block, array.shape, array.dtype, array.strides)
+        return self._constant(Constant("", array))
+
+    def _constant(self, constant: Constant) -> Operand:
+        """Return the place of a constant; of one of a file, before it is read."""
+        size = constant.size * constant.dtype.itemsize
+        block = Block(0, size, "constant", constant=constant)
+        if isinstance(constant, StoredConstant):
+            order = tuple(range(len(constant.shape)))
+            strides = dense_strides(constant.shape, order, constant.dtype.itemsize)
+        else:
+            self._pin(block)
+            strides = block.array.strides
+        return Operand(block, constant.shape, constant.dtype, strides)
+
+    def _pin(self, block: Block) -> None:
+        """Keep a constant's array, which steps are to read as it lies."""
+        if block.kind == "constant" and block.array is None:
+            block.array = np.require(block.constant.array, requirements="A")
+            self._kept.append(block.array)
 
     def cache(self, x: Operand) -> dict:
         """Return a dictionary for what is made of a constant: its packed forms."""
-        array = id(x.block.array)
-        if array in self._own:
-            return self._shared.setdefault(array, {})
+        constant = id(x.block.constant)
+        if constant in self._own:
+            return self._shared.setdefault(constant, {})
         return self._caches.setdefault(id(x.block), {})
 
     def reserved(self) -> Operand | None:
@@ -200,7 +216,7 @@ class Lowering:
         graph = self._graph
         homes = self._place_inputs()
         for value, constant in graph.constants.items():
-            self._values[value] = self.constant(constant.array)
+            self._values[value] = self._constant(constant)
         algorithms, python = {}, set()
         for position, node in enumerate(graph.nodes):
             self._node, self.algorithm = position, ""
@@ -265,7 +281,7 @@ class Lowering:
         operands = [None if v is None else self._values[v] for v in node.inputs]
         shapes = [self._graph.shape(v) for v in node.outputs]
         if (len(node.outputs) != 1 or 0 in shapes[0]
-                or any(x is not None and not x.regular and x.constant is None for x in operands)):
+                or any(x is not None and not x.regular and not x.is_constant for x in operands)):
             return False
         y = REGISTRY[node.op].lower(self, *operands, **node.attrs)
         if y is None:
@@ -288,7 +304,7 @@ class Lowering:
                 order = like.order
             results.append(self.new(shape, np.dtype(self._graph.values[value].dtype), order))
             self._values[value] = results[-1]
-        caches = tuple([None if x is None or x.constant is None else self.cache(x)
+        caches = tuple([None if x is None or not x.is_constant else self.cache(x)
                         for x in operands])
         self.step(runner.python_step(_Call(node, operands, results, caches, self.precision)),
                   (*operands, *results), (1, 0))

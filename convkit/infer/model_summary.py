@@ -9,7 +9,7 @@ from convkit.infer.cost import flops
 from convkit.infer.dims import Shape, show
 from convkit.infer.graph import Graph, Node, table
 from convkit.infer.receptive import Field, receptive_fields
-from convkit.infer.trace import trace
+from convkit.infer.tracing import trace
 
 __all__ = ["ModelSummary", "Step", "steps", "summary"]
 
@@ -70,7 +70,7 @@ class ModelSummary:
         self._learned = {v for v, c in graph.constants.items()
                          if c.name in names or not hasattr(model, "named_parameters")}
         self.parameters = sum(p.numel() for _, p in named) if named else sum(
-            graph.constants[v].array.size for v in self._learned)
+            graph.constants[v].size for v in self._learned)
         self.trainable = sum(p.numel() for _, p in named if p.requires_grad)
         self.steps = tuple(steps(graph))
         self.flops = sum(step.flops for step in self.steps)
@@ -99,7 +99,7 @@ class ModelSummary:
     def __str__(self) -> str:
         rows = [("step", "op", "output", "parameters", "FLOPs", "sees")]
         for step in self.steps:
-            own = sum(self.graph.constants[v].array.size for v in step.constants
+            own = sum(self.graph.constants[v].size for v in step.constants
                       if v in self._learned)
             out = step.node.outputs[0]
             field = self._fields.get(out)

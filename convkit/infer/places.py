@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convkit.infer.dims import BatchDim, Shape, at_batch
+from convkit.infer.graph import Constant
 from convkit.ops.layout import LAST_ORDER, dense_strides
 
 __all__ = ["ALIGNMENT", "Block", "Operand"]
@@ -32,8 +33,10 @@ class Block:
         Whose memory it is.
     index : int
         Which input or output.
+    constant : Constant or None
+        What a constant is read from.
     array : numpy.ndarray or None
-        A constant's.
+        A constant's, where steps read it as it lies.
     first, last : int
         The steps in whose time it holds something: set by the steps that use it.
     home : Block or None
@@ -46,6 +49,7 @@ class Block:
     fixed: int
     kind: str = "arena"
     index: int = 0
+    constant: Constant | None = None
     array: np.ndarray | None = None
     first: int | None = None
     last: int = -1
@@ -100,11 +104,24 @@ class Operand:
 
     @property
     def constant(self) -> np.ndarray | None:
-        """The array of a constant, None for what is computed."""
-        if self.block.kind != "constant" or self.offset:
+        """The array of a constant, None for what is computed.
+
+        One of a file may be decoded at every call: `is_constant` only tells.
+        """
+        if not self.is_constant:
             return None
+        return self.block.constant.array if self.block.array is None else self.block.array
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the whole of a constant, as that lies."""
+        if self.block.kind != "constant" or self.offset:
+            return False
         array = self.block.array
-        return array if array.shape == self.shape and array.strides == self.strides else None
+        if array is not None:
+            return array.shape == self.shape and array.strides == self.strides
+        return self.shape == self.block.constant.shape and self.strides == dense_strides(
+            self.shape, tuple(range(len(self.shape))), self.dtype.itemsize)
 
     @property
     def order(self) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +15,16 @@ from convkit._precision import checked_precision, get_precision
 from convkit.autograd import Tensor
 from convkit.errors import DTypeError, ShapeError
 from convkit.infer.by_size import BySize
-from convkit.infer.check import MaxError
 from convkit.infer.dims import BatchDim, Shape, at_batch, show
 from convkit.infer.graph import Graph
 from convkit.infer.image_input import image_layout
 from convkit.infer.lowering import Lowered, Output, lower
-from convkit.infer.program_table import algorithm_of, program_table
 from convkit.ops.layout import empty_ordered
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from convkit.infer.check import MaxError
     from convkit.infer.profile import Profile
 
 __all__ = ["Program"]
@@ -163,6 +163,8 @@ class Program:
         read first. The algorithm "python" marks operations without compiled steps, which take
         the GIL. Where sizes are open, the figures are those of the largest.
         """
+        from convkit.infer.program_table import program_table
+
         if self._by_size is not None:
             sizes = "; ".join(map(str, self.graph.open_sizes()))
             return f"open sizes, here the largest: {sizes}\n{self._by_size.largest().summary()}"
@@ -175,6 +177,7 @@ class Program:
         for ``dot -Tsvg``, or hand it to any viewer of DOT.
         """
         from convkit.infer.dot import dot
+        from convkit.infer.program_table import algorithm_of
 
         lowered = (self if self._by_size is None else self._by_size.largest())._ready()
         return dot(self.graph, {i: algorithm_of(lowered, i) for i in range(len(self.graph.nodes))})
@@ -327,6 +330,8 @@ class Program:
 
     def _threads_for_async(self) -> ThreadPoolExecutor:
         """Return the executor of `run_async`; after a fork, a new one."""
+        from concurrent.futures import ThreadPoolExecutor
+
         if self._executor is None or self._executor[0] != os.getpid():
             self._executor = (os.getpid(), ThreadPoolExecutor(ASYNC_CALLS, "convkit"))
         return self._executor[1]

@@ -23,7 +23,7 @@ def program_table(graph: Graph, lowered: Lowered) -> str:
     for position, (node, shape, new, work) in enumerate(steps(graph)):
         total += work
         rows.append((node.name, node.op, show(shape), f"{_bytes(graph, node):,}",
-                     f"{sum(graph.constants[v].array.size for v in new):,}", f"{work:,}",
+                     f"{sum(graph.constants[v].size for v in new):,}", f"{work:,}",
                      _fused(node), algorithm_of(lowered, position)))
     rows.append(("total", "", "", "", f"{graph.parameters():,}", f"{total:,}", "", ""))
     inputs = [f"input {port.name}: {show(graph.shape(port.value))}" for port in graph.inputs]

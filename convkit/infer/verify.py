@@ -56,7 +56,7 @@ def verify(graph: Graph) -> None:
         check_input(port.name, graph.values[port.value].shape)
         define(port.value, graph.values[port.value])
     for value, constant in graph.constants.items():
-        define(value, Value(constant.array.shape, constant.array.dtype.name))
+        define(value, Value(constant.shape, constant.dtype.name))
     points = points_of(graph.shape(p.value) for p in graph.inputs)
     for position, node in enumerate(graph.nodes):
         for value in node.inputs:
@@ -102,8 +102,10 @@ def infer_node(node: Node, operands: list[Value | None], points: Sequence[Point]
     _check_inputs(node.op, schema, operands)
     shapes = [None if v is None else v.shape for v in operands]
     attrs = check_open_attrs(node.op, node.attrs, len(shapes[0]), points)
-    each = [attrs_at(attrs, p.sizes) for p in points] if is_open(attrs) else [attrs] * len(points)
-    first = infer(REGISTRY[node.op].shape, shapes, each, points, terms_of(attrs))
+    each, terms = [attrs] * len(points), []
+    if points[0].sizes and is_open(attrs):
+        each, terms = [attrs_at(attrs, p.sizes) for p in points], terms_of(attrs)
+    first = infer(REGISTRY[node.op].shape, shapes, each, points, terms)
     _check_elements(first)
     dtype = schema.result([None if v is None else v.dtype for v in operands], attrs)
     return [Value(first, dtype),
@@ -113,7 +115,7 @@ def infer_node(node: Node, operands: list[Value | None], points: Sequence[Point]
 def check_open_attrs(op: str, attrs: dict[str, Any], rank: int, points: Sequence[Point]
                      ) -> dict[str, Any]:
     """Return checked attributes; those that depend on open sizes are checked at every point."""
-    if not is_open(attrs):
+    if not points[0].sizes or not is_open(attrs):
         return check_attrs(op, attrs, rank)
     for point in points:
         checked = check_attrs(op, attrs_at(attrs, point.sizes), rank)

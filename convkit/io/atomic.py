@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["write_atomically"]
 
 
-def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
+def write_atomically(path: Any, pieces: Iterable[bytes]) -> None:
     """Write to a temporary file beside the target, force it to the disk, rename it."""
+    # What reading files does not need is loaded here.
+    import secrets
+    from pathlib import Path
+
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ModelFormatError
-from convkit.infer import Program, compile, verify
-from convkit.infer.check import MaxError
-from convkit.infer.graph import Graph
+from convkit.infer import Program, verify
+from convkit.infer.graph import Graph, StoredConstant
 from convkit.io.compression import compress_all, decompress_all
 from convkit.io.graph_json import graph_from_json, graph_to_json
 from convkit.io.safetensors_read import SafetensorsFile, open_bytes, open_file
 from convkit.io.safetensors_write import file_parts, write_file
-from convkit.io.storage import CODES, MODEL_TYPES, StoredTensor, decode, encode
+from convkit.io.storage import CODES, MODEL_TYPES, Decoded, StoredTensor, encode
 from convkit.io.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from convkit.infer.check import MaxError
 
 __all__ = ["load", "max_format_version", "save"]
 
@@ -83,7 +85,11 @@ def _contents(model: Any, weights: str, metadata: dict[str, Any] | None, input_s
     """Return a file's tensors and fields; see `save`."""
     if weights not in CODES:
         raise ValueError(f"weights: expected one of {', '.join(CODES)}, got {weights!r}")
-    program = model if isinstance(model, (Program, Graph)) else compile(model, input_shape)
+    program = model
+    if not isinstance(model, (Program, Graph)):
+        from convkit.infer.compiler import compile
+
+        program = compile(model, input_shape)
     graph = program.graph if isinstance(program, Program) else program
     own = program.metadata if isinstance(program, Program) else {}
     verify(graph)
@@ -172,7 +178,8 @@ def _program(file: SafetensorsFile, threads: int | None, precision: str | None) 
     if COMPRESSION in fields:
         entries = parse_json(fields[COMPRESSION].encode(), COMPRESSION, file.size)
         tensors = decompress_all(tensors, entries, file.size)
-    graph = graph_from_json(data, {name: decode(t) for name, t in tensors.items()})
+    graph = graph_from_json(data, {name: StoredConstant(name, Decoded(tensor))
+                                   for name, tensor in tensors.items()})
     return Program(graph, threads, metadata, precision)
 
 

@@ -8,14 +8,16 @@ makes no smaller stays as it is, which also spares the time of unpacking it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 
 from convkit.errors import ModelFormatError
 from convkit.io.safetensors_read import MAX_RANK
-from convkit.io.storage import MODEL_TYPES, StoredTensor
+from convkit.io.storage import MODEL_TYPES, RUN, StoredTensor, give_pages_back
 
 __all__ = ["compress_all", "decompress_all"]
 
@@ -94,8 +96,8 @@ def _deflate(plane: bytes) -> bytes:
 
 
 def decompress_all(tensors: Mapping[str, StoredTensor], entries: Any,
-                   file_size: int) -> dict[str, StoredTensor]:
-    """Return a file's tensors as they were before compression.
+                   file_size: int) -> dict[str, StoredTensor | CompressedTensor]:
+    """Return a file's tensors, those that are compressed as what unpacks them.
 
     All sizes are checked before anything is unpacked.
 
@@ -115,10 +117,9 @@ def decompress_all(tensors: Mapping[str, StoredTensor], entries: Any,
     if total > max(MAX_RATIO * file_size, MEMORY_FLOOR):
         raise ModelFormatError(f"compression: tensors of {total} bytes are out of proportion to a "
                                f"file of {file_size} bytes")
-    whole = dict(tensors)
+    whole: dict[str, Any] = dict(tensors)
     for name, entry in entries.items():
-        whole[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]),
-                                   _unpack(name, tensors[name].data, entry))
+        whole[name] = CompressedTensor(name, tensors[name].data, entry)
     return whole
 
 
@@ -147,39 +148,133 @@ def _sizes(value: Any, most: int) -> bool:
             and all(type(n) is int and 0 <= n < 2**63 for n in value))
 
 
-def _unpack(name: str, data: memoryview, entry: dict[str, Any]) -> np.ndarray:
-    """Return a tensor's bytes in their order."""
-    count = math.prod(entry["shape"])
-    rows = np.empty((count, len(entry["planes"])), np.uint8)
-    begin = 0
-    for i, size in enumerate(entry["planes"]):
-        plane = data[begin:begin + size]
-        begin += size
-        if size == count:
-            rows[:, i] = np.frombuffer(plane, np.uint8)
-        else:
-            _inflate(name, plane, rows[:, i])
-    return rows.reshape(-1)
+class CompressedTensor:
+    """A compressed tensor of a file, with what `StoredTensor` offers.
+
+    It is unpacked at once, so that damage shows when a file is read; what was unpacked is handed
+    out once, run by run, and then unpacked anew whenever it is asked for.
+    """
+
+    def __init__(self, name: str, data: memoryview, entry: dict[str, Any]):
+        self.dtype, self.shape = entry["dtype"], tuple(entry["shape"])
+        self._name, self._data, self._sizes = name, data, entry["planes"]
+        self._fresh: deque[np.ndarray] | None = deque(
+            [_moved(run) for run in self._unpack(math.prod(self.shape), RUN)])
+        give_pages_back(data, np.frombuffer(data, np.uint8))
+
+    def whole(self) -> np.ndarray:
+        """Return the elements as they are stored, one after the other."""
+        found = np.empty(math.prod(self.shape), MODEL_TYPES[self.dtype])
+        for i, run in enumerate(self.runs(RUN)):
+            found[i * RUN:i * RUN + len(run)] = run
+        return found
+
+    def runs(self, count: int) -> Iterator[np.ndarray]:
+        """Yield the elements as they are stored, `count` at a time."""
+        fresh, self._fresh = self._fresh, None
+        total = math.prod(self.shape)
+        if fresh is None:
+            yield from self._unpack(total, count)
+            return
+        done = 0
+        while done < total:
+            run = np.empty(min(count, total - done), MODEL_TYPES[self.dtype])
+            _fill(run, fresh)
+            done += len(run)
+            yield run
+
+    def _unpack(self, total: int, count: int) -> Iterator[np.ndarray]:
+        """Yield all elements from the compressed planes, `count` at a time."""
+        planes, begin = [], 0
+        for size in self._sizes:
+            planes.append(_Plane(self._name, self._data[begin:begin + size], total))
+            begin += size
+        for first in range(0, total, count):
+            rows = np.empty((min(count, total - first), len(planes)), np.uint8)
+            for i, plane in enumerate(planes):
+                plane.read(rows[:, i])
+            yield rows.reshape(-1).view(MODEL_TYPES[self.dtype])
+        for plane in planes:
+            plane.finish()
 
 
-def _inflate(name: str, packed: memoryview, plane: np.ndarray) -> None:
-    """Unpack a zlib stream into a plane of exactly its size, a piece of the stream at a time."""
-    import zlib
+def _moved(run: np.ndarray) -> np.ndarray:
+    """Return a run in memory that goes back to the system when the run does."""
+    room = np.frombuffer(mmap(-1, run.nbytes), run.dtype)
+    room[:] = run
+    return room
 
-    stream, done, count = zlib.decompressobj(), 0, len(plane)
-    try:
-        for begin in range(0, len(packed), PIECE):
-            # One byte more than is left: a stream that is too long shows itself.
-            piece = stream.decompress(packed[begin:begin + PIECE], count - done + 1)
-            if len(piece) > count - done:
-                raise ModelFormatError(f"compression of {name!r}: a plane unpacks to more than "
-                                       f"{count} bytes")
-            plane[done:done + len(piece)] = np.frombuffer(piece, np.uint8)
+
+def _fill(run: np.ndarray, fresh: deque[np.ndarray]) -> None:
+    """Move elements from the front of what is unpacked."""
+    done = 0
+    while done < len(run):
+        piece = fresh.popleft()
+        taken = min(len(piece), len(run) - done)
+        run[done:done + taken] = piece[:taken]
+        done += taken
+        if taken < len(piece):
+            fresh.appendleft(piece[taken:])
+
+
+class _Plane:
+    """A plane of bytes, packed or not, that is read from its begin to its end."""
+
+    def __init__(self, name: str, data: memoryview, count: int):
+        self._name, self._data, self._count = name, data, count
+        self._packed = len(data) != count
+        self._at = self._done = 0
+        self._left = b""
+        if self._packed:
+            import zlib
+
+            self._stream: Any = zlib.decompressobj()
+
+    def read(self, out: np.ndarray) -> None:
+        """Fill an array with the bytes that follow."""
+        if not self._packed:
+            out[:] = np.frombuffer(self._data[self._done:self._done + len(out)], np.uint8)
+            self._done += len(out)
+            return
+        done = 0
+        while done < len(out):
+            piece = self._inflate(len(out) - done)
+            if not piece and self._at == len(self._data) and not self._left:
+                self._refuse()
+            out[done:done + len(piece)] = np.frombuffer(piece, np.uint8)
             done += len(piece)
-            if stream.eof and begin + PIECE < len(packed):
-                break
-    except zlib.error as error:
-        raise ModelFormatError(f"compression of {name!r}: {error}") from None
-    if done != count or not stream.eof or stream.unused_data or begin + PIECE < len(packed):
-        raise ModelFormatError(f"compression of {name!r}: expected a zlib stream of {count} bytes "
-                               f"and nothing after it, got {done} bytes")
+            self._done += len(piece)
+
+    def finish(self) -> None:
+        """Raise ModelFormatError unless this was all."""
+        if not self._packed:
+            return
+        more = True
+        while more and not self._stream.eof:
+            more = bool(self._left) or self._at < len(self._data)
+            if self._inflate(1):
+                raise ModelFormatError(f"compression of {self._name!r}: a plane unpacks to more "
+                                       f"than {self._count} bytes")
+        if not self._stream.eof or self._stream.unused_data or self._at < len(self._data):
+            self._refuse()
+
+    def _inflate(self, most: int) -> bytes:
+        """Return at most so many of the bytes that follow, from one piece of the stream."""
+        import zlib
+
+        given = self._left
+        if not given:
+            given = self._data[self._at:self._at + PIECE]
+            self._at += len(given)
+        if self._stream.eof:
+            self._refuse()
+        try:
+            piece = self._stream.decompress(given, most)
+        except zlib.error as error:
+            raise ModelFormatError(f"compression of {self._name!r}: {error}") from None
+        self._left = self._stream.unconsumed_tail
+        return piece
+
+    def _refuse(self) -> None:
+        raise ModelFormatError(f"compression of {self._name!r}: expected a zlib stream of "
+                               f"{self._count} bytes and nothing after it, got {self._done} bytes")

@@ -7,10 +7,8 @@ the nodes, in the order in which they are listed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from convkit.errors import ConvkitError, ModelFormatError
 from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of
@@ -97,14 +95,14 @@ def _attr_out(value: Any) -> Any:
 # -- reading --------------------------------------------------------------------------------
 
 
-def graph_from_json(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
+def graph_from_json(data: Any, constants: Mapping[str, Constant]) -> Graph:
     """Return the graph that JSON values describe.
 
     Parameters
     ----------
     data : object
         What was parsed.
-    arrays : dict of str to numpy.ndarray
+    constants : dict of str to Constant
         The file's tensors; each must be named once by the graph's constants.
 
     Raises
@@ -114,14 +112,14 @@ def graph_from_json(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
         leads nowhere or forward, or a shape is not the one that follows.
     """
     try:
-        return _read_graph(data, arrays)
+        return _read_graph(data, constants)
     except ModelFormatError:
         raise
     except ConvkitError as error:
         raise ModelFormatError(f"graph: {error}") from None
 
 
-def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
+def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
     fields = {"inputs", "constants", "nodes", "outputs", "form"}
     opened = isinstance(data, dict) and "sizes" in data
     _fields(data, "graph", fields | {"sizes"} if opened else fields)
@@ -139,14 +137,14 @@ def _read_graph(data: Any, arrays: dict[str, np.ndarray]) -> Graph:
         inputs.append(port)
         values[port.value] = Value(shape, entry["dtype"])
     constants = {}
-    for name in _list(data["constants"], "constants", len(arrays)):
-        if not isinstance(name, str) or name not in arrays:
+    for name in _list(data["constants"], "constants", len(stored)):
+        if not isinstance(name, str) or name not in stored:
             raise ModelFormatError(f"constant {name!r:.80}: the file has no such tensor")
-        constants[len(values)] = Constant(name, arrays[name])
-        values[len(values)] = Value(arrays[name].shape, arrays[name].dtype.name)
+        constants[len(values)] = found = stored[name]
+        values[len(values)] = Value(found.shape, found.dtype.name)
     names = {c.name for c in constants.values()}
-    if len(names) != len(arrays) or len(names) != len(constants):
-        raise ModelFormatError(f"{len(arrays)} tensors, of which the graph names {len(names)} in "
+    if len(names) != len(stored) or len(names) != len(constants):
+        raise ModelFormatError(f"{len(stored)} tensors, of which the graph names {len(names)} in "
                                f"{len(constants)} constants; expected each once")
     points = points_of(values[p.value].shape for p in inputs)
     if len(points[0].sizes) != len(symbols):

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,8 +82,7 @@ def open_file(path: Any) -> SafetensorsFile:
         When it is no regular file, the header's length does not fit, or the header is not
         the JSON of an honest file.
     """
-    path = Path(path)
-    if not path.is_dir() and not stat.S_ISREG(os.stat(path).st_mode):
+    if not os.path.isdir(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise ModelFormatError(f"{path}: not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 from convkit.io.atomic import write_atomically
@@ -22,7 +21,7 @@ def write_file(path: Any, tensors: dict[str, StoredTensor], metadata: dict[str, 
     The bytes go to a temporary file in the same folder, which is forced to the disk and
     renamed. A failure leaves what was there before, and no temporary file.
     """
-    write_atomically(Path(path), file_parts(tensors, metadata))
+    write_atomically(path, file_parts(tensors, metadata))
 
 
 def file_parts(tensors: dict[str, StoredTensor], metadata: dict[str, str]) -> list[Any]:

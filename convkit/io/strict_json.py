@@ -52,23 +52,22 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
     return value
 
 
-# A string (one that never ends reaches to the end of the text, or a scan from each of its
-# escaped quotes would take quadratic time), or a bracket.
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# A string; one that never ends reaches to the end of the text, or a scan from each of its
+# escaped quotes would take quadratic time.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _depth(text: bytes) -> int:
     """Return how deeply lists and objects nest, strings left out."""
     depth = deepest = 0
-    for found in _STRUCTURE.finditer(text):
-        first = found.group()[:1]
-        if first in b"[{":
+    for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
+        if bracket in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
-            if deepest > MAX_DEPTH:
-                break
-        elif first in b"]}":
+            if depth > deepest:
+                deepest = depth
+        else:
             depth -= 1
     return deepest
 

@@ -205,7 +205,7 @@ class Conv(Op):
 def constants(x: Any, weight: Any, bias: Any) -> bool:
     """Tell whether weight and bias are constants of x's floating type, as compiled steps want."""
     return x.dtype in FLOATS and all(
-        p.constant is not None and p.dtype == x.dtype for p in (weight, bias) if p is not None)
+        p.is_constant and p.dtype == x.dtype for p in (weight, bias) if p is not None)
 
 
 def _emit(b: Any, steps: list, x: Any, bias: Any, residual: Any, y: Any) -> Any:

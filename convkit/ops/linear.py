@@ -87,7 +87,7 @@ class Linear(Op):
         """Emit the steps of the algorithm chosen, where weight and bias are constants."""
         if len(x.shape) < 2 or not constants(x, weight, bias):
             return None
-        problem = _problem(1, weight.constant, precision or b.precision)
+        problem = _problem(1, weight, precision or b.precision)
         steps = planner.steps(b, "forward", problem, planner.choose(problem, "forward"), weight,
                               residual=residual is not None,
                               **activation_arguments(activation, activation_args))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -101,14 +102,37 @@ def steps(b: Any, task: Task, problem: ConvProblem, chosen: type[Algorithm], wei
         None where the algorithm has none for the task.
     """
     start = time.perf_counter()
-    taps = np.ascontiguousarray(weight.constant)
-    taps = taps.reshape(*taps.shape[:2], *[1] * (4 - taps.ndim), *taps.shape[2:])
-    made = chosen.steps(problem, task, taps, b.cache(weight), b.threads, **more)
+    made = chosen.steps(problem, task, Taps(weight), b.cache(weight), b.threads, **more)
     b.algorithm = chosen.name
     if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
         _printed.add(key)
         print(_line(task, problem, chosen, time.perf_counter() - start), file=sys.stderr)
     return made
+
+
+class Taps:
+    """A constant weight with two spatial axes, read when a form of it is packed.
+
+    For what wants an array, it is one (`numpy.asarray`); what packs from the first row on takes
+    `parts`, which of weights in a file are never in memory all at once.
+    """
+
+    def __init__(self, weight: Any):
+        shape = weight.shape
+        self.shape = (*shape[:2], *[1] * (4 - len(shape)), *shape[2:])
+        self.dtype, self.itemsize = weight.dtype, weight.dtype.itemsize
+        self._constant = weight.block.constant
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.ascontiguousarray(self._constant.array).reshape(self.shape)
+
+    def parts(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, rows from there on) of multiples of `rows` rows.
+
+        A part is overwritten by the next one.
+        """
+        for first, part in self._constant.parts(rows):
+            yield first, part.reshape(-1, *self.shape[1:])
 
 
 def _line(task: Task, problem: ConvProblem, chosen: type[Algorithm], seconds: float) -> str:

@@ -138,7 +138,7 @@ class QuantConv(Op):
 
 
 def _constant(*operands: Any) -> bool:
-    return all(x is None or x.constant is not None for x in operands)
+    return all(x is None or x.is_constant for x in operands)
 
 
 def _lowered_layer(p: ConvProblem, x, weight, scale, bias, residual, attrs) -> int8.Conv:

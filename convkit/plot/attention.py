@@ -8,7 +8,7 @@ import numpy as np
 
 from convkit import nn
 from convkit.infer.receptive import receptive_fields
-from convkit.infer.trace import trace
+from convkit.infer.tracing import trace
 from convkit.plot.canvas import axes
 from convkit.plot.images import as_pictures
 from convkit.training import attribution

@@ -6,7 +6,7 @@ from typing import Any
 
 from convkit.infer.dims import show
 from convkit.infer.graph import Graph
-from convkit.infer.trace import trace
+from convkit.infer.tracing import trace
 from convkit.plot.canvas import axes
 
 __all__ = ["model_graph"]

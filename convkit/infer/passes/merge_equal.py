@@ -21,9 +21,9 @@ def merge_equal(graph: Graph) -> Graph:
     editor = Editor(graph)
     first: dict[Any, int] = {}
     for value, constant in graph.constants.items():
-        array = constant.array
-        content = array.tobytes() if array.nbytes <= SMALL else id(array)
-        kept = first.setdefault((array.dtype.str, array.shape, content), value)
+        few = constant.size * constant.dtype.itemsize <= SMALL
+        content = constant.array.tobytes() if few else constant.key
+        kept = first.setdefault((constant.dtype.str, constant.shape, content), value)
         if kept != value:
             editor.alias(value, kept)
     done: dict[Any, tuple[int, ...]] = {}

@@ -8,7 +8,7 @@ from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import BatchDim, Shape, join, terms_of
 from convkit.infer.graph import Graph, Node, Value
 from convkit.infer.open_dims import Point, Term
-from convkit.infer.trace import join_attr
+from convkit.infer.tracing import join_attr
 
 __all__ = ["join_graphs"]
 

@@ -50,7 +50,7 @@ class Algorithm:
         return False
 
     @classmethod
-    def steps(cls, problem: ConvProblem, task: Task, weight: np.ndarray, cache: dict | None,
+    def steps(cls, problem: ConvProblem, task: Task, weight: Any, cache: dict | None,
               threads: int, *, residual: bool, x_pixel: int | None = None,
               y_pixel: int | None = None, **epilogue: Any) -> list[Any] | None:
         """Return compiled steps for the task, or None where there are none.
@@ -60,7 +60,7 @@ class Algorithm:
 
         Parameters
         ----------
-        weight : ndarray (O, C / groups, kH, kW)
+        weight : planner.Taps (O, C / groups, kH, kW)
             A constant.
         residual : bool
             Whether there is one.

@@ -55,18 +55,20 @@ class _Tiles(Algorithm):
               **epilogue):
         """Return the loops' step, or for the gradient of the input one for each phase."""
         x, y = sides(problem, task)
-        if cls.planes == 2 and not np.isfinite(weight).all():
+        forward = task == "forward"
+        phases = [] if forward else all_phases(problem)
+        packed = [cls._pack_forward(problem, weight, cache, threads)] if forward else [
+            cls._pack_phase(problem, weight, cache, phase, threads) for phase in phases]
+        if cls.planes == 2 and not all(p.finite for p in packed):
             return Direct.steps(problem, task, weight, cache, threads, residual=residual,
                                 y_pixel=y_pixel, **epilogue)
-        if task == "forward":
-            return [tiles.step(x, cls._pack_forward(problem, weight, cache, threads), y,
-                               problem.rows, problem.cols, problem.stride, y_pixel=y_pixel,
-                               **epilogue)]
+        if forward:
+            return [tiles.step(x, packed[0], y, problem.rows, problem.cols, problem.stride,
+                               y_pixel=y_pixel, **epilogue)]
         return None if lonely(problem) else [
-            tiles.step(x, cls._pack_phase(problem, weight, cache, phase, threads), y, phase.rows,
-                       phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
-                       start=phase.start, y_pixel=y_pixel, **epilogue)
-            for phase in all_phases(problem)]
+            tiles.step(x, one, y, phase.rows, phase.cols, (1, 1), grid=phase.grid,
+                       step=problem.stride, start=phase.start, y_pixel=y_pixel, **epilogue)
+            for phase, one in zip(phases, packed, strict=True)]
 
     @classmethod
     def _pack_forward(cls, problem, weight, cache, threads):

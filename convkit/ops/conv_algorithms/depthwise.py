@@ -38,7 +38,7 @@ class Depthwise(Algorithm):
         key = ("depthwise",)
         if cache is not None and key in cache:
             return cache[key]
-        packed = np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))
+        packed = np.ascontiguousarray(np.asarray(weight)[:, 0].transpose(1, 2, 0))
         if cache is not None:
             cache[key] = packed
         return packed

@@ -41,7 +41,7 @@ class Grouped(Algorithm):
         key = ("grouped", backward, turned)
         if cache is not None and key in cache:
             return cache[key]
-        packed = depthwise.pack_groups(weight, backward, turned)
+        packed = depthwise.pack_groups(np.asarray(weight), backward, turned)
         if cache is not None:
             cache[key] = packed
         return packed

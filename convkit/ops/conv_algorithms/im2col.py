@@ -165,16 +165,17 @@ def _pack_flat(problem: ConvProblem, weight: np.ndarray, cache: dict | None, bac
     if cache is not None and key in cache:
         return cache[key]
     depth = taps * problem.in_group
-    # (group, tap, channel, column)
-    flat = np.ascontiguousarray(
-        weight.reshape(problem.groups, problem.out_group, problem.in_group, taps)
-        .transpose(0, 3, 2, 1))
-    columns, column_step, depth_step = problem.out_group, 1, problem.out_group
     if backward:
-        columns, depth, column_step, depth_step = depth, columns, depth_step, column_step
-    packed = gemm.pack(flat, problem.groups, columns, depth, [0],
-                       taps * problem.in_group * problem.out_group, column_step, depth_step,
-                       1 << 20, threads)
+        # (group, tap, channel, column)
+        flat = np.ascontiguousarray(
+            np.asarray(weight).reshape(problem.groups, problem.out_group, problem.in_group, taps)
+            .transpose(0, 3, 2, 1))
+        packed = gemm.pack(flat, problem.groups, depth, problem.out_group, [0],
+                           depth * problem.out_group, problem.out_group, 1, 1 << 20, threads)
+    else:
+        packed = gemm.pack(weight, problem.groups, problem.out_group, problem.in_group,
+                           list(range(taps)), problem.out_group * depth, depth, taps, 1 << 20,
+                           threads).as_one_tap()
     if cache is not None:
         cache[key] = packed
     return packed
