@@ -26,11 +26,12 @@ from libc.string cimport memset
 
 # Bytes of a strip of input, of packed weights that a task goes through, and of the input of a
 # row of pixels where every pixel stands alone; tasks that a call is cut into where that costs
-# little.
+# little; weights that are packed at a time.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 cdef Py_ssize_t ROW_BYTES = 128 << 10
 cdef Py_ssize_t TASKS = 16
+cdef Py_ssize_t PACKED_AT_A_TIME = 256 << 10
 # Tiles may read so many bytes beyond a strip, times weights of zero.
 cdef Py_ssize_t SLACK = 64
 # Rows of a window that depthwise kernels join in one word, at most.
@@ -367,17 +368,17 @@ cdef class Conv:
         if job.depthwise:
             job.joined = (job.kernel_h + job.kernels.group - 1) // job.kernels.group
             form = _joined(weight[:, 0], job.joined, job.kernels.group)
-            groups, job.out_group = 1, job.out_c
+            groups, job.out_group, k = 1, job.out_c, job.kernels.group
         else:
             # Neighbouring taps of a row are one reduction over all their channels.
             merged = groups == 1 and (job.dilation_w == 1 or job.kernel_w == 1)
-            form = weight.transpose(0, 2, 3, 1).reshape(
-                groups, job.out_group, -1, job.in_group * (job.kernel_w if merged else 1))
-        packed = _pack(form, job.kernels)
-        job.proto.batch, job.proto.k = form.shape[2], _up(form.shape[3], job.kernels.multiple)
+            form = weight.transpose(0, 2, 3, 1)
+            k = job.in_group * (job.kernel_w if merged else 1)
+        packed = _pack(form, groups, k, job.kernels)
+        job.proto.batch, job.proto.k = form[0].size // k, _up(k, job.kernels.multiple)
         if job.proto.batch > 512:
             raise ValueError(f"expected a kernel of at most 512 taps, got {job.proto.batch}")
-        job.whole = (job.kernels.bytes == 1 and not job.flip and job.proto.k == form.shape[3])
+        job.whole = (job.kernels.bytes == 1 and not job.flip and job.proto.k == k)
         job.blocks = packed.shape[1]
         job.all_blocks = groups * job.blocks
         job.block_bytes = packed.strides[1]
@@ -472,25 +473,34 @@ cdef Py_ssize_t _up(Py_ssize_t count, Py_ssize_t multiple):
 
 
 def _joined(weight, Py_ssize_t parts, Py_ssize_t group):
-    """Return depthwise weights (C, kH, kW) as (1, C, parts * kW, group)."""
+    """Return depthwise weights (C, kH, kW) as (C, parts * kW, group)."""
     channels, kernel_h, kernel_w = weight.shape
     full = np.zeros((channels, parts * group, kernel_w), np.int8)
     full[:, :kernel_h] = weight
     full = full.reshape(channels, parts, group, kernel_w).transpose(0, 1, 3, 2)
-    return full.reshape(1, channels, parts * kernel_w, group)
+    return full.reshape(channels, parts * kernel_w, group)
 
 
-cdef _pack(form, const ck_int8_kernels* kernels):
-    """Return weights (groups, O, batch, k) in tile order: (groups, blocks, bytes)."""
-    groups, columns, batch, k = form.shape
+cdef _pack(form, Py_ssize_t groups, Py_ssize_t k, const ck_int8_kernels* kernels):
+    """Return weights (groups * O, ..., k in all) in tile order: (groups, blocks, bytes)."""
+    cdef Py_ssize_t columns = len(form) // groups, batch = form[0].size // k
     cdef Py_ssize_t blocks = _up(columns, kernels.columns) // kernels.columns
-    cdef Py_ssize_t padded = _up(k, kernels.multiple)
-    full = np.zeros((groups, blocks * kernels.columns, batch, padded),
-                    np.int8 if kernels.bytes == 1 else np.int16)
-    full[:, :columns, :, :k] = form
-    # Words of a group of values move as one.
-    words = full.view(np.int32).reshape(groups, blocks, kernels.columns, -1)
-    packed = np.ascontiguousarray(words.transpose(0, 1, 3, 2))
+    cdef Py_ssize_t padded = _up(k, kernels.multiple), group, first, begin, stop
+    # A few blocks at a time: what they are made of then stays in the cache.
+    cdef Py_ssize_t step = max(1, PACKED_AT_A_TIME // (kernels.columns * batch * padded))
+    dtype = np.dtype(np.int8 if kernels.bytes == 1 else np.int16)
+    packed = np.empty((groups, blocks, batch * padded * dtype.itemsize // 4, kernels.columns),
+                      np.int32)
+    for group in range(groups):
+        for first in range(0, blocks, step):
+            count = min(step, blocks - first)
+            begin, stop = first * kernels.columns, min((first + step) * kernels.columns, columns)
+            full = np.zeros((count * kernels.columns, batch, padded), dtype)
+            full[:stop - begin, :, :k] = form[group * columns + begin:group * columns + stop] \
+                .reshape(stop - begin, batch, k)
+            # Words of a group of values move as one.
+            packed[group, first:first + count] = full.view(np.int32).reshape(
+                count, kernels.columns, -1).transpose(0, 2, 1)
     cdef Py_ssize_t half = kernels.columns // 2
     if kernels.halves and columns - (blocks - 1) * kernels.columns <= half:
         narrow = packed[:, -1, :, :half].copy().reshape(groups, -1)
