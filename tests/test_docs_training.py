@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from pathlib import Path
-
 import pytest
+from docs_blocks import blocks, run_commands, run_python
 
-from convkit.cli import main
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "training.md"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"),
-                      re.MULTILINE | re.DOTALL)
+PAGE = "docs/training.md"
 
 
-def test_the_code_runs(tmp_path, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
     for module in ("sklearn", "matplotlib"):
         pytest.importorskip(module, reason=f"{module} is not installed")
     monkeypatch.chdir(tmp_path)
-    names: dict = {"__name__": "docs"}
-    code = blocks("python")
-    assert len(code) > 5
-    for block in code:
-        exec(compile(block, str(PAGE), "exec"), names)
+
+
+def test_the_code_runs(tmp_path, capsys):
+    assert len(blocks(PAGE, "python")) > 5
+    names = run_python(PAGE)
     out = capsys.readouterr().out
     assert "as it should" in out and "Conv2d '4': operation 'conv' got" in out
     assert (tmp_path / "report.html").exists() and names["history"][-1]["val_accuracy"] > 0.9
 
 
-def test_the_commands_run(tmp_path, monkeypatch, capsys):
-    for module in ("sklearn", "matplotlib"):
-        pytest.importorskip(module, reason=f"{module} is not installed")
-    monkeypatch.chdir(tmp_path)
-    config, = blocks("toml")
+def test_the_commands_run(tmp_path, capsys):
+    config, = blocks(PAGE, "toml")
     (tmp_path / "config.toml").write_text(config)
-    commands, = blocks("bash")
-    for line in commands.splitlines():
-        argv = shlex.split(line, comments=True)
-        assert argv[:2] == ["convkit", "train"]
-        assert main(argv[1:]) == 0, capsys.readouterr().err
-    assert "epoch 2/2" in capsys.readouterr().out
+    assert "epoch 2/2" in run_commands(PAGE, capsys)[0]
     assert (tmp_path / "train.html").exists() and (tmp_path / "digits.ckit").exists()

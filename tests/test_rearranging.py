@@ -17,7 +17,7 @@ from convkit.errors import DTypeError, ShapeError
     (1, (2, 3, 9), 3, None, 0), (1, (3, 8), 2, 2, 0)])
 def test_unpooling_is_pytorchs(torch, axes, shape, kernel, stride, padding):
     x = random_array(shape, np.float64)
-    pool, unpool = f"max_pool{axes}d", f"max_unpool{axes}d"
+    pool, unpool = {1: ("max_pool1d", "max_unpool1d"), 2: ("max_pool2d", "max_unpool2d")}[axes]
     mine = ck.Tensor(x, requires_grad=True)
     y, at = getattr(F, pool)(mine, kernel, stride, padding, return_indices=True)
     back = getattr(F, unpool)(y, at, kernel, stride, padding, shape)
@@ -50,6 +50,16 @@ def test_an_encoder_and_decoder_compile():
     program = ck.compile(net, (1, 3, 8, 6))
     with ck.no_grad():
         np.testing.assert_allclose(program(x), net(ck.Tensor(x)).data, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, shape", [("1d", (2, 3, 10)), ("2d", (2, 3, 9, 10))])
+def test_layers_that_unpool_are_pytorchs(torch, name, shape):
+    x = random_array(shape)
+    y, at = getattr(nn, f"MaxPool{name}")(3, 2, return_indices=True)(ck.Tensor(x))
+    layers = {"1d": nn.MaxUnpool1d, "2d": nn.MaxUnpool2d}
+    want = getattr(torch.nn, layers[name].__name__)(3, 2)(
+        torch.from_numpy(np.array(y.data)), torch.from_numpy(np.array(at.data)), shape)
+    np.testing.assert_array_equal(layers[name](3, 2)(y, at, shape).data, want.numpy())
 
 
 def test_unpooling_checks_its_indices():

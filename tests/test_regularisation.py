@@ -9,8 +9,9 @@ from harness import assert_same_bits, random_array
 import convkit as ck
 from convkit import functional as F
 from convkit import nn, optim
+from convkit.data.augment import TenCrop
 from convkit.errors import ShapeError
-from convkit.training import Ensemble, bootstrap, monte_carlo_dropout, weight_noise
+from convkit.training import CropAverage, Ensemble, bootstrap, monte_carlo_dropout, weight_noise
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,33 @@ def test_both_forms_of_dropout_have_the_same_mean():
     assert classic.mean() == pytest.approx(F.classic_dropout(x, 0.3, False).data.mean(), abs=0.01)
     layer = nn.ClassicDropout(0.3).eval()
     np.testing.assert_allclose(layer(ck.Tensor(x)).data, 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, shape, whole", [
+    ("dropout", (30, 40), 0), ("dropout1d", (20, 30, 5), 1), ("dropout2d", (20, 30, 3, 4), 2)])
+def test_dropout_is_pytorchs_but_for_the_numbers_drawn(torch, name, shape, whole):
+    def ours(x, p, training):
+        return getattr(F, name)(x, p, training)
+
+    layer = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d}[name]
+    their_layer = getattr(torch.nn, layer.__name__)
+    assert layer().p == their_layer().p and layer().training
+    for p in (0.0, 0.25, 1.0):
+        x = ck.Tensor(random_array(shape), requires_grad=True)
+        tx = torch.from_numpy(np.array(x.data)).requires_grad_()
+        found = []
+        for values, y in ((x, ours(x, p, True)),
+                          (tx, getattr(torch.nn.functional, name)(tx, p, True))):
+            y.sum().backward()
+            grad = np.asarray(values.grad)
+            data = np.asarray(y.detach())
+            np.testing.assert_allclose(data, grad * np.asarray(values.detach()), rtol=1e-6)
+            spatial = tuple(range(len(shape) - whole, len(shape)))
+            assert (np.ptp(grad, axis=spatial) == 0).all()
+            assert (grad == 0).mean() == pytest.approx(p, abs=0.1)
+            found.append(np.unique(grad))
+        np.testing.assert_allclose(*found, rtol=1e-6)
+        assert_same_bits(ours(x, p, False).data, x.data)
 
 
 def test_channels_and_samples_drop_as_wholes():
@@ -252,6 +280,27 @@ def test_ensembles_average_probabilities():
                                atol=1e-5)
     with pytest.raises(ValueError, match="at least one model"):
         Ensemble([])
+
+
+@pytest.mark.parametrize("average", ["probabilities", "scores"])
+def test_crops_are_averaged_by_image(average):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 4)).eval()
+    images = random_array((5, 3, 10, 11))
+    crops = TenCrop(8)(np.clip(images, 0, 1))
+    assert crops.shape == (5, 10, 3, 8, 8)
+    single = np.stack([net(ck.Tensor(np.ascontiguousarray(crops[:, i]))).data for i in range(10)])
+    if average == "probabilities":
+        want = np.log(np.mean([F.softmax(s, 1).data for s in single], axis=0))
+    else:
+        want = single.mean(axis=0)
+    got = CropAverage(net, average)(crops)
+    np.testing.assert_allclose(got.data, want, rtol=1e-5, atol=1e-6)
+    program = ck.compile(CropAverage(net, average), crops.shape)
+    np.testing.assert_allclose(program(np.ascontiguousarray(crops)), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ShapeError, match=r"\(N, crops, C, H, W\), got \(5, 3, 10, 11\)"):
+        CropAverage(net)(images)
+    with pytest.raises(ValueError, match="'probabilities' or 'scores', got 'mean'"):
+        CropAverage(net, "mean")
 
 
 def test_bootstrap_draws_with_replacement():

@@ -49,4 +49,18 @@ def test_row(row):
 
 
 def test_there_are_rows():
-    assert len(ROWS) > 60
+    assert len(ROWS) > 90
+
+
+# What PyTorch has too and no comparison of numbers is for.
+BARE = {"Module", "ModuleDict", "Parameter", "ParameterList", "Optimizer", "LRScheduler"}
+
+
+@pytest.mark.parametrize("room", ["nn.functional", "nn", "nn.init", "optim", "optim.lr_scheduler"])
+def test_what_pytorch_has_is_compared_with_it(torch, room):
+    ours, theirs = (pkgutil.resolve_name(f"{m.__name__}.{room}") for m in (convkit, torch))
+    beside_pytorch = "\n".join(text for text in FILES.values() if "torch" in text)
+    names = [n for n in getattr(ours, "__all__", dir(ours)) if callable(getattr(theirs, n, None))]
+    assert len(names) > 5
+    assert [n for n in names if n not in BARE
+            and not re.search(rf"\b{n}\b", beside_pytorch)] == []

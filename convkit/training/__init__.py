@@ -22,6 +22,7 @@ from convkit.training.scoring import evaluate, predict, predict_with_targets
 from convkit.training.tensorboard import TensorBoardLog
 from convkit.training.trainer import Trainer
 from convkit.training.uncertainty import (
+    CropAverage,
     Ensemble,
     Prediction,
     bootstrap,
@@ -29,12 +30,11 @@ from convkit.training.uncertainty import (
     weight_noise,
 )
 
-__all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "EarlyStopping", "Ensemble", "EpochResult",
-           "JSONLinesLog", "Landscape", "LayerMonitor", "Prediction", "ProgressBar", "RangeTest",
-           "TensorBoardLog", "Trainer", "biases_before_batch_norm", "bootstrap",
+__all__ = ["EMA", "CSVLog", "Callback", "Checkpoints", "CropAverage", "EarlyStopping", "Ensemble",
+           "EpochResult", "JSONLinesLog", "Landscape", "LayerMonitor", "Prediction", "ProgressBar",
+           "RangeTest", "TensorBoardLog", "Trainer", "biases_before_batch_norm", "bootstrap",
            "check_initial_loss", "dead_relu_share", "detect_anomaly", "evaluate", "grad_cam",
            "layer_gradients", "layer_outputs", "load_weights", "loss_along_gradient",
            "lr_range_test", "monte_carlo_dropout", "overfit_one_batch", "predict",
            "predict_with_targets", "read_checkpoint", "recompute_batch_stats", "saliency",
-           "train_epoch",
-           "weight_noise", "write_report"]
+           "train_epoch", "weight_noise", "write_report"]

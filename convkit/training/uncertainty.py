@@ -1,4 +1,4 @@
-"""Several predictions instead of one: Monte Carlo dropout, ensembles, bagging."""
+"""Several predictions instead of one: Monte Carlo dropout, ensembles, bagging, crops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 from convkit import functional as F
 from convkit import nn, random
 from convkit.autograd import Tensor, no_grad
+from convkit.errors import ShapeError
 
-__all__ = ["Ensemble", "Prediction", "bootstrap", "monte_carlo_dropout", "weight_noise"]
+__all__ = ["CropAverage", "Ensemble", "Prediction", "bootstrap", "monte_carlo_dropout",
+           "weight_noise"]
 
 
 class Prediction(NamedTuple):
@@ -69,6 +71,12 @@ def _moments(outputs: Sequence[Tensor], apply: Callable[[Tensor], Tensor] | None
     return Prediction(values.mean(axis=0), values.var(axis=0))
 
 
+def _known_average(average: str) -> str:
+    if average not in ("probabilities", "scores"):
+        raise ValueError(f"expected average of 'probabilities' or 'scores', got {average!r}")
+    return average
+
+
 class Ensemble(nn.Module):
     """Networks whose predictions are averaged.
 
@@ -90,10 +98,8 @@ class Ensemble(nn.Module):
         super().__init__()
         if not len(models):
             raise ValueError("expected at least one model")
-        if average not in ("probabilities", "scores"):
-            raise ValueError(f"expected average of 'probabilities' or 'scores', got {average!r}")
         self.models = nn.ModuleList(models)
-        self.average = average
+        self.average = _known_average(average)
 
     def forward(self, input: Any) -> Tensor:
         """Return the mean prediction."""
@@ -110,6 +116,41 @@ class Ensemble(nn.Module):
         apply = (lambda y: F.softmax(y, 1)) if self.average == "probabilities" else None
         with no_grad():
             return _moments([model(input) for model in self.models], apply)
+
+
+class CropAverage(nn.Module):
+    """A network whose predictions are averaged over several crops of each image.
+
+    Takes (N, crops, C, H, W), as `data.augment.TenCrop` gives it.
+
+    Parameters
+    ----------
+    model : Module
+        From images (N, C, H, W) to scores (N, classes).
+    average : str
+        See `Ensemble`.
+
+    References
+    ----------
+    Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural
+    networks", 2012, section 4.1.
+    """
+
+    def __init__(self, model: nn.Module, average: str = "probabilities"):
+        super().__init__()
+        self.model = model
+        self.average = _known_average(average)
+
+    def forward(self, input: Any) -> Tensor:
+        """Return the mean prediction, shape (N, classes)."""
+        x = input if isinstance(input, Tensor) else Tensor(input)
+        if x.ndim != 5:
+            raise ShapeError(f"expected crops of shape (N, crops, C, H, W), got {x.shape}")
+        scores = self.model(x.reshape(-1, *x.shape[2:]))
+        by_image = scores.reshape(-1, x.shape[1], scores.shape[-1])
+        if self.average == "scores":
+            return by_image.mean(1)
+        return F.softmax(by_image, 2).mean(1).log()
 
 
 def bootstrap(samples: int, models: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
