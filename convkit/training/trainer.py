@@ -71,7 +71,7 @@ class Trainer:
         see `nn.max_norm_`.
     weight_noise : float, optional
         Standard deviation of normal noise on the weights in each batch's forward and backward
-        pass, see `training.weight_noise`; another in each process.
+        pass, see `training.weight_noise`.
     ema : float or EMA, optional
         Keep a running average of the weights with this decay; validation and the best
         weights use it.
