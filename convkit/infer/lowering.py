@@ -61,6 +61,8 @@ class Lowered(NamedTuple):
         The arrays that the steps write.
     arena : (int, int)
         Bytes of intermediate values for each sample, and beside.
+    reorders : int
+        How many of the steps only bring values into another order in memory.
     kept : tuple
         What must live as long as the steps.
     """
@@ -72,6 +74,7 @@ class Lowered(NamedTuple):
     python: frozenset[int]
     outputs: tuple[Output, ...]
     arena: tuple[int, int]
+    reorders: int
     kept: tuple
 
 
@@ -93,6 +96,7 @@ class Lowering:
         self.algorithm = ""
         self._graph = graph
         self._node = -1
+        self._reorders = 0
         self._emitted: list[Emitted] = []
         self._blocks: list[Block] = []
         self._values: dict[int, Operand] = {}
@@ -137,7 +141,10 @@ class Lowering:
 
     def in_order(self, x: Operand, order: tuple[int, ...]) -> Operand:
         """Return the values dense with axes in an order: where they are, or copied."""
-        return x if x.dense(order) else self.copy(x, self.new(x.shape, x.dtype, order))
+        if x.dense(order):
+            return x
+        self._reorders += x.order != order
+        return self.copy(x, self.new(x.shape, x.dtype, order))
 
     def last(self, x: Operand) -> Operand:
         """Return the values dense with channels last: where they are, or copied."""
@@ -239,7 +246,8 @@ class Lowering:
             steps, [(order, _place(block.home, arena)) for order, block in homes], len(outputs),
             arena, MOST_IDLE)
         return Lowered(made, tuple([e.node for e in self._emitted]), algorithms, parts,
-                       frozenset(python), outputs, arena, tuple(self._kept))
+                       frozenset(python), outputs, arena, self._reorders,
+                       tuple(self._kept))
 
     def _chain(self, homes: list[tuple[tuple[int, ...], Block]]) -> dict[int, int]:
         """Join steps that make a chain; return which nodes are parts of which other's step."""

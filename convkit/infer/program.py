@@ -161,7 +161,9 @@ class Program:
         Floating-point operations count for one sample, two for a multiply-add; bytes are
         those of one sample's result. A constant that several steps read counts where it is
         read first. The algorithm "python" marks operations without compiled steps, which take
-        the GIL. Where sizes are open, the figures are those of the largest.
+        the GIL. The last line counts the steps that only bring values into another order in
+        memory: none between convolutions. Where sizes are open, the figures are those of the
+        largest.
         """
         from convkit.infer.program_table import program_table
 

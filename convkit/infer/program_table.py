@@ -31,7 +31,8 @@ def program_table(graph: Graph, lowered: Lowered) -> str:
     _, scratch = lowered.runner.bytes(1, 1)
     memory = (f"arena for intermediates: {scaled:,} bytes a sample"
               + (f" and {fixed:,} beside" if fixed else "")
-              + f"; scratch for one sample on one thread: {scratch:,} bytes")
+              + f"; scratch for one sample on one thread: {scratch:,} bytes"
+              + f"; reorders: {lowered.reorders}")
     return "\n".join([*inputs, table(rows, right=(3, 4, 5)), memory])
 
 

@@ -34,6 +34,8 @@ __all__ = ["enabled", "fastest", "set_autotune"]
 ROUNDS = 5
 # A cache file that is larger was not written here.
 MOST_BYTES = 16 << 20
+# Choices kept at most: of more, the oldest is forgotten.
+MOST_CHOICES = 16_384
 
 _lock = threading.RLock()
 _choices: dict[str, str] | None = None
@@ -78,6 +80,8 @@ def fastest(problem: ConvProblem, task: Task) -> str:
         if name is None or BY_NAME[name].refuses(problem, task) is not None:
             name = _measure(dataclasses.replace(problem, batch=1), task)
             _choices[key] = name
+            if len(_choices) > MOST_CHOICES:
+                del _choices[next(iter(_choices))]
             if _path is not None:
                 _write(_path)
         return name

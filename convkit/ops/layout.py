@@ -72,7 +72,7 @@ def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     """Return the permutation that undoes one (of which there are few)."""
     return tuple(sorted(range(len(order)), key=order.__getitem__))

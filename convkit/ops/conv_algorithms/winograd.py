@@ -189,6 +189,11 @@ def _bearable(packed: winograd.Weights) -> bool:
     return packed.least == 0 or LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT
 
 
+def _blank(peak: float, x: np.ndarray) -> bool:
+    """Tell whether sums are zero because a sample is, as when a Program is warmed up."""
+    return peak == 0 and not x.any()
+
+
 def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     """Return where in the task's input the taps of its first result begin."""
     (top, _), (left, _) = problem.padding
@@ -225,6 +230,8 @@ class _Fallback:
         for n in winograd.outside(peaks, self._packed):
             one = np.ascontiguousarray(runner.array_at(
                 x + n * height * width * self._pixel, self._x, strides, peaks.dtype))
+            if _blank(peaks[n], one):
+                continue
             runner.run_step(self.step(threads), (
                 one.ctypes.data, bias, residual + n * y_bytes if residual else 0,
                 y + n * y_bytes), 1, threads)
@@ -241,6 +248,8 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
     residual = epilogue.pop("residual", None)
     for n in winograd.outside(peaks, packed):
         one = slice(n, n + 1)
+        if _blank(peaks[n], x[one]):
+            continue
         more = {} if residual is None else {"residual": residual[one]}
         getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
     return True
