@@ -16,6 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import all_cases
+from fuzz import ckit_files
+from fuzz.ckit_files import rebuild, regraph
+from fuzz.mutations import mutate_bytes, mutate_json
+from fuzz.running import run
 from harness import assert_same_bits, run_python
 
 import convkit as ck
@@ -280,24 +284,6 @@ def test_saving_to_a_folder_or_a_missing_place(program, tmp_path):
 
 
 # -- reading: single damages ----------------------------------------------------------------
-
-
-def rebuild(data: bytes, change) -> bytes:
-    """Return a file whose header (parsed) was changed; the tensors' bytes stay."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8:8 + length])
-    header = change(header) or header
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[8 + length:]
-
-
-def regraph(data: bytes, change) -> bytes:
-    """Return a file whose graph (parsed) was changed."""
-    def change_header(header):
-        graph = json.loads(header["__metadata__"]["graph"])
-        graph = change(graph) or graph
-        header["__metadata__"]["graph"] = graph if isinstance(graph, str) else json.dumps(graph)
-    return rebuild(data, change_header)
 
 
 @pytest.fixture(scope="module")
@@ -577,63 +563,7 @@ def test_a_claim_of_huge_tensors_allocates_nothing(good, path):
 
 
 FUZZ_BYTES, FUZZ_JSON = 3000, 3000
-VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 2**31, 2**63, 2**64, -2**63, 1.5, 1e308, "", "N",
-          "0N", "999999999999N", "conv", "inf", "nan", "x" * 600, [], {}, [0], [[]], [[1, 1]] * 2,
-          {"a": 1}, [1, 1], [0, 0], ["N"], "float32", "F32", "BF16", [None] * 70]
-
-
-def places(data, found=None):
-    """List (container, key) of everything in JSON data."""
-    found = [] if found is None else found
-    items = data.items() if isinstance(data, dict) else enumerate(data)
-    for key, value in list(items):
-        found.append((data, key))
-        if isinstance(value, (dict, list)):
-            places(value, found)
-    return found
-
-
-def mutate_json(rng: random.Random, data) -> None:
-    """Change one place of JSON data: set, remove, copy from elsewhere, swap or rename."""
-    container, key = rng.choice(places(data))
-    kind = rng.randrange(5)
-    if kind == 0:
-        container[key] = rng.choice(VALUES)
-    elif kind == 1:
-        del container[key]
-    elif kind == 2:
-        other, name = rng.choice(places(data))
-        container[key] = json.loads(json.dumps(other[name]))
-    elif kind == 3 and isinstance(container[key], int):
-        container[key] += rng.choice([-1, 1, 2**16, -2**33])
-    elif isinstance(container, dict):
-        container[rng.choice(["", "x", "op", "attrs", key + "0"])] = container[key]
-    else:
-        container.insert(key, container[key])
-
-
-def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Flip, cut, insert or repeat bytes; mostly in the header, where it matters."""
-    data = bytearray(data)
-    header = 8 + struct.unpack("<Q", data[:8])[0]
-    for _ in range(rng.choice([1, 1, 1, 2, 8])):
-        at = rng.randrange(min(len(data), header if rng.random() < 0.9 else len(data)))
-        kind = rng.randrange(5)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at] = rng.choice(b'0123456789"{}[],:N-\\\0\xff')
-        elif kind == 2:
-            del data[at:at + rng.choice([1, 2, 50])]
-        elif kind == 3:
-            data[at:at] = data[at:at + rng.choice([1, 8, 40])]
-        else:
-            del data[at:]
-        if len(data) < 9:
-            break
-    return bytes(data)
-
-
+FUZZ_NETWORKS = 1500
 def outcome(path: Path, data: bytes) -> bool:
     """Load a file; True when it was accepted. Only ModelFormatError may come out."""
     path.write_bytes(data)
@@ -652,7 +582,7 @@ def test_fuzz(good, path):
     start, slowest, accepted = time.perf_counter(), 0.0, 0
     for i in range(FUZZ_BYTES + FUZZ_JSON):
         if i < FUZZ_BYTES:
-            data = mutate_bytes(rng, good)
+            data = mutate_bytes(rng, good, 8 + struct.unpack("<Q", good[:8])[0])
         else:
             change = rebuild if rng.random() < 0.3 else regraph
 
@@ -670,6 +600,14 @@ def test_fuzz(good, path):
     print(f"{FUZZ_BYTES + FUZZ_JSON} files in {time.perf_counter() - start:.1f} s, "
           f"{accepted} accepted, slowest {slowest * 1e3:.0f} ms")
     assert 0 < accepted < (FUZZ_BYTES + FUZZ_JSON) // 2  # some mutations are harmless, few are
+
+
+def test_fuzz_of_networks(tmp_path):
+    """Mutated files of every operation; those that are sound run."""
+    outcomes, _ = run(ckit_files, tmp_path, seed=5, cases=FUZZ_NETWORKS)
+    print(dict(outcomes))
+    assert outcomes["run"] > FUZZ_NETWORKS // 10
+    assert outcomes["ModelFormatError"] > FUZZ_NETWORKS // 4
 
 
 # -- schema, documents, golden files --------------------------------------------------------

@@ -12,8 +12,10 @@ import zlib
 
 import numpy as np
 import pytest
+from fuzz.ckit_files import META, rebuild
+from fuzz.mutations import mutate_bytes, mutate_json
 from harness import assert_same_bits
-from test_ckit import META, mutate_bytes, mutate_json, outcome, rebuild
+from test_ckit import outcome
 
 import convkit as ck
 from convkit.infer.dims import BatchDim
@@ -244,7 +246,7 @@ def test_fuzz_of_compressed_files(good, tmp_path):
     rng, accepted = random.Random(21), 0
     for i in range(FUZZ_FILES):
         if i % 2:
-            data = mutate_bytes(rng, good)
+            data = mutate_bytes(rng, good, 8 + struct.unpack("<Q", good[:8])[0])
         else:
             def change(found):
                 mutate_json(rng, found)

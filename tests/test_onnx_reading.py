@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 
 import numpy as np
@@ -15,7 +14,8 @@ import convkit as ck
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
-import fuzz_onnx  # noqa: E402
+from fuzz import onnx_files  # noqa: E402
+from fuzz.running import run  # noqa: E402
 from onnx import TensorProto as T  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 
@@ -42,7 +42,7 @@ def model(nodes, inputs, outputs, weights=None, opset=21, functions=()):
 @pytest.mark.parametrize("i", range(3))
 def test_mixtures_agree_with_onnxruntime(i):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    data = fuzz_onnx.seeds()[i]
+    data = onnx_files.seeds()[i]
     program = ck.compile(from_model(onnx.ModelProto.FromString(data)))
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     shape = [2 if isinstance(d, str) else d for d in session.get_inputs()[0].shape]
@@ -55,7 +55,7 @@ def test_mixtures_agree_with_onnxruntime(i):
 
 
 def test_a_batch_stays_open():
-    graph = from_model(onnx.ModelProto.FromString(fuzz_onnx.seeds()[0]))
+    graph = from_model(onnx.ModelProto.FromString(onnx_files.seeds()[0]))
     assert graph.shape(graph.outputs[0].value) == (BatchDim(), 5)
     program = ck.compile(graph)
     x = random_array((7, 3, 8, 6))
@@ -466,10 +466,11 @@ def test_what_is_no_onnx_file(tmp_path, data):
 
 def test_fuzz(tmp_path):
     """Mutated files: each is refused with one of two errors, or read into a sound graph."""
-    for data in fuzz_onnx.seeds():
+    for data in onnx_files.seeds():
         (tmp_path / "good.onnx").write_bytes(data)
         load(tmp_path / "good.onnx")
-    outcomes, slowest = fuzz_onnx.run(FUZZ, random.Random(3).randrange(2**30), tmp_path)
+    outcomes, slowest = run(onnx_files, tmp_path, seed=3, cases=FUZZ)
     print(dict(outcomes), f"slowest {slowest * 1e3:.0f} ms")
-    assert outcomes["read"] > FUZZ // 20 and outcomes["ModelFormatError"] > FUZZ // 5
-    assert slowest < fuzz_onnx.SLOWEST
+    assert outcomes["read"] + outcomes["run"] > FUZZ // 20
+    assert outcomes["ModelFormatError"] > FUZZ // 5
+    assert slowest < onnx_files.SLOWEST

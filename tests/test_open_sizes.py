@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fuzz.mutations import mutate_json
 from graph_checks import array
-from test_ckit import mutate_json
 
 import convkit as ck
 import convkit.functional as F

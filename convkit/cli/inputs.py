@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from convkit.cli.options import UsageError
+from convkit.errors import DataFormatError
 
-__all__ = ["random_inputs", "read_inputs"]
+__all__ = ["random_inputs", "read_arrays", "read_inputs"]
 
 
 def random_inputs(program: Any, batch: int, seed: int = 0) -> list[np.ndarray]:
@@ -29,20 +30,40 @@ def read_inputs(program: Any, path: str) -> list[np.ndarray]:
 
     Raises
     ------
+    DataFormatError
+        When the file is no such file, or damaged.
     UsageError
-        When the file does not have what the network takes.
+        When it does not have what the network takes.
     """
     names = list(program.input_shapes)
-    found = np.load(path, allow_pickle=False)
+    found = read_arrays(path)
     if isinstance(found, np.ndarray):
         if len(names) != 1:
             raise UsageError(f"{path}: one array for inputs {', '.join(names)}; expected an "
                              ".npz file")
         return [found]
-    missing = [n for n in names if n not in found.files]
+    missing = [n for n in names if n not in found]
     if missing:
-        raise UsageError(f"{path}: no array {missing[0]!r}; it has {', '.join(found.files)}")
+        raise UsageError(f"{path}: no array {missing[0]!r}; it has {', '.join(found)}")
     return [found[n] for n in names]
+
+
+def read_arrays(path: Any) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the array of an .npy file, or those of an .npz file by name.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be opened.
+    DataFormatError
+        When it is no such file, or damaged.
+    """
+    with open(path, "rb") as file:
+        try:
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {n: found[n] for n in found.files}
+        except Exception as error:  # a dozen kinds come out of damaged headers and archives
+            raise DataFormatError(f"{path}: cannot be read as an array ({error})") from None
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convkit.cli import sources
+from convkit.cli.inputs import read_arrays
 from convkit.cli.options import UsageError, add_threads, at_least, print_json, set_threads
 
 __all__ = ["add_parser", "run"]
@@ -112,10 +113,10 @@ def _read_array(path: Path, prepare: Any) -> np.ndarray:
     """Return the images of an .npy file, shape (N, C, H, W)."""
     from convkit.errors import DataFormatError, ShapeError
 
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataFormatError(f"{path}: cannot be read as an array ({error})") from error
+    array = read_arrays(path)
+    if isinstance(array, dict):
+        raise DataFormatError(f"{path}: expected a single array, got an archive of "
+                              f"{len(array)}")
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DataFormatError(f"{path}: expected uint8, or floats from 0 to 1, got {array.dtype}")
     if array.dtype.kind == "f":

@@ -61,6 +61,9 @@ def load_image(path: str | Path, size: tuple[int, int] | None = None,
         raise ShapeError(f"expected 1 or 3 channels, got {channels}")
     try:
         with image_module.open(path) as opened:
+            most = image_module.MAX_IMAGE_PIXELS
+            if most is not None and opened.width * opened.height > most:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {most}")
             image = opened.convert(MODES[channels])
     except FileNotFoundError:
         raise

@@ -176,6 +176,13 @@ def real(low: float = -math.inf, high: float = math.inf) -> Check:
     return Check(f"{low:g} to {high:g}" if limited else "number", run)
 
 
+def _divisor(value: Any, rank: int) -> float:
+    value = real().run(value, rank)
+    if value == 0:
+        raise ValueError("expected a number other than 0")
+    return value
+
+
 def _flag(value: Any, rank: int) -> bool:
     if type(value) is not bool:
         raise ValueError(f"expected true or false, got {repr(value)}")
@@ -342,7 +349,7 @@ SCHEMAS: dict[str, OpSchema] = {
     "leaky_relu": OpSchema("x", {"negative_slope": Attr(real(), 0.01)}),
     "prelu": OpSchema("x weight"),
     "elu": OpSchema("x", {"alpha": Attr(real(), 1.0)}),
-    "celu": OpSchema("x", {"alpha": Attr(real(), 1.0)}),
+    "celu": OpSchema("x", {"alpha": Attr(Check("number but 0", _divisor), 1.0)}),
     "hardtanh": OpSchema("x", {"min_val": Attr(real(), -1.0), "max_val": Attr(real(), 1.0)}),
     "gelu": OpSchema("x", {"approximate": Attr(choice("none", "tanh"), "none")}),
     "softmax": OpSchema("x", {"dim": Attr(axis)}),

@@ -185,6 +185,8 @@ def _forward_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
         raise ShapeError(f"kernel of size {tuple(kernel)} with dilation {dilation} does not fit "
                          f"the padded input of size {tuple(padded)} (x of shape {x_shape})")
     out = [(s - r) // t + 1 for s, r, t in zip(padded, reach, stride, strict=True)]
+    # A longer step is never taken; kernels size their strips by it.
+    stride = tuple([min(t, s) for t, s in zip(stride, padded, strict=True)])
     return _make(x_shape[0], x_shape[1], x_shape[2:], w_shape[0], out, kernel, stride, padding,
                  dilation, groups, dtype, precision)
 

@@ -24,7 +24,7 @@ def _check(x: Shape, num_groups: int, weight: Shape | None, bias: Shape | None) 
     """Raise ShapeError when a shape does not fit."""
     if not 2 <= len(x) <= 4:
         raise ShapeError(f"expected x of shape (N, C), (N, C, L) or (N, C, H, W), got {x}")
-    if num_groups < 1 or x[1] % num_groups:
+    if num_groups < 1 or x[1] < 1 or x[1] % num_groups:
         raise ShapeError(
             f"expected num_groups that divides {x[1]} channels, got {num_groups} for x of "
             f"shape {x}")

@@ -1,16 +1,8 @@
-"""Mutated ONNX files: each is read into a sound graph or refused with one of two errors.
-
-``python tests/fuzz_onnx.py --cases 20000 --seed 1`` runs as many as asked for.
-"""
+"""Mutated ONNX files: each is read into a sound graph or refused with one of two errors."""
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
-import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +12,11 @@ from onnx import TensorProto as T
 from onnx import helper
 
 import convkit as ck
-from convkit.infer import verify
 from convkit.io.onnx import load
+from fuzz.mutations import mutate_bytes
+from fuzz.running import exercise
 
+SUFFIX = ".onnx"
 SLOWEST = 5.0  # seconds: far beyond what any file takes, even on a busy machine
 
 
@@ -124,27 +118,6 @@ def seeds() -> list[bytes]:
 NUMBERS = (0, 1, -1, 2, 3, 7, 64, 255, 2**16, 2**31 - 1, 2**31, -2**31, 2**40, 2**63 - 1, -2**63)
 
 
-def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Return data with bytes changed, taken out, doubled or put in."""
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        at, size = rng.randrange(len(out)), rng.choice((1, 1, 2, 8, 40))
-        match rng.randrange(5):
-            case 0:
-                out[at] ^= 1 << rng.randrange(8)
-            case 1:
-                out[at] = rng.randrange(256)
-            case 2:
-                del out[at:at + size]
-            case 3:
-                out[at:at] = out[at:at + size]
-            case 4:
-                out[at:at] = rng.randbytes(size)
-        if not out:
-            break
-    return bytes(out)
-
-
 def mutate_message(rng: random.Random, message: Any, depth: int = 0) -> None:
     """Change one field somewhere in a protobuf message."""
     fields = [f for f, _ in message.ListFields()]
@@ -211,43 +184,11 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     return model.SerializeToString()
 
 
-# -- running ----------------------------------------------------------------------------------
-
-
-def run(cases: int, seed: int, folder: Path) -> tuple[Counter[str], float]:
-    """Read so many mutated files; return the outcomes and the slowest time."""
-    rng = random.Random(seed)
-    originals, path = seeds(), folder / "mutated.onnx"
-    outcomes: Counter[str] = Counter()
-    slowest = 0.0
-    for _ in range(cases):
-        data = mutated(rng, rng.choice(originals))
-        path.write_bytes(data)
-        began = time.perf_counter()
-        try:
-            verify(load(path))
-            outcomes["read"] += 1
-        except (ck.ModelFormatError, ck.UnsupportedOperatorError) as error:
-            assert str(error)
-            outcomes[type(error).__name__] += 1
-        except BaseException:
-            Path("fuzz-failure.onnx").write_bytes(data)
-            raise
-        slowest = max(slowest, time.perf_counter() - began)
-    return outcomes, slowest
-
-
-def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, slowest = run(args.cases, args.seed, Path(folder))
-    print(f"{args.cases} files: {dict(outcomes)}, slowest {slowest * 1e3:.0f} ms")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def check(path: Path, rng: random.Random) -> str:
+    """Read a file, and run what is sound."""
+    try:
+        graph = load(path)
+    except (ck.ModelFormatError, ck.UnsupportedOperatorError) as error:
+        assert str(error)
+        return type(error).__name__
+    return exercise(graph, rng)
