@@ -922,33 +922,26 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
         As many as the operation has outputs.
     """
     state = _state
-    grad, tracer, watchers = state.grad, state.tracer, state.watchers
+    tracer, watchers = state.tracer, state.watchers
     watched = tracer is not None or watchers
-    arrays = []
-    wanted = kept = False
+    takes_deferred = op.takes_deferred and not watched
+    arrays, needs = [], []
     for x in inputs:
         if isinstance(x, Tensor):
-            if isinstance(x, _Pending) and op.takes_deferred and not watched:
-                arrays.append(x.now())
-            else:
-                arrays.append(x.data)
-            if grad and x.requires_grad:
-                wanted = True
-            if isinstance(x, _Cached):
-                kept = True
+            arrays.append(x.now() if takes_deferred and isinstance(x, _Pending) else x.data)
+            needs.append(x.requires_grad)
         else:
             arrays.append(x if x is None or isinstance(x, np.ndarray) else Tensor(x).data)
-    count = len(arrays)
+            needs.append(False)
+    wanted = state.grad and True in needs
     ctx = Context(
-        tuple([isinstance(x, Tensor) and x.requires_grad for x in inputs]) if wanted
-        else (False,) * count,
+        tuple(needs) if wanted else (False,) * len(needs),
         runtime.get_num_threads(),
         tuple([x._packed(wanted and x.requires_grad) if isinstance(x, _Cached) else None
-               for x in inputs]) if kept
-        else (None,) * count,
+               for x in inputs]) if op.packs else (),
         get_precision())
     if op.defers and wanted and not watched:
-        ctx.defer = all(isinstance(x, Tensor) and x._edge for x in inputs[:op.defers])
+        ctx.defer = all([isinstance(x, Tensor) and x._edge for x in inputs[:op.defers]])
     result = op.forward(ctx, *arrays, **attrs)
     several = isinstance(result, tuple)
     first = result[0] if several else result

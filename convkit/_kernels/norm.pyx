@@ -13,7 +13,7 @@ Group and instance norm have statistics of their own for each sample: they come 
 import numpy as np
 
 cimport numpy as cnp
-from libc.math cimport NAN
+from libc.math cimport NAN, sqrt
 from libc.string cimport memcpy
 
 from convkit._kernels cimport memory
@@ -267,6 +267,159 @@ def moments(cnp.ndarray x, int threads, samples=None):
                 m[c] = NAN
             v[c] = v[c] / run.cut.pixels if run.cut.pixels else NAN
     return mean, variance
+
+
+cdef bint _is_plain(array, int kind, Py_ssize_t size):
+    return (isinstance(array, cnp.ndarray) and cnp.PyArray_TYPE(array) == kind
+            and cnp.PyArray_SIZE(array) == size and cnp.PyArray_ISCARRAY(array))
+
+
+def follow(mean, cnp.ndarray batch_mean not None, var, batch_var, double share, double scale):
+    """Move running estimates in place: ``(1 - share) * running + share * batch``.
+
+    Parameters
+    ----------
+    mean, batch_mean, var, batch_var : numpy.ndarray
+        float32, of one size, C-contiguous.
+    share : float
+    scale : float
+        By which the batch's variance is multiplied.
+
+    Returns
+    -------
+    bool
+        False, with nothing done, where one is of another kind.
+    """
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(batch_mean), i
+    cdef object array
+    for array in (mean, batch_mean, var, batch_var):
+        if not _is_plain(array, cnp.NPY_FLOAT32, size):
+            return False
+    cdef float* m = <float*>cnp.PyArray_DATA(mean)
+    cdef float* v = <float*>cnp.PyArray_DATA(var)
+    cdef const float* of_mean = <const float*>cnp.PyArray_DATA(batch_mean)
+    cdef const float* of_var = <const float*>cnp.PyArray_DATA(batch_var)
+    cdef float keep = <float>(1 - share), take = <float>share, scaled = <float>(share * scale)
+    for i in range(size):
+        m[i] = m[i] * keep + of_mean[i] * take
+        v[i] = v[i] * keep + of_var[i] * scaled
+    return True
+
+
+# -- batch norm's numbers for each channel, in double -----------------------------------------
+
+cdef inline void _put(cnp.ndarray array, Py_ssize_t i, double value) noexcept:
+    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32:
+        (<float*>cnp.PyArray_DATA(array))[i] = <float>value
+    else:
+        (<double*>cnp.PyArray_DATA(array))[i] = value
+
+
+cdef inline double _get(cnp.ndarray array, Py_ssize_t i) noexcept:
+    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32:
+        return (<float*>cnp.PyArray_DATA(array))[i]
+    return (<double*>cnp.PyArray_DATA(array))[i]
+
+
+cdef cnp.ndarray _numbers(values, cnp.npy_intp channels):
+    """Return numbers of float32 or float64, one for each channel, contiguous in memory."""
+    cdef cnp.ndarray array = values
+    if cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT32 or not cnp.PyArray_ISCARRAY_RO(array):
+        array = cnp.PyArray_FROMANY(array, cnp.NPY_FLOAT64, 0, 0,
+                                    cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST)
+    if cnp.PyArray_SIZE(array) != channels:
+        raise ValueError(f"kernel called with {cnp.PyArray_SIZE(array)} numbers for {channels} "
+                         "channels")
+    return array
+
+
+cdef cnp.ndarray _new(cnp.npy_intp channels, bint double_):
+    return cnp.PyArray_EMPTY(1, &channels, cnp.NPY_FLOAT64 if double_ else cnp.NPY_FLOAT32, 0)
+
+
+def train_numbers(cnp.ndarray mean not None, cnp.ndarray var not None, weight, bias, double eps,
+                  bint double_):
+    """Return what training batch norm multiplies and adds.
+
+    Parameters
+    ----------
+    mean, var : numpy.ndarray
+        (C,), float64, contiguous: the moments.
+    weight, bias : numpy.ndarray or None
+        (C,).
+    eps : float
+    double_ : bool
+        Whether results are float64, else float32.
+
+    Returns
+    -------
+    inverse, scale : numpy.ndarray
+        1 / sqrt(var + eps) and that times the weight, float64.
+    center, factor, shift, variance : numpy.ndarray
+        The mean, the scale, what is added after the centred input was multiplied (the bias,
+        with what rounding takes from the mean) and the variance.
+    """
+    cdef cnp.npy_intp channels = cnp.PyArray_SIZE(mean), i
+    cdef cnp.ndarray m = _numbers(mean, channels), v = _numbers(var, channels)
+    cdef cnp.ndarray w = None if weight is None else _numbers(weight, channels)
+    cdef cnp.ndarray b = None if bias is None else _numbers(bias, channels)
+    cdef cnp.ndarray inverse = _new(channels, True), scale = _new(channels, True)
+    cdef cnp.ndarray center = _new(channels, double_), factor = _new(channels, double_)
+    cdef cnp.ndarray shift = _new(channels, double_), variance = _new(channels, double_)
+    cdef double one, by
+    for i in range(channels):
+        one = 1.0 / sqrt(_get(v, i) + eps)
+        by = one if w is None else _get(w, i) * one
+        _put(inverse, i, one)
+        _put(scale, i, by)
+        _put(center, i, _get(m, i))
+        _put(factor, i, by)
+        _put(shift, i, (0.0 if b is None else _get(b, i)) + (_get(center, i) - _get(m, i)) * by)
+        _put(variance, i, _get(v, i))
+    return inverse, scale, center, factor, shift, variance
+
+
+def parameter_gradients(cnp.ndarray sums not None, cnp.ndarray products not None,
+                        cnp.ndarray mean not None, cnp.ndarray center not None,
+                        cnp.ndarray inverse not None):
+    """Return the gradients of batch norm's weight and bias, of the type of `center`.
+
+    `products`, the sums of ``gy * (x - center)``, become those of ``gy * (x - mean)``. All but
+    `center` are float64.
+    """
+    cdef cnp.npy_intp channels = cnp.PyArray_SIZE(sums), i
+    cdef bint double_ = cnp.PyArray_TYPE(center) == cnp.NPY_FLOAT64
+    cdef cnp.ndarray g_weight = _new(channels, double_), g_bias = _new(channels, double_)
+    cdef cnp.ndarray m = _numbers(mean, channels), c = _numbers(center, channels)
+    cdef cnp.ndarray by = _numbers(inverse, channels), p = _numbers(products, channels)
+    cdef cnp.ndarray s = _numbers(sums, channels)
+    for i in range(channels):
+        _put(p, i, _get(p, i) + (_get(c, i) - _get(m, i)) * _get(s, i))
+        _put(g_weight, i, _get(p, i) * _get(by, i))
+        _put(g_bias, i, _get(s, i))
+    return g_weight, g_bias
+
+
+def input_numbers(cnp.ndarray sums not None, cnp.ndarray products not None,
+                  cnp.ndarray mean not None, cnp.ndarray center not None,
+                  cnp.ndarray inverse not None, cnp.ndarray scale not None, double count):
+    """Return what `grad_input` multiplies x with and adds, of the type of `center`.
+
+    With n values per channel, z the normalised input and s = weight / sqrt(var + eps):
+    gx = s * (gy - mean(gy) - z * mean(gy * z)).
+    """
+    cdef cnp.npy_intp channels = cnp.PyArray_SIZE(sums), i
+    cdef bint double_ = cnp.PyArray_TYPE(center) == cnp.NPY_FLOAT64
+    cdef cnp.ndarray slopes = _new(channels, double_), shifts = _new(channels, double_)
+    cdef cnp.ndarray m = _numbers(mean, channels), c = _numbers(center, channels)
+    cdef cnp.ndarray one = _numbers(inverse, channels), by = _numbers(scale, channels)
+    cdef cnp.ndarray p = _numbers(products, channels), s = _numbers(sums, channels)
+    cdef double slope
+    for i in range(channels):
+        slope = -_get(by, i) * _get(one, i) * _get(one, i) * _get(p, i) / count
+        _put(slopes, i, slope)
+        _put(shifts, i, (_get(c, i) - _get(m, i)) * slope - _get(by, i) * _get(s, i) / count)
+    return slopes, shifts
 
 
 # -- affine ----------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from convkit._precision import checked_precision
 from convkit.autograd import Tensor, apply
 from convkit.errors import ShapeError
 from convkit.functional.arguments import (
@@ -27,18 +29,37 @@ __all__ = [
 ]
 
 
+_INTS = {int}
+
+
+def _plain(value: Any) -> bool:
+    """Tell whether equal arguments mean the same (1.0 and True equal 1, but are refused)."""
+    return type(value) in (int, str) or (type(value) is tuple
+                                         and _INTS.issuperset(map(type, value)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _geometry(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
+    """Return a convolution's attributes that have a number for each axis."""
+    axes = len(kernel)
+    stride = per_axis(stride, axes, "stride")
+    dilation = per_axis(dilation, axes, "dilation")
+    return {"stride": stride, "padding": padding_pairs(padding, kernel, stride, dilation),
+            "dilation": dilation}
+
+
 def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
           precision):
     kernel = shape_of(weight)[2:]
     if len(kernel) != axes:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
-    stride = per_axis(stride, axes, "stride")
-    dilation = per_axis(dilation, axes, "dilation")
-    pairs = padding_pairs(padding, kernel, stride, dilation)
-    return batched(x, axes, lambda x: apply(
-        OPS["conv"], x, weight, bias, stride=stride, padding=pairs, dilation=dilation,
-        groups=groups, padding_mode=padding_mode, algorithm=algorithm,
-        precision=precision_of(precision)))
+    plain = _plain(stride) and _plain(padding) and _plain(dilation)
+    geometry = (_geometry if plain else _geometry.__wrapped__)(kernel, stride, padding, dilation)
+    attrs = {**geometry, "groups": groups, "padding_mode": padding_mode, "algorithm": algorithm,
+             "precision": None if precision is None else checked_precision(precision)}
+    if ndim_of(x) != axes + 1:
+        return apply(OPS["conv"], x, weight, bias, **attrs)
+    return batched(x, axes, lambda x: apply(OPS["conv"], x, weight, bias, **attrs))
 
 
 def conv1d(

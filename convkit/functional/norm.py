@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit import runtime
+from convkit._kernels import norm
 from convkit.autograd import Tensor, apply, is_recomputing, no_grad
 from convkit.errors import ShapeError
 from convkit.functional.arguments import shape_of
@@ -63,19 +64,32 @@ def batch_norm(
     op = OPS["batch_norm_train"] if op is None else op
     y, mean, var, *total = apply(op, input, weight, bias, eps=eps)
     count = total[0].item() if total else count
-    _follow(running_mean, mean.data, momentum)
-    _follow(running_var, var.data, momentum, count / max(count - 1, 1))
+    follow(running_mean, mean.data, running_var, var.data, momentum, count / max(count - 1, 1))
     return y
 
 
-def _follow(running: Any, batch: np.ndarray, momentum: float, scale: float = 1.0) -> None:
-    """Move a running estimate towards the batch's, in place."""
-    if running is None or is_recomputing():
+def follow(running_mean: Any, mean: np.ndarray, running_var: Any, var: np.ndarray,
+           momentum: float, unbiased: float) -> None:
+    """Move running estimates, where there are any, towards a batch's, in place."""
+    if is_recomputing() or (running_mean is None and running_var is None):
         return
-    with no_grad():
-        array = running._change() if isinstance(running, Tensor) else running
-    np.multiply(array, 1 - momentum, out=array, casting="same_kind")
-    np.add(array, batch * (momentum * scale), out=array, casting="same_kind")
+    arrays = [_changed(running_mean), _changed(running_var)]
+    if norm.follow(arrays[0], mean, arrays[1], var, momentum, unbiased):
+        return
+    for array, batch, scale in zip(arrays, (mean, var), (1.0, unbiased), strict=True):
+        if array is not None:
+            np.multiply(array, 1 - momentum, out=array, casting="same_kind")
+            np.add(array, batch * (momentum * scale), out=array, casting="same_kind")
+
+
+def _changed(running: Any) -> np.ndarray | None:
+    """Return the array to write to, after counting the change."""
+    if not isinstance(running, Tensor):
+        return running
+    if running.requires_grad:
+        with no_grad():
+            return running._change()
+    return running._change()
 
 
 def layer_norm(input: Any, normalized_shape: int | Sequence[int], weight: Any = None,
@@ -180,8 +194,8 @@ def instance_norm(
         pixels = math.prod(shape[2:])
         x = input.data if isinstance(input, Tensor) else input
         mean, var = sample_moments(x, runtime.get_num_threads())
-        _follow(running_mean, mean.mean(axis=0), momentum)
-        _follow(running_var, var.mean(axis=0), momentum, pixels / max(pixels - 1, 1))
+        follow(running_mean, mean.mean(axis=0), running_var, var.mean(axis=0), momentum,
+               pixels / max(pixels - 1, 1))
     return y
 
 

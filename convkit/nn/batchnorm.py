@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convkit import functional as F
-from convkit.autograd import Tensor, is_recomputing, no_grad
+from convkit.autograd import Tensor, is_recomputing
 from convkit.errors import ShapeError
 from convkit.nn import init
 from convkit.nn.linear import positive
@@ -21,6 +21,7 @@ class _BatchNorm(Module):
     """Base of BatchNorm1d and BatchNorm2d."""
 
     ranks: tuple[int, ...]
+    _op: Any = None  # what takes the statistics in training, where not `batch_norm_train`
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
@@ -61,19 +62,17 @@ class _BatchNorm(Module):
                              f"got x of shape {shape}")
         if shape[1] != self.num_features:
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
-        tracked = self.running_mean is not None
+        running_mean = self.running_mean
+        tracked = running_mean is not None
         factor = self._count_batch() if self.training and tracked else 0.0
-        return self._normalise(input, self.training or not tracked, factor)
-
-    def _normalise(self, input: Any, training: bool, factor: float) -> Tensor:
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias,
-                            training, factor, self.eps)
+        return F.batch_norm(input, running_mean, self.running_var, self.weight, self.bias,
+                            self.training or not tracked, factor, self.eps, op=self._op)
 
     def _count_batch(self) -> float:
         """Count this batch and return its weight in the running estimates."""
         if not is_recomputing():
-            with no_grad():
-                self.num_batches_tracked.add_(1)
+            count = self.num_batches_tracked._change()
+            count[()] = count.item() + 1
         if self.momentum is None:
             return 1.0 / self.num_batches_tracked.item()
         return self.momentum

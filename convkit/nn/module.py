@@ -80,10 +80,11 @@ class Module:
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        for room in ("_parameters", "_modules", "_buffers"):
-            entries = self.__dict__.get(room)
-            if entries is not None and name in entries:
-                return entries[name]
+        rooms = self.__dict__
+        if "_modules" in rooms:
+            for room in (rooms["_parameters"], rooms["_modules"], rooms["_buffers"]):
+                if name in room:
+                    return room[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from convkit import functional as F
-from convkit.autograd import Tensor
 from convkit.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from convkit.nn.module import Module
 
@@ -28,15 +26,15 @@ class SyncBatchNorm(BatchNorm2d):
 
     ranks = (2, 3, 4)
 
-    def _normalise(self, input: Any, training: bool, factor: float) -> Tensor:
+    @property
+    def _op(self) -> Any:
         from convkit import distributed
 
-        if not training or distributed.get_world_size() == 1:
-            return super()._normalise(input, training, factor)
+        if distributed.get_world_size() == 1:
+            return None
         from convkit.distributed.batch_norm import SyncBatchNormTrain
 
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias,
-                            True, factor, self.eps, op=SyncBatchNormTrain)
+        return SyncBatchNormTrain
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Module) -> Module:

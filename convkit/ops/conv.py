@@ -99,6 +99,7 @@ class Conv(Op):
 
     name = "conv"
     onnx = "Conv"
+    packs = True
     reads = (0, 1)
 
     @staticmethod
@@ -240,6 +241,7 @@ class ConvTranspose(Op):
 
     name = "conv_transpose"
     onnx = "ConvTranspose"
+    packs = True
     reads = (0, 1)
 
     @staticmethod

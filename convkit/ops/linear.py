@@ -38,6 +38,7 @@ class Linear(Op):
 
     name = "linear"
     onnx = "Gemm"
+    packs = True
     reads = (0, 1)
 
     @staticmethod

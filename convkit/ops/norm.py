@@ -38,11 +38,14 @@ def _shape_of(a: Array | None) -> tuple[int, ...] | None:
 
 def _wide(a: Array | None, channels: int, default: float, what: str) -> Array:
     """Return a per-channel parameter in float64."""
-    if a is None:
-        return np.full(channels, default)
-    if a.dtype.kind != "f":
+    return np.full(channels, default) if a is None else _checked(a, what).astype(np.float64)
+
+
+def _checked(a: Array | None, what: str) -> Array | None:
+    """Return a per-channel parameter; raise DTypeError where it is of no floating type."""
+    if a is not None and a.dtype.kind != "f":
         raise DTypeError(f"expected {what} of float32 or float64, got {a.dtype}")
-    return a.astype(np.float64)
+    return a
 
 
 def _narrow(a: Array, dtype: np.dtype) -> Array:
@@ -166,19 +169,14 @@ class BatchNormTrain(Op):
         """Return the results of `forward`, and of how many values a channel's mean is."""
         cls.shape(x.shape, _shape_of(weight), _shape_of(bias))
         last = to_last(native(x))
-        dtype, channels = last.dtype, last.shape[-1]
         mean, var, count = cls.moments(last, ctx.threads)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            inverse = 1.0 / np.sqrt(var + eps)
-            scale = _wide(weight, channels, 1.0, "weight") * inverse
-            # What rounding takes from the mean is put into the shift.
-            center = _narrow(mean, dtype)
-            shift = _wide(bias, channels, 0.0, "bias") + (center - mean) * scale
-        numbers = center, _narrow(scale, dtype), _narrow(shift, dtype)
+        inverse, scale, *numbers, narrow_var = norm.train_numbers(
+            mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
+            last.dtype == np.float64)
         y = Deferred(last, *numbers, ctx.threads)
         if any(ctx.needs):
             ctx.saved = (last, mean, inverse, scale, numbers, count)
-        return y if ctx.defer else y.array(), center, _narrow(var, dtype), count
+        return y if ctx.defer else y.array(), numbers[0], narrow_var, count
 
     @classmethod
     def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, ...]:
@@ -188,29 +186,26 @@ class BatchNormTrain(Op):
         gx = s * (gy - mean(gy) - z * mean(gy * z)).
         """
         last, mean, inverse, scale, numbers, count = ctx.saved
-        dtype, center = last.dtype, numbers[0]
+        center, factor, _ = numbers
         masked = None
         if isinstance(gy, Masked):
             gy, masked, sums, products = _masked_sums(gy, last, numbers, ctx.threads)
         else:
             gy = to_last(gy)
             sums, products = norm.grad_sums(gy, last, center, ctx.threads)
-        products += (center - mean) * sums  # now the sums of gy * (x - mean)
+        g_weight, g_bias = norm.parameter_gradients(sums, products, mean, center, inverse)
         gx = None
         if ctx.needs[0]:
-            whole_sums, whole_products = cls.totals(sums, products)
-            slope = -scale * inverse * inverse * whole_products / count
-            shift = _narrow((center - mean) * slope - scale * whole_sums / count, dtype)
-            slope, factor = _narrow(slope, dtype), numbers[1]
-            gx = memory.empty(last.shape, dtype)
+            slope, shift = norm.input_numbers(*cls.totals(sums, products), mean, center, inverse,
+                                              scale, count)
+            gx = memory.empty(last.shape, last.dtype)
             if masked is None:
                 norm.grad_input(gy, last, center, factor, slope, shift, gx, ctx.threads)
             else:
                 norm.masked_input(gy, last, masked, *numbers, factor, slope, shift, gx,
                                   ctx.threads)
             gx = from_last(gx)
-        return (gx, _narrow(products * inverse, dtype) if ctx.needs[1] else None,
-                _narrow(sums, dtype) if ctx.needs[2] else None)
+        return gx, g_weight if ctx.needs[1] else None, g_bias if ctx.needs[2] else None
 
 
 def _masked_sums(

@@ -27,7 +27,8 @@ class Context:
         Anything; set by forward only where ``any(ctx.needs)``.
     cache : tuple of (dict or None)
         For each input, a dictionary that lives as long as the parameter's current value
-        (None where the input is no parameter): a place for packed weights.
+        (None where the input is no parameter): a place for packed weights. Empty where the
+        operation does not pack.
     threads : int
         How many threads kernels may use.
     precision : str
@@ -77,6 +78,8 @@ class Op:
         Whether the first two inputs may be outputs that were put off (`ops.deferred`).
     takes_masked : bool
         Whether backward's gradient may still have to go back through an activation.
+    packs : bool
+        Whether forward keeps forms of its inputs in ``ctx.cache``.
     differentiable : int
         How many of the outputs, counted from the first, carry gradients.
     """
@@ -90,6 +93,7 @@ class Op:
     defers: ClassVar[int] = 0
     takes_deferred: ClassVar[bool] = False
     takes_masked: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
     differentiable: ClassVar[int] = 1
 
     @staticmethod

@@ -86,6 +86,7 @@ class QuantConv(Op):
 
     name = "quant_conv"
     onnx = "QLinearConv"
+    packs = True
     differentiable = 0
 
     @staticmethod
@@ -163,6 +164,7 @@ class QuantLinear(Op):
 
     name = "quant_linear"
     onnx = "QGemm"
+    packs = True
     differentiable = 0
 
     @staticmethod
