@@ -1106,8 +1106,7 @@ class _Cached(Tensor):
     def detach(self) -> Tensor:
         """Return a tensor over the same memory that is cut off from the tape."""
         out = _Cached.__new__(_Cached)
-        Tensor.__init__(out, self._view)
-        out._store, out._view = self._store, self._view
+        Tensor.__init__(out, self._store)  # its own memory: a read-only view would be copied
         out._cell = self._cell
         out._forget()
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -566,3 +567,20 @@ def test_constants_and_gains(torch):
         nn.init.calculate_gain("softplus")
     with pytest.raises(ck.ShapeError, match=r"at least 2 axes, got shape \(3,\)"):
         nn.init.kaiming_uniform_(ck.zeros(3))
+
+
+def test_making_and_reading_weights_takes_their_memory_once(monkeypatch):
+    for name in ("kaiming_uniform_", "uniform_"):  # the numbers drawn take more
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    size = 4 * 2000 * 1000
+    tracemalloc.start()
+    try:
+        layer = nn.Linear(1000, 2000, bias=False)
+        made = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        state = layer.state_dict()
+        read = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.shares_memory(state["weight"].data, layer.weight.data)
+    assert size <= made < 1.1 * size and read < 1.1 * size

@@ -48,9 +48,9 @@ class _Conv(Module):
         outer, inner = self.out_channels, self.in_channels
         if self.transposed:
             outer, inner = inner, outer
-        self.weight = Parameter(np.empty((outer, inner // groups, *self.kernel_size), dtype))
+        self.weight = Parameter.empty((outer, inner // groups, *self.kernel_size), dtype)
         self.register_parameter(
-            "bias", Parameter(np.empty(self.out_channels, dtype)) if bias else None)
+            "bias", Parameter.empty(self.out_channels, dtype) if bias else None)
         self.reset_parameters()
 
     def _sizes(self, value: Any, what: str, least: int) -> tuple[int, ...]:

@@ -62,8 +62,8 @@ class Linear(Module):
         super().__init__()
         self.in_features = positive(in_features, "in_features")
         self.out_features = positive(out_features, "out_features")
-        self.weight = Parameter(np.empty((self.out_features, self.in_features), dtype))
-        self.register_parameter("bias", Parameter(np.empty(out_features, dtype)) if bias else None)
+        self.weight = Parameter.empty((self.out_features, self.in_features), dtype)
+        self.register_parameter("bias", Parameter.empty(out_features, dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

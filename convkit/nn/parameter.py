@@ -32,5 +32,12 @@ class Parameter(_Cached):
         data = data.data if isinstance(data, Tensor) else data
         super().__init__(np.array(data) if isinstance(data, np.ndarray) else data, requires_grad)
 
+    @classmethod
+    def empty(cls, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Parameter:
+        """Return a parameter whose values are still to be set."""
+        made = cls.__new__(cls)
+        _Cached.__init__(made, np.empty(shape, dtype), True)
+        return made
+
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()

@@ -48,7 +48,7 @@ figure img {{ width: 7rem; height: 7rem; object-fit: contain; image-rendering: p
 figcaption {{ line-height: 1.3; }}
 pre {{ font-size: .78rem; line-height: 1.35; overflow-x: auto; background: #f6f6f6;
       padding: .8rem; }}
-svg {{ max-width: 100%; height: auto; }}
+svg {{ max-width: 100%; min-width: 36rem; height: auto; }}
 .note {{ color: #666; }}
 </style>
 </head>
@@ -106,17 +106,17 @@ def write_report(path: Any, history: Sequence[Mapping[str, Any]], *,
     if settings:
         sections.append(("Settings", _table("settings", [], settings.items())))
     if history:
-        sections += [("Curves", _curves(history)), ("Epochs", _epochs(history))]
+        sections += [("Curves", _wide(_curves(history))), ("Epochs", _wide(_epochs(history)))]
     if scores is not None and targets is not None:
         scores, targets = np.asarray(scores), np.asarray(targets)
         names = classes or getattr(dataset, "classes", None) or range(scores.shape[1])
         names = [str(name) for name in names]
-        sections.append(("Confusion matrix", _confusion(scores, targets, names)))
+        sections.append(("Confusion matrix", _wide(_confusion(scores, targets, names))))
         if dataset is not None:
             sections.append(("Worst mistakes", _mistakes(dataset, scores, targets, names,
                                                          mistakes)))
     if monitor is not None and monitor.records:
-        sections.append(("Layers", _layers(monitor)))
+        sections.append(("Layers", _wide(_layers(monitor))))
     if program is not None:
         sections.append(("Model", f"<pre>{html.escape(program.summary())}</pre>"))
     body = "\n".join(f"<h2>{heading}</h2>\n{content}" for heading, content in sections)
@@ -137,6 +137,11 @@ def _subtitle(history: Sequence[Mapping[str, Any]]) -> str:
             if last.get(f"val_{key}") is not None:
                 parts.append(f"validation {key} {_number(last[f'val_{key}'])}")
     return " · ".join([*parts, f"convkit {__version__}"])
+
+
+def _wide(content: str) -> str:
+    """Return content that scrolls by itself where the page is narrower."""
+    return f'<div class="wide">\n{content}\n</div>'
 
 
 def _table(kind: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -160,8 +165,7 @@ def _number(value: Any) -> str:
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for record in history for name in record))
-    return '<div class="wide">' + _table(
-        "epochs", columns, ([r.get(name) for name in columns] for r in history)) + "</div>"
+    return _table("epochs", columns, ([r.get(name) for name in columns] for r in history))
 
 
 def _layers(monitor: LayerMonitor) -> str:
@@ -221,7 +225,7 @@ def _confusion(scores: np.ndarray, targets: np.ndarray, names: list[str]) -> str
         return text + f"The commonest mistakes:</p>\n{_commonest(counts, names)}"
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     lines = [text + "Rows are the true classes, columns the predictions.</p>",
-             '<div class="wide"><table class="confusion">',
+             '<table class="confusion">',
              "<tr><th></th>" + "".join(f"<th>{html.escape(n)}</th>" for n in names)
              + "<th>recall</th></tr>"]
     for i, name in enumerate(names):
@@ -235,7 +239,7 @@ def _confusion(scores: np.ndarray, targets: np.ndarray, names: list[str]) -> str
                      f"<td>{shares[i, i]:.1%}</td></tr>")
     precision = np.diag(counts) / np.maximum(1, counts.sum(axis=0))
     lines.append("<tr><th>precision</th>" + "".join(f"<td>{p:.1%}</td>" for p in precision)
-                 + "<td></td></tr></table></div>")
+                 + "<td></td></tr></table>")
     return "\n".join(lines)
 
 
