@@ -19,19 +19,28 @@ ROOT = Path(convkit.__file__).resolve().parents[1]
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def run_script(script, output, *more):
+def run_python(script, *arguments):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(
         p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)}
-    del env["PYTHONSAFEPATH"]  # the scripts import their neighbours
-    done = subprocess.run(
-        [sys.executable, FOLDER / f"{script}.py", "--quick", "--threads", "1", "--output", output,
-         *more],
-        env=env, capture_output=True, text=True, timeout=240, check=False)
+    env.pop("PYTHONSAFEPATH", None)  # the scripts import their neighbours
+    done = subprocess.run([sys.executable, FOLDER / f"{script}.py", *arguments], env=env,
+                          capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_script(script, output, *more):
+    run_python(script, "--quick", "--threads", "1", "--output", output, *more)
     written = json.loads(output.read_text())
     assert written["benchmark"] == script
     assert written["machine"]["threads"] == 1 and written["machine"]["torch"]
     return written["results"]
+
+
+def draw(script, folder, *pictures):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
+    run_python(script, folder / "results.json", folder)
+    for picture in pictures:
+        assert (folder / picture).stat().st_size > 5_000
 
 
 def test_training_runs_and_is_drawn(tmp_path, torch):
@@ -41,11 +50,7 @@ def test_training_runs_and_is_drawn(tmp_path, torch):
         assert len(result["timing"]) == 7
         for row in result["precisions"].values():
             assert row["best"] > 0 and row["memory"] > 0 and row["memory of PyTorch"] > 0
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
-    subprocess.run([sys.executable, FOLDER / "plot_training.py", tmp_path / "results.json",
-                    tmp_path], check=True, capture_output=True, timeout=120,
-                   env={**os.environ, "PYTHONSAFEPATH": ""})
-    assert (tmp_path / "training-ratios.png").stat().st_size > 5_000
+    draw("plot_training", tmp_path, "training-ratios.png")
 
 
 def test_training_scales_and_loads(tmp_path, torch):
@@ -64,10 +69,7 @@ def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
             "torch bfloat16 channels_last"}
         for row in result["precisions"].values():
             assert row["best"] > 0 and row["error"] < 1e-2
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
-    subprocess.run([sys.executable, FOLDER / "plot_layers.py", tmp_path / "results.json",
-                    tmp_path], check=True, capture_output=True, timeout=120)
-    assert (tmp_path / "layer-roofline.png").stat().st_size > 10_000
+    draw("plot_layers", tmp_path, "layer-roofline.png", "layer-ratios.png")
 
 
 def test_inference_runs_and_is_drawn(tmp_path, torch):
@@ -76,11 +78,7 @@ def test_inference_runs_and_is_drawn(tmp_path, torch):
     assert [r["network"] for r in results] == ["lenet5"]
     assert {"convkit highest", "convkit high", "torch contiguous",
             "torch channels_last"} <= set(results[0]["timing"])
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing is drawn")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, FOLDER / "plot_inference.py", tmp_path / "results.json",
-                    tmp_path], env=env, check=True, capture_output=True, timeout=120)
-    assert (tmp_path / "inference.png").stat().st_size > 5_000
+    draw("plot_inference", tmp_path, "inference.png")
 
 
 def test_embedding_runs(tmp_path, torch):

@@ -10,7 +10,7 @@ import numpy as np
 
 from convkit.errors import ShapeError
 from convkit.infer.dims import Shape, show
-from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.graph import Graph, Growing, Node, Port, Value
 from convkit.infer.schema import complete
 from convkit.ops.image import LAYOUTS
 
@@ -48,40 +48,31 @@ def with_images(graph: Graph, image: Any, layout: str | None = None) -> Graph:
     info = graph.values[value]
     scale, shift = (np.array(np.broadcast_to(v, info.shape[1]), info.dtype)
                     for v in _numbers(image, info.shape[1]))
-    values, constants = dict(graph.values), dict(graph.constants)
-    fresh = iter(range(max(values) + 1, max(values) + 4))
-    raw = next(fresh)
-    values[raw] = Value(_laid_out(info.shape, layout), "uint8")
-    names = {c.name for c in constants.values()}
-    numbers = []
-    for what, array in (("image.scale", scale), ("image.shift", shift)):
-        while what in names:
-            what += "_"
-        numbers.append(number := next(fresh))
-        constants[number] = Constant(what, array)
-        values[number] = Value(array.shape, array.dtype.name)
+    grown = Growing(graph)
+    raw = grown.add_value(Value(_laid_out(info.shape, layout), "uint8"))
+    numbers = [grown.add_constant(array, f"image.{what}")
+               for what, array in (("scale", scale), ("shift", shift))]
     node = Node("image", (raw, *numbers), (value,), {"layout": layout}, "image")
-    return _rewired(graph, {value: raw}, (node,), constants, values)
+    return _rewired(graph, grown, {value: raw}, (node,))
 
 
 def with_layout(graph: Graph, layout: str) -> Graph:
     """Return the graph with inputs (N, C, H, W) taken as (N, H, W, C) for "NHWC"."""
     if _checked(layout) == "NCHW":
         return graph
-    values, nodes, renamed = dict(graph.values), [], {}
+    grown, nodes, renamed = Growing(graph), [], {}
     for port in graph.inputs:
         info = graph.values[port.value]
         if len(info.shape) != 4:
             continue
-        raw = max(values) + 1
-        values[raw] = Value(_laid_out(info.shape, layout), info.dtype)
-        renamed[port.value] = raw
+        raw = renamed[port.value] = grown.add_value(
+            Value(_laid_out(info.shape, layout), info.dtype))
         nodes.append(Node("permute", (raw,), (port.value,),
                           complete("permute", {"dims": (0, 3, 1, 2)}), f"{port.name}.layout"))
     if not nodes:
         raise ShapeError("expected an input (N, C, H, W) to take with channels last, got "
                          f"{[show(graph.shape(p.value)) for p in graph.inputs]}")
-    return _rewired(graph, renamed, tuple(nodes), graph.constants, values)
+    return _rewired(graph, grown, renamed, tuple(nodes))
 
 
 def image_layout(graph: Graph) -> str | None:
@@ -91,12 +82,12 @@ def image_layout(graph: Graph) -> str | None:
                  if n.op == "image" and n.inputs[0] in given), None)
 
 
-def _rewired(graph: Graph, renamed: dict[int, int], first: tuple[Node, ...],
-             constants: dict[int, Constant], values: dict[int, Value]) -> Graph:
+def _rewired(graph: Graph, grown: Growing, renamed: dict[int, int],
+             first: tuple[Node, ...]) -> Graph:
     """Return the graph with other inputs, and nodes in front that make the old ones of them."""
     ports = tuple([Port(p.name, renamed.get(p.value, p.value)) for p in graph.inputs])
-    return dataclasses.replace(graph, inputs=ports, constants=constants, values=values,
-                               nodes=(*first, *graph.nodes))
+    return dataclasses.replace(graph, inputs=ports, constants=grown.constants,
+                               values=grown.values, nodes=(*first, *graph.nodes))
 
 
 def _checked(layout: Any) -> str:

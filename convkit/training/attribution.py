@@ -10,6 +10,7 @@ from convkit import nn
 from convkit.autograd import Tensor, enable_grad
 from convkit.errors import ShapeError
 from convkit.training.layer_values import gradients_aside, keep_outputs
+from convkit.training.modes import evaluating
 
 __all__ = ["grad_cam", "saliency"]
 
@@ -79,20 +80,14 @@ def grad_cam(model: nn.Module, images: Any, layer: str, classes: Any = None) -> 
 
 def _score_backward(model: nn.Module, x: Tensor, classes: Any) -> None:
     """Run the model in evaluation mode and send back the sum of the classes' scores."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with gradients_aside(model), enable_grad():
-            scores = model(x)
-            if scores.ndim != 2:
-                raise ShapeError(f"expected scores (N, classes), got shape {scores.shape}")
-            values = scores.detach().numpy()
-            chosen = values.argmax(axis=1) if classes is None else np.asarray(classes)
-            if chosen.shape != values.shape[:1]:
-                raise ShapeError(f"expected {len(values)} classes, got shape {chosen.shape}")
-            gradient = np.zeros_like(values)
-            gradient[np.arange(len(values)), chosen] = 1
-            scores.backward(gradient)
-    finally:
-        for module, flag in training:
-            module.training = flag
+    with evaluating(model), gradients_aside(model), enable_grad():
+        scores = model(x)
+        if scores.ndim != 2:
+            raise ShapeError(f"expected scores (N, classes), got shape {scores.shape}")
+        values = scores.detach().numpy()
+        chosen = values.argmax(axis=1) if classes is None else np.asarray(classes)
+        if chosen.shape != values.shape[:1]:
+            raise ShapeError(f"expected {len(values)} classes, got shape {chosen.shape}")
+        gradient = np.zeros_like(values)
+        gradient[np.arange(len(values)), chosen] = 1
+        scores.backward(gradient)

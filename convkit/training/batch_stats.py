@@ -10,6 +10,7 @@ import numpy as np
 
 from convkit import nn
 from convkit.autograd import Tensor, no_grad, tracing
+from convkit.training.modes import evaluating
 
 __all__ = ["biases_before_batch_norm", "recompute_batch_stats"]
 
@@ -46,30 +47,26 @@ def recompute_batch_stats(model: nn.Module, loader: Iterable, batches: int | Non
               if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and m.running_mean is not None]
     if not layers:
         raise ValueError("expected a model with batch norm layers that track statistics")
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
     before = [[np.array(b.data) for b in layer.buffers()] for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.train()
-        layer.momentum = None  # all batches weigh the same
-        layer.reset_running_stats()
     seen = 0
-    try:
-        with no_grad():
+    with evaluating(model), no_grad():
+        for layer in layers:
+            layer.train()
+            layer.momentum = None  # all batches weigh the same
+            layer.reset_running_stats()
+        try:
             for batch in loader:
                 if seen == batches:
                     break
                 model(batch[0] if isinstance(batch, (tuple, list)) else batch)
                 seen += 1
-    finally:
-        for layer, momentum, values in zip(layers, momenta, before, strict=True):
-            layer.momentum = momentum
-            if not seen:
-                for buffer, value in zip(layer.buffers(), values, strict=True):
-                    buffer.copy_(value)
-        for module, training in modes:
-            module.training = training
+        finally:
+            for layer, momentum, values in zip(layers, momenta, before, strict=True):
+                layer.momentum = momentum
+                if not seen:
+                    for buffer, value in zip(layer.buffers(), values, strict=True):
+                        buffer.copy_(value)
     if not seen:
         raise ValueError("expected a loader with at least one batch")
 
@@ -121,14 +118,8 @@ def biases_before_batch_norm(model: nn.Module, *inputs: Any, warn: bool = True) 
     Ioffe and Szegedy, "Batch Normalization", 2015, section 3.2.
     """
     finder = _BiasFinder()
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with no_grad(), tracing(finder):
-            model(*inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), no_grad(), tracing(finder):
+        model(*inputs)
     names = {id(p): name for name, p in model.named_parameters()}
     found = list(dict.fromkeys(names[id(b)] for b in finder.found if id(b) in names))
     if found and warn:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit.training.modes import weights_of
 from convkit.training.results import EpochResult
 
 if TYPE_CHECKING:
@@ -158,8 +159,7 @@ class EarlyStopping(Callback):
         if self._watched.improved(record):
             self.best_epoch, self.best_step, self.waited = trainer.epoch, trainer.step, 0
             with trainer.averaged_weights():
-                self.best_weights = {name: np.array(tensor.data)
-                                     for name, tensor in trainer.model.state_dict().items()}
+                self.best_weights = weights_of(trainer.model)
         else:
             self.waited += 1
         self._stop_if_due(trainer)

@@ -11,6 +11,7 @@ import numpy as np
 from convkit import nn, runtime
 from convkit._kernels import optim as kernels
 from convkit.autograd import no_grad
+from convkit.training.modes import weights_of
 
 __all__ = ["EMA"]
 
@@ -48,7 +49,7 @@ class EMA:
         self.model = model
         self.decay = decay
         self.steps = 0
-        self.average = {name: np.array(t.data) for name, t in model.state_dict().items()}
+        self.average = weights_of(model)
 
     def update(self) -> None:
         """Take the model's weights of now into the average."""
@@ -76,7 +77,7 @@ class EMA:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights within a ``with`` block."""
-        own = {name: np.array(t.data) for name, t in self.model.state_dict().items()}
+        own = weights_of(self.model)
         self.copy_to(self.model)
         try:
             yield

@@ -10,6 +10,7 @@ import numpy as np
 from convkit import nn
 from convkit.autograd import Tensor, no_grad
 from convkit.training.layer_values import gradients_aside
+from convkit.training.modes import weights_of
 
 __all__ = ["Landscape", "loss_along_gradient"]
 
@@ -51,8 +52,7 @@ def loss_along_gradient(model: nn.Module, loss_fn: Callable, inputs: Any, target
     steps : sequence of float
         Learning rates.
     """
-    before = {name: np.array(getattr(value, "data", value))
-              for name, value in model.state_dict().items()}
+    before = weights_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     x = Tensor(np.asarray(inputs, np.float32))
     losses, distances = [], []

@@ -14,6 +14,7 @@ from convkit import functional as F
 from convkit import nn
 from convkit.autograd import Tensor
 from convkit.optim import Optimizer
+from convkit.training.modes import modes_kept, weights_of
 
 __all__ = ["RangeTest", "lr_range_test"]
 
@@ -93,19 +94,16 @@ def lr_range_test(
     if not 0 < start_lr < end_lr or steps < 2 or not 0 <= smoothing < 1:
         raise ValueError(f"expected 0 < start_lr < end_lr, at least 2 steps and smoothing from 0 "
                          f"to below 1, got {start_lr}, {end_lr}, {steps} and {smoothing}")
-    weights = {name: np.array(t.data) for name, t in model.state_dict().items()}
-    settings = copy.deepcopy(optimizer.state_dict())
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        return _climb(model, optimizer, _again(loader), loss_fn,
-                      np.geomspace(start_lr, end_lr, steps), smoothing, diverged)
-    finally:
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(settings)
-        optimizer.zero_grad()
-        for module, training in modes:
-            module.training = training
+    weights, settings = weights_of(model), copy.deepcopy(optimizer.state_dict())
+    with modes_kept(model):
+        model.train()
+        try:
+            return _climb(model, optimizer, _again(loader), loss_fn,
+                          np.geomspace(start_lr, end_lr, steps), smoothing, diverged)
+        finally:
+            model.load_state_dict(weights)
+            optimizer.load_state_dict(settings)
+            optimizer.zero_grad()
 
 
 def _again(loader: Iterable) -> Iterator[tuple[Any, Any]]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from convkit import functional as F
-from convkit import nn
 from convkit.autograd import Tensor, no_grad
+from convkit.training.modes import evaluating
 from convkit.training.results import EpochResult, Tally
 
-__all__ = ["evaluate", "evaluating", "iterate", "predict", "predict_with_targets", "score"]
+__all__ = ["evaluate", "iterate", "predict", "predict_with_targets", "score"]
 
 Progress = Callable[[EpochResult], None]
 Each = Callable[[np.ndarray, tuple], None]
@@ -106,21 +106,6 @@ def score(model: Any, loader: Iterable, each: Each) -> None:
         for batch in batches:
             images, *targets = batch if isinstance(batch, (tuple, list)) else (batch,)
             each(np.asarray(model(images)), tuple(targets))
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put a Module into evaluation mode, and each of its parts back into its own."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from convkit import functional as F
 from convkit import nn, random
 from convkit.autograd import Tensor, no_grad
 from convkit.errors import ShapeError
+from convkit.training.modes import evaluating
 
 __all__ = ["CropAverage", "Ensemble", "Prediction", "bootstrap", "monte_carlo_dropout",
            "weight_noise"]
@@ -52,17 +53,11 @@ def monte_carlo_dropout(model: nn.Module, x: Any, samples: int = 30,
     """
     if samples < 1:
         raise ValueError(f"expected at least 1 sample, got {samples}")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, (nn.Dropout, nn.DropConnectLinear)):
-            module.training = True
-    try:
-        with no_grad():
-            return _moments([model(x) for _ in range(samples)], apply)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Dropout, nn.DropConnectLinear)):
+                module.training = True
+        return _moments([model(x) for _ in range(samples)], apply)
 
 
 def _moments(outputs: Sequence[Tensor], apply: Callable[[Tensor], Tensor] | None) -> Prediction:
