@@ -421,3 +421,28 @@ def test_the_suite_passes_with_the_kernels_of_an_older_processor(isa):
         env={**os.environ, "CONVKIT_ISA": isa, "CONVKIT_LONG_TESTS": "", "PYTHONPATH": path},
         capture_output=True, text=True, timeout=3600, cwd=folder.parent)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_an_emulated_processor_of_2008_gives_the_bits_of_the_generic_kernels(tmp_path):
+    """Under an emulator that refuses AVX and later, with -cpu Nehalem (NumPy's own baseline)."""
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None:
+        pytest.skip("qemu-x86_64 is not installed (Debian's qemu-user)")
+    code = textwrap.dedent(WORK.replace("PATH", repr(str(tmp_path / "net.ckit")))) + """
+from convkit._kernels import dispatch
+print(dispatch.isa(), ck.quantize(net, x)(x).tobytes().hex(), answer.tobytes().hex())
+"""
+    native = run_python(code, {"CONVKIT_ISA": "generic", "CONVKIT_NUM_THREADS": "2"}).stdout
+    path = os.pathsep.join([str(Path(ck.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "CONVKIT_NUM_THREADS": "2"}
+    environment.pop("CONVKIT_ISA", None)
+    done = subprocess.run([emulator, "-cpu", "Nehalem", sys.executable, "-c", code], check=False,
+                          capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == native and native.startswith("generic ")
+    if LONG:
+        files = [str(Path(__file__).parent / name) for name in OLDER]
+        done = subprocess.run([emulator, "-cpu", "Nehalem", sys.executable, "-m", "pytest", "-q",
+                               "-x", "-p", "no:cacheprovider", *files], env=environment,
+                              capture_output=True, text=True, timeout=7200, check=False)
+        assert done.returncode == 0, done.stdout[-3000:]
