@@ -133,6 +133,10 @@ COMPILED = {
     "conv": lambda x: F.conv2d(x, W3, padding=1),
     "conv reflected": lambda x: F.conv2d(F.pad(x, (2, 1, 1, 2), mode="reflect"), W3),
     "conv 1d": lambda x: F.conv1d(x[:, :, 2], W3[:, :, 0], padding=1),
+    "conv multiplied": lambda x: F.conv2d(
+        x, W3.reshape(48, 1, 3, 3)[:18], C6.repeat(3), padding=1, groups=6),
+    "conv multiplied 1d": lambda x: F.conv1d(
+        x[:, :, 2], W3.reshape(48, 1, 9)[:12, :, :4], stride=2, groups=6),
     "conv transposed": lambda x: F.conv_transpose2d(x, W3[:6], stride=2, padding=1),
     "linear": lambda x: F.linear(x, np.ones((4, 7), np.float32), np.ones(4, np.float32)),
     "max pool": lambda x: F.max_pool2d(x, 2, ceil_mode=True),

@@ -176,7 +176,7 @@ class Conv(Op):
             return None
         if more is not None:
             x = _pad_op().lower(b, x, **more)
-        x = b.last(x) if x_pixel is None else x
+        x = chosen.prepared(b, problem, b.last(x) if x_pixel is None else x)
         if y is None:
             y = b.new_last((x.shape[0], problem.out_channels,
                             *problem.out_size[4 - len(x.shape):]), x.dtype)

@@ -13,10 +13,11 @@ from convkit.ops.conv_algorithms.depthwise import Depthwise
 from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_algorithms.grouped import Grouped
 from convkit.ops.conv_algorithms.im2col import Im2col
+from convkit.ops.conv_algorithms.multiplied import Multiplied
 from convkit.ops.conv_algorithms.winograd import Winograd
 
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task"]
 
 CANDIDATES: tuple[type[Algorithm], ...] = (
-    Depthwise, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Direct)
+    Depthwise, Multiplied, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}

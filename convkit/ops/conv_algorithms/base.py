@@ -50,6 +50,11 @@ class Algorithm:
         return False
 
     @classmethod
+    def prepared(cls, b: Any, problem: ConvProblem, x: Any) -> Any:
+        """Emit what the forward pass's steps want done to x first; return what they read."""
+        return x
+
+    @classmethod
     def steps(cls, problem: ConvProblem, task: Task, weight: Any, cache: dict | None,
               threads: int, *, residual: bool, x_pixel: int | None = None,
               y_pixel: int | None = None, **epilogue: Any) -> list[Any] | None:
