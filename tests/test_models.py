@@ -10,7 +10,7 @@ from convkit import functional as F
 from convkit import models
 
 PARAMETERS = {"convnet": (1, 98_682), "lenet5": (1, 61_706), "resnet20": (3, 269_722),
-              "resnet32": (3, 464_154), "resnet56": (3, 853_018)}
+              "plain20": (3, 269_722), "resnet32": (3, 464_154), "resnet56": (3, 853_018)}
 # Those of 224x224 images are in test_torchvision_names.py.
 
 
@@ -108,7 +108,7 @@ def torch_convnet(torch):
     return Net()
 
 
-def torch_resnet20(torch):
+def torch_resnet20(torch, shortcut="pad"):
     nn, functional = torch.nn, torch.nn.functional
 
     class Block(nn.Module):
@@ -119,10 +119,17 @@ def torch_resnet20(torch):
             self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
             self.bn2 = nn.BatchNorm2d(after)
             self.stride, self.new = stride, after - before
+            if shortcut == "projection" and self.new:
+                self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False),
+                                              nn.BatchNorm2d(after))
 
         def forward(self, x):
             out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-            if self.new:
+            if shortcut == "none":
+                return functional.relu(out)
+            if self.new and shortcut == "projection":
+                x = self.shortcut(x)
+            elif self.new:
                 x = x[:, :, ::self.stride, ::self.stride]
                 filling = x.new_zeros((len(x), self.new // 2, *x.shape[2:]))
                 x = torch.cat([filling, x, filling], 1)
@@ -143,6 +150,21 @@ def torch_resnet20(torch):
             return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
     return Net()
+
+
+@pytest.mark.parametrize("shortcut", ["pad", "projection", "none"])
+def test_shortcuts_beside_pytorch(shortcut, rng, torch):
+    """In float64: in float32 a value beside a ReLU's kink can fall to the other side."""
+    ours, theirs = models.resnet20(shortcut=shortcut).double(), torch_resnet20(torch, shortcut)
+    theirs.double().load_state_dict({key: torch.from_numpy(np.array(value))
+                                     for key, value in ours.state_dict().items()})
+    x, labels = images("resnet20", rng, 4).astype(np.float64), np.array([3, 1, 4, 1])
+    F.cross_entropy(ours(x), labels).backward()
+    torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)),
+                                      torch.from_numpy(labels)).backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        wanted = other.grad.numpy()
+        np.testing.assert_allclose(mine.grad.numpy(), wanted, atol=1e-10 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("name, build", [("convnet", torch_convnet), ("resnet20", torch_resnet20)])
@@ -168,3 +190,28 @@ def test_values_and_gradients_beside_pytorch(name, build, rng, torch):
         wanted = theirs(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(ours(x).detach().numpy(), wanted, rtol=0,
                                atol=1e-4 * np.abs(wanted).max())
+
+
+def test_shortcuts_of_residual_networks():
+    count = {kind: sum(p.numel() for p in models.resnet20(shortcut=kind).parameters())
+             for kind in ("pad", "projection", "none")}
+    assert count == {"pad": 269_722, "projection": 272_474, "none": 269_722}
+    with pytest.raises(ValueError, match="expected shortcut of pad, projection, none, got 'A'"):
+        models.resnet20(shortcut="A")
+
+
+def test_stochastic_depth_leaves_out_blocks_in_training_only(rng):
+    ck.manual_seed(0)
+    net, x = models.resnet20(stochastic_depth=0.9), images("resnet20", rng, 8)
+    drops = [m.drop for m in net.modules() if hasattr(m, "drop")]
+    np.testing.assert_allclose(drops, 0.9 * np.arange(1, 10) / 9)
+    plain = models.resnet20().eval()
+    plain.load_state_dict(net.state_dict())
+    np.testing.assert_array_equal(net.eval()(x).data, plain(x).data)
+    block = net.train().layer3[2]
+    inside = rng.standard_normal((400, 64, 2, 2)).astype(np.float32)
+    left_out = (block(inside).data == np.maximum(inside, 0)).all(axis=(1, 2, 3))
+    assert left_out.mean() == pytest.approx(0.9, abs=0.05)
+    for options in ({"stochastic_depth": 1}, {"stochastic_depth": 0.1, "shortcut": "none"}):
+        with pytest.raises(ValueError, match="expected stochastic_depth from 0 to below 1"):
+            models.resnet20(**options)

@@ -10,18 +10,8 @@ from __future__ import annotations
 
 from runner import Run, arguments, cifar10, print_table, sgd
 
-from convkit import data, nn
+from convkit import data, models
 from convkit.data import augment
-from convkit.models.resnet_cifar import BasicBlock, ResNetCIFAR
-
-
-def plain(blocks: int) -> nn.Module:
-    """Return the residual network without its shortcuts."""
-    net = ResNetCIFAR(blocks)
-    for module in net.modules():
-        if isinstance(module, BasicBlock):
-            module._shortcut = lambda x: 0.0
-    return net
 
 
 def main() -> None:
@@ -31,8 +21,8 @@ def main() -> None:
     mean, std = train.statistics()
     change = augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
     found = {}
-    for depth, blocks in ((20, 3), (56, 9)):
-        for kind, build in (("plain", plain), ("residual", ResNetCIFAR)):
+    for depth in (20, 56):
+        for kind, model in (("plain", f"plain{depth}"), ("residual", f"resnet{depth}")):
             name = f"{kind}-{depth}"
             if options.only not in name:
                 continue
@@ -40,7 +30,7 @@ def main() -> None:
                                        std=std, transform=change),
                        data.DataLoader(test, 500, mean=mean, std=std))
             run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4})
-            found[name] = run.train(lambda build=build, blocks=blocks: build(blocks),
+            found[name] = run.train(lambda model=model: models.create(model),
                                     sgd(0.1, 1e-4), loaders)
     print_table(["network", "parameters", "training loss", "train", "test", "s"],
                 [[name, f"{r['parameters']:,}", f"{r['history'][-1]['loss']:.3f}",

@@ -45,7 +45,14 @@ from convkit.models.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from convkit.models.resnet_cifar import ResNetCIFAR, resnet20, resnet32, resnet56
+from convkit.models.resnet_cifar import (
+    ResNetCIFAR,
+    plain20,
+    plain56,
+    resnet20,
+    resnet32,
+    resnet56,
+)
 from convkit.models.shufflenet import (
     ShuffleNetV2,
     shufflenet_v2_x0_5,
@@ -104,6 +111,8 @@ __all__ = [
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "names",
+    "plain20",
+    "plain56",
     "resnet101",
     "resnet152",
     "resnet18",
