@@ -19,7 +19,7 @@ from harness import random_array, run_python
 
 import convkit as ck
 from convkit import functional as F
-from convkit import nn
+from convkit import models, nn
 from convkit._kernels import threads as kernel_threads
 
 LONG = os.environ.get("CONVKIT_LONG_TESTS") == "1"
@@ -135,13 +135,43 @@ def test_a_call_of_a_small_network_costs_at_most_15_microseconds():
     assert best <= 15e-6, f"{1e6 * best:.1f} microseconds"
 
 
+@pytest.mark.parametrize(("name", "shape"), [("lenet5", (1, 1, 28, 28)),
+                                             ("resnet20", (1, 3, 32, 32))])
+def test_the_first_result_comes_soon_after_loading(name, shape, tmp_path):
+    """Beyond two calls, a layer costs what Python needs to look at it, a fraction of a ms.
+
+    The unit is Python's own speed on the machine.
+    """
+    path = tmp_path / "net.ckit"
+    ck.save(getattr(models, name)().eval(), path, input_shape=shape)
+    x = random_array(shape)
+
+    def python():
+        return sum(len(str(i)) for i in range(1000))
+
+    def seconds(call):
+        start = time.thread_time()
+        call()
+        return time.thread_time() - start
+
+    found = []
+    with ck.threads(1):
+        program = ck.load(path)
+        for _ in range(15):
+            first = seconds(lambda: ck.load(path)(x))
+            steady = seconds(lambda: program(x))
+            layers = len(program.graph.nodes)
+            found.append((first - 2 * steady) / layers / seconds(python))
+    assert statistics.median(found) < 6, found
+
+
 # -- workers side by side -------------------------------------------------------------------
 
 WORKER = """
 import sys, time
 import numpy as np
 import convkit as ck
-from convkit import nn
+from convkit import models, nn
 ck.manual_seed(0)
 layers = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
           for _ in range(8)]
@@ -212,7 +242,7 @@ def test_n_python_threads_on_n_cores_keep_nine_tenths_of_the_throughput():
 import json, statistics, threading, time
 import numpy as np
 import convkit as ck
-from convkit import nn
+from convkit import models, nn
 layers = [nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()) for _ in range(8)]
 program = ck.compile(nn.Sequential(*layers).eval(), (1, 32, 56, 56), threads=1)
 x = np.ones((2, 32, 56, 56), np.float32)
