@@ -937,8 +937,8 @@ def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
     ctx = Context(
         tuple(needs) if wanted else (False,) * len(needs),
         runtime.get_num_threads(),
-        tuple([x._packed(wanted and x.requires_grad) if isinstance(x, _Cached) else None
-               for x in inputs]) if op.packs else (),
+        tuple([x._packed(wanted and x.requires_grad, tracer is not None)
+               if isinstance(x, _Cached) else None for x in inputs]) if op.packs else (),
         get_precision())
     if op.defers and wanted and not watched:
         ctx.defer = all([isinstance(x, Tensor) and x._edge for x in inputs[:op.defers]])
@@ -1116,8 +1116,10 @@ class _Cached(Tensor):
         self._cached_from = (None, 0)
         self._readings, self._again = 0, False
 
-    def _packed(self, recorded: bool = False) -> dict:
+    def _packed(self, recorded: bool = False, once: bool = False) -> dict:
         """Return the dictionary of derived forms, emptied whenever the values changed.
+
+        A call that is made `once`, to trace a model, leaves nothing there.
 
         A call that is recorded reads one form, and its backward another. Kept until the next
         step, they would be the largest thing in memory; so nothing new is kept there, unless
@@ -1129,6 +1131,8 @@ class _Cached(Tensor):
             self._cached_from = (self._store, self._cell[0])
             self._again = self._readings > 1
             self._readings = 0
+        if once:
+            return _Passing(self._cache)
         if recorded:
             self._readings += 1
             if self._readings == 1 and not self._again:

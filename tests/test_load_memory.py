@@ -103,3 +103,33 @@ def test_loading_takes_the_file_the_packed_weights_and_a_tenth(folder, tmp_path,
 @pytest.mark.parametrize("form", ["float16", "bfloat16", "float32-compressed"])
 def test_the_measure_sees_decoded_weights_that_stay(folder, tmp_path, form):
     assert faults(measure(folder / f"{form}.ckit", tmp_path, KEPT))
+
+
+COMPILE = """
+import re
+from pathlib import Path
+import convkit as ck
+from convkit import nn
+
+def memory(what):
+    return 1024 * int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+model = nn.Sequential(*[nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+                        for _ in range(12)])
+ck.compile(model, (1, 8, 9, 9))
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+ck.compile(model, (1, 8, 256, 256))
+print((memory("VmHWM") - before) // (8 * 256 * 256 * 4))
+"""
+HOARDED = """
+from convkit.infer import tracing
+add = tracing._Record.add
+tracing._Record.add = lambda self, x, keep=False: add(self, x, True)
+"""
+
+
+def test_tracing_keeps_no_values_between():
+    """In values of one sample: the trace runs 2 and 5 samples, each of which makes 24 values."""
+    assert int(run_python(COMPILE, {"CONVKIT_NUM_THREADS": "1"}).stdout) < 50
+    assert int(run_python(HOARDED + COMPILE, {"CONVKIT_NUM_THREADS": "1"}).stdout) > 120

@@ -12,7 +12,7 @@ from convkit.infer.graph import Graph
 from convkit.infer.image_input import with_images, with_layout
 from convkit.infer.passes import run_pipeline
 from convkit.infer.program import Program
-from convkit.infer.tracing import Run, random_inputs, trace_and_run
+from convkit.infer.tracing import Run, own_constants, random_inputs, trace_and_run
 from convkit.infer.verify import verify
 
 __all__ = ["compile"]
@@ -80,14 +80,18 @@ def compile(model_or_graph: Any, input_shape: Any = None, *, precision: str | No
     if isinstance(model_or_graph, Program):
         model_or_graph = model_or_graph.graph
     if isinstance(model_or_graph, Graph):
-        graph, runs = model_or_graph, None
+        graph, runs, traced = model_or_graph, None, None
         verify(graph)
     else:
         graph, runs = trace_and_run(model_or_graph, input_shape, example)
+        traced = graph
     if image is not None or layout is not None:
         graph = with_layout(graph, layout) if image is None else with_images(graph, image, layout)
         runs = example = None
-    program = Program(run_pipeline(graph), threads, metadata, precision)
+    optimised = run_pipeline(graph)
+    if traced is not None:
+        optimised = own_constants(optimised, traced)
+    program = Program(optimised, threads, metadata, precision)
     if check:
         if runs is None:
             inputs = _inputs(graph, example)

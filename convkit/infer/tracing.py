@@ -12,13 +12,17 @@ differs from run to run must follow the open sizes by a formula (`dims.join_size
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkit._kernels import memory
 from convkit.autograd import Tensor, no_grad, tracing
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import (
@@ -39,7 +43,7 @@ from convkit.infer.schema import SCHEMAS, complete
 from convkit.infer.verify import verify
 from convkit.ops.op import REGISTRY
 
-__all__ = ["Run", "join_attr", "random_inputs", "trace", "trace_and_run"]
+__all__ = ["Run", "join_attr", "own_constants", "random_inputs", "trace", "trace_and_run"]
 
 
 class Run(NamedTuple):
@@ -63,34 +67,45 @@ class _Record:
     """Everything one run of the model did; the tracer given to ``autograd.tracing``.
 
     A value is known by the array object that holds it, so a tensor detached from another
-    is the same value. Arrays are kept alive, because an address may be used again.
+    is the same value. What operations make is forgotten with the model's last use of it: only
+    inputs, constants and outputs are kept.
     """
 
     def __init__(self, names: dict[int, str], run: Callable | None = None):
         self.run = run
         self.calls: list[_Call] = []
-        self.arrays: list[np.ndarray] = []
+        self.values: list[tuple[tuple[int, ...], np.dtype]] = []
+        self.arrays: dict[int, np.ndarray] = {}
         self.constants: list[int] = []
         self.inputs: list[int] = []
         self.outputs: list[int] = []
         self._names = names
         self._numbers: dict[int, int] = {}
         self._versions: dict[int, tuple[list[int], int]] = {}
+        self._watched: list[weakref.ref] = []
 
-    def add(self, x: Any) -> int:
+    def add(self, x: Any, keep: bool = False) -> int:
         """Give a new value its number."""
         array = _array(x)
-        self.arrays.append(array)
-        self._numbers[id(array)] = number = len(self.arrays) - 1
+        self.values.append((array.shape, array.dtype))
+        self._numbers[id(array)] = number = len(self.values) - 1
+        if keep:
+            self.arrays[number] = array
+        else:
+            self._watched.append(weakref.ref(array, partial(self._forget, id(array))))
         if isinstance(x, Tensor):
             self._versions[number] = x._cell, x._cell[0]
         return number
+
+    def _forget(self, address: int, _: weakref.ref) -> None:
+        """Forget an array that is gone: its address may be used again."""
+        self._numbers.pop(address, None)
 
     def number(self, x: Any) -> int:
         """Return a value's number; one that no operation made is a constant."""
         found = self._numbers.get(id(_array(x)))
         if found is None:
-            found = self.add(x)
+            found = self.add(x, keep=True)
             self.constants.append(found)
         elif found in self._versions:
             cell, version = self._versions[found]
@@ -149,7 +164,25 @@ def trace(model: Any, input_shape: Any = None, example: Any = None) -> Graph:
     UnsupportedOperatorError
         When the model uses an operation without a place in inference graphs.
     """
-    return trace_and_run(model, input_shape, example)[0]
+    graph, _ = trace_and_run(model, input_shape, example)
+    return own_constants(graph, graph)
+
+
+def own_constants(graph: Graph, traced: Graph) -> Graph:
+    """Return a graph with read-only copies of arrays that may be the model's.
+
+    It then stays what it is when the model is trained on. Arrays that passes have made of those
+    of the `traced` graph are taken as they are.
+    """
+    lent = {id(c.array) for c in traced.constants.values()}
+    constants = {}
+    for value, constant in graph.constants.items():
+        array = constant.array
+        if id(array) in lent or not array.flags.owndata:
+            array = array.copy()
+        array.flags.writeable = False
+        constants[value] = Constant(constant.name, array)
+    return dataclasses.replace(graph, constants=constants)
 
 
 def trace_and_run(
@@ -157,8 +190,10 @@ def trace_and_run(
 ) -> tuple[Graph, list[Run]]:
     """Return the graph, and what the model was run on and gave.
 
-    That is one run, or, where sizes are open, two at different sizes.
+    That is one run, or, where sizes are open, two at different sizes. Constants are the model's
+    own arrays, for `own_constants`.
     """
+    held = memory.stats()["held"]
     names, shapes, arrays = _samples(model, input_shape, example)
     points = make_points(symbols_in(shapes), PROBES)
     records, forms = [], []
@@ -176,6 +211,7 @@ def trace_and_run(
     if other is not None:
         raise ShapeError(f"the model's outputs depend on the data or the batch: "
                          f"{forms[0]} against {other}")
+    memory.trim(held)
     graph = _join(records, points, names, shapes, *forms[0])
     verify(graph)
     kept = records[:len(PROBES) if graph.open_sizes() else 1]
@@ -296,7 +332,7 @@ def _run(model: Any, arrays: list[np.ndarray], run: Callable | None = None
     """Run the model once; return the record, and the outputs' form and names."""
     record = _Record(_constant_names(model), run)
     tensors = [Tensor(x) for x in arrays]
-    record.inputs = [record.add(t) for t in tensors]
+    record.inputs = [record.add(t, keep=True) for t in tensors]
     with _evaluating(model), no_grad(), tracing(record):
         result = model(*tensors)
     if isinstance(result, dict):
@@ -312,6 +348,7 @@ def _run(model: Any, arrays: list[np.ndarray], run: Callable | None = None
     if not values:
         raise TypeError("expected the model to return at least one tensor")
     record.outputs = [record.number(t) for t in values]
+    record.arrays.update(zip(record.outputs, map(_array, values), strict=True))
     return record, (form, names)
 
 
@@ -326,10 +363,10 @@ def _join(records: list[_Record], points: Sequence[Point], names: list[str], sha
         _check_same_calls(first, other)
     known: dict[Term, None] = dict.fromkeys(terms_of(shapes))
     values: dict[int, Value] = dict(zip(first.inputs, map(Value, shapes), strict=True))
-    for number, x in enumerate(first.arrays):
+    for number, (_, dtype) in enumerate(first.values):
         shape = values[number].shape if number in values else _join_value(
             records, points, number, known)
-        values[number] = Value(shape, x.dtype.name)
+        values[number] = Value(shape, dtype.name)
         known.update(dict.fromkeys(terms_of(shape)))
     layer_names = _Names()
     constants = _join_constants(records, values)
@@ -375,7 +412,7 @@ def _join_value(records: list[_Record], points: Sequence[Point], number: int,
                 known: Collection[Term]) -> Shape:
     """Return a value's shape with the batch, and open sizes, left open."""
     try:
-        return join([r.arrays[number].shape for r in records], points, known)
+        return join([r.values[number][0] for r in records], points, known)
     except ShapeError as error:
         raise ShapeError(f"{_place(records[0], number)}: {error}") from None
 
@@ -402,11 +439,10 @@ def _join_constants(records: list[_Record], values: dict[int, Value]) -> dict[in
             raise ShapeError(
                 f"an array of shape {x.shape} depends on the input but was not made by recorded "
                 "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
-        # A copy: the graph stays what it is when the model is trained on. Integers become
-        # what operations turn them into where they meet floats, unless they must be integers.
-        floating = x.dtype.kind in "iub" and number not in whole
-        x = x.astype(np.float32) if floating else x.copy()
-        x.flags.writeable = False
+        # Integers become what operations turn them into where they meet floats, unless they must
+        # be integers.
+        if x.dtype.kind in "iub" and number not in whole:
+            x = x.astype(np.float32)
         values[number] = Value(x.shape, x.dtype.name)
         constants[number] = Constant(name or names.unique("constant"), x)
     return constants
