@@ -1,4 +1,4 @@
-"""``convkit convert``: from ONNX to .ckit and back."""
+"""``convkit convert``: from ONNX to .ckit and back, in floats or bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from convkit.cli.calibration import add_arguments, check_arguments, quantized
 from convkit.cli.model_files import add_input_shapes, add_precision, is_onnx, load_program
 from convkit.cli.options import UsageError
 
@@ -31,6 +32,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--opset", type=int, metavar="N",
                         help="version of the operators in an ONNX file, from 21 (default: 21)")
     add_input_shapes(parser)
+    add_arguments(parser)
     return parser
 
 
@@ -49,7 +51,11 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--precision is for .ckit files")
     if args.opset is not None and not is_onnx(args.output):
         raise UsageError("--opset is for ONNX files")
+    check_arguments(args)
     program = load_program(args.input, args.input_shapes)
+    folded = program.max_error
+    if args.quantize is not None:
+        program = quantized(program, args)
     if args.precision:
         program = _with_precision(program, args.precision)
     if is_onnx(args.output):
@@ -60,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
         convkit.save(program, args.output, weights=args.weights, compress=args.compress)
     before, after = (Path(p).stat().st_size for p in (args.input, args.output))
     print(f"{program!r}")
-    if program.max_error is not None:
-        print(f"folding changes outputs by at most {program.max_error.relative:.2g} of the largest")
+    if folded is not None:
+        print(f"folding changes outputs by at most {folded.relative:.2g} of the largest")
     print(f"{args.input}: {before:,} bytes -> {args.output}: {after:,} bytes")
 
 

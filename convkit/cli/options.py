@@ -36,10 +36,11 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def list_of(parse: Callable[[str], Any], unique: bool = True) -> Callable[[str], list[Any]]:
     """Return an argparse type for values with commas between, such as 1,8,32."""
     def values(text: str) -> list[Any]:
-        return list(dict.fromkeys(parse(part) for part in text.split(",")))
+        found = [parse(part) for part in text.split(",")]
+        return list(dict.fromkeys(found)) if unique else found
     values.__name__ = getattr(parse, "__name__", "value")
     return values
 

@@ -13,7 +13,7 @@ from convkit.cli import sources
 from convkit.cli.inputs import read_arrays
 from convkit.cli.options import UsageError, add_threads, at_least, print_json, set_threads
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "image_files", "run"]
 
 BATCH = 256
 
@@ -81,7 +81,7 @@ def _accuracy(args: argparse.Namespace, program: Any, prepare: Any) -> None:
 
 def _predict_files(args: argparse.Namespace, program: Any, prepare: Any) -> None:
     """Classify image files, a batch at a time."""
-    paths = list(_image_files(args.inputs))
+    paths = list(image_files(args.inputs))
     found = []
     for begin in range(0, len(paths), BATCH):
         batch = paths[begin:begin + BATCH]
@@ -90,7 +90,7 @@ def _predict_files(args: argparse.Namespace, program: Any, prepare: Any) -> None
     _print(args, program, np.concatenate(found), paths)
 
 
-def _image_files(names: list[str]) -> Iterator[Path]:
+def image_files(names: list[str]) -> Iterator[Path]:
     """Yield the files that arguments name, those in folders in alphabetical order."""
     from convkit.data.folder import EXTENSIONS
 

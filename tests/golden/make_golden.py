@@ -101,11 +101,32 @@ class Wide(nn.Module):
         return self.fc(F.relu(self.conv(x)).mean((2, 3)))
 
 
+class Bytes(nn.Module):
+    """Every step that runs on bytes: convolutions of all kinds, a residual, pools, a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.point = nn.Conv2d(8, 12, 1)
+        self.pair = nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=2)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 2)
+        x = F.sigmoid(self.point(F.relu6(self.depth(x))))
+        x = F.relu(self.pair(x) + x)
+        return self.fc(F.avg_pool2d(x, 2).mean((2, 3)))
+
+
 NETWORKS = {
     "v1-pools-float32": (Pools, {"x": (2, 2, 9, 8)}, "float32"),
     "v1-classifier-float32": (Classifier, {"input": (2, 3, 7, 9)}, "float32"),
     "v1-classifier-float16": (Classifier, {"input": (2, 3, 7, 9)}, "float16"),
     "v1-branches-bfloat16": (Branches, {"signal": (2, 2, 6), "image": (2, 4, 3, 4)}, "bfloat16"),
+    "v1-classifier-int8": (Classifier, {"input": (2, 3, 7, 9)}, "float32"),
+    "v1-bytes-int8": (Bytes, {"x": (2, 3, 9, 11)}, "float32"),
     "v1-integers": (integers, {"x": (2, 3)}, "float32"),
     "v2-wide-float32": (Wide, {"x": (2, 3, 4, 5)}, "float32"),
     "v2-wide-float16": (Wide, {"x": (2, 3, 4, 5)}, "float16"),
@@ -128,6 +149,9 @@ def main() -> None:
                 for _, buffer in model.named_buffers():
                     if buffer.dtype.kind == "f":
                         buffer.copy_(rng.uniform(0.5, 1.5, buffer.shape))
+        if name.endswith("int8"):
+            samples = rng.standard_normal((16, *next(iter(shapes.values()))[1:]), np.float32)
+            model = ck.quantize(model, samples)
         given = [(1, 3, (4, 9), (5, 30, 5))] if "open" in name else list(shapes.values())
         ck.save(model, file, weights=weights, input_shape=given,
                 compress=name.startswith("v2"),
