@@ -89,7 +89,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
             return rebuild(data, lambda found: _several(rng, found))
         return regraph(data, lambda graph: (
             _several(rng, graph) if rng.random() < 0.3 else _resize(rng, graph, header(data))))
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         return data  # the mutation broke the helper's own way to the graph
 
 

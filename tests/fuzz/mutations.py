@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -53,7 +54,7 @@ def mutate_json(rng: random.Random, data: Any) -> None:
     container, key = rng.choice(places(data))
     kind = rng.randrange(5)
     if kind == 0:
-        container[key] = rng.choice(VALUES)
+        container[key] = copy.deepcopy(rng.choice(VALUES))
     elif kind == 1:
         del container[key]
     elif kind == 2:
@@ -62,6 +63,6 @@ def mutate_json(rng: random.Random, data: Any) -> None:
     elif kind == 3 and isinstance(container[key], int):
         container[key] += rng.choice([-1, 1, 2**16, -2**33])
     elif isinstance(container, dict):
-        container[rng.choice(["", "x", "op", "attrs", key + "0"])] = container[key]
+        container[rng.choice(["", "x", "op", "attrs", key + "0"])] = copy.deepcopy(container[key])
     else:
-        container.insert(key, container[key])
+        container.insert(key, copy.deepcopy(container[key]))
