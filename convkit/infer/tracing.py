@@ -89,7 +89,7 @@ class _Record:
         array = _array(x)
         self.values.append((array.shape, array.dtype))
         self._numbers[id(array)] = number = len(self.values) - 1
-        if keep:
+        if keep or isinstance(array, np.generic):  # of single numbers there are no weak references
             self.arrays[number] = array
         else:
             self._watched.append(weakref.ref(array, partial(self._forget, id(array))))
