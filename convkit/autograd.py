@@ -1061,6 +1061,9 @@ class _Passing(_Forms):
         _Forms.made += 1
 
 
+_NOTHING_KEPT = _Passing()
+
+
 def forms_made() -> int:
     """Return how many forms of parameters (packed or transformed weights) were made so far.
 
@@ -1136,5 +1139,5 @@ class _Cached(Tensor):
         if recorded:
             self._readings += 1
             if self._readings == 1 and not self._again:
-                return _Passing(self._cache)
+                return _Passing(self._cache) if self._cache else _NOTHING_KEPT
         return self._cache

@@ -10,7 +10,7 @@ import pytest
 from harness import run_python
 
 import convkit as ck
-from convkit import data, nn, optim, training
+from convkit import data, models, nn, optim, training
 from convkit import functional as F
 from convkit._kernels import memory
 
@@ -24,12 +24,12 @@ def net():
         nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64, 10))
 
 
-def stepper(batch=24):
+def stepper(batch=24, make=net, size=16):
     """Return a function that takes one step of training, and the network."""
     rng = np.random.default_rng(1)
-    x = ck.Tensor(rng.standard_normal((batch, 3, 16, 16), np.float32))
+    x = ck.Tensor(rng.standard_normal((batch, 3, size, size), np.float32))
     target = rng.integers(0, 10, batch)
-    model = net()
+    model = make()
     optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
 
     def step():
@@ -58,6 +58,22 @@ def test_weights_after_50_steps_do_not_depend_on_the_threads(precision):
                 step()
             found.add(digest(model))
     assert len(found) == 1 and start not in found
+
+
+def test_resnet20s_weights_after_50_steps_do_not_depend_on_the_threads():
+    """The network of the benchmarks, in the default precision, by SGD with momentum."""
+    def resnet20():
+        ck.manual_seed(0)
+        return models.resnet20()
+
+    found = set()
+    for threads in (1, 2, 3, 4):
+        with ck.threads(threads):
+            step, model = stepper(2, resnet20, 32)
+            for _ in range(50):
+                step()
+            found.add(digest(model))
+    assert len(found) == 1 and digest(resnet20()) not in found
 
 
 def test_precisions_are_told_apart_by_the_digest():

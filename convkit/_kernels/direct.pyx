@@ -20,6 +20,7 @@ that are added in order: the cut changes no bit.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
@@ -426,7 +427,7 @@ cdef void _use_padded(Job* job) noexcept nogil:
 cdef const char* _address(array):
     if array is None:
         return NULL
-    return <const char*><size_t>array.ctypes.data
+    return <const char*>address(array)
 
 
 cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):

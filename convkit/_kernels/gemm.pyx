@@ -7,6 +7,7 @@ block's columns side by side. Missing columns of the last vector are zero.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
@@ -136,7 +137,7 @@ cdef class Packed:
         self.vector = vector
         self.blocks = (columns + width * vector - 1) // (width * vector)
         self.itemsize = array.itemsize
-        self.pointer = <char*><size_t>array.ctypes.data
+        self.pointer = <char*>address(array)
 
     def as_one_tap(self):
         """Return the same for a product over (tap, channel), in which order they lie."""
@@ -179,16 +180,16 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.column_step = column_step
     job.depth_step = depth_step
     job.transpose = dispatch.table().transpose
-    job.tap_steps = <const Py_ssize_t*><size_t>steps.ctypes.data
+    job.tap_steps = <const Py_ssize_t*>address(steps)
     job.span = max(tap_steps) + 1
     places = np.full(job.span, -1, dtype=np.intp)
     places[steps] = np.arange(taps)
-    job.places = <const Py_ssize_t*><size_t>places.ctypes.data
+    job.places = <const Py_ssize_t*>address(places)
     cdef Py_ssize_t together = width * vector, count = groups * blocks
     cdef int team = threads_for(threads, count, <double>array.size * 8)
     cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns
     for first, part in parts_of(source, together * min(team, MOST_BLOCKS) if by_columns else 0):
-        job.source = <const char*>(<size_t>part.ctypes.data
+        job.source = <const char*>(address(part)
                                    - <size_t>(first * column_step * source.itemsize))
         job.begin = first // together
         if by_columns:

@@ -18,6 +18,7 @@ vectors of output channels, which are transposed when the parts are joined.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels import memory
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
@@ -366,7 +367,7 @@ cdef void _turn_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 
 cdef const char* _address(array):
-    return <const char*><size_t>array.ctypes.data
+    return <const char*>address(array)
 
 
 cdef Py_ssize_t _strip_pixels(Job* job):

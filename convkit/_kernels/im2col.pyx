@@ -7,6 +7,7 @@ columns back to the input pixels they came from.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels.runner cimport Step, new_step, scratch_fn, step_fn
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.string cimport memcpy, memset
@@ -128,7 +129,7 @@ cdef tuple _describe(Job* job, x_shape, out_size, itemsize, rows, cols, stride,
     job.groups = groups
     job.n_rows, job.n_cols = len(rows), len(cols)
     places = np.array([*rows, *cols], np.intp)
-    job.rows = <const Py_ssize_t*><size_t>places.ctypes.data
+    job.rows = <const Py_ssize_t*>address(places)
     job.cols = job.rows + job.n_rows
     return (places,)
 
@@ -154,8 +155,8 @@ def fold(matrix, x, rows, cols, stride, Py_ssize_t groups, int threads):
 cdef _call(bint forward, x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
     cdef Job job
     kept = _describe(&job, x.shape[1:], matrix.shape[1:3], x.itemsize, rows, cols, stride, groups)
-    job.x = <const char*><size_t>x.ctypes.data
-    job.matrix = <char*><size_t>matrix.ctypes.data
+    job.x = <const char*>address(x)
+    job.matrix = <char*>address(matrix)
     job.samples = x.shape[0]
     with nogil:
         _run(forward, &job, threads)

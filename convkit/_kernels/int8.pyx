@@ -15,6 +15,7 @@ rounds everywhere alike. So any cut of the work gives the same bits, too.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.dispatch import has_vnni
 from convkit._kernels.gemm cimport part_start
@@ -382,13 +383,13 @@ cdef class Conv:
         job.blocks = packed.shape[1]
         job.all_blocks = groups * job.blocks
         job.block_bytes = packed.strides[1]
-        job.weights = <const char*><size_t>packed.ctypes.data
+        job.weights = <const char*>address(packed)
         job.proto.finish = finish.form
         offset = _padded(offset.astype(np.int32), groups, job.all_blocks * job.kernels.columns)
         scale = _padded(np.zeros(job.out_c, np.float32) if scale is None else scale, groups,
                         job.all_blocks * job.kernels.columns)
-        job.proto.finish.offset = <const int32_t*><size_t>offset.ctypes.data
-        job.proto.finish.scale = <const float*><size_t>scale.ctypes.data
+        job.proto.finish.offset = <const int32_t*>address(offset)
+        job.proto.finish.scale = <const float*>address(scale)
         job.y_item = number_bytes(finish.form.result)
         job.residual_item = number_bytes(finish.form.residual)
         self.packed_bytes = packed.nbytes
@@ -451,9 +452,9 @@ cdef class Conv:
         if not y.size:
             return
         self._describe(&job, x.shape[1], x.shape[2], y.shape[1], y.shape[2], None, None, None)
-        at[0] = <char*><size_t>x.ctypes.data
-        at[1] = <char*><size_t>(0 if residual is None else residual.ctypes.data)
-        at[2] = <char*><size_t>y.ctypes.data
+        at[0] = <char*>address(x)
+        at[1] = <char*><size_t>(0 if residual is None else address(residual))
+        at[2] = <char*>address(y)
         launch(run_step, scratch_size, &job, at, x.shape[0], threads)
 
     def step(self, in_size, out_size, x_pixel=None, y_pixel=None, residual_pixel=None):

@@ -18,6 +18,7 @@ the same bits, so that an infinity changes nothing but the outputs that see it.
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
@@ -188,12 +189,12 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     packed.depth = (packed.k + packed.steps - 1) // packed.steps
     packed.depth += packed.depth % 2
     packed.array = memory.empty((groups * packed.blocks * packed.block_bytes() // 2,), np.uint16)
-    packed.pointer = <char*><size_t>packed.array.ctypes.data
+    packed.pointer = <char*>address(packed.array)
     offsets = np.ascontiguousarray(
         (steps[:, None] + depth_step * np.arange(depth, dtype=np.intp)).ravel())
     infinite = np.empty(groups * packed.blocks, np.intc)
     cdef PackJob job
-    job.offsets = <const Py_ssize_t*><size_t>offsets.ctypes.data
+    job.offsets = <const Py_ssize_t*>address(offsets)
     job.form = _form(planes)
     job.target = packed.pointer
     job.columns = columns
@@ -205,12 +206,12 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.block_bytes = packed.block_bytes()
     job.group_step = group_step
     job.column_step = column_step
-    job.infinite = <int*><size_t>infinite.ctypes.data
+    job.infinite = <int*>address(infinite)
     cdef int team = threads_for(threads, groups * packed.blocks, <double>packed.array.size * 4)
     cdef Py_ssize_t count = groups * packed.blocks
     cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns
     for first, part in parts_of(source, COLUMNS * min(team, MOST_BLOCKS) if by_columns else 0):
-        job.source = <const float*>(<size_t>part.ctypes.data - <size_t>(first * column_step * 4))
+        job.source = <const float*>(address(part) - <size_t>(first * column_step * 4))
         job.begin = first // COLUMNS
         if by_columns:
             count = (len(part) + COLUMNS - 1) // COLUMNS
@@ -397,7 +398,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
     starts = cols[::weights.merged]
     taps = np.array([*[r - rows[0] for r in rows], *[c - cols[0] for c in starts]], np.intp)
-    job.taps = <const Py_ssize_t*><size_t>taps.ctypes.data
+    job.taps = <const Py_ssize_t*>address(taps)
     job.taps_h, job.taps_w = len(rows), len(starts)
     job.proto.batch = weights.batch
     job.proto.k = weights.k
@@ -490,7 +491,7 @@ def step(x_shape, Packed weights, y_shape, rows, cols, stride, *, grid=None, ste
 
 
 cdef float* _address(array):
-    return NULL if array is None else <float*><size_t>array.ctypes.data
+    return NULL if array is None else <float*>address(array)
 
 
 cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):

@@ -25,6 +25,7 @@ Values beyond what the transforms can bear come back as a sample's peak: see `ru
 
 import numpy as np
 
+from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
@@ -197,7 +198,7 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     weights.position_step = depth * weights.block_columns + vector
     weights.block_size = positions * weights.position_step
     weights.array = memory.empty((weights.blocks * weights.block_size,), np.float32)
-    weights.pointer = <float*><size_t>weights.array.ctypes.data
+    weights.pointer = <float*>address(weights.array)
     cdef PackJob job
     job.kernels = &table.sizes[tile // 4]
     job.block_columns = weights.block_columns
@@ -215,16 +216,16 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     cdef int team = threads_for(threads, tasks, <double>weights.array.size * 2)
     cdef bint by_columns = column_step >= depth_step and source.shape[0] == columns
     for first, part in parts_of(source, weights.block_columns if by_columns else 0):
-        job.proto.w = <const float*>(<size_t>part.ctypes.data - <size_t>(first * column_step * 4))
+        job.proto.w = <const float*>(address(part) - <size_t>(first * column_step * 4))
         job.begin = first // weights.block_columns
         job.blocks = weights.blocks
         if by_columns:
             job.blocks = (len(part) + weights.block_columns - 1) // weights.block_columns
-        job.peaks = <int32_t*><size_t>peaks.ctypes.data + job.begin * runs * vector
+        job.peaks = <int32_t*>address(peaks) + job.begin * runs * vector
         tasks = job.blocks * runs
         with nogil:
             parallel_for(_pack_task, &job, tasks, team)
-    weights.peak = _as_float(peaks.max())
+    weights.peak = _largest(<int32_t*>address(peaks), peaks.size)
     weights.least = LEAST_SUM
     if weights.peak < LEAST_NORMAL:
         weights.array.fill(0)
@@ -232,9 +233,16 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     return weights
 
 
-def _as_float(bits):
-    """Return the float32 numbers with these bits, infinity where they are those of a NaN."""
-    return np.minimum(bits, np.int32(0x7f800000)).view(np.float32)
+cdef _largest(const int32_t* bits, Py_ssize_t count):
+    """Return the largest of float32 numbers given by their bits, infinity where that is a NaN."""
+    cdef int32_t largest = 0
+    cdef float value
+    cdef Py_ssize_t i
+    for i in range(count):
+        largest = max(largest, bits[i])
+    largest = min(largest, INFINITE_BITS)
+    memcpy(&value, &largest, sizeof(value))
+    return np.float32(value)
 
 
 # -- convolution ---------------------------------------------------------------------------
@@ -524,7 +532,7 @@ cdef void _columns_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 
 cdef const float* _address(array):
-    return NULL if array is None else <const float*><size_t>array.ctypes.data
+    return NULL if array is None else <const float*>address(array)
 
 
 cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
@@ -695,7 +703,7 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
         return peaks
     cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, dilation, activation,
                              alpha, beta, -1 if together is None else together)
-    cdef float* of_samples = <float*><size_t>peaks.ctypes.data
+    cdef float* of_samples = <float*>address(peaks)
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)
     with nogil:
@@ -909,7 +917,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     cdef Py_ssize_t takes = job.row // job.vector * ((job.in_c + PACK_DEPTHS - 1) // PACK_DEPTHS)
     cdef int team = threads_for(threads, tasks, work)
     peaks = np.zeros((2, team, job.vector), np.int32)
-    job.gy_peaks = <int32_t*><size_t>peaks.ctypes.data
+    job.gy_peaks = <int32_t*>address(peaks)
     job.w_peaks = job.gy_peaks + team * job.vector
     with nogil:
         job.v = <float*>take(bytes)
@@ -929,4 +937,4 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
             give(job.v, bytes)
     if job.v == NULL:
         raise MemoryError(f"no memory for {bytes} bytes of scratch")
-    return tuple(_as_float(peaks.max(axis=(1, 2))))
+    return (_largest(job.gy_peaks, team * job.vector), _largest(job.w_peaks, team * job.vector))

@@ -193,12 +193,14 @@ def memory_order(p: Tensor, *others: Tensor | None) -> tuple[np.ndarray | None, 
     All are C-contiguous, in the order in which the parameter lies in memory, and share
     memory with the tensors where those are laid out that way.
     """
-    order = _order(p)
-    if order is None:
+    own = p._writable()
+    plain = own.flags.c_contiguous
+    order = None if plain else _order(p)
+    if order is None and not plain:
         raise ValueError("expected a parameter without gaps in memory")
-    arrays: list[np.ndarray | None] = [p._writable().transpose(order)]
+    arrays: list[np.ndarray | None] = [own if plain else own.transpose(order)]
     for t in others:
-        array = None if t is None else t.data.transpose(order)
+        array = None if t is None else t.data if plain else t.data.transpose(order)
         if array is not None and not (array.flags.c_contiguous and array.dtype == p.dtype):
             copy = memory.empty(array.shape, p.dtype)
             np.copyto(copy, array)

@@ -5,6 +5,7 @@ Dilated ones are convolutions of every d-th row and column, each by itself.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 
@@ -63,6 +64,7 @@ def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float
     return DIRECT_COST * 9 * channels * whole_vectors(columns) * out_size[0] * out_size[1]
 
 
+@functools.lru_cache(maxsize=4096)
 def choose_tile(channels: int, columns: int, out_size: tuple[int, int],
                 dilation: tuple[int, int] = (1, 1)) -> int:
     """Return the cheaper tile by `cost`: small maps and many channels want small tiles."""
