@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import assert_same_bits, random_array, run_python
+from cases import all_cases
+from harness import assert_same_bits, random_array, run_op, run_python
 
 import convkit as ck
 from convkit import functional as F
-from convkit import runtime
+from convkit import nn, reference, runtime
 from convkit._kernels import dispatch, memory
 from convkit._kernels import threads as kernel_threads
+from convkit.ops.op import REGISTRY
 
 needs_threads = pytest.mark.skipif(
     not kernel_threads.have_threads(), reason="no threads on this platform")
@@ -397,6 +399,43 @@ def test_the_floating_point_state_is_left_alone(threads):
     assert denormals_work()
 
 
+def test_no_operation_touches_the_floating_point_state():
+    """Each operation once, forward and backward, and a Program; on one thread and on two."""
+    seen = set()
+    for case in all_cases(seed=5, wide=False):
+        if case.name in seen or "fused" in case.tag:
+            continue
+        seen.add(case.name)
+        inputs = [a.astype(np.float32) if a is not None and a.dtype.kind == "f" else a
+                  for a in case.inputs]
+        op = REGISTRY[case.name]
+        y = run_op(op, inputs, case.attrs, (), None).outputs[0]
+        grads = getattr(reference, case.name + "_grad")(
+            random_array(y.shape), *inputs, **case.attrs)
+        wanted = [i for i, g in enumerate(grads) if g is not None]
+        for threads in (1, 2):
+            run_op(op, inputs, case.attrs, wanted, random_array(y.shape), threads)
+            assert denormals_work(), case
+    assert len(seen) > 40
+    program = ck.compile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 8, 8))
+    program(np.ones((2, 3, 8, 8), np.float32))
+    assert denormals_work()
+
+
+def test_a_caller_that_flushes_denormals_goes_on_flushing(torch):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot be told to flush denormals")
+    try:
+        assert not denormals_work()
+        y = F.conv2d(ck.Tensor(random_array((2, 3, 8, 8)), True), random_array((4, 3, 3, 3)))
+        assert not denormals_work()
+        y.backward(y.detach())
+        assert not denormals_work()
+    finally:
+        torch.set_flush_denormal(False)
+    assert denormals_work()
+
+
 def test_import_leaves_the_floating_point_state_alone():
     code = """
         import numpy as np
@@ -428,6 +467,19 @@ def test_import_starts_no_process_and_opens_no_connection():
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """
     run_python(code)
+
+
+def test_import_takes_at_most_50_ms_over_numpys(tmp_path):
+    """CPU time, with modules compiled to Python's cache as after an installation; the best of 6."""
+    code = """
+        import time, numpy
+        before = time.process_time()
+        import convkit
+        print(time.process_time() - before)
+    """
+    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    best = min(float(run_python(code, cached).stdout) for _ in range(6))
+    assert best <= 0.05, f"{1e3 * best:.0f} ms"
 
 
 def test_import_loads_little_besides_numpy():
