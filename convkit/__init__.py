@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         plot,
         training,
     )
+    from convkit.functional import concat, flatten, stack
+    from convkit.functional import concat as cat
     from convkit.infer import compile, quantize, summary
     from convkit.io import load, save
     from convkit.ops.autotune import set_autotune
@@ -60,13 +62,16 @@ __all__ = [
     "UnsupportedOperatorError",
     "__version__",
     "arange",
+    "cat",
     "checkpoint",
     "checkpoint_sequential",
     "compile",
+    "concat",
     "data",
     "detect_anomaly",
     "distributed",
     "enable_grad",
+    "flatten",
     "from_numpy",
     "full",
     "functional",
@@ -93,6 +98,7 @@ __all__ = [
     "set_num_threads",
     "set_precision",
     "show_config",
+    "stack",
     "summary",
     "tensor",
     "threads",
@@ -104,12 +110,17 @@ __all__ = [
 # Loaded when first asked for, so that `import convkit` costs little.
 _MODULES = ("data", "distributed", "functional", "infer", "io", "models", "nn", "optim",
             "plot", "reference", "training")
-_FUNCTIONS = {"checkpoint": "convkit.recompute",
+_FUNCTIONS = {"cat": "convkit.functional", "concat": "convkit.functional",
+              "flatten": "convkit.functional", "stack": "convkit.functional",
+              "checkpoint": "convkit.recompute",
               "checkpoint_sequential": "convkit.recompute",
               "compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",
               "load": "convkit.io", "quantize": "convkit.infer", "save": "convkit.io",
               "summary": "convkit.infer",
               "set_autotune": "convkit.ops.autotune"}
+
+# PyTorch's second names.
+_ALIASES = {"cat": "concat"}
 
 
 def __getattr__(name: str) -> Any:
@@ -117,7 +128,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"convkit.{name}")
     if name in _FUNCTIONS:
-        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        value = getattr(importlib.import_module(_FUNCTIONS[name]), _ALIASES.get(name, name))
         globals()[name] = value
         return value
     raise AttributeError(f"module 'convkit' has no attribute {name!r}")

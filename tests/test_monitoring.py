@@ -146,6 +146,16 @@ def test_norms_by_layer(images):
     whole = math.sqrt(sum(np.square(g).sum() for _, g in seen[3].values()))
     assert history[0]["grad_norm"] == pytest.approx(whole, rel=1e-6)
     assert history[0]["update_ratio"] > 0 and 0 <= history[0]["dead_relu_share"] <= 1
+    assert not [name for name in history[0] if "/" in name]
+    monitor = LayerMonitor(every_steps=2, relu_data=[(images, LABELS)], by_layer=True)
+    trainer = Trainer(net, optim.SGD(net.parameters(), 0.1), callbacks=[monitor], progress=False)
+    record, = trainer.fit([(images, LABELS)] * 3)
+    newest = monitor.records[-1]["layers"]
+    assert {name: value for name, value in record.items() if "/" in name} == {
+        **{f"{figure}/{name}": value for name, figures in newest.items()
+           for figure, value in figures.items()},
+        **{f"dead_relu_share/{name}": share for name, share in monitor.dead_relus.items()}}
+    assert "update_ratio/stem.0.weight" in record
     other = LayerMonitor()
     other.load_state_dict(monitor.state_dict())
     assert other.records == monitor.records

@@ -135,3 +135,28 @@ def test_blur_makes_pooling_shift_less():
     plain = change(lambda a: F.max_pool2d(a, 2, 2))
     blurred = change(lambda a: F.blur_pool2d(F.max_pool2d(a, 2, 1)))
     assert blurred < 0.5 * plain
+
+
+@pytest.mark.parametrize("name", ["cat", "concat", "stack"])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_joining_is_pytorchs(torch, name, dim):
+    parts = [random_array((2, 3, 4), np.float64, seed=i) for i in range(3)]
+    mine = [ck.Tensor(p, requires_grad=True) for p in parts]
+    theirs = [torch.from_numpy(p).requires_grad_() for p in parts]
+    got, want = getattr(ck, name)(mine, dim), getattr(torch, name)(theirs, dim)
+    np.testing.assert_array_equal(got.detach().numpy(), want.detach().numpy())
+    factor = random_array(got.shape, np.float64, seed=9)
+    (got * factor).sum().backward()
+    (want * torch.from_numpy(factor)).sum().backward()
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())
+
+
+def test_what_cannot_be_stacked():
+    a, b = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)
+    for tensors, dim, text in (([a, b], 0, r"of one shape to stack, got \(2, 3\), \(3, 2\)"),
+                               ([], 0, "got none"), ([a], 3, "dim from -3 to 2, got 3")):
+        with pytest.raises(ShapeError, match=text):
+            F.stack(tensors, dim)
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    np.testing.assert_array_equal(ck.flatten(ck.Tensor(x), 1).data, x.reshape(1, 6))

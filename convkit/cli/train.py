@@ -105,7 +105,8 @@ def _add_results(add: Any) -> None:
     add("--log-every", type=at_least(1), metavar="N", help="log after N steps too (not .csv)")
     add("--tensorboard", metavar="FOLDER", help="event files for TensorBoard")
     add("--monitor", type=at_least(1), metavar="N",
-        help="log the norms of weights, gradients and updates, measured after every N steps")
+        help="log the norms of weights, gradients and updates by layer, measured after every N "
+             "steps")
     add("--report", metavar="FILE", help="write a page of HTML about the run")
     add("--quiet", action=SWITCH, default=False, help="print the results only")
 
@@ -249,7 +250,7 @@ def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
 
     callbacks: list[Any] = [Lines()]
     if args.monitor:
-        callbacks.append(training.LayerMonitor(args.monitor))
+        callbacks.append(training.LayerMonitor(args.monitor, by_layer=True))
     if args.patience:
         callbacks.append(training.EarlyStopping(args.patience))
     if args.fast_dev_run:

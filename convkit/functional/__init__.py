@@ -93,6 +93,7 @@ from convkit.functional.shape import (
     pad,
     pixel_shuffle,
     pixel_unshuffle,
+    stack,
     upsample,
 )
 
@@ -167,6 +168,7 @@ __all__ = [
     "softmax",
     "softplus",
     "softsign",
+    "stack",
     "stochastic_depth",
     "tanh",
     "upsample",

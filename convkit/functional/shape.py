@@ -22,6 +22,7 @@ __all__ = [
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "stack",
     "upsample",
 ]
 
@@ -34,6 +35,20 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 def concat(tensors: Sequence[Any], dim: int = 0) -> Tensor:
     """Join tensors along `dim`."""
     return apply(OPS["concat"], *tensors, dim=dim)
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis `dim`."""
+    tensors = [t if isinstance(t, Tensor) else Tensor(t) for t in tensors]
+    shapes = {t.shape for t in tensors}
+    if len(shapes) != 1:
+        raise ShapeError("expected tensors of one shape to stack, got "
+                         + (", ".join(map(str, sorted(shapes))) or "none"))
+    shape, = shapes
+    if not -len(shape) - 1 <= dim <= len(shape):
+        raise ShapeError(f"expected dim from {-len(shape) - 1} to {len(shape)}, got {dim}")
+    dim %= len(shape) + 1
+    return concat([t.unsqueeze(dim) for t in tensors], dim)
 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:

@@ -67,6 +67,9 @@ class LayerMonitor(Callback):
         After how many steps of the optimiser it measures.
     relu_data : iterable of (images, ...), optional
         What `dead_relu_share` is measured on after each epoch.
+    by_layer : bool
+        Whether the epochs' records, and so all logs, get the figures of each parameter and
+        ReLU too, as "update_ratio/conv1.weight".
 
     Attributes
     ----------
@@ -84,11 +87,13 @@ class LayerMonitor(Callback):
     over the ReLUs.
     """
 
-    def __init__(self, every_steps: int = 10, relu_data: Iterable | None = None):
+    def __init__(self, every_steps: int = 10, relu_data: Iterable | None = None,
+                 by_layer: bool = False):
         if every_steps < 1:
             raise ValueError(f"expected every_steps of at least 1, got {every_steps}")
         self.every_steps = every_steps
         self.relu_data = relu_data
+        self.by_layer = by_layer
         self.records: list[dict[str, Any]] = []
         self.dead_relus: dict[str, float] = {}
         self._before: dict[str, tuple[np.ndarray, float]] = {}
@@ -129,6 +134,12 @@ class LayerMonitor(Callback):
             self.dead_relus = dead_relu_share(trainer.model, self.relu_data)
             if self.dead_relus:
                 record["dead_relu_share"] = float(np.mean(list(self.dead_relus.values())))
+        if self.by_layer:
+            newest = self.records[-1]["layers"] if self.records else {}
+            record.update((f"{figure}/{name}", value) for name, figures in newest.items()
+                          for figure, value in figures.items())
+            record.update((f"dead_relu_share/{name}", share)
+                          for name, share in self.dead_relus.items())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured."""

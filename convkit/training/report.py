@@ -164,7 +164,8 @@ def _number(value: Any) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for record in history for name in record))
+    columns = list(dict.fromkeys(name for record in history for name in record
+                                 if "/" not in name))  # those of single layers
     return _table("epochs", columns, ([r.get(name) for name in columns] for r in history))
 
 
