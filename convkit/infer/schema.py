@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from reprlib import repr
 from typing import Any, NamedTuple
 
@@ -55,7 +55,9 @@ class Check(NamedTuple):
     run: Callable[[Any, int], Any]
 
 
-@dataclass(frozen=True)
+# Plain classes: making data classes takes a tenth of the time in which this package loads.
+
+
 class Attr:
     """One attribute: how it is checked, and its default where it has one.
 
@@ -63,11 +65,12 @@ class Attr:
     added later never makes an older file unreadable.
     """
 
-    check: Check
-    default: Any = REQUIRED
+    __slots__ = ("check", "default")
+
+    def __init__(self, check: Check, default: Any = REQUIRED):
+        self.check, self.default = check, default
 
 
-@dataclass(frozen=True)
 class OpSchema:
     """The fixed form of an operation in a graph.
 
@@ -94,12 +97,13 @@ class OpSchema:
         the first.
     """
 
-    inputs: str
-    attrs: dict[str, Attr] = field(default_factory=dict)
-    ranks: tuple[int, ...] = ()
-    extra: tuple[tuple[str, str, str], ...] = ()
-    kinds: str = "f"
-    gives: str = ""
+    __slots__ = ("attrs", "extra", "gives", "inputs", "kinds", "ranks")
+
+    def __init__(self, inputs: str, attrs: dict[str, Attr] | None = None,
+                 ranks: tuple[int, ...] = (), extra: tuple[tuple[str, str, str], ...] = (),
+                 kinds: str = "f", gives: str = ""):
+        self.inputs, self.attrs, self.ranks = inputs, {} if attrs is None else attrs, ranks
+        self.extra, self.kinds, self.gives = extra, kinds, gives
 
     def check_inputs(self, given: Sequence[Any]) -> None:
         """Raise ShapeError unless there are as many inputs, and Nones, as there may be."""
@@ -124,7 +128,7 @@ class OpSchema:
         kinds = self.kinds.split()
         for i, dtype in enumerate(dtypes):
             allowed = kinds[min(i, len(kinds) - 1)]
-            if dtype is not None and np.dtype(dtype).kind not in allowed:
+            if dtype is not None and _kind(dtype) not in allowed:
                 names = [word for letter, word in KINDS.items() if letter in allowed]
                 raise ShapeError(f"expected {' or '.join(names)} inputs, got {dtype}")
 
@@ -138,6 +142,9 @@ class OpSchema:
             dtypes = dtypes[1:]
         elif self.gives not in ("", "sum"):
             return self.gives
+        if len(set(dtypes) - {None}) == 1:
+            only = next(d for d in dtypes if d is not None)
+            return "int64" if self.gives == "sum" and _kind(only) != "f" else only
         given = [np.dtype(d) for d in dtypes if d is not None]
         floats = [d for d in given if d.kind == "f"]
         widest = max(floats, key=lambda d: d.itemsize) if floats else np.result_type(*given)
@@ -147,6 +154,12 @@ class OpSchema:
         """Return shape and dtype of the outputs after the first."""
         return [(first if kind == "same" else (first[1],), own or dtype)
                 for kind, own, when in self.extra if not when or attrs[when]]
+
+
+@lru_cache(maxsize=64)
+def _kind(dtype: str) -> str:
+    """Return the letter of an element type's kind."""
+    return np.dtype(dtype).kind
 
 
 # -- checks of one value --------------------------------------------------------------------

@@ -92,16 +92,17 @@ def check_input(name: str, shape: Shape) -> None:
     _check_elements(shape)
 
 
-def infer_node(node: Node, operands: list[Value | None], points: Sequence[Point] = NOTHING_OPEN
-               ) -> list[Value]:
+def infer_node(node: Node, operands: list[Value | None], points: Sequence[Point] = NOTHING_OPEN,
+               checked: bool = False) -> list[Value]:
     """Return what a node makes of its operands, with every rule of its schema checked.
 
-    `points` are those of the graph's inputs (`dims.points_of`), where rules are asked.
+    `points` are those of the graph's inputs (`dims.points_of`), where rules are asked. Attributes
+    that are `checked` already (`check_open_attrs`) are taken as they are.
     """
     schema = schema_of(node.op)
     _check_inputs(node.op, schema, operands)
     shapes = [None if v is None else v.shape for v in operands]
-    attrs = check_open_attrs(node.op, node.attrs, len(shapes[0]), points)
+    attrs = node.attrs if checked else check_open_attrs(node.op, node.attrs, len(shapes[0]), points)
     each, terms = [attrs] * len(points), []
     if points[0].sizes and is_open(attrs):
         each, terms = [attrs_at(attrs, p.sizes) for p in points], terms_of(attrs)

@@ -197,7 +197,8 @@ def _read_node(entry: Any, position: int, values: dict[int, Value], symbols: dic
     outputs = tuple(range(len(values), len(values) + len(shapes)))
     node = Node(op, inputs, outputs, attrs, _name(entry["name"], what, empty=True))
     try:
-        results = infer_node(node, [None if v is None else values[v] for v in inputs], points)
+        results = infer_node(node, [None if v is None else values[v] for v in inputs], points,
+                             checked=True)
     except Exception as error:  # whatever a shape rule makes of hostile sizes, it is the file
         raise ModelFormatError(f"{what} ({op}): {error}") from None
     if not _same_shapes([r.shape for r in results], shapes, points):

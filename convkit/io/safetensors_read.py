@@ -12,7 +12,6 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from typing import Any
@@ -31,7 +30,6 @@ MAX_NAME = 512
 MAX_RANK = 8
 
 
-@dataclass(frozen=True)
 class SafetensorsFile:
     """A mapped file whose header is parsed; `tensors` checks and gives the rest.
 
@@ -43,10 +41,9 @@ class SafetensorsFile:
         Bytes in the whole file.
     """
 
-    metadata: dict[str, str]
-    size: int
-    _fields: dict[str, Any]
-    _data: memoryview
+    def __init__(self, metadata: dict[str, str], size: int, fields: dict[str, Any],
+                 data: memoryview):
+        self.metadata, self.size, self._fields, self._data = metadata, size, fields, data
 
     def tensors(self, types: Mapping[str, np.dtype] = STORAGE) -> dict[str, StoredTensor]:
         """Return the tensors by name, their bytes as views of the map.

@@ -54,6 +54,8 @@ class StoredTensor(NamedTuple):
 def give_pages_back(data: Any, run: np.ndarray) -> None:
     """Tell the system that pages of a mapped file are not needed now."""
     mapped = getattr(data, "obj", None)
+    if run.nbytes < 2 * mmap.PAGESIZE:
+        return
     if sys.platform != "linux" or not isinstance(mapped, mmap.mmap):
         return
     start = run.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data

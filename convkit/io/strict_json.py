@@ -54,7 +54,7 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
 
 # A string; one that never ends reaches to the end of the text, or a scan from each of its
 # escaped quotes would take quadratic time.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
