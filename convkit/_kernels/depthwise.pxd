@@ -1,5 +1,7 @@
 """Depthwise convolution as the steps around it see it: see depthwise.pyx."""
 
+from convkit._kernels.dispatch cimport ck_unary_fn
+
 cdef extern from "depthwise.h" nogil:
     ctypedef struct ck_depthwise_args:
         const void* x
@@ -70,6 +72,7 @@ cdef struct Problem:
     Py_ssize_t item, n, h, width, oh, ow, c, kh, kw
     Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w
     int activation
+    ck_unary_fn map     # what follows as a pass over each block of rows, or NULL
     double alpha, beta
     # The cut: tasks of `block` rows of a sample, or of `samples` whole samples.
     Py_ssize_t block, blocks, samples

@@ -14,7 +14,7 @@ from libc.math cimport INFINITY
 cimport numpy as cnp
 import numpy as np
 
-from convkit._kernels.dispatch cimport table
+from convkit._kernels.dispatch cimport CK_ACT_UNARY, activation_map, table
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -167,7 +167,7 @@ cdef void _prepare_band(const Problem* p, ck_depthwise_band* g) noexcept nogil:
     g.channels = p.c
     g.group = p.group
     g.bias = p.bias
-    g.clamp = p.activation != 0
+    g.clamp = 0 < p.activation < CK_ACT_UNARY
     g.low = 0 if p.activation == 1 else p.alpha
     g.high = INFINITY if p.activation == 1 else p.beta
     g.stream = p.far
@@ -214,6 +214,9 @@ cdef void gather_rows(const Problem* p, Py_ssize_t n, Py_ssize_t start,
         g.pairs = _ceil_div(stop - g.row, CK_DW_ROWS * step)
         _run_columns(p, &g, p.x + (n * p.h + g.top) * p.width * p.c * p.item,
                      p.y + (n * p.oh + g.row) * p.ow * p.c * p.item)
+    cdef char* y = p.y + (n * p.oh + start) * p.ow * p.c * p.item
+    if p.map != NULL:
+        p.map(y, y, (stop - start) * p.ow * p.c, p.alpha, p.beta)
 
 
 cdef void _scatter_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -332,6 +335,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
         raise ValueError(f"expected a problem that grouped kernels take, got groups of {p.group}")
     p.bias = p.residual = NULL
     p.activation = 0
+    p.map = NULL
     p.alpha = p.beta = 0
     p.samples = p.up = 1
     p.phases = NULL
@@ -363,7 +367,7 @@ cdef bint _square(const Problem* p) noexcept nogil:
 cdef bint _choose_band(Problem* p, bint backward, bint residual) noexcept:
     """Choose the kernel for pairs of rows; describe its weights. Returns whether it has one."""
     cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
-    if not _square(p) or residual or p.activation > 2:
+    if not _square(p) or residual or 2 < p.activation < CK_ACT_UNARY:
         return False
     p.w_row_step = p.kw * p.c
     p.w_step = p.c
@@ -426,7 +430,7 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     p.blocks = max(_ceil_div(p.oh + (p.top % 2 if p.up > 1 else 0), p.block), 1)
     cdef Py_ssize_t vector = p.kernels.vector_length
     cdef Py_ssize_t line = vector * p.item
-    p.far = (line == 64 and p.n * sample >= FAR_BYTES and <Py_ssize_t>p.y % line == 0
+    p.far = (line == 64 and p.map == NULL and p.n * sample >= FAR_BYTES and <Py_ssize_t>p.y % line == 0
              and p.c % vector == 0)
     cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
                                 p.c * p.item // RUN_BYTES)
@@ -492,7 +496,7 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     x : ndarray (N, H, W, C)
     w : ndarray (kh, kw, C)
         Or what `pack_groups` makes of weights in groups; then without a residual, and
-        activation at most 2.
+        no leaky activation.
     bias : ndarray (C,) or None
     residual : ndarray (N, OH, OW, C) or None
         Added before the activation. Must not share memory with y.
@@ -501,7 +505,8 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     stride, pad, dilation : (int, int)
         Vertical and horizontal; pad is that of the top and of the left.
     activation : int
-        0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky relu of slope alpha.
+        0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky relu of slope alpha, or what
+        `elementwise.fused` returns.
     threads : int
         At most so many threads work.
     """
@@ -540,6 +545,7 @@ cdef int _choose_forward(Problem* p, bint residual, int activation, double alpha
                          double beta) except -1:
     """Choose the kernels for a forward pass."""
     p.activation = activation
+    p.map = activation_map(activation, p.item == 8)
     p.alpha = alpha
     p.beta = beta
     if not _choose_band(p, False, residual) and p.group > 1:

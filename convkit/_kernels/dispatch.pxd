@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
     ctypedef struct ck_depthwise_table
+    int CK_ACT_UNARY
     int CK_RELU, CK_RELU6, CK_LEAKY_RELU, CK_ELU, CK_SIGMOID, CK_TANH, CK_SILU, CK_GELU
     int CK_GELU_TANH, CK_HARDSWISH, CK_HARDSIGMOID, CK_ERF, CK_HARDTANH, CK_SELU, CK_CELU
     int CK_SOFTPLUS, CK_LOGSIGMOID, CK_SOFTSIGN, CK_MISH
@@ -168,3 +169,11 @@ cdef extern from "table.h" nogil:
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil
+
+
+# The function that a fused activation is, NULL where it is none (those below CK_ACT_UNARY).
+cdef inline ck_unary_fn activation_map(int activation, bint double_) noexcept nogil:
+    if activation < CK_ACT_UNARY:
+        return NULL
+    return table().elementwise.unary[double_][activation - CK_ACT_UNARY]
+

@@ -10,7 +10,7 @@ from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
     CK_CELU, CK_ELU, CK_ERF, CK_GELU, CK_GELU_TANH, CK_HARDSIGMOID, CK_HARDSWISH, CK_HARDTANH,
     CK_LEAKY_RELU, CK_LOGSIGMOID, CK_MISH, CK_RELU, CK_RELU6, CK_SELU, CK_SIGMOID, CK_SILU,
-    CK_SOFTPLUS, CK_SOFTSIGN, CK_TANH, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
+    CK_ACT_UNARY, CK_SOFTPLUS, CK_SOFTSIGN, CK_TANH, activation_map, ck_add_fn, ck_unary_fn, ck_unary_grad_fn, table)
 from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
@@ -35,6 +35,7 @@ cdef struct Run:
     ck_unary_fn map
     ck_unary_grad_fn grad
     ck_add_fn add
+    ck_unary_fn after   # of a sum, or NULL
     const char* first
     const char* second
     char* out
@@ -42,6 +43,16 @@ cdef struct Run:
     int cost            # of a number, in units of `threads_for`
     int activation
     double alpha, beta
+
+
+def maps(name):
+    """Tell whether there is a kernel for a function of one variable."""
+    return name in FUNCTIONS
+
+
+def fused(str name):
+    """Return the number by which other kernels apply one of these functions to their results."""
+    return CK_ACT_UNARY + <int>FUNCTIONS[name][0]
 
 
 cdef inline Py_ssize_t _length(const Run* run, Py_ssize_t index) noexcept nogil:
@@ -67,6 +78,8 @@ cdef void _add_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t at = index * BLOCK * run.item
     run.add(run.first + at, run.second + at, run.out + at, _length(run, index),
             run.activation, run.alpha, run.beta)
+    if run.after != NULL:
+        run.after(run.out + at, run.out + at, _length(run, index), run.alpha, run.beta)
 
 
 cdef Py_ssize_t _blocks(Py_ssize_t size) noexcept nogil:
@@ -182,6 +195,7 @@ def add_step(Py_ssize_t size, bint double_, int activation, double alpha, double
     run.item = 8 if double_ else 4
     run.add = table().elementwise.add[double_]
     run.activation = activation
+    run.after = activation_map(activation, double_)
     run.alpha = alpha
     run.beta = beta
     return new_step(_add_step, NULL, &run, sizeof(Run), None)
@@ -197,7 +211,7 @@ def add(cnp.ndarray a, cnp.ndarray b, int activation, cnp.ndarray out, int threa
         C-contiguous, of one type (float32 or float64) and size; `out` may be `a` or `b`.
     activation : int
         A number of ``enum ck_activation``: 0 none, 1 relu, 2 clamp to [alpha, beta], 3 leaky
-        relu of slope alpha.
+        relu of slope alpha; or what `fused` returns.
     threads : int
         How many threads may be used.
     alpha, beta : float
@@ -212,6 +226,7 @@ def add(cnp.ndarray a, cnp.ndarray b, int activation, cnp.ndarray out, int threa
     run.out = <char*>out_pointer(out, kind, run.size)
     run.add = table().elementwise.add[kind]
     run.activation = activation
+    run.after = activation_map(activation, kind)
     run.alpha = alpha
     run.beta = beta
     cdef Py_ssize_t blocks = _blocks(run.size)

@@ -18,7 +18,8 @@ from libc.string cimport memcpy
 
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
-from convkit._kernels.dispatch cimport ck_norm_masked, ck_norm_table, table
+from convkit._kernels.dispatch cimport (
+    activation_map, ck_norm_masked, ck_norm_table, ck_unary_fn, table)
 from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, task_fn, threads_for
 
@@ -55,6 +56,7 @@ cdef struct Run:
     double* first  # two partial results per block, `columns` numbers each
     double* second
     int activation
+    ck_unary_fn after           # of the result, or NULL
     double alpha, beta
     const char* y  # of a masked gradient, or the residual; or NULL
     const char* factor
@@ -436,6 +438,8 @@ cdef void _affine_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                                  run.out + p.offset, p.rows, p.columns,
                                  _at(run.center, p.own), run.scale + p.own,
                                  run.shift + p.own, run.activation, run.alpha, run.beta)
+    if run.after != NULL:
+        run.after(run.out + p.offset, run.out + p.offset, p.rows * p.columns, run.alpha, run.beta)
 
 
 def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int threads,
@@ -480,6 +484,7 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
         m = _folded(&run, center)
         run.center = _data(m)
     run.activation = activation
+    run.after = activation_map(activation, run.kind)
     run.alpha = alpha
     run.beta = beta
     with nogil:
@@ -505,6 +510,9 @@ cdef void _affine_pixels(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         run.kernels.affine[run.kind](
             run.x + i * run.x_pixel * item, NULL, run.out + i * run.cut.channels * item, 1,
             run.cut.channels, NULL, run.scale, run.shift, run.activation, run.alpha, run.beta)
+        if run.after != NULL:
+            run.after(run.out + i * run.cut.channels * item, run.out + i * run.cut.channels * item,
+                      run.cut.channels, run.alpha, run.beta)
 
 
 cdef int _affine_parts_step(const void* params, char** at, Py_ssize_t samples, int threads,
@@ -537,6 +545,7 @@ def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, d
     run.shift = _data(b)
     run.center = NULL
     run.activation = activation
+    run.after = activation_map(activation, run.kind)
     run.alpha = alpha
     run.beta = beta
     run.x_pixel = run.cut.channels if x_pixel is None else x_pixel

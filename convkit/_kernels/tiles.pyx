@@ -20,6 +20,7 @@ import numpy as np
 
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
+from convkit._kernels.dispatch cimport activation_map, ck_unary_fn
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
 from convkit._kernels.runner cimport launch, new_step
@@ -47,6 +48,7 @@ cdef extern from "tile.h" nogil:
         const float* residual
         int activation
         float alpha, beta
+        ck_unary_fn map
     ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
     ctypedef struct ck_tile_form:
         int planes
@@ -405,6 +407,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.proto.steps = weights.steps
     job.proto.depth = weights.depth
     job.proto.activation = activation
+    job.proto.map = activation_map(activation, False)
     job.proto.alpha = <float>alpha
     job.proto.beta = <float>beta
     return weights, taps

@@ -15,6 +15,7 @@ import numpy as np
 from convkit._kernels import runner
 from convkit.infer.chaining import Emitted, join_chains
 from convkit.infer.dims import BatchDim, Shape, at_batch
+from convkit.infer.fusing import functions_after
 from convkit.infer.graph import Constant, Graph, Node, StoredConstant
 from convkit.infer.joining import follow, reserve
 from convkit.infer.places import Block, Operand
@@ -95,7 +96,7 @@ class Lowering:
         self.threads = threads
         self.algorithm = ""
         self._graph = graph
-        self._node = -1
+        self._node = self._result = -1
         self._reorders = 0
         self._emitted: list[Emitted] = []
         self._blocks: list[Block] = []
@@ -185,7 +186,7 @@ class Lowering:
 
     def reserved(self) -> Operand | None:
         """Return the part of a concatenation that the present node's result is to lie in."""
-        part = self._parts.get(self._graph.nodes[self._node].outputs[0])
+        part = self._parts.get(self._result)
         return None if part is None else part.place(self)
 
     def joined(self, axis: int) -> Operand | None:
@@ -225,15 +226,22 @@ class Lowering:
         for value, constant in graph.constants.items():
             self._values[value] = self._constant(constant)
         algorithms, python = {}, set()
+        functions, fused = functions_after(graph), {}
         for position, node in enumerate(graph.nodes):
+            if position in fused:
+                continue
             self._node, self.algorithm = position, ""
-            if not self._compiled(node):
+            after, applied = functions.get(position, (position, {}))
+            if applied and self._compiled(node, graph.nodes[after], applied):
+                fused[after] = position
+            elif not self._compiled(node, node, {}):
                 python.add(position)
                 self._python(node)
             if self.algorithm:
                 algorithms[position] = self.algorithm
         parts = self._chain(homes)
         algorithms.update(dict.fromkeys(parts, "chain"))
+        algorithms.update(dict.fromkeys(fused, "fused"))
         self._node = -1
         outputs = tuple([self._hand_out(i, self._values[port.value])
                          for i, port in enumerate(graph.outputs)])
@@ -245,8 +253,8 @@ class Lowering:
         made = runner.Runner(
             steps, [(order, _place(block.home, arena)) for order, block in homes], len(outputs),
             arena, MOST_IDLE)
-        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms, parts,
-                       frozenset(python), outputs, arena, self._reorders,
+        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms,
+                       {**fused, **parts}, frozenset(python), outputs, arena, self._reorders,
                        tuple(self._kept))
 
     def _chain(self, homes: list[tuple[tuple[int, ...], Block]]) -> dict[int, int]:
@@ -284,19 +292,24 @@ class Lowering:
             homes.append((order, block))
         return homes
 
-    def _compiled(self, node: Node) -> bool:
-        """Let the operation emit its steps; return False where it has none for its inputs."""
+    def _compiled(self, node: Node, last: Node, applied: dict[str, Any]) -> bool:
+        """Let the operation emit its steps; return False where it has none for its inputs.
+
+        `last` is the node whose result they write: `node`, or the function after it that is
+        `applied`.
+        """
         operands = [None if v is None else self._values[v] for v in node.inputs]
         shapes = [self._graph.shape(v) for v in node.outputs]
         if (len(node.outputs) != 1 or 0 in shapes[0]
                 or any(x is not None and not x.regular and not x.is_constant for x in operands)):
             return False
-        y = REGISTRY[node.op].lower(self, *operands, **node.attrs)
+        self._result = last.outputs[0]
+        y = REGISTRY[node.op].lower(self, *operands, **{**node.attrs, **applied})
         if y is None:
             return False
         if y.shape != shapes[0]:
             raise AssertionError(f"{node.op}: lowered to {y.shape}, expected {shapes[0]}")
-        self._values[node.outputs[0]] = y
+        self._values[self._result] = y
         return True
 
     def _python(self, node: Node) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import gradweight, memory
+from convkit._kernels import elementwise, gradweight, memory
 from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv_problem import (
@@ -31,7 +31,7 @@ def activation_arguments(activation: str | None, args: tuple = ()) -> dict[str, 
     ------
     ValueError
         When `activation` is none of None, "relu", "relu6", "clamp" (`args` are its ends; by
-        default there is none), "leaky_relu".
+        default there is none), "leaky_relu", and the functions of `elementwise.fused`.
     """
     if activation == "leaky_relu":
         code, alpha, beta = 3, float(args[0]) if args else 0.01, 0.0
@@ -39,6 +39,8 @@ def activation_arguments(activation: str | None, args: tuple = ()) -> dict[str, 
         code, (alpha, beta) = 2, (*args, math.inf)[:2] if args else (-math.inf, math.inf)
     elif activation in _ACTIVATIONS:
         code, alpha, beta = _ACTIVATIONS[activation]
+    elif elementwise.maps(activation):
+        code, (alpha, beta) = elementwise.fused(activation), (*args, 0.0, 0.0)[:2]
     else:
         raise ValueError(f"expected activation None, 'relu', 'relu6', 'clamp' or "
                          f"'leaky_relu', got {activation!r}")

@@ -56,9 +56,10 @@ CK_INLINE void dw_taps_inside(ptrdiff_t base, ptrdiff_t dilation, ptrdiff_t widt
             DW_UNROLL for (int t = 0; t < cols; t++) acc[t] += dw_load_##S(r + t * step, n);       \
         }                                                                                          \
         if (g->activation != CK_ACT_NONE) {                                                        \
-            const ck_gemm_args a = {                                                               \
-                .activation = g->activation, .alpha = g->alpha, .beta = g->beta};                  \
-            DW_UNROLL for (int t = 0; t < cols; t++) acc[t] = gemm_activate_##S(&a, acc[t]);       \
+            V out[DW_COLUMNS];                                                                     \
+            DW_UNROLL for (int t = 0; t < cols; t++) out[t] = acc[t];                              \
+            gemm_activate_##S(g->activation, g->alpha, g->beta, cols, out);                        \
+            DW_UNROLL for (int t = 0; t < cols; t++) acc[t] = out[t];                              \
         }                                                                                          \
         DW_UNROLL for (int t = 0; t < cols; t++) dw_store_##S(y + t * step, acc[t], n);            \
     }                                                                                              \

@@ -53,8 +53,16 @@
     (GEMM_WHOLE(j) ? store_##S((p) + (j) * L, v) : store_part_##S((p) + (j) * L, v, left))
 
 #define GEMM_TEMPLATE(T, V, S, L)                                                                  \
-    CK_INLINE V gemm_activate_##S(const ck_gemm_args *g, V v) {                                    \
-        return activate_##S(g->activation, set_##S((T)g->alpha), set_##S((T)g->beta), v);          \
+    /* Of any kind, on some vectors side by side. */                                               \
+    static __attribute__((noinline)) void gemm_activate_##S(int kind, double alpha, double beta,   \
+                                                            int count, V *v) {                     \
+        if (kind >= CK_ACT_UNARY) {                                                                \
+            elementwise_table.unary[sizeof(T) == 8][kind - CK_ACT_UNARY](v, v, count * L, alpha,   \
+                                                                         beta);                    \
+            return;                                                                                \
+        }                                                                                          \
+        for (int i = 0; i < count; i++)                                                            \
+            v[i] = activate_##S(kind, set_##S((T)alpha), set_##S((T)beta), v[i]);                  \
     }                                                                                              \
                                                                                                    \
     /* Through memory, one row and vector at a time. */                                            \
@@ -69,7 +77,8 @@
                 if (g->accumulate) v += load_part_##S(out, left);                                  \
                 if (bias) v += load_part_##S(bias + j * L, left);                                  \
                 if (residual) v += load_part_##S(residual + m * g->ld_residual + j * L, left);     \
-                store_part_##S(out, gemm_activate_##S(g, v), left);                                \
+                gemm_activate_##S(g->activation, g->alpha, g->beta, 1, &v);                        \
+                store_part_##S(out, v, left);                                                      \
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
@@ -98,7 +107,7 @@
         } else if (g->activation != CK_ACT_NONE) {                                                 \
             V tile[CK_GEMM_MAX_MR * 4];                                                            \
             GEMM_EACH(m, j) tile[m * nv + j] = acc[m][j];                                          \
-            for (int i = 0; i < mr * nv; i++) tile[i] = gemm_activate_##S(g, tile[i]);             \
+            gemm_activate_##S(g->activation, g->alpha, g->beta, mr * nv, tile);                    \
             GEMM_EACH(m, j) acc[m][j] = tile[m * nv + j];                                          \
         }                                                                                          \
         GEMM_EACH(m, j) GEMM_STORE(S, L, c + m * ldc, j, acc[m][j]);                               \

@@ -10,6 +10,7 @@ enum ck_activation {
     CK_ACT_RELU = 1,
     CK_ACT_CLAMP = 2, /* min(max(x, alpha), beta); NaN stays NaN */
     CK_ACT_LEAKY = 3, /* x >= 0 ? x : alpha * x */
+    CK_ACT_UNARY = 16, /* from here on: number - CK_ACT_UNARY of enum ck_unary, on a whole tile */
 };
 
 /* One tile's problem. Strides and offsets count elements. */

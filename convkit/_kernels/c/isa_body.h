@@ -7,9 +7,9 @@
                           isa_amx.c; and uses isa_vnni.c where the CPU has VNNI */
 #include "isa_begin.h"
 
+#include "elementwise.body.h"
 #include "gemm.body.h"
 #include "depthwise.body.h"
-#include "elementwise.body.h"
 #include "softmax.body.h"
 #include "loss.body.h"
 #include "norm.body.h"

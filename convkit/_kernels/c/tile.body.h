@@ -80,6 +80,7 @@ static void tile_finish(const ck_tile_args *g, int mb, const float *sums) {
                 if (g->activation) v = activate_f(g->activation, alpha, beta, v);
                 store_part_f(g->c + at + n, v, left);
             }
+            if (g->map) g->map(g->c + at, g->c + at, g->n, g->alpha, g->beta);
         }
     }
 }

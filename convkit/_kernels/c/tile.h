@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "elementwise.h"
+
 /* The 64-byte operand of LDTILECFG. */
 typedef struct ck_tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -39,8 +41,9 @@ typedef struct ck_tile_args {
     const ptrdiff_t *c_rows;    /* where each row lies in C; negative: it is not wanted */
     const float *bias;          /* n values, or NULL */
     const float *residual;      /* addressed like C, or NULL */
-    int activation;             /* enum ck_activation */
+    int activation;             /* enum ck_activation, below CK_ACT_UNARY */
     float alpha, beta;
+    ck_unary_fn map;            /* an activation of another kind, or NULL */
 } ck_tile_args;
 
 typedef void (*ck_tile_fn)(const ck_tile_args *);

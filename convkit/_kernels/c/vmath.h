@@ -84,7 +84,8 @@ CK_INLINE double max_lanes_d(vdouble v) {
     return m;
 }
 
-/* The activations that other kernels apply on the way (enum ck_activation of gemm.h). */
+/* The activations that other kernels apply on the way (enum ck_activation of gemm.h), but those
+   from CK_ACT_UNARY on. */
 CK_INLINE vfloat activate_f(int kind, vfloat alpha, vfloat beta, vfloat v) {
     const vfloat zero = {0};
     switch (kind) {

@@ -207,6 +207,8 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     CK_INLINE vint32 wino_finish_##tile(const ck_winograd_output_args *g, vfloat *y,               \
                                         ptrdiff_t offset, ptrdiff_t c, vint32 peak) {              \
         const ptrdiff_t left = g->channels - c;                                                    \
+        const int function = g->activation >= CK_ACT_UNARY;                                        \
+        vfloat values[tile] = {0};                                                                 \
         WINO_UNROLL for (int i = 0; i < (tile); i++) {                                             \
             if (i >= g->rows) break;                                                               \
             vfloat v = y[i];                                                                       \
@@ -216,7 +218,15 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
             if (g->residual) v += load_some_f(g->residual + at, left);                             \
             if (g->activation != CK_ACT_NONE)                                                      \
                 v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);                 \
-            store_some_f(g->y + at, v, left);                                                      \
+            if (function)                                                                          \
+                values[i] = v;                                                                     \
+            else                                                                                   \
+                store_some_f(g->y + at, v, left);                                                  \
+        }                                                                                          \
+        if (function) {                                                                            \
+            gemm_activate_f(g->activation, g->alpha, g->beta, tile, values);                       \
+            for (int i = 0; i < g->rows && i < (tile); i++)                                        \
+                store_some_f(g->y + offset + i * g->row_step, values[i], left);                    \
         }                                                                                          \
         return peak;                                                                               \
     }                                                                                              \
