@@ -48,7 +48,7 @@ FUNCTIONS = {
     "expm1 below 0": (lambda x: run("elu", x, 1.0), np.expm1, (-30.0, 0.0), 1.0),
     "tanh": (lambda x: run("tanh", x), np.tanh, (-12.0, 12.0), 2.5),
     "sigmoid": (lambda x: run("sigmoid", x), special.expit, (-86.0, 86.0), 2.5),
-    "silu": (lambda x: run("silu", x), lambda x: x * special.expit(x), (-80.0, 80.0), 2.5),
+    "silu": (lambda x: run("silu", x), lambda x: x * special.expit(x), (-80.0, 80.0), 3.1),
     "gelu": (lambda x: run("gelu", x), lambda x: x * special.ndtr(x), (-1.0, 10.0), 7.0),
 }
 

@@ -50,7 +50,7 @@ CK_INLINE V FN(silu_slope)(V x) {
     V s = FN(sigmoid)(x);
     return s * (x * (C(1) - s) + C(1));
 }
-UNARY_MAP(silu, x / (FN(exp)(-x) + C(1)))
+UNARY_MAP(silu, x *FN(sigmoid)(x))
 UNARY_GRAD(silu, g *FN(silu_slope)(v))
 
 /* Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016: x times the normal
@@ -83,11 +83,11 @@ UNARY_GRAD(gelu_tanh, g *FN(gelu_tanh_slope)(v))
 
 /* Howard et al., "Searching for MobileNetV3", 2019. */
 CK_INLINE V FN(relu6_of)(V x) { return FN(at_most)(FN(at_least)(x, C(0)), C(6)); }
-UNARY_MAP(hardswish, x *FN(relu6_of)(x + C(3)) / C(6))
+UNARY_MAP(hardswish, x *(FN(relu6_of)(x + C(3)) * C(1.0 / 6)))
 UNARY_GRAD(hardswish,
            FN(select)(v <= C(-3), zero, FN(select)(v >= C(3), g, g *(v / C(3) + C(0.5)))))
 
-UNARY_MAP(hardsigmoid, FN(relu6_of)(x + C(3)) / C(6))
+UNARY_MAP(hardsigmoid, FN(relu6_of)(x + C(3)) * C(1.0 / 6))
 UNARY_GRAD(hardsigmoid, FN(select)((v > zero) & (v < C(1)), g / C(6), zero))
 
 /* The Taylor series near zero, where 2 normal(sqrt(2) x) - 1 would cancel (Abramowitz and

@@ -132,6 +132,11 @@ CK_INLINE vfloat max_f(vfloat a, vfloat b) { return select_f(a > b, a, b); }
 CK_INLINE vfloat min_f(vfloat a, vfloat b) { return select_f(a < b, a, b); }
 #endif
 
+/* 1 / v to 14 bits, where v is normal; 0 where that is no normal number. */
+#if CK_VBYTES == 64
+CK_INLINE vfloat reciprocal_f(vfloat v) { return (vfloat)_mm512_rcp14_ps((__m512)v); }
+#endif
+
 /* Lane i becomes lane at[i] of v. Only where one instruction does it. */
 #if CK_VBYTES == 64
 #define CK_HAVE_PERMUTE 1

@@ -11,6 +11,9 @@ from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Grouped"]
 
+# The kernels' one activation that is neither a pair of limits nor a pass of its own.
+LEAKY = 3
+
 
 class Grouped(Algorithm):
     """Walk along rows as the depthwise kernels do, each input of a group in its turn."""
@@ -50,7 +53,7 @@ class Grouped(Algorithm):
     def forward(problem, x, weight, y, cache, threads, **epilogue):
         """Sum over taps and a group's inputs, channels side by side."""
         residual, activation = epilogue.get("residual"), epilogue.get("activation", 0)
-        if residual is not None or activation > 2:
+        if residual is not None or activation == LEAKY:
             Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
             return
         depthwise.forward(x, Grouped._packed(problem, weight, cache, False),
@@ -64,7 +67,7 @@ class Grouped(Algorithm):
         epilogue = {"activation": activation, "alpha": alpha, "beta": beta}
         if task != "forward":
             return None
-        if residual or activation > 2:
+        if residual or activation == LEAKY:
             return Direct.steps(problem, task, weight, cache, threads, residual=residual,
                                 **epilogue)
         return [depthwise.step(*sides(problem, task), cls._packed(problem, weight, cache, False),
