@@ -10,6 +10,7 @@ from program_checks import NetworkMaker, op_by_op, random_inputs, run
 import convkit as ck
 import convkit.functional as F
 from convkit import models, nn
+from convkit.autograd import apply
 from convkit.infer import (
     BatchDim,
     Graph,
@@ -23,6 +24,7 @@ from convkit.infer import (
 )
 from convkit.infer.places import Block
 from convkit.infer.plan import plan_arena
+from convkit.ops.op import REGISTRY
 
 # Sizes of image at which every network of `convkit.models` runs; by default 32.
 SIZES = {"lenet5": (1, 28)}
@@ -128,6 +130,7 @@ def test_samples_that_transforms_cannot_bear():
 
 W3 = np.random.default_rng(2).standard_normal((8, 6, 3, 3)).astype(np.float32)
 C6 = np.random.default_rng(3).standard_normal(6).astype(np.float32)
+ZERO = np.zeros(1, np.float32)
 
 COMPILED = {
     "conv": lambda x: F.conv2d(x, W3, padding=1),
@@ -171,15 +174,30 @@ COMPILED = {
     "clamp": lambda x: F.clamp(x, -0.5, 0.25),
     "leaky": lambda x: F.leaky_relu(x, 0.2),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "group norm": lambda x: F.group_norm(x, 3),
+    "group norm with weights": lambda x: F.group_norm(x[:, :, 0], 2, C6, C6, 1e-3),
+    "instance norm": lambda x: F.instance_norm(x, weight=C6, bias=C6),
+    "one group of one channel": lambda x: F.group_norm(x[:, :1], 1),
+    **{name: lambda x, name=name: apply(REGISTRY[name], x) for name in (
+        "neg", "exp", "log", "sqrt", "abs", "floor", "ceil", "round", "sign", "reciprocal", "erf",
+        "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh",
+        "isnan", "isinf")},
+    **{name: lambda x, name=name: apply(REGISTRY[name], x, F.relu(x)) for name in (
+        "maximum", "minimum", "power", "remainder", "fmod", "eq", "ne", "lt", "le", "gt", "ge")},
+    **{f"{name} of channels": lambda x, name=name: apply(
+        REGISTRY[name], x, C6[:, None, None]) for name in ("maximum", "power", "gt")},
+    **{name: lambda x, name=name: apply(REGISTRY[name], apply(REGISTRY["gt"], x, ZERO), apply(
+        REGISTRY["isnan"], x)) for name in ("logical_and", "logical_or", "logical_xor")},
+    "logical_not": lambda x: apply(REGISTRY["logical_not"], apply(REGISTRY["isnan"], x)),
+    "pow": lambda x: F.relu(x) ** 3,
+    "square of columns": lambda x: x.permute(0, 3, 1, 2) ** 2,
+    "exp of a part": lambda x: x[:, 1:4, ::2].exp(),
 }
 BY_PYTHON = {
-    "exp": lambda x: x.exp(),
-    "group norm": lambda x: F.group_norm(x, 3),
     "sum of all": lambda x: x.sum(),
     "sum of samples": lambda x: x.sum(0),
     "samples last": lambda x: F.relu(x.permute(3, 1, 2, 0)).permute(3, 1, 2, 0),
     "matmul": lambda x: x.matmul(x.permute(0, 1, 3, 2)),
-    "power": lambda x: F.relu(x) ** 3,
     "concat of samples": lambda x: F.concat([x, x], 0),
     "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
 }

@@ -3,6 +3,9 @@
 The result is dense; an operand may stay where it is along any axis (stride 0). Axes that
 both operands walk alike are joined; what is left is blocks of rows for the C kernel, cut into
 tasks of a fixed size.
+
+Steps of Programs can run NumPy's functions too, by their inner loops: plain C that neither holds
+the GIL nor needs it, and what eager calls run.
 """
 
 cimport numpy as cnp
@@ -22,12 +25,18 @@ cdef dict OPERATIONS = {"add": CK_ADD, "sub": CK_SUB, "mul": CK_MUL, "div": CK_D
 cdef enum:
     MOST_AXES = 32
 
+# An inner loop of NumPy's: addresses, how many numbers, bytes between them.
+ctypedef void (*loop_fn)(char**, cnp.npy_intp*, cnp.npy_intp*, void*) noexcept nogil
+
 cdef struct Job:
     ck_binary_fn kernel
     const char* a
     const char* b
     char* y
-    Py_ssize_t item
+    loop_fn loop                     # instead of the kernel, with what it is to be given
+    void* data
+    bint one                        # whether it has no operand b
+    Py_ssize_t item, item_y         # bytes of a number of the operands, of the result
     int axes                        # in front of a block's rows
     Py_ssize_t size[MOST_AXES]
     Py_ssize_t stride_a[MOST_AXES]  # in numbers
@@ -36,6 +45,23 @@ cdef struct Job:
     int step_a, step_b
     Py_ssize_t row_cuts, cuts       # tasks that share a block: by rows, by numbers of a row
     Py_ssize_t rows_each, n_each
+
+
+cdef void _run_loop(const Job* job, const ck_binary_rows* piece) noexcept nogil:
+    """Run NumPy's loop over the rows of a piece."""
+    cdef char* at[3]
+    cdef cnp.npy_intp steps[3]
+    cdef cnp.npy_intp n
+    cdef Py_ssize_t row
+    cdef int y = 1 if job.one else 2
+    for row in range(piece.rows):
+        at[0] = <char*>piece.a + row * piece.row_a * job.item
+        at[1] = <char*>piece.b + row * piece.row_b * job.item
+        at[y] = <char*>piece.y + row * piece.n * job.item_y
+        steps[0], steps[1] = piece.step_a * job.item, piece.step_b * job.item
+        steps[y] = job.item_y
+        n = piece.n
+        job.loop(at, &n, steps, job.data)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -56,14 +82,17 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         block = block // job.size[axis]
     piece.a = job.a + a * job.item
     piece.b = job.b + b * job.item
-    piece.y = job.y + y * job.item
+    piece.y = job.y + y * job.item_y
     piece.rows = min(job.rows_each, job.rows - row)
     piece.n = min(job.n_each, job.n - first)
     piece.row_a = job.row_a
     piece.row_b = job.row_b
     piece.step_a = job.step_a
     piece.step_b = job.step_b
-    job.kernel(&piece)
+    if job.loop == NULL:
+        job.kernel(&piece)
+    else:
+        _run_loop(job, &piece)
 
 
 cdef bint _cut(Job* job) noexcept nogil:
@@ -117,7 +146,7 @@ cdef void _run(Job* job, int threads) noexcept nogil:
 cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                    char* scratch) noexcept nogil:
     cdef Job job = (<const Job*>params)[0]
-    job.a, job.b, job.y = at[0], at[1], at[2]
+    job.a, job.b, job.y = at[0], at[0] if job.one else at[1], at[1] if job.one else at[2]
     job.size[0] = samples
     _cut(&job)
     _run(&job, threads)
@@ -139,12 +168,59 @@ def step(str operation, shape, strides_a, strides_b, bint double_):
     double_ : bool
         Whether numbers are float64.
     """
-    cdef Job job, trial
+    cdef Job job
+    job.item = job.item_y = 8 if double_ else 4
+    job.kernel = table().elementwise.binary[double_][OPERATIONS[operation]]
+    job.loop = NULL
+    job.one = False
+    return _step(&job, shape, strides_a, strides_b)
+
+
+def loop_step(cnp.ufunc function, dtype, result, shape, strides_a, strides_b=None):
+    """Return a function of NumPy's as a step, with operands a, b where it takes two, and y.
+
+    Parameters
+    ----------
+    function : numpy.ufunc
+        Of one or two arrays, that raises nothing on numbers of these types.
+    dtype, result : numpy.dtype
+        Of the operands and of y.
+    shape, strides_a, strides_b
+        As for `step`; without `strides_b` for functions of one array.
+
+    Returns
+    -------
+    Step or None
+        None where the function has no loop for the types, or `step` would give None.
+    """
+    cdef Job job
+    cdef int i, k
+    cdef bint fits
+    cdef list types
+    job.one = strides_b is None
+    types = [dtype.num] * (1 if job.one else 2) + [result.num]
+    if function.nargs != len(types):
+        return None
+    for i in range(function.ntypes):
+        fits = True
+        for k in range(function.nargs):
+            fits = fits and function.types[i * function.nargs + k] == <int>types[k]
+        if fits:
+            job.loop = <loop_fn>function.functions[i]
+            job.data = function.data[i] if function.data != NULL else NULL
+            job.item = dtype.itemsize
+            job.item_y = result.itemsize
+            return _step(&job, shape, strides_a,
+                         [0] * (len(shape) + 1) if job.one else strides_b)
+    return None
+
+
+cdef _step(Job* described, shape, strides_a, strides_b):
+    """Return a step of a job whose function is known."""
+    cdef Job job = described[0], trial
     cdef int axis
     if len(shape) + 1 > MOST_AXES:
         return None
-    job.item = 8 if double_ else 4
-    job.kernel = table().elementwise.binary[double_][OPERATIONS[operation]]
     job.axes = len(shape) + 1
     for axis in range(job.axes):
         job.size[axis] = shape[axis - 1] if axis else 2
@@ -203,7 +279,8 @@ def run(str operation, cnp.ndarray a, cnp.ndarray b, cnp.ndarray y, int threads)
         job.stride_b[axis] = b.strides[axis] // item
     if not _cut(&job):
         return False
-    job.item = item
+    job.item = job.item_y = item
+    job.loop = NULL
     job.a = <const char*>cnp.PyArray_DATA(a)
     job.b = <const char*>cnp.PyArray_DATA(b)
     job.y = <char*>cnp.PyArray_DATA(y)

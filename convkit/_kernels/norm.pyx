@@ -553,6 +553,171 @@ def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, d
                     &run, sizeof(Run), (a, b))
 
 
+# -- normalisation of each sample ------------------------------------------------------------
+
+cdef struct SampleNorm:
+    Run run
+    Py_ssize_t groups
+    const double* weight
+    const double* bias
+    double eps
+
+
+cdef void _over_groups(double* values, Py_ssize_t channels, Py_ssize_t groups) noexcept nogil:
+    """Replace each channel's number by the mean over its group."""
+    cdef Py_ssize_t each = channels // groups, group, c
+    cdef double total
+    for group in range(groups):
+        total = 0
+        for c in range(group * each, (group + 1) * each):
+            total += values[c]
+        for c in range(group * each, (group + 1) * each):
+            values[c] = total / each
+
+
+cdef void _sample_parameters(const SampleNorm* job, double* mean, double* var, double* inverse,
+                             double* scale, double* center, double* shift) noexcept nogil:
+    """Turn moments of a sample's channels into those of their groups, and into parameters.
+
+    `inverse` gets each channel's own mean on the way.
+    """
+    cdef Py_ssize_t channels = job.run.cut.channels, c
+    if job.groups != channels:
+        for c in range(channels):
+            inverse[c] = mean[c]
+        _over_groups(mean, channels, job.groups)
+        for c in range(channels):
+            var[c] += (inverse[c] - mean[c]) * (inverse[c] - mean[c])
+        _over_groups(var, channels, job.groups)
+    for c in range(channels):
+        inverse[c] = 1.0 / sqrt(var[c] + job.eps)
+        scale[c] = job.weight[c] * inverse[c]
+        # What rounding takes from the mean is put into the shift.
+        center[c] = mean[c] if job.run.kind else <double><float>mean[c]
+        shift[c] = job.bias[c] + (center[c] - mean[c]) * scale[c]
+
+
+def sample_parameters(cnp.ndarray mean, cnp.ndarray var, Py_ssize_t groups, cnp.ndarray weight,
+                      cnp.ndarray bias, double eps, bint double_):
+    """Return what normalises each sample by the moments of its groups of channels.
+
+    Parameters
+    ----------
+    mean, var : numpy.ndarray
+        (samples, C), float64: of each channel. Overwritten by those of its group.
+    groups : int
+    weight, bias : numpy.ndarray
+        (C,), float64.
+    eps : float
+        Added to the variance.
+    double_ : bool
+        Whether the samples are float64.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        1 / deviation, scale, center and shift, each like `mean`.
+    """
+    cdef SampleNorm job
+    cdef Py_ssize_t n = mean.shape[0], channels = mean.shape[1], i
+    made = tuple([np.empty((n, channels)) for _ in range(4)])
+    if groups < 1 or channels % groups or not (
+            _is_plain(mean, cnp.NPY_FLOAT64, n * channels)
+            and _is_plain(var, cnp.NPY_FLOAT64, n * channels)
+            and _is_plain(weight, cnp.NPY_FLOAT64, channels)
+            and _is_plain(bias, cnp.NPY_FLOAT64, channels)):
+        raise ValueError("kernel called with moments and parameters that do not fit")
+    job.run.cut.channels = channels
+    job.run.kind = double_
+    job.groups = groups
+    job.weight, job.bias = <double*>_data(weight), <double*>_data(bias)
+    job.eps = eps
+    cdef double* to[4]
+    for i in range(4):
+        to[i] = <double*>_data(made[i])
+    for i in range(n):
+        _sample_parameters(&job, <double*>_data(mean) + i * channels,
+                           <double*>_data(var) + i * channels, to[0] + i * channels,
+                           to[1] + i * channels, to[2] + i * channels, to[3] + i * channels)
+    return made
+
+
+cdef void _unfold(const Run* run, const double* values, char* to) noexcept nogil:
+    """Write a sample's parameters in the type of x, repeated for the folded pixels."""
+    cdef Py_ssize_t channels = run.cut.channels, i
+    for i in range(run.cut.columns):
+        if run.kind:
+            (<double*>to)[i] = values[i % channels]
+        else:
+            (<float*>to)[i] = <float>values[i % channels]
+
+
+cdef size_t _sample_scratch(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Run run = (<const SampleNorm*>params).run
+    run.cut = _cut(samples, run.cut.pixels, run.cut.channels)
+    return _partial_bytes(&run) + sizeof(double) * (
+        (2 * samples + 4) * run.cut.channels + 3 * samples * run.cut.columns)
+
+
+cdef int _sample_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                      char* scratch) noexcept nogil:
+    cdef SampleNorm job = (<const SampleNorm*>params)[0]
+    cdef Run* run = &job.run
+    cdef Py_ssize_t channels = run.cut.channels, pixels = run.cut.pixels, i, c
+    cdef double* mean
+    cdef double* var
+    cdef double* own
+    run.cut = _cut(samples, pixels, channels)
+    run.x = at[0]
+    run.out = at[1]
+    run.first = <double*>scratch
+    run.second = run.first + run.cut.tasks * run.cut.columns
+    mean = run.second + run.cut.tasks * run.cut.columns
+    var = mean + samples * channels
+    own = var + samples * channels
+    run.center = <char*>(own + 4 * channels)
+    run.scale = run.center + samples * run.cut.columns * sizeof(double)
+    run.shift = run.scale + samples * run.cut.columns * sizeof(double)
+    run.step = run.cut.columns * (8 if run.kind else 4)
+    parallel_for(_moments_block, run, run.cut.tasks, _threads(run, threads))
+    _merge_blocks(run, mean, var)
+    for i in range(samples):
+        for c in range(channels):
+            var[i * channels + c] /= pixels
+        _sample_parameters(&job, mean + i * channels, var + i * channels, own, own + channels,
+                           own + 2 * channels, own + 3 * channels)
+        _unfold(run, own + channels, <char*>run.scale + i * run.step)
+        _unfold(run, own + 2 * channels, <char*>run.center + i * run.step)
+        _unfold(run, own + 3 * channels, <char*>run.shift + i * run.step)
+    parallel_for(_affine_block, run, run.cut.tasks, _threads(run, threads))
+    return 0
+
+
+def sample_norm_step(Py_ssize_t pixels, Py_ssize_t groups, cnp.ndarray weight, cnp.ndarray bias,
+                     double eps, bint double_):
+    """Return the normalisation of each sample as a step, with operands x and out.
+
+    Parameters are those of `sample_parameters`; a sample has `pixels` pixels of channels.
+    """
+    cdef SampleNorm job
+    cdef Py_ssize_t channels = cnp.PyArray_SIZE(weight)
+    if groups < 1 or channels % groups or not (
+            _is_plain(weight, cnp.NPY_FLOAT64, channels)
+            and _is_plain(bias, cnp.NPY_FLOAT64, channels)):
+        raise ValueError("kernel called with parameters that do not fit")
+    job.run.kind = double_
+    job.run.kernels = table().norm
+    job.run.cut = _cut(1, pixels, channels)
+    job.run.y = NULL
+    job.run.after = NULL
+    job.run.activation = 0
+    job.run.alpha = job.run.beta = 0
+    job.groups = groups
+    job.weight, job.bias = <double*>_data(weight), <double*>_data(bias)
+    job.eps = eps
+    return new_step(_sample_step, _sample_scratch, &job, sizeof(SampleNorm), (weight, bias))
+
+
 # -- gradients -------------------------------------------------------------------------------
 
 cdef void _grad_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

@@ -10,7 +10,7 @@ from convkit._kernels import memory
 from convkit.errors import ShapeError
 from convkit.ops.activation import apply_kernel, lower_kernel
 from convkit.ops.layout import FLOATS, like
-from convkit.ops.math import broadcast_shape, common_type, sum_to
+from convkit.ops.math import broadcast_shape, common_type, lower_function, sum_to
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Clamp", "Fmod", "Maximum", "Minimum", "Power", "Remainder"]
@@ -39,6 +39,11 @@ class _Pair(Op):
         out = memory.empty(shape, a.dtype) if whole is None else like(whole)
         with np.errstate(all="ignore"):
             return cls.ufunc(a, b, out=out)
+
+    @classmethod
+    def lower(cls, b, x, y):
+        """Emit NumPy's loop, for floating-point operands of one type."""
+        return lower_function(b, cls.ufunc, x, y) if x.dtype in FLOATS else None
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -9,7 +9,7 @@ import numpy as np
 from convkit._kernels import memory
 from convkit.errors import DTypeError
 from convkit.ops.layout import like
-from convkit.ops.math import broadcast_shape, common_type, sum_to
+from convkit.ops.math import broadcast_shape, common_type, lower_function, sum_to
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Where"]
@@ -36,6 +36,11 @@ class _Comparison(_Test):
         a, b = common_type(a, b)
         return _into(cls.ufunc, a, b)
 
+    @classmethod
+    def lower(cls, b, x, y):
+        """Emit NumPy's loop, for operands of one type."""
+        return lower_function(b, cls.ufunc, x, y, np.dtype(bool))
+
 
 class _Logic(_Test):
     """Two broadcasting operands as truth values."""
@@ -50,6 +55,11 @@ class _Logic(_Test):
         """Combine."""
         return _into(cls.ufunc, a, b)
 
+    @classmethod
+    def lower(cls, b, x, y):
+        """Emit NumPy's loop, for operands of one type."""
+        return lower_function(b, cls.ufunc, x, y, np.dtype(bool))
+
 
 class _Property(_Test):
     """A question about every element."""
@@ -63,6 +73,11 @@ class _Property(_Test):
     def forward(cls, ctx: Context, x):
         """Ask."""
         return cls.ufunc(x, out=like(x, np.dtype(bool)))
+
+    @classmethod
+    def lower(cls, b, x):
+        """Emit NumPy's loop."""
+        return lower_function(b, cls.ufunc, x, result=np.dtype(bool))
 
 
 def _into(ufunc: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from convkit._kernels import elementwise, memory
-from convkit.ops.layout import axis_order, in_order, like, logical, native
+from convkit.ops.activation import lower_kernel
+from convkit.ops.layout import FLOATS, axis_order, in_order, like, logical, native
+from convkit.ops.math import lower_function
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Erf"]
@@ -38,6 +40,11 @@ class _Function(Op):
             ctx.saved = cls, x
         with np.errstate(all="ignore"):
             return cls.compute(x, out=like(x))
+
+    @classmethod
+    def lower(cls, b, x):
+        """Emit NumPy's loop."""
+        return lower_function(b, cls.compute, x) if x.dtype in FLOATS else None
 
     @staticmethod
     def backward(ctx: Context, g):
@@ -101,6 +108,11 @@ class Erf(Op):
         y = memory.empty(flat.shape, x.dtype)
         elementwise.unary("erf", flat, y, ctx.threads)
         return logical(y, order)
+
+    @staticmethod
+    def lower(b, x):
+        """Emit the kernel's step."""
+        return lower_kernel(b, x, "erf", ()) if x.dtype in FLOATS else None
 
     @staticmethod
     def backward(ctx: Context, g):

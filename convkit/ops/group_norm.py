@@ -6,11 +6,14 @@ which are put together by groups here, in float64, and one pass that scales and 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from convkit._kernels import memory, norm
 from convkit.errors import ShapeError
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.norm import _narrow, _shape_of, _wide
 from convkit.ops.op import Context, Op, register
 
@@ -46,13 +49,6 @@ def _by_group(values: Array, groups: int, reduce) -> Array:
     return np.repeat(grouped, channels // groups, axis=1)
 
 
-def _group_moments(mean: Array, var: Array, groups: int) -> tuple[Array, Array]:
-    """Return the moments of every channel's group from those of the channels."""
-    of_group = _by_group(mean, groups, lambda a: a.mean(axis=2))
-    spread = var + (mean - of_group) ** 2
-    return of_group, _by_group(spread, groups, lambda a: a.mean(axis=2))
-
-
 class _SampleNorm(Op):
     """Normalisation of each sample by the moments of its groups of channels."""
 
@@ -64,21 +60,31 @@ class _SampleNorm(Op):
         """Compute (x - mean) / sqrt(var + eps) * weight + bias."""
         last = to_last(native(x))
         dtype, samples, channels = last.dtype, len(last), last.shape[-1]
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            mean, var = norm.moments(last, ctx.threads, samples=samples)
-            if groups != channels:
-                mean, var = _group_moments(mean, var, groups)
-            inverse = 1.0 / np.sqrt(var + eps)
-            scale = _wide(weight, channels, 1.0, "weight") * inverse
-            # What rounding takes from the mean is put into the shift.
-            center = _narrow(mean, dtype)
-            shift = _wide(bias, channels, 0.0, "bias") + (center - mean) * scale
+        mean, var = norm.moments(last, ctx.threads, samples=samples)
+        inverse, scale, center, shift = norm.sample_parameters(
+            mean, var, groups, _wide(weight, channels, 1.0, "weight"),
+            _wide(bias, channels, 0.0, "bias"), eps, dtype == np.float64)
+        center = _narrow(center, dtype)
         y = memory.empty(last.shape, dtype)
         norm.affine(last, _narrow(scale, dtype), _narrow(shift, dtype), 0, y, ctx.threads,
                     center=center, samples=samples)
         if any(ctx.needs):
             ctx.saved = (last, mean, inverse, scale, groups)
         return from_last(y)
+
+    @staticmethod
+    def _lower(b: Any, x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+        """Emit the kernel's step, where weight and bias are constants."""
+        if x.dtype not in FLOATS or any(a is not None and (
+                not a.is_constant or a.dtype not in FLOATS) for a in (weight, bias)):
+            return None
+        x = b.last(x)
+        y = b.new_last(x.shape, x.dtype)
+        wide = [_wide(None if a is None else a.constant, x.shape[1], default, "weight")
+                for a, default in ((weight, 1.0), (bias, 0.0))]
+        b.step(norm.sample_norm_step(math.prod(x.shape[2:]), groups, *wide, eps,
+                                     x.dtype == np.float64), (x, y), x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
@@ -133,6 +139,11 @@ class GroupNorm(_SampleNorm):
         _check(x.shape, num_groups, _shape_of(weight), _shape_of(bias))
         return _SampleNorm._forward(ctx, x, weight, bias, num_groups, eps)
 
+    @staticmethod
+    def lower(b, x, weight=None, bias=None, *, num_groups: int, eps: float = 1e-5):
+        """Emit the kernel's step."""
+        return _SampleNorm._lower(b, x, weight, bias, num_groups, eps)
+
 
 @register
 class InstanceNorm(_SampleNorm):
@@ -156,3 +167,8 @@ class InstanceNorm(_SampleNorm):
         """Normalise by channels."""
         _check(x.shape, 1, _shape_of(weight), _shape_of(bias))
         return _SampleNorm._forward(ctx, x, weight, bias, x.shape[1], eps)
+
+    @staticmethod
+    def lower(b, x, weight=None, bias=None, *, eps: float = 1e-5):
+        """Emit the kernel's step."""
+        return _SampleNorm._lower(b, x, weight, bias, x.shape[1], eps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ __all__ = [
     "Sqrt",
     "Sub",
     "Sum",
+    "lower_function",
     "normalize_axes",
 ]
 
@@ -115,10 +116,42 @@ def _binary(name: str, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray
 
 def _lower_binary(builder: Any, name: str, a: Any, b: Any) -> Any:
     """Emit a step for a op b, laid out as the operand of the result's shape."""
+    if a.dtype != b.dtype or a.dtype not in FLOATS:
+        return None
+    return _lower_pair(builder, a, b, a.dtype, lambda shape, *strides: binary.step(
+        name, shape, *strides, a.dtype == np.float64))
+
+
+def lower_function(builder: Any, function: np.ufunc, x: Any, y: Any = None,
+                   result: np.dtype | None = None) -> Any:
+    """Emit a step for one of NumPy's functions of one array or of two that broadcast.
+
+    The function must be one that raises nothing on numbers of these types. None where the
+    operands differ in type.
+    """
+    result = x.dtype if result is None else result
+    if y is not None:
+        return None if x.dtype != y.dtype else _lower_pair(
+            builder, x, y, result, lambda *places: binary.loop_step(
+                function, x.dtype, result, *places))
+    if not x.shape or 0 in x.shape:
+        return None
+    size = math.prod(x.shape[1:])
+    step = binary.loop_step(function, x.dtype, result, (size,), (size, 1))
+    if step is None:
+        return None
+    x = builder.compact(x)
+    out = builder.new(x.shape, result, x.order)
+    builder.step(step, (x, out), out.samples)
+    return out
+
+
+def _lower_pair(builder: Any, a: Any, b: Any, result: np.dtype, make: Any) -> Any:
+    """Emit what `make` returns for a sample's shape and the strides of two operands."""
     rank = max(len(a.shape), len(b.shape))
     sizes = [[1] * (rank - len(x.shape)) + list(x.shape) for x in (a, b)]
     shape = tuple([n if m == 1 else m for m, n in zip(*sizes, strict=True)])
-    if not rank or a.dtype != b.dtype or a.dtype not in FLOATS or 0 in shape:
+    if not rank or 0 in shape:
         return None
     model = next((x for x in (a, b) if x.shape == shape and x.regular), None)
     if model is None or any(x.shape == shape and not x.regular for x in (a, b)):
@@ -129,10 +162,10 @@ def _lower_binary(builder: Any, name: str, a: Any, b: Any) -> Any:
     for x, own in zip((a, b), sizes, strict=True):
         steps = (0,) * (rank - len(x.shape)) + x.strides
         strides.append([0 if own[i] == 1 else steps[i] // item for i in order])
-    step = binary.step(name, [shape[i] for i in order[1:]], *strides, a.dtype == np.float64)
+    step = make([shape[i] for i in order[1:]], *strides)
     if step is None:
         return None
-    y = builder.new(shape, a.dtype, order)
+    y = builder.new(shape, result, order)
     builder.step(step, (a, b, y), y.samples)
     return y
 
@@ -415,10 +448,17 @@ def _rounded_quotient(x: np.ndarray, y: np.ndarray, mode: str, threads: int) -> 
 class _Unary(Op):
     """Base of the elementwise functions of one array."""
 
+    function: ClassVar[np.ufunc]
+
     @staticmethod
     def shape(x, **attrs):
         """Return the input's shape."""
         return x
+
+    @classmethod
+    def lower(cls, b, x):
+        """Emit NumPy's loop."""
+        return lower_function(b, cls.function, x) if x.dtype in FLOATS else None
 
 
 @register
@@ -427,6 +467,7 @@ class Neg(_Unary):
 
     name = "neg"
     onnx = "Neg"
+    function = np.negative
 
     @staticmethod
     def forward(ctx: Context, x):
@@ -446,6 +487,7 @@ class Exp(_Unary):
     name = "exp"
     onnx = "Exp"
     reads_output = True
+    function = np.exp
 
     @staticmethod
     def forward(ctx: Context, x):
@@ -469,6 +511,7 @@ class Log(_Unary):
     name = "log"
     onnx = "Log"
     reads = (0,)
+    function = np.log
 
     @staticmethod
     def forward(ctx: Context, x):
@@ -493,6 +536,7 @@ class Sqrt(_Unary):
     name = "sqrt"
     onnx = "Sqrt"
     reads_output = True
+    function = np.sqrt
 
     @staticmethod
     def forward(ctx: Context, x):
@@ -518,6 +562,7 @@ class Abs(_Unary):
     name = "abs"
     onnx = "Abs"
     reads = (0,)
+    function = np.absolute
 
     @staticmethod
     def forward(ctx: Context, x):
@@ -550,6 +595,15 @@ class Pow(_Unary):
         if any(ctx.needs):
             ctx.saved = x, exponent
         return _power(x, exponent)
+
+    @staticmethod
+    def lower(b, x, *, exponent: float):
+        """Emit NumPy's loop."""
+        if x.dtype not in FLOATS:
+            return None
+        if exponent == 2:
+            return lower_function(b, np.square, x)
+        return lower_function(b, np.power, x, b.constant(np.full((1,), exponent, x.dtype)))
 
     @staticmethod
     def backward(ctx, g):
