@@ -10,7 +10,15 @@ import numpy as np
 from convkit._kernels.address cimport address
 from convkit._kernels.runner cimport Step, new_step, scratch_fn, step_fn
 from convkit._kernels.threads cimport parallel_for, threads_for
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
+
+
+cdef enum:
+    FEW_BYTES = 16
+
+cdef char[FEW_BYTES] ZEROS
+memset(ZEROS, 0, FEW_BYTES)
 
 
 ctypedef fused real:
@@ -27,16 +35,36 @@ cdef struct Job:
     const Py_ssize_t* cols
 
 
+cdef inline void _copy_few(int32_t* out, const int32_t* x, Py_ssize_t words) noexcept nogil:
+    """Copy one to four words, for which a call of memcpy costs more than they do."""
+    out[0] = x[0]
+    if words > 1:
+        out[1] = x[1]
+    if words > 2:
+        out[2] = x[2]
+    if words > 3:
+        out[3] = x[3]
+
+
 cdef void _expand_taps(Job* job, const char* x, char* out, Py_ssize_t i, Py_ssize_t j,
                        Py_ssize_t part) noexcept nogil:
     """Copy `part` bytes under every tap of output pixel (i, j)."""
-    cdef Py_ssize_t r, c, row, col
+    cdef Py_ssize_t r, c, row, col, pixel = job.in_c * job.itemsize
+    cdef bint inside
     for r in range(job.n_rows):
         row = i * job.stride_h + job.rows[r]
+        if row < 0 or row >= job.in_h:
+            memset(out, 0, job.n_cols * part)
+            out += job.n_cols * part
+            continue
         for c in range(job.n_cols):
             col = j * job.stride_w + job.cols[c]
-            if 0 <= row < job.in_h and 0 <= col < job.in_w:
-                memcpy(out, x + (row * job.in_w + col) * job.in_c * job.itemsize, part)
+            inside = 0 <= col < job.in_w
+            if part <= FEW_BYTES:
+                _copy_few(<int32_t*>out, <const int32_t*>(
+                    x + (row * job.in_w + col) * pixel if inside else ZEROS), part // 4)
+            elif inside:
+                memcpy(out, x + (row * job.in_w + col) * pixel, part)
             else:
                 memset(out, 0, part)
             out += part
