@@ -63,6 +63,14 @@ class _Call:
     outputs: tuple[int, ...]
 
 
+def _forget(numbers: dict[int, int], address: int, _: weakref.ref) -> None:
+    """Forget an array that is gone: its address may be used again.
+
+    Not a method, or a record and its arrays would live on until Python looks for cycles.
+    """
+    numbers.pop(address, None)
+
+
 class _Record:
     """Everything one run of the model did; the tracer given to ``autograd.tracing``.
 
@@ -92,14 +100,10 @@ class _Record:
         if keep or isinstance(array, np.generic):  # of single numbers there are no weak references
             self.arrays[number] = array
         else:
-            self._watched.append(weakref.ref(array, partial(self._forget, id(array))))
+            self._watched.append(weakref.ref(array, partial(_forget, self._numbers, id(array))))
         if isinstance(x, Tensor):
             self._versions[number] = x._cell, x._cell[0]
         return number
-
-    def _forget(self, address: int, _: weakref.ref) -> None:
-        """Forget an array that is gone: its address may be used again."""
-        self._numbers.pop(address, None)
 
     def number(self, x: Any) -> int:
         """Return a value's number; one that no operation made is a constant."""
