@@ -73,6 +73,8 @@ class Case:
     def ours(self, which: str, precision: str) -> Callable[[], np.ndarray]:
         """Return convkit's function for one pass."""
         if which == "forward":
+            if self.layer.kind == "linear":
+                return self._our_linear(precision)
             x, weight = convkit.from_numpy(self.x), nn.Parameter(self.w)
             arguments = self.arguments()
 
@@ -87,9 +89,37 @@ class Case:
         Conv.forward(ctx, self.x, self.w, **self.attributes())
         return lambda: Conv.backward(ctx, self.gy)[wanted]
 
+    def _our_linear(self, precision: str) -> Callable[[], np.ndarray]:
+        """Return convkit's function for a linear layer."""
+        x = convkit.from_numpy(self.x.reshape(len(self.x), -1))
+        weight, shape = nn.Parameter(self.w.reshape(len(self.w), -1)), self.gy.shape
+
+        def call():
+            with convkit.no_grad(), convkit.precision(precision):
+                return F.linear(x, weight).numpy().reshape(shape)
+
+        return call
+
+    def _their_linear(self, which: str, dtype: Any) -> Callable[[], Any]:
+        """Return PyTorch's function for one pass of a linear layer: faster than as a convolution."""
+        torch = common.require_torch()
+        x, w, gy = (torch.from_numpy(np.ascontiguousarray(a)).to(dtype=dtype).flatten(1)
+                    for a in (self.x, self.w, self.gy))
+
+        def call():
+            with torch.no_grad():
+                if which == "forward":
+                    return torch.nn.functional.linear(x, w)[:, :, None, None]
+                y = gy @ w if which == "grad input" else gy.T @ x
+                return y[:, :, None, None]
+
+        return call
+
     def torch(self, which: str, dtype: Any, memory_format: Any) -> Callable[[], Any]:
         """Return PyTorch's function for one pass."""
         torch = common.require_torch()
+        if self.layer.kind == "linear":
+            return self._their_linear(which, dtype)
         x, w, gy = (torch.from_numpy(a).to(dtype=dtype).contiguous(memory_format=memory_format)
                     for a in (self.x, self.w, self.gy))
         stride, padding, dilation, groups = self.arguments()
