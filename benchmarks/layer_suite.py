@@ -101,7 +101,7 @@ class Case:
         return call
 
     def _their_linear(self, which: str, dtype: Any) -> Callable[[], Any]:
-        """Return PyTorch's function for one pass of a linear layer, faster so than a convolution."""
+        """Return PyTorch's function for one pass of a linear layer: not as a convolution."""
         torch = common.require_torch()
         x, w, gy = (torch.from_numpy(np.ascontiguousarray(a)).to(dtype=dtype).flatten(1)
                     for a in (self.x, self.w, self.gy))

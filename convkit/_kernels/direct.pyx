@@ -203,7 +203,7 @@ cdef bint alone(Job* job) noexcept nogil:
     job.samples = job.strips = job.chunks = 1
     job.last_w = job.grid_w
     job.reuse = job.grid_h * job.grid_w
-    job.residual = NULL
+    job.bias = job.residual = NULL
     _set_distances(job)
     return (job.step_h == 1 and job.step_w == 1 and job.grid_h == job.out_h
             and job.grid_w == job.out_w)

@@ -136,6 +136,7 @@ cdef extern from "table.h" nogil:
                                 Py_ssize_t part_step, int rows, int count, void* target,
                                 Py_ssize_t step) noexcept nogil
 
+    ctypedef struct ck_fold_table
     ctypedef struct ck_optim_table
     ctypedef struct ck_pool_table
     ctypedef struct ck_resample_table
@@ -151,6 +152,7 @@ cdef extern from "table.h" nogil:
         const ck_gemm_table* gemm
         const ck_depthwise_table* depthwise
         const ck_elementwise_table* elementwise
+        const ck_fold_table* fold
         const ck_loss_table* loss
         const ck_norm_table* norm
         const ck_optim_table* optim

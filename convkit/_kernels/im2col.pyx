@@ -1,17 +1,32 @@
 """The im2col matrix and its transpose: pixels by (group, tap, channel).
 
 `expand` copies, for each output pixel, the input pixels under every tap side by side (zeros
-outside); a convolution is then one matrix product. `fold` is its transpose: it adds the
-columns back to the input pixels they came from.
+outside); a convolution is then one matrix product. Folding is its transpose: it adds the
+columns back to the input pixels that they came from. A step that multiplies and folds does so
+for a few rows at a time, so that the matrix stays in the second-level cache.
 """
 
 import numpy as np
 
 from convkit._kernels.address cimport address
+from convkit._kernels cimport dispatch
+from convkit._kernels.direct cimport Job as Product, alone, multiply_adds, run_pixels
+from convkit._kernels.gemm cimport part_start
+from convkit._kernels.lookahead cimport LookAhead
 from convkit._kernels.runner cimport Step, new_step, scratch_fn, step_fn
 from convkit._kernels.threads cimport parallel_for, threads_for
+from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
+
+
+cdef extern from "fold.h" nogil:
+    ctypedef struct ck_fold_table:
+        void (*add_runs[2])(void* planes, ptrdiff_t plane_step, ptrdiff_t step, const void* source,
+                            ptrdiff_t source_step, ptrdiff_t count, ptrdiff_t run) noexcept nogil
+        void (*total[2])(const void* planes, ptrdiff_t plane_step, ptrdiff_t n,
+                         void* out) noexcept nogil
+    int CK_FOLD_PLANES
 
 
 cdef enum:
@@ -19,11 +34,6 @@ cdef enum:
 
 cdef char[FEW_BYTES] ZEROS
 memset(ZEROS, 0, FEW_BYTES)
-
-
-ctypedef fused real:
-    float
-    double
 
 
 cdef struct Job:
@@ -110,43 +120,6 @@ cdef void _expand_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                 out += taps * part
 
 
-cdef void _fold_row(Job* job, Py_ssize_t sample, Py_ssize_t row, real* x, real* matrix) noexcept nogil:
-    """Gather into one input row everything that was taken from it, taps in order."""
-    cdef Py_ssize_t part = job.in_c // job.groups
-    cdef Py_ssize_t wide = job.n_rows * job.n_cols * part
-    cdef Py_ssize_t r, c, i, j, group, col, n
-    cdef real* target
-    cdef real* source
-    x += (sample * job.in_h + row) * job.in_w * job.in_c
-    memset(x, 0, job.in_w * job.in_c * sizeof(real))
-    for r in range(job.n_rows):
-        i = row - job.rows[r]
-        if i < 0 or i % job.stride_h or i // job.stride_h >= job.out_h:
-            continue
-        i = (sample * job.out_h + i // job.stride_h) * job.out_w
-        for c in range(job.n_cols):
-            for j in range(job.out_w):
-                col = j * job.stride_w + job.cols[c]
-                if col < 0 or col >= job.in_w:
-                    continue
-                for group in range(job.groups):
-                    target = x + col * job.in_c + group * part
-                    source = matrix + ((i + j) * job.groups + group) * wide \
-                        + (r * job.n_cols + c) * part
-                    for n in range(part):
-                        target[n] += source[n]
-
-
-cdef void _fold_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    cdef Job* job = <Job*>ctx
-    if job.itemsize == 4:
-        _fold_row[float](job, index // job.in_h, index % job.in_h, <float*>job.x,
-                         <float*>job.matrix)
-    else:
-        _fold_row[double](job, index // job.in_h, index % job.in_h, <double*>job.x,
-                          <double*>job.matrix)
-
-
 cdef tuple _describe(Job* job, x_shape, out_size, itemsize, rows, cols, stride,
                      Py_ssize_t groups):
     """Fill in all but the arrays' pointers and the number of samples; return what to keep."""
@@ -162,49 +135,36 @@ cdef tuple _describe(Job* job, x_shape, out_size, itemsize, rows, cols, stride,
     return (places,)
 
 
-cdef void _run(bint forward, Job* job, int threads) noexcept nogil:
-    cdef Py_ssize_t tasks = job.samples * (job.out_h if forward else job.in_h)
-    cdef double size = <double>job.samples * job.out_h * job.out_w * job.n_rows * job.n_cols \
-        * job.in_c
-    parallel_for(_expand_task if forward else _fold_task, job, tasks,
-                 threads_for(threads, tasks, size))
+cdef void _run(Job* job, int threads) noexcept nogil:
+    cdef Py_ssize_t tasks = job.samples * job.out_h
+    cdef double size = <double>tasks * job.out_w * job.n_rows * job.n_cols * job.in_c
+    parallel_for(_expand_task, job, tasks, threads_for(threads, tasks, size))
 
 
 def expand(x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
     """Fill `matrix` (N, H', W', groups * taps * C / groups) from `x` (N, H, W, C)."""
-    _call(True, x, matrix, rows, cols, stride, groups, threads)
-
-
-def fold(matrix, x, rows, cols, stride, Py_ssize_t groups, int threads):
-    """Overwrite `x` (N, H, W, C) with the sums of what `expand` would have taken from it."""
-    _call(False, x, matrix, rows, cols, stride, groups, threads)
-
-
-cdef _call(bint forward, x, matrix, rows, cols, stride, Py_ssize_t groups, int threads):
     cdef Job job
     kept = _describe(&job, x.shape[1:], matrix.shape[1:3], x.itemsize, rows, cols, stride, groups)
     job.x = <const char*>address(x)
     job.matrix = <char*>address(matrix)
     job.samples = x.shape[0]
     with nogil:
-        _run(forward, &job, threads)
+        _run(&job, threads)
 
 
-# -- a convolution as one step -------------------------------------------------------------
+# -- expansion and product as one step ------------------------------------------------------
 
 # Bytes of matrix made at a time.
 cdef Py_ssize_t MATRIX_BYTES = 4 << 20
 
 
 cdef struct Convolution:
-    Job job                 # of `expand`, or of `fold`
-    # The product of the matrix with the weights, or that of y with them: a step with operands
-    # x, bias, residual and y.
+    Job job
+    # The product of the matrix with the weights: a step with operands x, bias, residual and y.
     step_fn product
     scratch_fn product_scratch
     const void* product_params
     Py_ssize_t sample_bytes, x_bytes, y_bytes     # of the matrix, x and y
-    const char* bias
 
 
 cdef Py_ssize_t _together(const Convolution* c, Py_ssize_t samples) noexcept nogil:
@@ -239,64 +199,18 @@ cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int thread
         inner[1] = at[1]
         inner[2] = at[2] + first * c.y_bytes if at[2] != NULL else NULL
         inner[3] = at[3] + first * c.y_bytes
-        _run(True, &job, threads)
+        _run(&job, threads)
         c.product(c.product_params, inner, job.samples, threads,
                   scratch + _matrix_bytes(c, samples))
         first += job.samples
     return 0
 
 
-cdef int _run_fold(const void* params, char** at, Py_ssize_t samples, int threads,
-                   char* scratch) noexcept nogil:
-    """Multiply, fold, and add the bias. Here x is the result, at[3], and y is at[0]."""
-    cdef Convolution c = (<const Convolution*>params)[0]
-    cdef Job job = c.job
-    cdef Py_ssize_t first = 0, most = _together(&c, samples), rows
-    cdef char* inner[4]
-    c.bias = at[1]
-    job.matrix = scratch
-    while first < samples:
-        job.samples = min(most, samples - first)
-        job.x = at[3] + first * c.x_bytes
-        inner[0] = at[0] + first * c.y_bytes
-        inner[1] = inner[2] = NULL
-        inner[3] = scratch
-        c.product(c.product_params, inner, job.samples, threads,
-                  scratch + _matrix_bytes(&c, samples))
-        _run(False, &job, threads)
-        if c.bias != NULL:
-            c.job.x = job.x
-            rows = job.samples * job.in_h
-            parallel_for(_bias_task, &c, rows, threads_for(
-                threads, rows, <double>rows * job.in_w * job.in_c))
-        first += job.samples
-    return 0
+def step(x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups, Step product,
+         Py_ssize_t y_bytes):
+    """Return `expand` and a product with its matrix as one step.
 
-
-cdef void _add_row(real* x, const real* bias, Py_ssize_t pixels, Py_ssize_t channels) noexcept nogil:
-    cdef Py_ssize_t i, c
-    for i in range(pixels):
-        for c in range(channels):
-            x[i * channels + c] += bias[c]
-
-
-cdef void _bias_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Add the bias to one row of the result."""
-    cdef Convolution* c = <Convolution*>ctx
-    cdef Job* job = &c.job
-    cdef char* x = <char*>job.x + index * job.in_w * job.in_c * job.itemsize
-    if job.itemsize == 4:
-        _add_row[float](<float*>x, <const float*>c.bias, job.in_w, job.in_c)
-    else:
-        _add_row[double](<double*>x, <const double*>c.bias, job.in_w, job.in_c)
-
-
-def step(bint forward, x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups,
-         Step product, Py_ssize_t y_bytes):
-    """Return `expand` and a product with its matrix, or a product and `fold`, as one step.
-
-    The matrix is made for a few samples at a time. Operands are x, bias, residual and y; to
-    fold, the gradient of y, bias, none and that of x.
+    The matrix is made for a few samples at a time. Operands are x, bias, residual and y.
 
     Parameters
     ----------
@@ -320,8 +234,7 @@ def step(bint forward, x_shape, out_size, itemsize, rows, cols, stride, Py_ssize
     c.product = product.run
     c.product_scratch = product.scratch
     c.product_params = product.params
-    return new_step(_run_step if forward else _run_fold, _scratch_size, &c, sizeof(Convolution),
-                    (kept, product))
+    return new_step(_run_step, _scratch_size, &c, sizeof(Convolution), (kept, product))
 
 
 def together(Py_ssize_t sample_bytes, Py_ssize_t samples):
@@ -329,3 +242,170 @@ def together(Py_ssize_t sample_bytes, Py_ssize_t samples):
     cdef Convolution c
     c.sample_bytes = sample_bytes
     return _together(&c, samples)
+
+
+# -- product and folding as one step -------------------------------------------------------
+
+# Bytes of matrix that a task makes at a time, about; tasks that a call is cut into at least,
+# where that costs little.
+cdef Py_ssize_t STRIP_BYTES = 512 << 10
+cdef Py_ssize_t TASKS = 8
+
+
+cdef struct Folding:
+    Job job
+    Product product                 # from pixels of gy to rows of the matrix
+    Py_ssize_t strips               # of a sample
+    Py_ssize_t plane_bytes, slot_bytes  # of each thread: sums of a row; these and its matrix
+    int team
+    const char* gy
+    const char* bias
+    char* gx
+    char* scratch
+
+
+cdef void _fold_row(const Folding* f, const char* matrix, Py_ssize_t row, char* planes) noexcept nogil:
+    """Add to the sums of one input row all that was taken from it, by kernel row, then by pixel.
+
+    `matrix` is where the output pixel (0, 0) has, or would have, its row.
+    """
+    cdef const Job* job = &f.job
+    cdef Py_ssize_t size = job.itemsize, part = job.in_c // job.groups
+    cdef Py_ssize_t wide = job.n_rows * job.n_cols * part, r, c, i, group, run = 1
+    cdef const char* source
+    if job.groups == 1 and job.cols[job.n_cols - 1] - job.cols[0] == job.n_cols - 1:
+        run = job.n_cols            # taps side by side, whose values lie side by side
+    for r in range(job.n_rows):
+        i = row - job.rows[r]
+        if i < 0 or i % job.stride_h or i // job.stride_h >= job.out_h:
+            continue
+        i = i // job.stride_h * job.out_w
+        c = 0
+        while c < job.n_cols:
+            for group in range(job.groups):
+                source = matrix + ((i * job.groups + group) * wide
+                                   + (r * job.n_cols + c) * part) * size
+                _fold_taps(job, c, run, source, planes + group * part * size)
+            c += run
+
+
+cdef void _fold_taps(const Job* job, Py_ssize_t c, Py_ssize_t run, const char* source,
+                     char* planes) noexcept nogil:
+    """Add `run` taps side by side, from the c-th on, of a row of output pixels.
+
+    Pixels whose taps are all inside go in one call, those at the ends one by one.
+    """
+    cdef const ck_fold_table* kernels = <const ck_fold_table*>dispatch.table().fold
+    cdef Py_ssize_t part = job.in_c // job.groups, step = job.n_rows * job.n_cols * job.in_c
+    cdef Py_ssize_t stride = job.stride_w, size = job.itemsize, plane = job.in_w * job.in_c
+    cdef Py_ssize_t j, first, skip, count
+    # Pixels [low, high) have their taps inside.
+    cdef Py_ssize_t low = min(job.out_w, _up(-job.cols[c], stride))
+    cdef Py_ssize_t high = max(low, min(job.out_w, _up(job.in_w - run - job.cols[c] + 1, stride)))
+    for j in range(job.out_w):
+        if low <= j < high:
+            continue
+        first = j * stride + job.cols[c]
+        skip = max(<Py_ssize_t>0, -first)
+        count = min(run, job.in_w - first) - skip
+        if count > 0:
+            kernels.add_runs[size == 8](planes + (first + skip) * job.in_c * size, plane, 0,
+                                        source + (j * step + skip * part) * size, 0, 1,
+                                        count * part)
+    if high > low:
+        kernels.add_runs[size == 8](planes + (low * stride + job.cols[c]) * job.in_c * size, plane,
+                                    stride * job.in_c, source + low * step * size, step,
+                                    high - low, run * part)
+
+
+cdef void _fold_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Compute one strip of a sample's input rows."""
+    cdef Folding* f = <Folding*>ctx
+    cdef Job* job = &f.job
+    cdef const ck_fold_table* kernels = <const ck_fold_table*>dispatch.table().fold
+    cdef Py_ssize_t sample = index // f.strips, strip = index % f.strips, row, j
+    cdef Py_ssize_t start = part_start(job.in_h, f.strips, strip)
+    cdef Py_ssize_t stop = part_start(job.in_h, f.strips, strip + 1)
+    cdef Py_ssize_t low = max(<Py_ssize_t>0, _up(start - job.rows[job.n_rows - 1], job.stride_h))
+    cdef Py_ssize_t high = min(job.out_h, _up(stop - job.rows[0], job.stride_h))
+    cdef Py_ssize_t pixel = job.in_c * job.itemsize
+    cdef Py_ssize_t matrix_row = job.out_w * job.n_rows * job.n_cols * pixel
+    cdef Py_ssize_t gy_row = job.out_w * f.product.x_pixel * job.itemsize
+    cdef char* planes = f.scratch + slot * f.slot_bytes
+    cdef char* matrix = planes + f.plane_bytes
+    cdef char* x = f.gx + (sample * job.in_h + start) * job.in_w * pixel
+    cdef LookAhead ahead
+    ahead.count = 0
+    if high > low:
+        run_pixels(&f.product, f.gy + (sample * job.out_h + low) * gy_row, matrix, NULL,
+                   (high - low) * job.out_w, &ahead)
+    for row in range(start, stop):
+        memset(planes, 0, CK_FOLD_PLANES * job.in_w * pixel)
+        if f.bias != NULL:
+            for j in range(job.in_w):
+                memcpy(planes + j * pixel, f.bias, pixel)
+        if high > low:
+            _fold_row(f, matrix - low * matrix_row, row, planes)
+        kernels.total[job.itemsize == 8](planes, job.in_w * job.in_c, job.in_w * job.in_c, x)
+        x += job.in_w * pixel
+
+
+cdef inline Py_ssize_t _up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """Return a / b rounded up, 0 for negative a."""
+    return (a + b - 1) // b if a > 0 else 0
+
+
+cdef void _cut(Folding* f, Py_ssize_t samples, int threads) noexcept nogil:
+    """Choose strips and threads."""
+    cdef Job* job = &f.job
+    cdef Py_ssize_t matrix_row = job.out_w * job.n_rows * job.n_cols * job.in_c * job.itemsize
+    cdef Py_ssize_t extra = (job.rows[job.n_rows - 1] - job.rows[0]) // job.stride_h + 1
+    cdef Py_ssize_t rows = max(<Py_ssize_t>1, STRIP_BYTES // max(<Py_ssize_t>1, matrix_row) - extra)
+    cdef Py_ssize_t tasks = (TASKS + samples - 1) // max(<Py_ssize_t>1, samples)
+    rows = min(rows * job.stride_h, max(4 * extra * job.stride_h, (job.in_h + tasks - 1) // tasks))
+    f.strips = (job.in_h + rows - 1) // rows
+    rows = (job.in_h + f.strips - 1) // f.strips
+    f.plane_bytes = (CK_FOLD_PLANES * job.in_w * job.in_c * job.itemsize + 63) // 64 * 64
+    f.slot_bytes = f.plane_bytes + (
+        min(job.out_h, rows // job.stride_h + extra + 1) * matrix_row + 63) // 64 * 64
+    tasks = samples * f.strips
+    f.team = threads_for(threads, tasks, samples * (
+        multiply_adds(&f.product) + <double>job.out_h * matrix_row))
+
+
+cdef size_t _folding_scratch(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Folding f = (<const Folding*>params)[0]
+    _cut(&f, samples, threads)
+    return f.team * f.slot_bytes
+
+
+cdef int _run_folding(const void* params, char** at, Py_ssize_t samples, int threads,
+                      char* scratch) noexcept nogil:
+    cdef Folding f = (<const Folding*>params)[0]
+    f.gy, f.bias, f.gx = at[0], at[1], at[3]
+    f.scratch = scratch
+    _cut(&f, samples, threads)
+    parallel_for(_fold_task, &f, samples * f.strips, f.team)
+    return 0
+
+
+def folding_step(x_shape, out_size, itemsize, rows, cols, stride, Py_ssize_t groups,
+                 Step product not None):
+    """Return a product that makes the matrix, and its folding, as one step.
+
+    Operands are the gradient of y, bias (added to each pixel of the result) or none, none, and
+    the gradient of x, which is overwritten.
+
+    Parameters
+    ----------
+    product : Step
+        Of `direct`, pointwise: takes the gradient of y for x, and writes the matrix.
+    others
+        As for `step`.
+    """
+    cdef Folding f
+    kept = _describe(&f.job, x_shape, out_size, itemsize, rows, cols, stride, groups)
+    f.product = (<const Product*>product.params)[0]
+    if not alone(&f.product) or not f.product.pointwise:
+        raise ValueError("expected a pointwise product")
+    return new_step(_run_folding, _folding_scratch, &f, sizeof(Folding), (kept, product))

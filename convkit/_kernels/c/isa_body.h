@@ -10,6 +10,7 @@
 #include "elementwise.body.h"
 #include "gemm.body.h"
 #include "depthwise.body.h"
+#include "fold.body.h"
 #include "softmax.body.h"
 #include "loss.body.h"
 #include "norm.body.h"
@@ -30,6 +31,7 @@
         .gemm = &gemm_table,                    \
         .depthwise = &depthwise_table,          \
         .elementwise = &elementwise_table,      \
+        .fold = &fold_table,                    \
         .loss = &loss_table,                    \
         .norm = &norm_table,                    \
         .optim = &optim_table,                  \

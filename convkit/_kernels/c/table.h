@@ -9,6 +9,7 @@
 #include "augment.h"
 #include "depthwise.h"
 #include "elementwise.h"
+#include "fold.h"
 #include "gemm.h"
 #include "int8.h"
 #include "loss.h"
@@ -29,6 +30,7 @@ typedef struct ck_table {
     const ck_gemm_table *gemm;
     const ck_depthwise_table *depthwise;
     const ck_elementwise_table *elementwise;
+    const ck_fold_table *fold;
     const ck_loss_table *loss;
     const ck_norm_table *norm;
     const ck_optim_table *optim;

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from convkit._kernels import direct, gemm, gradweight, im2col, memory
+from convkit._kernels import direct, gemm, gradweight, im2col, memory, runner
 from convkit.ops.conv_algorithms.base import Algorithm
 from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_algorithms.winograd import (
@@ -27,22 +28,27 @@ ROW_PIXELS = 384
 
 # The model behind the gradient of the input, in multiply-adds of one sample, fitted to measured
 # forms: direct convolution and Winograd fill whole vectors of the input's channels, and direct
-# convolution begins anew at every place within the stride; the matrix has no gaps, but
-# every value of it is added to where it came from.
-FOLD_COST = 200.0       # for each tap and pixel,
-FOLD_CHANNEL_COST = 20.0    # and for each of its channels
+# convolution begins anew at every place within the stride; the matrix has no gaps, but every
+# value of it goes through the second-level cache and is added to where it came from.
+MATRIX_COST = 1.25      # of a product that is stored,
+RUN_COST = 310.0        # for each pixel and kernel row, or tap where taps are not side by side,
+VALUE_COST = 15.0       # and for each value
 PHASE_COST = 1e5
-GAIN = 0.8              # of the others' cost: not worth the memory before
+GAIN = 0.9              # of the others' cost: not worth the memory before
 
 
 def folding_pays(problem: ConvProblem) -> bool:
     """Tell whether a product and its folding give the gradient of the input faster."""
     taps, pixels = math.prod(problem.kernel), math.prod(problem.out_size)
     depth, columns = problem.out_group, problem.in_group
-    folded = pixels * problem.groups * (
-        depth * whole_vectors(taps * columns) + taps * (FOLD_COST + FOLD_CHANNEL_COST * columns))
+    runs = problem.kernel[0]
+    if problem.groups > 1 or problem.dilation[1] > 1:
+        runs = taps * problem.groups
+    folded = pixels * (MATRIX_COST * problem.groups * depth * whole_vectors(taps * columns)
+                       + runs * RUN_COST + taps * problem.in_channels * VALUE_COST)
     phases = math.prod(min(s, k) for s, k in zip(problem.stride, problem.kernel, strict=True))
-    other = (DIRECT_COST * pixels * taps * depth * whole_vectors(columns) * problem.groups
+    seen = math.prod(problem.in_size) / math.prod(problem.stride)
+    other = (DIRECT_COST * seen * taps * depth * whole_vectors(columns) * problem.groups
              + phases * PHASE_COST)
     if Winograd.refuses(problem, "grad_input") is None:
         other = min(other, winograd_cost(problem, "grad_input"))
@@ -72,8 +78,7 @@ class Im2col(Algorithm):
     @staticmethod
     def _chunks(problem: ConvProblem, dtype: np.dtype):
         """Yield (first, last, matrix) for runs of samples whose matrix fits the bound."""
-        shape = (*problem.out_size,
-                 problem.in_channels * problem.kernel[0] * problem.kernel[1])
+        shape = _matrix(problem)
         count = im2col.together(math.prod(shape) * dtype.itemsize, problem.batch)
         matrix = memory.empty((count, *shape), dtype)
         for first in range(0, problem.batch, count):
@@ -100,28 +105,22 @@ class Im2col(Algorithm):
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
               **epilogue):
         """Return the expansion and its product, or the product and its folding, as one step."""
-        forward = task == "forward"
+        if task == "grad_input":
+            return [_folding(problem, weight, cache, threads)]
         x, y = sides(problem, "forward")
-        matrix = (*problem.out_size, problem.in_channels * problem.kernel[0] * problem.kernel[1])
         size = problem.dtype.itemsize
-        packed = _pack_flat(problem, weight, cache, not forward, threads)
-        more = {"y_pixel": y_pixel, **epilogue} if forward else {}
-        product = direct.step(matrix if forward else y, packed, y if forward else matrix, size,
-                              [0], [0], (1, 1), **more)
-        each = math.prod(problem.out_size) * ((forward and y_pixel) or problem.out_channels) * size
-        return [im2col.step(forward, x, problem.out_size, size, problem.rows, problem.cols,
-                            problem.stride, problem.groups, product, each)]
+        product = direct.step(_matrix(problem), _pack_flat(problem, weight, cache, False, threads),
+                              y, size, [0], [0], (1, 1), y_pixel=y_pixel, **epilogue)
+        each = math.prod(problem.out_size) * (y_pixel or problem.out_channels) * size
+        return [im2col.step(x, problem.out_size, size, problem.rows, problem.cols, problem.stride,
+                            problem.groups, product, each)]
 
     @staticmethod
-    def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
-        """Multiply, then fold."""
-        packed = _pack_flat(problem, weight, cache, True, threads)
-        for first, last, matrix in Im2col._chunks(problem, gy.dtype):
-            direct.run(gy[first:last], packed, matrix, [0], [0], (1, 1), threads=threads)
-            im2col.fold(matrix, gx[first:last], problem.rows, problem.cols, problem.stride,
-                        problem.groups, threads)
-        if epilogue.get("bias") is not None:
-            gx += epilogue["bias"]
+    def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):
+        """Multiply and fold."""
+        runner.run_step(_folding(problem, weight, cache, threads), (
+            gy.ctypes.data, 0 if bias is None else bias.ctypes.data, 0, gx.ctypes.data),
+            gy.shape[0], threads)
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
@@ -137,6 +136,22 @@ class Im2col(Algorithm):
                 total = memory.empty(gw.shape, gw.dtype)
         if not problem.batch:
             gw.fill(0)
+
+
+def _matrix(problem: ConvProblem) -> tuple[int, int, int]:
+    """Return the shape of a sample's matrix, as an image of the output's size."""
+    return (*problem.out_size, problem.in_channels * math.prod(problem.kernel))
+
+
+def _folding(problem: ConvProblem, weight: np.ndarray, cache: dict | None,
+             threads: int) -> Any:
+    """Return the gradient of the input as one step."""
+    x, y = sides(problem, "forward")
+    size = problem.dtype.itemsize
+    product = direct.step(y, _pack_flat(problem, weight, cache, True, threads), _matrix(problem),
+                          size, [0], [0], (1, 1))
+    return im2col.folding_step(x, problem.out_size, size, problem.rows, problem.cols,
+                               problem.stride, problem.groups, product)
 
 
 def _sum_outer(problem: ConvProblem, matrix: np.ndarray, gy: np.ndarray, gw: np.ndarray,
