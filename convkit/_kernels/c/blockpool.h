@@ -350,13 +350,10 @@ static inline void ck_pool_trim(size_t keep) {
             ck_span_drop(span);
             ck_span_settle(pool, span);
         }
-        if (!pool->free[kind]) continue; /* the last classes are too large for any shift */
-        size_t rounded = ((size_t)1 << (kind / 8 + 9)) + (size_t)(kind % 8)
-                         * ((size_t)1 << (kind / 8 + 6));
         while (pool->free[kind] && pool->held > keep) {
             ck_block *block = pool->free[kind];
             pool->free[kind] = block->next;
-            pool->held -= rounded;
+            pool->held -= (size_t)(8 + kind % 8) << (kind / 8 + 6);
             free(block);
         }
     }
