@@ -8,7 +8,7 @@ from harness import assert_same_bits
 
 import convkit as ck
 from convkit import nn, optim
-from convkit.training import lr_range_test
+from convkit.training import RangeTest, lr_range_test
 
 
 def problem():
@@ -32,6 +32,14 @@ def test_the_loss_falls_and_then_runs_away():
     assert found.rates[0] < found.steepest < found.rates[low]
     assert found.suggestion == pytest.approx(found.rates[low] / 10)
     np.testing.assert_allclose(np.diff(np.log(found.rates)), np.log(1e10) / 119)
+
+
+def test_the_steepest_fall_is_sought_before_the_lowest_loss():
+    """Noise beyond it can fall faster, on the way up to no good end."""
+    rates = np.geomspace(1e-4, 1, 9)
+    found = RangeTest(rates, np.array([2.0, 1.9, 1.6, 1.5, 1.5, 9.0, 5.0, 8.0, 20.0]))
+    assert found.steepest in rates[1:3]
+    assert RangeTest(rates[:2], np.array([1.0, 2.0])).steepest == rates[0]
 
 
 def test_everything_is_as_before():

@@ -36,10 +36,11 @@ class RangeTest:
 
     @property
     def steepest(self) -> float:
-        """The rate at which the loss falls fastest with the logarithm of the rate."""
-        if len(self.rates) < 2:
+        """The rate, up to that of the lowest loss, at which it falls fastest with the log rate."""
+        lowest = int(np.argmin(self.losses))
+        if not lowest:
             return float(self.rates[0])
-        slopes = np.gradient(self.losses, np.log(self.rates))
+        slopes = np.gradient(self.losses, np.log(self.rates))[:lowest + 1]
         return float(self.rates[int(np.argmin(slopes))])
 
     @property
