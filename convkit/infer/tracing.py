@@ -133,6 +133,11 @@ class _Record:
                                 tuple([self.add(t) for t in outputs])))
 
 
+def _forget(numbers: dict[int, int], address: int, _: weakref.ref) -> None:
+    """Forget an array that is gone: its address may be used again."""
+    numbers.pop(address, None)
+
+
 def _array(x: Any) -> np.ndarray:
     return x.data if isinstance(x, Tensor) else np.asarray(x)
 
