@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 def test_every_named_test_exists():
     text = (HERE.parent / "docs" / "safety.md").read_text()
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
-    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    classes = text.partition("\n## ")[0]
+    rows = [line for line in classes.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 9 and all("::test_" in row for row in rows)
     for file, name in named:
         assert re.search(rf"^def {name}\(", (HERE / file).read_text(), re.M), (file, name)
