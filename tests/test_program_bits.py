@@ -24,7 +24,8 @@ from convkit.infer import (
 )
 from convkit.infer.places import Block
 from convkit.infer.plan import plan_arena
-from convkit.ops.op import REGISTRY
+from convkit.infer.schema import SCHEMAS
+from convkit.ops.op import REGISTRY, Op
 
 # Sizes of image at which every network of `convkit.models` runs; by default 32.
 SIZES = {"lenet5": (1, 28)}
@@ -191,6 +192,13 @@ COMPILED = {
     "logical_not": lambda x: apply(REGISTRY["logical_not"], apply(REGISTRY["isnan"], x)),
     "pow": lambda x: F.relu(x) ** 3,
     "square of columns": lambda x: x.permute(0, 3, 1, 2) ** 2,
+    **{f"{name} of {over}": lambda x, name=name, dim=dim, keep=keep: apply(
+        REGISTRY[name], x, dim=dim, keepdim=keep) for name in (
+        "sum", "mean", "amax", "amin", "prod") for over, dim, keep in (
+        ("channels", (1,), False), ("columns", (-1,), True), ("rows", 2, False),
+        ("samples", (1, 2, 3), False), ("channels and columns", (1, 3), True))},
+    "mean of channels last": lambda x: F.max_pool2d(x, 1).mean((1, 3)),
+    "sum of long rows": lambda x: F.concat([x] * 300, 3).sum(3),
     "exp of a part": lambda x: x[:, 1:4, ::2].exp(),
 }
 BY_PYTHON = {
@@ -216,6 +224,23 @@ def test_operations_that_take_the_gil(name):
     program = check_graph(graph, (1, 2, 5))
     assert program._lowered.python
     assert "python" in program.summary()
+
+
+# Operations of graphs without compiled steps, and why.
+BY_PYTHON_ALWAYS = {
+    "argmax": "at a network's end, of a few numbers", "argmin": "like argmax",
+    "topk": "sorts; at a network's end", "cumsum": "rare in convolutional networks",
+    "cast": "between types that kernels seldom take", "where": "three operands",
+    "gather": "reads from places that are data", "max_unpool": "writes to places that are data",
+    "expand": "its samples may be stretched", "matmul": "both operands are computed",
+    "resize": "all of ONNX's modes; the usual ones become upsample",
+    "local_response_norm": "of networks before 2014",
+    "batch_norm_train": "of training; three outputs"}
+
+
+def test_every_operation_of_graphs_has_steps_or_a_reason():
+    without = {name for name in SCHEMAS if REGISTRY[name].lower is Op.lower}
+    assert without == BY_PYTHON_ALWAYS.keys()
 
 
 def test_inputs_and_constants_as_outputs():

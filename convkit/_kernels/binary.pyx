@@ -9,6 +9,7 @@ the GIL nor needs it, and what eager calls run.
 """
 
 cimport numpy as cnp
+from libc.string cimport memcpy, memset
 
 from convkit._kernels.arrays cimport real_index
 from convkit._kernels.dispatch cimport (
@@ -194,25 +195,30 @@ def loop_step(cnp.ufunc function, dtype, result, shape, strides_a, strides_b=Non
         None where the function has no loop for the types, or `step` would give None.
     """
     cdef Job job
+    job.one = strides_b is None
+    if not _find_loop(function, [dtype.num] * (1 if job.one else 2) + [result.num], &job.loop,
+                      &job.data):
+        return None
+    job.item = dtype.itemsize
+    job.item_y = result.itemsize
+    return _step(&job, shape, strides_a, [0] * (len(shape) + 1) if job.one else strides_b)
+
+
+cdef bint _find_loop(cnp.ufunc function, list types, loop_fn* loop, void** data) except -1:
+    """Find a function's loop for numbers of these types; return whether there is one."""
     cdef int i, k
     cdef bint fits
-    cdef list types
-    job.one = strides_b is None
-    types = [dtype.num] * (1 if job.one else 2) + [result.num]
     if function.nargs != len(types):
-        return None
+        return False
     for i in range(function.ntypes):
         fits = True
         for k in range(function.nargs):
             fits = fits and function.types[i * function.nargs + k] == <int>types[k]
         if fits:
-            job.loop = <loop_fn>function.functions[i]
-            job.data = function.data[i] if function.data != NULL else NULL
-            job.item = dtype.itemsize
-            job.item_y = result.itemsize
-            return _step(&job, shape, strides_a,
-                         [0] * (len(shape) + 1) if job.one else strides_b)
-    return None
+            loop[0] = <loop_fn>function.functions[i]
+            data[0] = function.data[i] if function.data != NULL else NULL
+            return True
+    return False
 
 
 cdef _step(Job* described, shape, strides_a, strides_b):
@@ -288,3 +294,80 @@ def run(str operation, cnp.ndarray a, cnp.ndarray b, cnp.ndarray y, int threads)
     with nogil:
         _run(&job, threads)
     return True
+
+
+# -- reductions ------------------------------------------------------------------------------
+
+cdef struct Reduction:
+    loop_fn loop
+    void* data
+    const char* x
+    char* y
+    Py_ssize_t item, outer, length, inner   # of one sample: x is (outer, length, inner)
+    Py_ssize_t each                         # of the outer ones, in a task
+    bint zero                               # whether rows are reduced from 0 on
+
+
+cdef void _reduce_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Reduce some of the outer ones, in the order in which NumPy does."""
+    cdef Reduction* job = <Reduction*>ctx
+    cdef Py_ssize_t row = job.inner * job.item, i
+    cdef Py_ssize_t first = index * job.each, last = min(job.outer, first + job.each)
+    cdef char* at[3]
+    cdef cnp.npy_intp steps[3]
+    cdef cnp.npy_intp n
+    for first in range(first, last):
+        at[0] = at[2] = job.y + first * row
+        at[1] = <char*>job.x + first * job.length * row
+        memcpy(at[0], at[1], row)
+        if job.inner == 1:
+            n = job.length
+            if job.zero:        # as NumPy begins: sums are then in pairs of all elements
+                memset(at[0], 0, row)
+            else:
+                n -= 1
+                at[1] += row
+            steps[0] = steps[2] = 0
+            steps[1] = row
+            job.loop(at, &n, steps, job.data)
+            continue
+        steps[0] = steps[1] = steps[2] = job.item
+        n = job.inner
+        for i in range(1, job.length):
+            at[1] += row
+            job.loop(at, &n, steps, job.data)
+
+
+cdef int _reduce_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                      char* scratch) noexcept nogil:
+    cdef Reduction job = (<const Reduction*>params)[0]
+    cdef Py_ssize_t tasks
+    job.x, job.y = at[0], at[1]
+    job.outer *= samples
+    job.each = max(<Py_ssize_t>1, BLOCK // (job.length * job.inner))
+    tasks = (job.outer + job.each - 1) // job.each
+    parallel_for(_reduce_task, &job, tasks, threads_for(
+        threads, tasks, <double>job.outer * job.length * job.inner))
+    return 0
+
+
+def reduce_step(cnp.ufunc function, dtype, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner):
+    """Return a step that reduces one axis by a function of NumPy's, with operands x and y.
+
+    Parameters
+    ----------
+    function : numpy.ufunc
+        Of two arrays.
+    dtype : numpy.dtype
+        Of x and y.
+    outer, length, inner : int
+        A sample of x has this shape, dense and without a 0; one of y (outer, inner).
+    """
+    cdef Reduction job
+    if min(outer, length, inner) < 1 or not _find_loop(
+            function, [dtype.num] * 3, &job.loop, &job.data):
+        return None
+    job.item = dtype.itemsize
+    job.outer, job.length, job.inner = outer, length, inner
+    job.zero = getattr(<object>function, "identity") == 0
+    return new_step(_reduce_step, NULL, &job, sizeof(Reduction), None)

@@ -40,6 +40,7 @@ __all__ = [
     "Sub",
     "Sum",
     "lower_function",
+    "lower_reduction",
     "normalize_axes",
 ]
 
@@ -211,10 +212,32 @@ def _spatial(shape: tuple, dtype: np.dtype, axes: tuple[int, ...]) -> bool:
             and 0 not in shape and max(shape[1:]) <= LIMIT)
 
 
-def _lower_sum(b: Any, x: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
-    """Emit a step for `_sum` where the kernel takes it."""
-    if not _spatial((1, *x.shape[1:]), x.dtype, axes):
+def lower_reduction(b: Any, function: np.ufunc, x: Any, axes: tuple[int, ...],
+                    keepdim: bool) -> Any:
+    """Emit steps that reduce axes but the first, the innermost in memory first; None for others."""
+    if x.dtype not in FLOATS or 0 in axes or not x.regular:
         return None
+    x = b.compact(x)
+    shape, order = list(x.shape), x.order
+    for axis in sorted(axes, key=order.index, reverse=True):
+        at = order.index(axis)
+        step = binary.reduce_step(
+            function, x.dtype, math.prod(shape[i] for i in order[1:at]), shape[axis],
+            math.prod(shape[i] for i in order[at + 1:]))
+        shape[axis] = 1
+        y = b.new(tuple(shape), x.dtype, order)
+        b.step(step, (x, y), y.samples)
+        x = y
+    if keepdim or not axes:
+        return x
+    kept = [i for i in range(len(shape)) if i not in axes]
+    return x.with_axes([shape[i] for i in kept], [x.strides[i] for i in kept])
+
+
+def _lower_sum(b: Any, x: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
+    """Emit a step for `_sum`."""
+    if not _spatial((1, *x.shape[1:]), x.dtype, axes):
+        return lower_reduction(b, np.add, x, axes, keepdim)
     x = b.last(x)
     shape = (*x.shape[:2], *[1] * len(axes)) if keepdim else x.shape[:2]
     y = b.new(shape, x.dtype)
@@ -674,7 +697,7 @@ class Sum(_Reduction):
 
     @staticmethod
     def lower(b, x, *, dim=None, keepdim=False):
-        """Emit a step for sums over the spatial axes."""
+        """Emit steps for sums over axes but the first."""
         return _lower_sum(b, x, normalize_axes(dim, len(x.shape)), keepdim)
 
     @staticmethod
@@ -704,7 +727,7 @@ class Mean(_Reduction):
 
     @staticmethod
     def lower(b, x, *, dim=None, keepdim=False):
-        """Emit steps for means over the spatial axes."""
+        """Emit steps for means over axes but the first."""
         axes = normalize_axes(dim, len(x.shape))
         total = _lower_sum(b, x, axes, keepdim)
         if total is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from convkit._kernels import memory
 from convkit.errors import ShapeError
-from convkit.ops.math import common_type, normalize_axes
+from convkit.ops.math import common_type, lower_reduction, normalize_axes
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Amax", "Amin", "Argmax", "Argmin", "Cumsum", "Prod", "Topk"]
@@ -51,6 +51,11 @@ class _Reduction(Op):
         if any(ctx.needs):
             ctx.saved = x, y, axes
         return np.array(y.reshape(_without(x.shape, axes, keepdim)))
+
+    @classmethod
+    def lower(cls, b, x, *, dim=None, keepdim=False):
+        """Emit steps for axes but the first."""
+        return lower_reduction(b, cls.ufunc, x, normalize_axes(dim, len(x.shape)), keepdim)
 
     @staticmethod
     def prepare(x):
