@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +192,8 @@ print(count, time.process_time() - start, time.perf_counter() - wall)
 def work_of(workers: int, seconds: float, options: str = "threads=1", **env):
     """Return (calls per second of CPU time, calls per second) of processes that run at once."""
     code = WORKER.replace("OPTIONS", f"dict({options})").replace("SECONDS", str(seconds))
-    path = os.pathsep.join(p for p in (os.getcwd(), *sys.path) if p)
+    root = Path(ck.__file__).resolve().parents[1]  # the source tree, or what is installed
+    path = os.pathsep.join([str(root), *filter(None, sys.path)])
     team = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True,
                              stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path, **env})
             for _ in range(workers)]
