@@ -1,4 +1,8 @@
-"""Build of the compiled part: one Cython extension for each file in convkit/_kernels.
+"""Build of the compiled part: one module for each .pyx in convkit/_kernels, all in one file.
+
+Each module is translated and compiled with flags of its own; all are linked into the file of
+`native`, which tells the import system which modules it holds (convkit/_kernels/__init__.py).
+A file for each would be 600 KB more, of tables for the dynamic linker and of padding.
 
 Switches, all environment variables:
 
@@ -14,12 +18,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 KERNELS = Path("convkit/_kernels")
 C_DIR = KERNELS / "c"
@@ -42,13 +48,16 @@ OPENMP_FLAGS = [
     (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
 ]
 
-# Extensions whose own code only prepares calls: every loop over elements is in the C table.
+# Modules whose own code only prepares calls: every loop over elements is in the C table.
 CALLS_ONLY = {"axis", "bench", "binary", "chain", "elementwise", "int8", "loss", "memory", "norm",
               "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "threads",
               "winograd"}
-# Installed size: no symbols, and sections side by side rather than on pages of their own
-# (three times 4 KB in each extension). Apple's linker knows neither.
+# Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
+# linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]
+# Nothing here throws or is thrown through, so tables for unwinding (150 KB) would serve debuggers
+# only; debug builds have them.
+SMALL_CODE = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 
 
 def switch(name: str) -> bool:
@@ -87,12 +96,19 @@ def warn_without_openmp() -> None:
           file=sys.stderr)
 
 
-class BuildExt(build_ext):
-    """build_ext that finds OpenMP first and compiles extensions side by side."""
+class Kernels(Extension):
+    """The file of all compiled modules: linked from `parts`, one extension for each module."""
 
-    def build_extensions(self):
-        """Add the flags that depend on the compiler, then build."""
-        self.compiler.src_extensions.append(".S")
+    def __init__(self, name: str, parts: list[Extension], link_args: list[str]):
+        super().__init__(name, [], extra_link_args=link_args)
+        self.parts = parts
+
+
+class BuildExt(build_ext):
+    """build_ext that finds OpenMP first and compiles the parts of `Kernels` side by side."""
+
+    def build_extension(self, ext: Kernels) -> None:
+        """Compile what has changed, then link all of it."""
         sanitize = os.environ.get("CONVKIT_SANITIZE", "")
         # GCC 12 breaks off with an internal error where pointer arithmetic is checked.
         extra = [f"-fsanitize={sanitize}", "-fno-sanitize=pointer-overflow",
@@ -103,58 +119,68 @@ class BuildExt(build_ext):
         if openmp is None:
             warn_without_openmp()
             openmp = ([], [])
-        for extension in self.extensions:
-            if extension.name.endswith(".threads"):  # the one door to threads
-                extension.extra_compile_args += openmp[0]
-                extension.extra_link_args += openmp[1]
-            extension.extra_compile_args += extra + calm
-            extension.extra_link_args += extra
-        if not self.parallel:
-            jobs = os.environ.get("CONVKIT_BUILD_JOBS")
-            self.parallel = int(jobs) if jobs else len(os.sched_getaffinity(0))
-        super().build_extensions()
+        units = []
+        for part in ext.parts:
+            door = openmp[0] if part.name.endswith(".threads") else []  # the one door to threads
+            units += [(part, source, [*part.extra_compile_args, *door, *extra, *calm])
+                      for source in part.sources]
+        ext.extra_link_args += openmp[1] + extra
+        jobs = int(os.environ.get("CONVKIT_BUILD_JOBS") or self.parallel
+                   or len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(jobs) as pool:
+            ext.extra_objects = list(pool.map(lambda unit: self.compile_unit(*unit), units))
+        ext.depends = ext.extra_objects
+        super().build_extension(ext)
+
+    def compile_unit(self, part: Extension, source: str, flags: list[str]) -> str:
+        """Compile one C file unless its object is newer than all it depends on."""
+        (target,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        if self.force or newer_group([source, __file__, *part.depends], target):
+            self.compiler.compile([source], output_dir=self.build_temp, debug=self.debug,
+                                  macros=part.define_macros, include_dirs=part.include_dirs,
+                                  extra_postargs=flags)
+        return target
 
 
-def extensions(debug: bool) -> list[Extension]:
-    """List one extension per .pyx file; `dispatch` also carries every C micro-kernel."""
-    optimise = ["-O1", "-g", "-UNDEBUG"] if debug else ["-g0", "-DNDEBUG"]
+def parts(debug: bool) -> list[Extension]:
+    """List one part per .pyx file and one that carries every C micro-kernel."""
+    optimise = ["-O1", "-g", "-UNDEBUG"] if debug else ["-g0", "-DNDEBUG", *SMALL_CODE]
     flags = ["-std=gnu11", "-pthread", "-fvisibility=hidden", "-ffp-contract=fast",
              "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-unused-function", *optimise]
-    sanitize = os.environ.get("CONVKIT_SANITIZE")
     headers = sorted(str(p) for p in C_DIR.glob("*.h"))
-    found = []
-    for source in sorted(KERNELS.glob("*.pyx")):
-        name = source.stem
-        sources = [str(source)]
-        level = "-Os" if name in CALLS_ONLY else "-O2"
-        if name == "dispatch":
-            sources += sorted(str(p) for p in C_DIR.glob("*.c"))
-        found.append(Extension(
-            f"convkit._kernels.{name}", sources, depends=headers,
+    modules = sorted(p.stem for p in KERNELS.glob("*.pyx"))
+
+    def part(name: str, sources: list[Path], level: str, *macros: tuple[str, str]) -> Extension:
+        return Extension(
+            f"convkit._kernels.{name}", [str(p) for p in sources], depends=headers,
             include_dirs=[str(C_DIR), numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-            extra_compile_args=[*flags, *([] if debug else [level])],
-            extra_link_args=["-pthread", *([] if debug or sanitize else SMALL_LINK)]))
-    return found
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
+            extra_compile_args=[*flags, *([] if debug else [level])])
+
+    return [part("native", sorted(C_DIR.glob("*.c")), "-O2",
+                 ("CK_MODULES", f'"{" ".join(modules)}"')),
+            *(part(name, [KERNELS / f"{name}.pyx"], "-Os" if name in CALLS_ONLY else "-O2")
+              for name in modules)]
 
 
 def main() -> None:
     """Build what the command line asks for."""
     debug = switch("CONVKIT_DEBUG_BUILD")
+    small = [] if debug or os.environ.get("CONVKIT_SANITIZE") else SMALL_LINK
     directives = {
         "language_level": 3,
         "boundscheck": debug,
         "initializedcheck": debug,
         "cdivision": True,
         "embedsignature": True,
-        "binding": False,  # a function type of its own would be 15 KB in each extension
+        "binding": False,  # a function type of its own would be 15 KB in each module
         "freethreading_compatible": True,
     }
-    setup(
-        cmdclass={"build_ext": BuildExt},
-        # Debug and release code differ, so each has its own folder of translated files.
-        ext_modules=cythonize(extensions(debug), compiler_directives=directives,
-                              build_dir="build/cython-debug" if debug else "build/cython"))
+    # Debug and release code differ, so each has its own folder of translated files.
+    translated = cythonize(parts(debug), compiler_directives=directives,
+                           build_dir="build/cython-debug" if debug else "build/cython")
+    setup(cmdclass={"build_ext": BuildExt},
+          ext_modules=[Kernels("convkit._kernels.native", translated, ["-pthread", *small])])
 
 
 if __name__ == "__main__":

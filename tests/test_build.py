@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import runpy
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
+
+from convkit._kernels import native
 
 SETUP = Path(__file__).resolve().parents[1] / "setup.py"
 pytest.importorskip("Cython", reason="the build needs Cython: pip install convkit[test]")
@@ -61,9 +65,35 @@ def test_a_build_without_openmp_warns_or_is_refused(build, monkeypatch, capsys):
         build["warn_without_openmp"]()
 
 
-def test_every_kernel_module_is_an_extension(build, monkeypatch):
+def test_every_kernel_module_is_part_of_the_one_file(build, monkeypatch):
     monkeypatch.chdir(SETUP.parent)
-    names = {e.name for e in build["extensions"](False)}
+    names = {e.name for e in build["parts"](False)}
     stems = {p.stem for p in (SETUP.parent / "convkit" / "_kernels").glob("*.pyx")}
     assert len(stems) > 10
-    assert names == {f"convkit._kernels.{stem}" for stem in stems}
+    assert names == {f"convkit._kernels.{stem}" for stem in {*stems, "native"}}
+    assert set(native.names) == stems
+    for stem in stems:
+        module = importlib.import_module(f"convkit._kernels.{stem}")
+        assert module.__file__ == native.__file__
+    with pytest.raises(ModuleNotFoundError, match="nothing"):
+        importlib.import_module("convkit._kernels.nothing")
+
+
+def test_a_source_is_compiled_anew_where_a_header_is_newer(build, tmp_path):
+    source, header = tmp_path / "a.c", tmp_path / "a.h"
+    header.write_text("")
+    source.write_text("int a;")
+    from setuptools import Distribution, Extension
+
+    command = build["BuildExt"](Distribution())
+    command.ensure_finalized()
+    command.compiler = compiler_that(tmp_path, "echo x >> " + str(tmp_path / "runs"))
+    command.build_temp = str(tmp_path / "temp")
+    part = Extension("a", [str(source)], depends=[str(header)])
+    runs = []
+    for newer in (None, None, header):
+        if newer:
+            os.utime(newer, (2**32, 2**32))
+        target = command.compile_unit(part, str(source), ["-O0"])
+        runs.append(len((tmp_path / "runs").read_text().split()))
+    assert Path(target).exists() and runs == [1, 1, 2]

@@ -11,4 +11,29 @@ the other .pyx     one family of kernels each: loops, packing and the cut into t
 Every function here takes C-contiguous channels-last arrays, checks nothing that would
 cost time but never trusts sizes across arrays, releases the GIL and takes the number of
 threads as an argument. Validation with readable messages is the job of ``convkit.ops``.
+
+All compiled modules lie in one file, that of ``native``: a file for each would be 600 KB more.
 """
+
+import sys
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import spec_from_file_location
+
+from . import native
+
+
+class Finder:
+    """Finds the compiled modules of this package in the file of `native`."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return where the module lies, or None for those of others."""
+        package, _, module = name.rpartition(".")
+        if package != __name__ or module not in native.names:
+            return None
+        return spec_from_file_location(
+            name, native.__file__, loader=ExtensionFileLoader(name, native.__file__))
+
+
+# Before the finder of files, which could come upon what an earlier build has left.
+sys.meta_path.insert(0, Finder)
