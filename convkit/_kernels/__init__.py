@@ -17,7 +17,6 @@ All compiled modules lie in one file, that of ``native``: a file for each would 
 
 import sys
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
-from importlib.util import spec_from_file_location
 
 from . import native
 
@@ -31,8 +30,9 @@ class Finder:
         package, _, module = name.rpartition(".")
         if package != __name__ or module not in native.names:
             return None
-        return spec_from_file_location(
-            name, native.__file__, loader=ExtensionFileLoader(name, native.__file__))
+        spec = ModuleSpec(name, ExtensionFileLoader(name, native.__file__), origin=native.__file__)
+        spec.has_location = True  # the module gets its __file__
+        return spec
 
 
 # Before the finder of files, which could come upon what an earlier build has left.
