@@ -157,7 +157,7 @@ def parts(debug: bool) -> list[Extension]:
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
             extra_compile_args=[*flags, *([] if debug else [level])])
 
-    return [part("native", sorted(C_DIR.glob("*.c")), "-O2",
+    return [part("native", [KERNELS / "native.c", *sorted(C_DIR.glob("*.c"))], "-O2",
                  ("CK_MODULES", f'"{" ".join(modules)}"')),
             *(part(name, [KERNELS / f"{name}.pyx"], "-Os" if name in CALLS_ONLY else "-O2")
               for name in modules)]
