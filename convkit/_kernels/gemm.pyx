@@ -182,9 +182,14 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.transpose = dispatch.table().transpose
     job.tap_steps = <const Py_ssize_t*>address(steps)
     job.span = max(tap_steps) + 1
-    places = np.full(job.span, -1, dtype=np.intp)
-    places[steps] = np.arange(taps)
-    job.places = <const Py_ssize_t*>address(places)
+    places = np.empty(job.span, np.intp)
+    cdef Py_ssize_t* place = <Py_ssize_t*>address(places)
+    cdef Py_ssize_t i
+    for i in range(job.span):
+        place[i] = -1
+    for i in range(taps):
+        place[job.tap_steps[i]] = i
+    job.places = place
     cdef Py_ssize_t together = width * vector, count = groups * blocks
     cdef int team = threads_for(threads, count, <double>array.size * 8)
     cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns

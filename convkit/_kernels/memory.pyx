@@ -17,6 +17,9 @@ cnp.import_array()
 # Below this NumPy's own small-block cache is faster than an exporter object.
 cdef Py_ssize_t SMALL = 4096
 
+cdef enum:
+    MOST_AXES = 32
+
 
 cdef void* take(size_t size) noexcept nogil:
     return ck_pool_take(size)
@@ -58,20 +61,71 @@ def empty(shape, dtype=np.float32, apart=None):
         4096 bytes that CPUs compare, from which it loads next: each such load would wait for
         the store.
     """
-    dtype = np.dtype(dtype)
+    cdef cnp.dtype kind = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
+    cdef cnp.npy_intp sizes[MOST_AXES]
     cdef object count = 1
+    cdef int axes = 0
     for size in shape:
         count *= size
-    count *= dtype.itemsize
-    if count < SMALL:
-        return np.empty(shape, dtype)
+        axes += 1
+    count *= kind.itemsize
+    if count < SMALL or axes > MOST_AXES:
+        return np.empty(shape, kind)
     if count > <Py_ssize_t>(<size_t>-1 >> 2):
-        raise MemoryError(f"an array of shape {tuple(shape)} and {dtype} is too large")
-    if apart is None:
-        return np.ndarray(shape, dtype, buffer=Block(count))
-    cdef Block block = Block(count + 64)
-    cdef size_t lines = (<size_t>block.pointer >> 6) ^ (<size_t>cnp.PyArray_DATA(apart) >> 6)
-    return np.ndarray(shape, dtype, buffer=block, offset=0 if lines & 1 else 64)
+        raise MemoryError(f"an array of shape {tuple(shape)} and {kind} is too large")
+    axes = 0
+    for size in shape:
+        sizes[axes] = size
+        axes += 1
+    cdef Block block = Block(count if apart is None else count + 64)
+    cdef char* start = <char*>block.pointer
+    if apart is not None and not (
+            (<size_t>start >> 6) ^ (<size_t>cnp.PyArray_DATA(apart) >> 6)) & 1:
+        start += 64
+    cdef cnp.ndarray array
+    if not cnp.PyTypeNum_ISNUMBER(kind.type_num) or kind.byteorder not in b"=|":
+        return np.ndarray(shape, kind, block, start - <char*>block.pointer)
+    array = cnp.PyArray_SimpleNewFromData(axes, sizes, kind.type_num, start)
+    cnp.set_array_base(array, block)
+    return array
+
+
+# -- channels-last ---------------------------------------------------------------------------
+
+# The axes that bring (N, C), (N, C, L) or (N, C, H, W) to channels-last order, and back.
+cdef cnp.npy_intp TO_LAST[3][4]
+cdef cnp.npy_intp FROM_LAST[3][4]
+TO_LAST[0][:], FROM_LAST[0][:] = [0, 1, 0, 0], [0, 1, 0, 0]
+TO_LAST[1][:], FROM_LAST[1][:] = [0, 2, 1, 0], [0, 2, 1, 0]
+TO_LAST[2][:], FROM_LAST[2][:] = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+cdef cnp.ndarray _moved(cnp.ndarray x, cnp.npy_intp* orders):
+    """Return a view with the axes in the order for as many as there are."""
+    cdef cnp.PyArray_Dims order
+    order.len = cnp.PyArray_NDIM(x)
+    if not 2 <= order.len <= 4:
+        raise ValueError(f"expected an array with 2 to 4 axes, got shape {(<object>x).shape}")
+    order.ptr = orders + 4 * (order.len - 2)
+    return cnp.PyArray_Transpose(x, &order)
+
+
+def to_last(cnp.ndarray x not None):
+    """Return a C-contiguous channels-last array with the values of a logical 2-D to 4-D one.
+
+    Shares memory with `x` where its layout allows.
+    """
+    cdef cnp.ndarray last = _moved(x, &TO_LAST[0][0])
+    if cnp.PyArray_IS_C_CONTIGUOUS(last):
+        return last
+    copy = empty((<object>last).shape, x.dtype)
+    np.copyto(copy, last)
+    return copy
+
+
+def from_last(cnp.ndarray y not None):
+    """Return the logical (N, C, spatial...) view of a channels-last array."""
+    return _moved(y, &FROM_LAST[0][0])
 
 
 def zeros(shape, dtype=np.float32):

@@ -17,6 +17,7 @@ from convkit.functional.arguments import (
     shape_of,
 )
 from convkit.ops import REGISTRY as OPS
+from convkit.ops.conv_problem import plain
 
 __all__ = [
     "conv1d",
@@ -27,15 +28,6 @@ __all__ = [
     "convolve2d",
     "linear",
 ]
-
-
-_INTS = {int}
-
-
-def _plain(value: Any) -> bool:
-    """Tell whether equal arguments mean the same (1.0 and True equal 1, but are refused)."""
-    return type(value) in (int, str) or (type(value) is tuple
-                                         and _INTS.issuperset(map(type, value)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -53,8 +45,8 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode
     kernel = shape_of(weight)[2:]
     if len(kernel) != axes:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
-    plain = _plain(stride) and _plain(padding) and _plain(dilation)
-    geometry = (_geometry if plain else _geometry.__wrapped__)(kernel, stride, padding, dilation)
+    known = plain(stride) and plain(padding) and plain(dilation)
+    geometry = (_geometry if known else _geometry.__wrapped__)(kernel, stride, padding, dilation)
     attrs = {**geometry, "groups": groups, "padding_mode": padding_mode, "algorithm": algorithm,
              "precision": None if precision is None else checked_precision(precision)}
     if ndim_of(x) != axes + 1:

@@ -11,7 +11,7 @@ from convkit.autograd import Tensor, is_recomputing
 from convkit.errors import ShapeError
 from convkit.nn import init
 from convkit.nn.linear import positive
-from convkit.nn.module import Module
+from convkit.nn.module import Module, weight_and_bias
 from convkit.nn.parameter import Parameter
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
@@ -62,11 +62,19 @@ class _BatchNorm(Module):
                              f"got x of shape {shape}")
         if shape[1] != self.num_features:
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
-        running_mean = self.running_mean
+        running_mean, running_var = self._running()
         tracked = running_mean is not None
         factor = self._count_batch() if self.training and tracked else 0.0
-        return F.batch_norm(input, running_mean, self.running_var, self.weight, self.bias,
+        return F.batch_norm(input, running_mean, running_var, *weight_and_bias(self),
                             self.training or not tracked, factor, self.eps, op=self._op)
+
+    def _running(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the running estimates; see `weight_and_bias`."""
+        own = self._buffers
+        try:
+            return own["running_mean"], own["running_var"]
+        except KeyError:
+            return self.running_mean, self.running_var
 
     def _count_batch(self) -> float:
         """Count this batch and return its weight in the running estimates."""

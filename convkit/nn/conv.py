@@ -11,7 +11,7 @@ from convkit.autograd import Tensor
 from convkit.errors import ShapeError
 from convkit.nn import init
 from convkit.nn.linear import positive
-from convkit.nn.module import Module
+from convkit.nn.module import Module, weight_and_bias
 from convkit.nn.parameter import Parameter
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
@@ -111,7 +111,7 @@ class Conv1d(_Plain):
 
     def forward(self, input: Any) -> Tensor:
         """Map (N, in_channels, L) to (N, out_channels, L')."""
-        return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation,
+        return F.conv1d(input, *weight_and_bias(self), self.stride, self.padding, self.dilation,
                         self.groups, padding_mode=self.padding_mode, algorithm=self.algorithm)
 
 
@@ -151,7 +151,7 @@ class Conv2d(_Plain):
 
     def forward(self, input: Any) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation,
+        return F.conv2d(input, *weight_and_bias(self), self.stride, self.padding, self.dilation,
                         self.groups, padding_mode=self.padding_mode, algorithm=self.algorithm)
 
 

@@ -10,7 +10,7 @@ from convkit import functional as F
 from convkit.autograd import Tensor
 from convkit.errors import ShapeError
 from convkit.nn import init
-from convkit.nn.module import Module
+from convkit.nn.module import Module, weight_and_bias
 from convkit.nn.parameter import Parameter
 
 __all__ = ["Identity", "Linear"]
@@ -72,7 +72,7 @@ class Linear(Module):
 
     def forward(self, input: Any) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, *weight_and_bias(self))
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

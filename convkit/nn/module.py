@@ -12,7 +12,7 @@ from convkit.errors import ConvkitError
 from convkit.nn.hooks import RemovableHandle
 from convkit.nn.parameter import Parameter
 
-__all__ = ["IncompatibleKeys", "Module"]
+__all__ = ["IncompatibleKeys", "Module", "weight_and_bias"]
 
 
 class IncompatibleKeys(NamedTuple):
@@ -421,6 +421,19 @@ class Module:
         for name, module in self._modules.items():
             lines.append(f"({name}): " + repr(module).replace("\n", "\n  "))
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def weight_and_bias(layer: Module) -> tuple[Any, Any]:
+    """Return a layer's weight and bias.
+
+    Python asks `__getattr__` only after it has looked everywhere else, which takes several times
+    as long as looking where parameters are.
+    """
+    own = layer._parameters
+    try:
+        return own["weight"], own["bias"]
+    except KeyError:  # one was replaced by a plain tensor
+        return layer.weight, layer.bias
 
 
 def _join(prefix: str, name: str) -> str:

@@ -74,8 +74,9 @@ def _check_bias(bias: np.ndarray | None, channels: int) -> np.ndarray | None:
 def _prepare(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None):
     """Bring inputs to native order and check that their types agree."""
     x, weight = native(x), native(weight, "weight")
-    bias = None if bias is None else native(bias, "bias")
-    check_dtypes(x, weight=weight, bias=bias)
+    if weight.dtype is not x.dtype or bias is not None:
+        bias = None if bias is None else native(bias, "bias")
+        check_dtypes(x, weight=weight, bias=bias)
     return x, np.ascontiguousarray(weight), bias
 
 
@@ -145,9 +146,10 @@ class Conv(Op):
                 raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
             residual = _four(residual)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
+        epilogue = {} if activation is None else activation_arguments(activation, activation_args)
         planner.run("forward", problem, algorithm, x_last, taps, y, cache, ctx.threads, bias=bias,
-                    residual=residual, **activation_arguments(activation, activation_args))
-        if any(ctx.needs):
+                    residual=residual, **epilogue)
+        if True in ctx.needs:
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from convkit.errors import DTypeError, ShapeError
 
-__all__ = ["ConvProblem", "check_dtypes", "tuple_of_ints"]
+__all__ = ["ConvProblem", "check_dtypes", "plain", "tuple_of_ints"]
 
 Pair = tuple[int, int]
+
+# Tuples remembered at most.
+MOST_TUPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class ConvProblem:
     groups: int
     dtype: np.dtype
     precision: str = "high"
-    # Task -> the candidate that takes it, filled in by the planner.
-    chosen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # What was worked out from the problem alone, kept with it: task -> the candidate that takes
+    # it, and what candidates keep under keys of their own.
+    plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def in_group(self) -> int:
@@ -48,17 +52,17 @@ class ConvProblem:
         """Output channels per group."""
         return self.out_channels // self.groups
 
-    @property
+    @cached_property
     def pointwise(self) -> bool:
         """Whether each output pixel depends on the one input pixel at its place."""
         return self.kernel == (1, 1) == self.stride and self.padding == ((0, 0), (0, 0))
 
-    @property
+    @cached_property
     def rows(self) -> list[int]:
         """Where kernel rows lie in x relative to ``stride * (output row)``."""
         return [i * self.dilation[0] - self.padding[0][0] for i in range(self.kernel[0])]
 
-    @property
+    @cached_property
     def cols(self) -> list[int]:
         """Where kernel columns lie in x relative to ``stride * (output column)``."""
         return [i * self.dilation[1] - self.padding[1][0] for i in range(self.kernel[1])]
@@ -152,22 +156,30 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
     ShapeError
         When anything does not fit; the text says what was expected and what came.
     """
-    make = _cached_problem if _plain(stride, dilation, padding, groups) else _forward_problem
+    make = _cached_problem if (type(groups) is int and plain(stride) and plain(padding)
+                               and plain(dilation)) else _forward_problem
     return make(x_shape, w_shape, dtype, stride, padding, dilation, groups, precision)
 
 
-_INTS = {int}
+# Tuples that `plain` has looked through, by their identity: layers hand in the same ones.
+_looked_through: dict[int, tuple] = {}
 
 
-def _plain(stride: Any, dilation: Any, padding: Any, groups: Any) -> bool:
-    """Tell whether arguments are tuples of ints: equal ones then mean the same problem.
+def plain(value: Any) -> bool:
+    """Tell whether a value is a string, an int or a tuple of plain values.
 
-    (1.0 and True equal 1, but are refused.)
+    Equal ones then mean the same (1.0 and True equal 1, but are refused).
     """
-    if not type(stride) is type(dilation) is type(padding) is tuple or type(groups) is not int:
+    if _looked_through.get(id(value)) is value:
+        return True
+    if type(value) is not tuple:
+        return type(value) in (int, str)
+    if not all(map(plain, value)):
         return False
-    return (_INTS.issuperset(map(type, stride)) and _INTS.issuperset(map(type, dilation))
-            and all(type(p) is tuple and _INTS.issuperset(map(type, p)) for p in padding))
+    if len(_looked_through) >= MOST_TUPLES:
+        _looked_through.clear()
+    _looked_through[id(value)] = value
+    return True
 
 
 def _forward_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,

@@ -39,6 +39,8 @@ class Deferred:
         (C,), of its type: the output is (last - center) * scale + shift.
     threads : int
         How many threads may be used.
+    shape : tuple of int
+        The logical one.
     residual : numpy.ndarray, optional
         Channels-last; added.
     """
@@ -47,12 +49,13 @@ class Deferred:
                  "threads")
 
     def __init__(self, last: np.ndarray, center: np.ndarray, scale: np.ndarray,
-                 shift: np.ndarray, threads: int, residual: np.ndarray | None = None):
+                 shift: np.ndarray, threads: int, shape: tuple[int, ...],
+                 residual: np.ndarray | None = None):
         self.last = last
         self._numbers = center, scale, shift
         self.threads = threads
         self.residual = residual
-        self.shape = from_last(last).shape
+        self.shape = shape
         self.dtype = last.dtype
         self._value: np.ndarray | None = None
 
@@ -61,7 +64,7 @@ class Deferred:
         if (self.residual is not None or self._value is not None or other.shape != self.shape
                 or other.dtype != self.dtype or not other.flags.aligned):
             return None
-        return Deferred(self.last, *self._numbers, self.threads, to_last(other))
+        return Deferred(self.last, *self._numbers, self.threads, self.shape, to_last(other))
 
     def activated(self, kernel: str) -> np.ndarray:
         """Return the activation of the values, computed in one pass."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convkit._kernels import memory
+from convkit._kernels.memory import from_last, to_last
 from convkit.errors import DTypeError
 
 __all__ = ["FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last", "empty_ordered",
@@ -21,9 +22,8 @@ __all__ = ["FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last", 
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
-# Axes that bring (N, C, L) or (N, C, H, W) to channels-last order, and back.
+# Axes that bring (N, C, L) or (N, C, H, W) to channels-last order.
 LAST_ORDER = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1)}
-_FROM_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 3, 1, 2)}
 
 
 def native(x: np.ndarray, what: str = "x") -> np.ndarray:
@@ -36,24 +36,6 @@ def native(x: np.ndarray, what: str = "x") -> np.ndarray:
     raise DTypeError(
         f"expected {what} of float32 or float64, got {x.dtype}; "
         f"convert with {what}.astype(np.float32)")
-
-
-def to_last(x: np.ndarray) -> np.ndarray:
-    """Return a C-contiguous channels-last array with the values of a logical 2-D to 4-D one.
-
-    Shares memory with `x` where its layout allows.
-    """
-    last = x.transpose(LAST_ORDER[x.ndim])
-    if last.flags.c_contiguous:
-        return last
-    copy = memory.empty(last.shape, x.dtype)
-    np.copyto(copy, last)
-    return copy
-
-
-def from_last(y: np.ndarray) -> np.ndarray:
-    """Return the logical (N, C, spatial...) view of a channels-last array."""
-    return y.transpose(_FROM_LAST[y.ndim])
 
 
 def empty_last(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,8 @@ that is large beside the deviation costs no accuracy.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import memory, norm
@@ -25,8 +27,9 @@ def _check(x: tuple[int, ...], **parameters: tuple[int, ...] | None) -> int:
     """Return the number of channels; raise ShapeError when a shape does not fit."""
     if not 2 <= len(x) <= 4:
         raise ShapeError(f"expected x of shape (N, C), (N, C, L) or (N, C, H, W), got {x}")
+    expected = x[1:2]
     for name, shape in parameters.items():
-        if shape is not None and shape != (x[1],):
+        if shape is not None and shape != expected:
             raise ShapeError(
                 f"expected {name} of shape ({x[1]},) for x of shape {x}, got {shape}")
     return x[1]
@@ -138,11 +141,7 @@ class BatchNormTrain(Op):
     @staticmethod
     def shape(x, weight, bias, *, eps: float = 1e-5):
         """Return the input's shape."""
-        channels = _check(x, weight=weight, bias=bias)
-        count = 1
-        for size in x:
-            count *= size
-        if count <= channels:
+        if math.prod(x) <= _check(x, weight=weight, bias=bias):
             raise ShapeError(
                 f"Expected more than 1 value per channel when training, got x of shape {x}")
         return x
@@ -172,9 +171,9 @@ class BatchNormTrain(Op):
         mean, var, count = cls.moments(last, ctx.threads)
         inverse, scale, *numbers, narrow_var = norm.train_numbers(
             mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
-            last.dtype == np.float64)
-        y = Deferred(last, *numbers, ctx.threads)
-        if any(ctx.needs):
+            last.itemsize == 8)
+        y = Deferred(last, *numbers, ctx.threads, x.shape)
+        if True in ctx.needs:
             ctx.saved = (last, mean, inverse, scale, numbers, count)
         return y if ctx.defer else y.array(), numbers[0], narrow_var, count
 

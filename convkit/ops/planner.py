@@ -57,10 +57,10 @@ def choose(problem: ConvProblem, task: Task, algorithm: str = "auto") -> type[Al
     if autotune.enabled():
         return BY_NAME[autotune.fastest(problem, task)]
     # Problems are kept (`conv_problem`), and each keeps the answers that are its own for ever.
-    chosen = problem.chosen.get(task)
+    chosen = problem.plans.get(task)
     if chosen is None:
         chosen = next(a for a in CANDIDATES if why_not(a, problem, task) is None)
-        problem.chosen[task] = chosen
+        problem.plans[task] = chosen
     return chosen
 
 

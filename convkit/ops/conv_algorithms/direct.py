@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -105,12 +104,30 @@ class Phase(NamedTuple):
         return ("grad_input", problem.stride, problem.padding, problem.dilation, *self.start)
 
 
-@lru_cache(maxsize=4096)
 def all_phases(problem: ConvProblem) -> list[Phase]:
     """Return the phases that have pixels and taps."""
+    return _phases_once(problem)[0]
+
+
+def lonely(problem: ConvProblem) -> bool:
+    """Tell whether there are input pixels that no tap reaches."""
+    return _phases_once(problem)[1]
+
+
+def _phases_once(problem: ConvProblem) -> tuple[list[Phase], bool]:
+    """Return `all_phases` and `lonely`, worked out once."""
+    kept = problem.plans.get("phases")
+    if kept is None:
+        rows, cols = phases(problem, 0), phases(problem, 1)
+        kept = problem.plans["phases"] = (_all_phases(problem, rows, cols),
+                                          not all(rows + cols))
+    return kept
+
+
+def _all_phases(problem: ConvProblem, rows: list, cols: list) -> list[Phase]:
     found = []
-    for top, row_taps in enumerate(phases(problem, 0)):
-        for left, col_taps in enumerate(phases(problem, 1)):
+    for top, row_taps in enumerate(rows):
+        for left, col_taps in enumerate(cols):
             grid = (-(-(problem.in_size[0] - top) // problem.stride[0]),
                     -(-(problem.in_size[1] - left) // problem.stride[1]))
             if row_taps and col_taps and min(grid) > 0:
@@ -118,11 +135,6 @@ def all_phases(problem: ConvProblem) -> list[Phase]:
                     (top, left), grid, [r for r, _ in row_taps], [c for c, _ in col_taps],
                     [i * problem.kernel[1] + j for _, i in row_taps for _, j in col_taps]))
     return found
-
-
-def lonely(problem: ConvProblem) -> bool:
-    """Tell whether there are input pixels that no tap reaches."""
-    return any(not taps for taps in phases(problem, 0) + phases(problem, 1))
 
 
 def sides(problem: ConvProblem, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:

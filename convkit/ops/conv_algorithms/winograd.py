@@ -147,7 +147,7 @@ class Winograd(Algorithm):
         if not _bearable(packed):
             return [fallback.step(threads)] if x_pixel is None else None
         x, y = sides(problem, task)
-        return [winograd.step(x, packed, y, *_origin(problem, task), fallback,
+        return [winograd.step(x, packed, y, *_plan(problem, task)[1], fallback,
                               dilation=problem.dilation, x_pixel=x_pixel, y_pixel=y_pixel,
                               **epilogue)]
 
@@ -169,20 +169,28 @@ def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
     return problem.in_channels, problem.out_channels, problem.out_size
 
 
+def _plan(problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
+    """Return the key of transformed weights, `_origin` and how weights are transformed."""
+    plan = problem.plans.get(("winograd", task))
+    if plan is None:
+        depth, columns, out_size = _sizes(problem, task)
+        tile = choose_tile(depth, columns, out_size, problem.dilation)
+        steps, backward = (problem.in_channels * 9, 9), task == "grad_input"
+        plan = problem.plans["winograd", task] = (
+            ("winograd", task, tile), _origin(problem, task),
+            (tile, columns, depth, *(steps[::-1] if backward else steps), backward))
+    return plan
+
+
 def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
           threads: int) -> winograd.Weights:
     """Transform (or find transformed) weights."""
-    depth, columns, out_size = _sizes(problem, task)
-    tile = choose_tile(depth, columns, out_size, problem.dilation)
-    key = ("winograd", task, tile)
-    if cache is not None and key in cache:
-        return cache[key]
-    o_step, c_step = problem.in_channels * 9, 9
-    backward = task == "grad_input"
-    packed = winograd.pack(weight, tile, columns, depth, c_step if backward else o_step,
-                           o_step if backward else c_step, backward, threads)
-    if cache is not None:
-        cache[key] = packed
+    key, _, how = _plan(problem, task)
+    packed = None if cache is None else cache.get(key)
+    if packed is None:
+        packed = winograd.pack(weight, *how, threads)
+        if cache is not None:
+            cache[key] = packed
     return packed
 
 
@@ -245,8 +253,8 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
     packed = _pack(problem, task, weight, cache, threads)
     if not _bearable(packed):
         return False
-    peaks = winograd.run(x, packed, y, *_origin(problem, task), problem.dilation, threads=threads,
-                         **epilogue)
+    peaks = winograd.run(x, packed, y, *_plan(problem, task)[1], problem.dilation,
+                         threads=threads, **epilogue)
     residual = epilogue.pop("residual", None)
     for n in winograd.outside(peaks, packed):
         one = slice(n, n + 1)
