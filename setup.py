@@ -60,6 +60,11 @@ SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-c
 SMALL_CODE = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 
 
+# What a function leaves unset in a struct is 0, in modules that fill structs with the parameters of
+# kernels. Kernels' own variables are left alone.
+ZEROED = ["-ftrivial-auto-var-init=zero"]
+
+
 def switch(name: str) -> bool:
     """Tell whether an environment switch is on."""
     return os.environ.get(name, "0").lower() not in ("", "0", "no", "false")
@@ -82,6 +87,19 @@ def find_openmp(compiler) -> tuple[list[str], list[str]] | None:
                 continue
             return compile_flags, link_flags
     return None
+
+
+def takes(compiler, flags: list[str]) -> bool:
+    """Tell whether a compiler takes some flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("int probe(void) { int unset; return unset; }")
+        try:
+            compiler.compile([str(source)], output_dir="/" if os.name == "posix" else folder,
+                             extra_postargs=["-Werror", "-Wno-uninitialized", *flags])
+        except Exception:  # any failure of a foreign compiler means "not with these flags"
+            return False
+    return True
 
 
 def warn_without_openmp() -> None:
@@ -109,6 +127,16 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext: Kernels) -> None:
         """Compile what has changed, then link all of it."""
+        units = self.units(ext)
+        jobs = int(os.environ.get("CONVKIT_BUILD_JOBS") or self.parallel
+                   or len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(jobs) as pool:
+            ext.extra_objects = list(pool.map(lambda unit: self.compile_unit(*unit), units))
+        ext.depends = ext.extra_objects
+        super().build_extension(ext)
+
+    def units(self, ext: Kernels) -> list[tuple[Extension, str, list[str]]]:
+        """List (part, C file, flags), and add to the flags of the linker what these ask for."""
         sanitize = os.environ.get("CONVKIT_SANITIZE", "")
         # GCC 12 breaks off with an internal error where pointer arithmetic is checked.
         extra = [f"-fsanitize={sanitize}", "-fno-sanitize=pointer-overflow",
@@ -119,18 +147,17 @@ class BuildExt(build_ext):
         if openmp is None:
             warn_without_openmp()
             openmp = ([], [])
+        ext.extra_link_args += openmp[1] + extra
+        zeroed = ZEROED if takes(self.compiler, ZEROED) else []
         units = []
         for part in ext.parts:
-            door = openmp[0] if part.name.endswith(".threads") else []  # the one door to threads
-            units += [(part, source, [*part.extra_compile_args, *door, *extra, *calm])
-                      for source in part.sources]
-        ext.extra_link_args += openmp[1] + extra
-        jobs = int(os.environ.get("CONVKIT_BUILD_JOBS") or self.parallel
-                   or len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(jobs) as pool:
-            ext.extra_objects = list(pool.map(lambda unit: self.compile_unit(*unit), units))
-        ext.depends = ext.extra_objects
-        super().build_extension(ext)
+            flags = [*part.extra_compile_args, *extra, *calm]
+            if part.name.endswith(".threads"):  # the one door to threads
+                flags += openmp[0]
+            if not part.name.endswith(".native"):
+                flags += zeroed
+            units += [(part, source, flags) for source in part.sources]
+        return units
 
     def compile_unit(self, part: Extension, source: str, flags: list[str]) -> str:
         """Compile one C file unless its object is newer than all it depends on."""

@@ -97,3 +97,17 @@ def test_a_source_is_compiled_anew_where_a_header_is_newer(build, tmp_path):
         target = command.compile_unit(part, str(source), ["-O0"])
         runs.append(len((tmp_path / "runs").read_text().split()))
     assert Path(target).exists() and runs == [1, 1, 2]
+
+
+def test_structs_of_modules_start_as_zeros(build, monkeypatch, tmp_path):
+    from setuptools import Distribution
+
+    monkeypatch.chdir(SETUP.parent)
+    command = build["BuildExt"](Distribution())
+    command.compiler = compiler_that(tmp_path, "")
+    kernels = build["Kernels"]("native", build["parts"](False), [])
+    if not build["takes"](command.compiler, build["ZEROED"]):
+        pytest.skip("this compiler cannot set variables to zero")
+    for part, source, flags in command.units(kernels):
+        assert (set(build["ZEROED"]) <= set(flags)) == source.endswith(".pyx"), part.name
+    assert not build["takes"](command.compiler, ["-fno-such-flag-anywhere"])

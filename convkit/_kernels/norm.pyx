@@ -42,6 +42,7 @@ cdef struct Cut:
 
 cdef struct Run:
     Cut cut
+    task_fn block               # of a step
     int kind
     const ck_norm_table* kernels
     const char* x
@@ -491,14 +492,23 @@ def affine(cnp.ndarray x, scale, shift, int activation, cnp.ndarray out, int thr
         parallel_for(_affine_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
-cdef int _affine_step(const void* params, char** at, Py_ssize_t samples, int threads,
+cdef int _blocks_step(const void* params, char** at, Py_ssize_t samples, int threads,
                       char* scratch) noexcept nogil:
+    """Do what `run.block` does to all blocks of x, the first operand, into the second."""
     cdef Run run = (<const Run*>params)[0]
     run.cut = _cut(1, samples * run.cut.pixels, run.cut.channels)
     run.x = at[0]
     run.out = at[1]
-    parallel_for(_affine_block, &run, run.cut.tasks, _threads(&run, threads))
+    parallel_for(run.block, &run, run.cut.tasks, _threads(&run, threads))
     return 0
+
+
+cdef _start_step(Run* run, task_fn block, Py_ssize_t pixels, Py_ssize_t channels, bint double_):
+    """Fill in what all steps on `pixels` pixels of each sample need."""
+    run.kind = double_
+    run.kernels = table().norm
+    run.cut = _cut(1, pixels, channels)
+    run.block = block
 
 
 cdef void _affine_pixels(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -535,21 +545,16 @@ def affine_step(Py_ssize_t pixels, bint double_, scale, shift, int activation, d
     With `x_pixel`, pixels of x are so many numbers apart, parts of wider ones.
     """
     cdef Run run
-    run.kind = double_
-    run.kernels = table().norm
-    run.step = 0
-    run.y = NULL
-    run.cut = _cut(1, pixels, len(scale))
+    _start_step(&run, _affine_block, pixels, len(scale), double_)
     cdef cnp.ndarray a = _folded(&run, scale), b = _folded(&run, shift)
     run.scale = _data(a)
     run.shift = _data(b)
-    run.center = NULL
     run.activation = activation
     run.after = activation_map(activation, run.kind)
     run.alpha = alpha
     run.beta = beta
     run.x_pixel = run.cut.channels if x_pixel is None else x_pixel
-    return new_step(_affine_step if run.x_pixel == run.cut.channels else _affine_parts_step, NULL,
+    return new_step(_blocks_step if run.x_pixel == run.cut.channels else _affine_parts_step, NULL,
                     &run, sizeof(Run), (a, b))
 
 
@@ -705,13 +710,7 @@ def sample_norm_step(Py_ssize_t pixels, Py_ssize_t groups, cnp.ndarray weight, c
             _is_plain(weight, cnp.NPY_FLOAT64, channels)
             and _is_plain(bias, cnp.NPY_FLOAT64, channels)):
         raise ValueError("kernel called with parameters that do not fit")
-    job.run.kind = double_
-    job.run.kernels = table().norm
-    job.run.cut = _cut(1, pixels, channels)
-    job.run.y = NULL
-    job.run.after = NULL
-    job.run.activation = 0
-    job.run.alpha = job.run.beta = 0
+    _start_step(&job.run, _affine_block, pixels, channels, double_)
     job.groups = groups
     job.weight, job.bias = <double*>_data(weight), <double*>_data(bias)
     job.eps = eps
@@ -939,26 +938,13 @@ def prelu(cnp.ndarray x, weight, cnp.ndarray out, int threads):
         parallel_for(_prelu_block, &run, run.cut.tasks, _threads(&run, threads))
 
 
-cdef int _prelu_step(const void* params, char** at, Py_ssize_t samples, int threads,
-                     char* scratch) noexcept nogil:
-    cdef Run run = (<const Run*>params)[0]
-    run.cut = _cut(1, samples * run.cut.pixels, run.cut.channels)
-    run.x = at[0]
-    run.out = at[1]
-    parallel_for(_prelu_block, &run, run.cut.tasks, _threads(&run, threads))
-    return 0
-
-
 def prelu_step(Py_ssize_t pixels, bint double_, weight):
     """Return `prelu` on `pixels` pixels of each sample as a step, with operands x and out."""
     cdef Run run
-    run.kind = double_
-    run.kernels = table().norm
-    run.step = 0
-    run.cut = _cut(1, pixels, len(weight))
+    _start_step(&run, _prelu_block, pixels, len(weight), double_)
     cdef cnp.ndarray w = _folded(&run, weight)
     run.scale = _data(w)
-    return new_step(_prelu_step, NULL, &run, sizeof(Run), w)
+    return new_step(_blocks_step, NULL, &run, sizeof(Run), w)
 
 
 cdef void _prelu_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

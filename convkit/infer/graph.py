@@ -345,11 +345,22 @@ class Editor(Growing):
         self._nodes: list[Node | None] = list(graph.nodes)
         self._inserted: dict[int, list[Node]] = {}
         self._aliases: dict[int, int] = {}
-        self._uses = graph.uses()
+        self._uses, self._producers = graph.uses(), graph.producers()
 
     def node(self, position: int) -> Node | None:
         """Return the node that now stands at a position, None when it was dropped."""
         return self._nodes[position]
+
+    def chains(self, *ops: str) -> Iterator[tuple[int, Node, int]]:
+        """Yield (position, node, position of the node before), where nodes follow one another.
+
+        That is, where the node alone reads what the one before makes, as its first input; of
+        nodes of these operations, or of all. Replacements made meanwhile count.
+        """
+        for position, node in enumerate(self._graph.nodes):
+            first = node.inputs[0] if node.inputs and (not ops or node.op in ops) else None
+            if first in self._producers and self._uses[first] == 1:
+                yield position, node, self._producers[first]
 
     def add_constant(self, array: np.ndarray, name: str, instead_of: int | None = None) -> int:
         """Add a constant and return its value number.
@@ -373,6 +384,7 @@ class Editor(Growing):
     def replace(self, position: int, node: Node) -> None:
         """Put another node in place of the one at a position."""
         self._nodes[position] = node
+        self._producers.update(dict.fromkeys(node.outputs, position))
 
     def drop(self, position: int) -> None:
         """Remove the node at a position."""

@@ -35,11 +35,7 @@ def merge_affines(graph: Graph) -> Graph:
     Only where the second alone reads the first's result and nothing is activated in between.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.op == "affine" else None
-        if before is None or uses[node.inputs[0]] != 1:
-            continue
+    for position, node, before in editor.chains("affine"):
         first = editor.node(before)
         inner = channel_vectors(editor, first) if first.op == "affine" else None
         outer = channel_vectors(editor, node.with_attrs(activation=None))
@@ -66,11 +62,7 @@ def fold_affine_into_next(graph: Graph) -> Graph:
     with shifted values.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.inputs else None
-        if before is None or uses[node.inputs[0]] != 1:
-            continue
+    for position, node, before in editor.chains():
         affine = graph.nodes[before]
         vectors = channel_vectors(editor, affine) if affine.op == "affine" else None
         layer = None if vectors is None else layer_at(editor, position)

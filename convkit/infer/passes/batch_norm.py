@@ -16,11 +16,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     float64 and rounded once.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        if node.op not in ("batch_norm", "affine") or uses[node.inputs[0]] != 1:
-            continue
-        before = producers.get(node.inputs[0])
+    for position, node, before in editor.chains("batch_norm", "affine"):
         layer = layer_at(editor, before)
         vectors = channel_vectors(editor, node.with_attrs(activation=None))
         if layer is None or vectors is None or not _foldable(graph, layer.node):
@@ -31,7 +27,6 @@ def fold_batch_norm(graph: Graph) -> Graph:
             layer.node = layer.node.with_attrs(**node.attrs)
         layer.scale_outputs(*vectors)
         replace_layer(graph, editor, before, layer, layer.node.inputs, node.outputs)
-        producers[node.outputs[0]] = before
         editor.drop(position)
     return editor.finish()
 

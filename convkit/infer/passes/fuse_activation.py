@@ -21,18 +21,12 @@ def fuse_activation(graph: Graph) -> Graph:
     reads that step's result; an addition takes one where both operands are whole.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        form = fused_form(node)
-        if form is None or uses[node.inputs[0]] != 1:
-            continue
-        before = producers.get(node.inputs[0])
-        step = None if before is None else editor.node(before)
-        if step is None or not takes_activation(graph, step):
+    for position, node, before in editor.chains():
+        form, step = fused_form(node), editor.node(before)
+        if form is None or step is None or not takes_activation(graph, step):
             continue
         fused = step.with_attrs(activation=form[0], activation_args=form[1])
         editor.replace(before, dataclasses.replace(fused, outputs=node.outputs))
-        producers[node.outputs[0]] = before
         editor.drop(position)
     return editor.finish()
 

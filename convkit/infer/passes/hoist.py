@@ -27,10 +27,7 @@ def hoist(graph: Graph) -> Graph:
     """
     editor = Editor(graph)
     producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.inputs else None
-        if before is None or uses[node.inputs[0]] != 1:
-            continue
+    for position, node, before in editor.chains():
         mover = editor.node(before)
         if mover is not graph.nodes[before] or not _commutes(editor, mover, node):
             continue

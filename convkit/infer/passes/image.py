@@ -16,18 +16,15 @@ def merge_into_image(graph: Graph) -> Graph:
     For ``affine`` steps without activation that alone read an ``image`` step.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.op == "affine" else None
-        image = None if before is None else editor.node(before)
-        if image is None or image.op != "image" or uses[node.inputs[0]] != 1:
+    for position, node, before in editor.chains("affine"):
+        image = editor.node(before)
+        if image.op != "image":
             continue
         inner, outer = _numbers(editor, image), channel_vectors(editor, node)
         if inner is None or outer is None:
             continue
         scale, shift = inner[0] * outer[0], inner[1] * outer[0] + outer[1]
         _put(editor, before, image, scale, shift, node.outputs)
-        producers[node.outputs[0]] = before
         editor.drop(position)
     return editor.finish()
 
@@ -40,11 +37,9 @@ def fold_image_scale(graph: Graph) -> Graph:
     alone reads the images, and no scale is zero.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.op in ("conv", "conv_transpose") else None
-        image = None if before is None else editor.node(before)
-        if image is None or image.op != "image" or uses[node.inputs[0]] != 1:
+    for position, node, before in editor.chains("conv", "conv_transpose"):
+        image = editor.node(before)
+        if image.op != "image":
             continue
         numbers = _numbers(editor, image)
         if numbers is None or not numbers[0].all() or (numbers[0] == 1).all():

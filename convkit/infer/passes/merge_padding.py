@@ -23,11 +23,8 @@ def merge_padding(graph: Graph) -> Graph:
     on both sides where they are -inf, or zeros around what is never negative.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        before = producers.get(node.inputs[0]) if node.inputs else None
-        if before is None or uses[node.inputs[0]] != 1:
-            continue
+    producers = graph.producers()
+    for position, node, before in editor.chains():
         pad = editor.node(before)
         pairs = _spatial(pad)
         if pairs is None:

@@ -86,20 +86,16 @@ def fold_take(graph: Graph) -> Graph:
     reorders their columns. Both for layers in one group only.
     """
     editor = Editor(graph)
-    producers, uses = graph.producers(), graph.uses()
-    for position, node in enumerate(graph.nodes):
-        if node.op == "take" and uses[node.inputs[0]] == 1:
-            before = producers.get(node.inputs[0])
+    for position, node, before in editor.chains("take", "conv", "linear"):
+        if node.op == "take":
             order, layer = _picked(graph, node), layer_at(editor, before)
             if order is None or not _plain(graph, layer) or layer.node.input(3) is not None:
                 continue
             layer.weight, layer.bias = layer.weight[order], layer.bias[order]
             replace_layer(graph, editor, before, layer, layer.node.inputs, node.outputs)
-            producers[node.outputs[0]] = before
             editor.drop(position)
-        elif node.op in ("conv", "linear") and uses[node.inputs[0]] == 1:
-            before = producers.get(node.inputs[0])
-            take = None if before is None else editor.node(before)
+        else:
+            take = editor.node(before)
             order = _picked(graph, take) if take is not None and take.op == "take" else None
             layer = None if order is None else layer_at(editor, position)
             if order is None or not _plain(graph, layer) \
