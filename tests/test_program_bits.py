@@ -10,6 +10,7 @@ from program_checks import NetworkMaker, op_by_op, random_inputs, run
 import convkit as ck
 import convkit.functional as F
 from convkit import models, nn
+from convkit._kernels import dispatch
 from convkit.autograd import apply
 from convkit.infer import (
     BatchDim,
@@ -200,12 +201,40 @@ COMPILED = {
     "mean of channels last": lambda x: F.max_pool2d(x, 1).mean((1, 3)),
     "sum of long rows": lambda x: F.concat([x] * 300, 3).sum(3),
     "exp of a part": lambda x: x[:, 1:4, ::2].exp(),
+    "matmul": lambda x: x.matmul(x.permute(0, 1, 3, 2)),
+    "matmul of columns": lambda x: x.permute(0, 1, 3, 2).matmul(x),
+    "matmul of heads": lambda x: x.permute(0, 2, 3, 1).matmul(x.permute(0, 2, 1, 3)),
+    "matmul of parts": lambda x: x[:, :, ::2, ::3].matmul(x[:, 1:2, :3, ::2]),
+    "matmul after a constant": lambda x: ck.tensor(C6[:5][None] * C6[:3, None]).matmul(x),
+    "matmul with more axes": lambda x: x[:, :, None].matmul(x[:, 0, None, None].permute(
+        0, 1, 2, 4, 3)),
+    "matmul in one": lambda x: x.reshape(x.shape[0], 1, -1).matmul(x.reshape(x.shape[0], -1, 1)),
+    "local response norm": lambda x: F.local_response_norm(x, 3),
+    "local response norm of rows": lambda x: F.local_response_norm(x[:, :, 0], 20, 0.1, 0.5, 2.0),
+    "local response norm of samples": lambda x: F.local_response_norm(x[:, :, 0, 0], 2),
+    "resize by cubes": lambda x: apply(
+        REGISTRY["resize"], x, size=(None, None, 8, 5), mode="cubic"),
+    "resize of channels": lambda x: apply(
+        REGISTRY["resize"], x, size=(None, 3, 10, 14), mode="linear", coordinates="align_corners"),
+    "resize of channels last": lambda x: apply(
+        REGISTRY["resize"], F.max_pool2d(x, 1), size=(None, 6, 10, 3), scale=(1, 1, 2.1, 0.5),
+        antialias=True, mode="linear"),
+    "resize of nothing": lambda x: apply(REGISTRY["resize"], x, size=(None, 6, 5, 7)),
+    "expand": lambda x: apply(
+        REGISTRY["expand"], x.mean((2, 3), keepdim=True), shape=(-1, -1, 3, 4)),
+    "expanded and read": lambda x: F.relu(apply(
+        REGISTRY["expand"], x.mean(1, keepdim=True), shape=(-1, 4, -1, -1))).sum(3),
 }
 BY_PYTHON = {
     "sum of all": lambda x: x.sum(),
     "sum of samples": lambda x: x.sum(0),
     "samples last": lambda x: F.relu(x.permute(3, 1, 2, 0)).permute(3, 1, 2, 0),
-    "matmul": lambda x: x.matmul(x.permute(0, 1, 3, 2)),
+    "matmul of samples": lambda x: x.reshape(x.shape[0], -1).matmul(
+        x.sum(0).reshape(-1, 5)[:, :3].permute(1, 0).matmul(x.sum(0).reshape(-1, 5)).matmul(
+            ck.tensor(np.ones((5, 210), np.float32))).permute(1, 0)),
+    "resize beyond the input": lambda x: apply(
+        REGISTRY["resize"], x, size=(None, None, 4, 4), coordinates="tf_crop_and_resize",
+        roi=((0, 1), (0, 1), (0, 1.5), (0, 1))),
     "concat of samples": lambda x: F.concat([x, x], 0),
     "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
 }
@@ -215,7 +244,8 @@ BY_PYTHON = {
 def test_compiled_operations(name):
     graph = trace(COMPILED[name], (1, 6, 5, 7))
     program = check_graph(graph, (1, 2, 9))
-    assert not program._lowered.python
+    # Products on tiles pack their second matrix by Python.
+    assert not program._lowered.python or ("matmul" in name and dispatch.isa() == "amx")
 
 
 @pytest.mark.parametrize("name", BY_PYTHON)
@@ -232,15 +262,26 @@ BY_PYTHON_ALWAYS = {
     "topk": "sorts; at a network's end", "cumsum": "rare in convolutional networks",
     "cast": "between types that kernels seldom take", "where": "three operands",
     "gather": "reads from places that are data", "max_unpool": "writes to places that are data",
-    "expand": "its samples may be stretched", "matmul": "both operands are computed",
-    "resize": "all of ONNX's modes; the usual ones become upsample",
-    "local_response_norm": "of networks before 2014",
     "batch_norm_train": "of training; three outputs"}
 
 
 def test_every_operation_of_graphs_has_steps_or_a_reason():
     without = {name for name in SCHEMAS if REGISTRY[name].lower is Op.lower}
     assert without == BY_PYTHON_ALWAYS.keys()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize(
+    "rows,depth,columns", [(1, 1, 1), (17, 5000, 33), (150, 64, 130), (65, 3, 1)])
+def test_products_of_many_sizes(rows, depth, columns, precision):
+    shapes = [(BatchDim(), 3, rows, depth), (BatchDim(), 1, depth, columns)]
+    for dtype in ("float32", "float64"):
+        values = [Value(s, dtype) for s in (*shapes, (BatchDim(), 3, rows, columns))]
+        graph = Graph((Port("a", 0), Port("b", 1)), {}, (Node("matmul", (0, 1), (2,)),),
+                      (Port("y", 2),), dict(enumerate(values)))
+        verify(graph)
+        program = check_graph(graph, (1, 2), precision=precision)
+        assert not program._lowered.python or dispatch.isa() == "amx"
 
 
 def test_inputs_and_constants_as_outputs():

@@ -1,5 +1,6 @@
 """C declarations of the batch-reduce GEMM, and the choice of its tile."""
 
+from convkit._kernels.dispatch cimport ck_transpose_table
 from libc.stddef cimport ptrdiff_t
 
 cdef extern from "gemm.h" nogil:
@@ -43,6 +44,20 @@ cdef const ck_gemm_kernels* kernels_for(Py_ssize_t itemsize) noexcept nogil
 # How many vectors wide tiles should be for rows of `width` pixels and `columns` outputs.
 cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
                       Py_ssize_t columns) noexcept nogil
+
+
+cdef struct PackJob:
+    const ck_transpose_table* transpose
+    const char* source
+    char* target
+    Py_ssize_t itemsize, vector, width, columns, blocks, depth, taps, block_size
+    Py_ssize_t group_step, column_step, depth_step
+    const Py_ssize_t* tap_steps
+    const Py_ssize_t* places    # of the tap at each step below `span`, or -1
+    Py_ssize_t span, begin      # the first block to pack
+
+# Packs one block of one group; `ctx` is a PackJob.
+cdef void pack_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil
 
 
 # Where part i of `parts` nearly equal parts of `total` begins.

@@ -47,17 +47,6 @@ cdef int choose_width(const ck_gemm_kernels* kernels, Py_ssize_t width,
     return chosen
 
 
-cdef struct PackJob:
-    const dispatch.ck_transpose_table* transpose
-    const char* source
-    char* target
-    Py_ssize_t itemsize, vector, width, columns, blocks, depth, taps, block_size
-    Py_ssize_t group_step, column_step, depth_step
-    const Py_ssize_t* tap_steps
-    const Py_ssize_t* places    # of the tap at each step below `span`, or -1
-    Py_ssize_t span, begin      # the first block to pack
-
-
 cdef void _copy_block(PackJob* job, const char* source, char* target, Py_ssize_t columns,
                       Py_ssize_t row) noexcept nogil:
     """Pack a block whose columns are neighbours in the source."""
@@ -106,8 +95,7 @@ cdef void _turn_block(PackJob* job, const char* source, char* target, Py_ssize_t
                          row, window * depths, length)
 
 
-cdef void _pack_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Pack one block of one group."""
+cdef void pack_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef PackJob* job = <PackJob*>ctx
     index += job.begin
     cdef Py_ssize_t group = index // job.blocks
@@ -200,7 +188,7 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
         if by_columns:
             count = (len(part) + together - 1) // together
         with nogil:
-            parallel_for(_pack_block, &job, count, team)
+            parallel_for(pack_block, &job, count, team)
     return packed
 
 

@@ -158,8 +158,7 @@ cdef size_t _layer_scratch(const void* params, Py_ssize_t samples, int threads) 
 cdef int _layer_step(const void* params, char** at, Py_ssize_t samples, int threads,
                      char* scratch) noexcept nogil:
     cdef Run run = (<const Run*>params)[0]
-    run.rows *= samples
-    run.blocks = (run.rows + run.block - 1) // run.block
+    _of_samples(&run, samples)
     run.x = at[0]
     run.out = at[1]
     run.mean = <double*>scratch
@@ -168,14 +167,25 @@ cdef int _layer_step(const void* params, char** at, Py_ssize_t samples, int thre
     return 0
 
 
-def layer_step(Py_ssize_t rows, Py_ssize_t length, bint double_, weight, bias, double eps):
-    """Return `layer_norm` of `rows` rows in each sample as a step, with operands x and out."""
-    cdef Run run
+cdef void _of_samples(Run* run, Py_ssize_t samples) noexcept nogil:
+    """Take the rows of some samples for those of one."""
+    run.rows *= samples
+    run.blocks = (run.rows + run.block - 1) // run.block
+
+
+cdef _describe(Run* run, Py_ssize_t rows, Py_ssize_t length, bint double_):
+    """Fill in what all steps on `rows` rows of each sample need."""
     run.kind = double_
     run.kernels = <const ck_rownorm_table*>table().rownorm
     run.rows = rows
     run.length = length
     run.block = max(BLOCK // length, 1)
+
+
+def layer_step(Py_ssize_t rows, Py_ssize_t length, bint double_, weight, bias, double eps):
+    """Return `layer_norm` of `rows` rows in each sample as a step, with operands x and out."""
+    cdef Run run
+    _describe(&run, rows, length, double_)
     run.weight = _optional(&run, weight)
     run.bias = _optional(&run, bias)
     run.eps = eps
@@ -264,9 +274,14 @@ def layer_norm_sums(cnp.ndarray gy, cnp.ndarray x, Py_ssize_t length, cnp.ndarra
 cdef int _start_lrn(Run* run, cnp.ndarray x, Py_ssize_t size, double alpha, double beta,
                     double k) except -1:
     """Fill in what both directions need."""
+    _start(run, x, x.shape[x.ndim - 1], 1)
+    return _window(run, size, alpha, beta, k)
+
+
+cdef int _window(Run* run, Py_ssize_t size, double alpha, double beta, double k) except -1:
+    """Fill in what each row of known length is normalised with."""
     if size < 1:
         raise ValueError(f"kernel called with a window of {size}")
-    _start(run, x, x.shape[x.ndim - 1], 1)
     # A window of twice the row's length holds all of the row wherever it lies.
     run.lrn = ck_lrn(min(size, 2 * max(run.length, 1)), alpha / size, beta, k)
     run.piece = (run.length + run.lrn.size) * (8 if run.kind else 4)
@@ -317,6 +332,32 @@ def local_response_norm(cnp.ndarray x, Py_ssize_t size, double alpha, double bet
     run.out = <char*>out_pointer(out, run.kind, _size(&run))
     run.kept = NULL if base is None else <char*>out_pointer(base, run.kind, _size(&run))
     _run_lrn(&run, _lrn_block, threads)
+
+
+cdef size_t _lrn_scratch(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    _of_samples(&run, samples)
+    return run.piece * _threads(&run, threads, LRN_COST)
+
+
+cdef int _lrn_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                   char* scratch) noexcept nogil:
+    cdef Run run = (<const Run*>params)[0]
+    _of_samples(&run, samples)
+    run.x = at[0]
+    run.out = at[1]
+    run.scratch = scratch
+    parallel_for(_lrn_block, &run, run.blocks, _threads(&run, threads, LRN_COST))
+    return 0
+
+
+def local_response_norm_step(Py_ssize_t rows, Py_ssize_t length, bint double_, Py_ssize_t size,
+                             double alpha, double beta, double k):
+    """Return `local_response_norm` of `rows` rows in each sample as a step: x and out."""
+    cdef Run run
+    _describe(&run, rows, length, double_)
+    _window(&run, size, alpha, beta, k)
+    return new_step(_lrn_step, _lrn_scratch, &run, sizeof(Run), None)
 
 
 cdef void _lrn_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

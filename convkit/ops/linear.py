@@ -14,14 +14,18 @@ from convkit.ops.conv_problem import ConvProblem, check_dtypes
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "linear_problem"]
 
 
-def _problem(rows: int, weight: np.ndarray, precision: str) -> ConvProblem:
-    """Return the 1x1 convolution of `rows` images of one pixel that a linear layer is."""
-    out_features, in_features = weight.shape
+def linear_problem(rows: int, shape: tuple[int, int], dtype: np.dtype, precision: str
+                   ) -> ConvProblem:
+    """Return the 1x1 convolution of `rows` images of one pixel that a linear layer is.
+
+    `shape` and `dtype` are those of its weight.
+    """
+    out_features, in_features = shape
     return ConvProblem(rows, in_features, (1, 1), out_features, (1, 1), (1, 1), (1, 1),
-                       ((0, 0), (0, 0)), (1, 1), 1, weight.dtype, precision)
+                       ((0, 0), (0, 0)), (1, 1), 1, dtype, precision)
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
@@ -67,7 +71,8 @@ class Linear(Op):
         out = Linear.shape(x.shape, weight.shape, None if bias is None else bias.shape,
                            None if residual is None else residual.shape)
         pixels = _pixels(x) if x.size else np.empty((0, 1, 1, weight.shape[1]), x.dtype)
-        problem = _problem(len(pixels), weight, precision or ctx.precision)
+        problem = linear_problem(len(pixels), weight.shape, weight.dtype,
+                                 precision or ctx.precision)
         y = memory.empty(out, x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         last = y.reshape(len(pixels), 1, 1, weight.shape[0])
@@ -88,7 +93,7 @@ class Linear(Op):
         """Emit the steps of the algorithm chosen, where weight and bias are constants."""
         if len(x.shape) < 2 or not constants(x, weight, bias):
             return None
-        problem = _problem(1, weight, precision or b.precision)
+        problem = linear_problem(1, weight.shape, weight.dtype, precision or b.precision)
         steps = planner.steps(b, "forward", problem, planner.choose(problem, "forward"), weight,
                               residual=residual is not None,
                               **activation_arguments(activation, activation_args))

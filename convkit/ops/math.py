@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from convkit._kernels import binary, elementwise, memory, resample
+from convkit._kernels import binary, elementwise, matmul, memory, resample
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops import planner
 from convkit.ops.conv import activation_arguments
 from convkit.ops.deferred import Deferred, plain
 from convkit.ops.layout import (
@@ -21,7 +22,7 @@ from convkit.ops.layout import (
     native,
     to_last,
 )
-from convkit.ops.linear import Linear
+from convkit.ops.linear import Linear, linear_problem
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import LIMIT, all_of
 
@@ -774,6 +775,32 @@ class MatMul(Op):
         return _products(ctx, _rows(a), _columns(b)).reshape(shape)
 
     @staticmethod
+    def lower(b, x, y):
+        """Emit a step for products stacked by samples, where a linear layer's are direct."""
+        rank = max(len(x.shape), len(y.shape))
+        if x.dtype != y.dtype or x.dtype not in FLOATS or rank < 3 or 1 in (
+                len(x.shape), len(y.shape)):
+            return None
+        own = [[1] * (rank - len(v.shape)) + list(v.shape[:-2]) for v in (x, y)]
+        stack = [n if m == 1 else m for m, n in zip(*own, strict=True)]
+        rows, depth, columns = matrix = *x.shape[-2:], y.shape[-1]
+        if any(not isinstance(n, int) or n == 0 for n in (*stack[1:], *matrix)):
+            return None
+        problem = linear_problem(rows, (columns, depth), x.dtype, b.precision)
+        if planner.choose(problem, "forward").name != "direct":
+            return None
+        x, y = _side_by_side(b, x, x.strides[-1:]), _side_by_side(b, y, y.strides[-2:])
+        strides = [[0] * (rank - len(v.shape)) + list(v.strides) for v in (x, y)]
+        for sizes, steps in zip(own, strides, strict=True):
+            steps[:-2] = [0 if n == 1 else step for n, step in zip(sizes, steps[:-2], strict=True)]
+        step = matmul.step(stack[1:], matrix, x.dtype, *strides)
+        if step is None:
+            return None
+        out = b.new((*stack, rows, columns), x.dtype)
+        b.step(step, (x, y, out), out.samples)
+        return out
+
+    @staticmethod
     def backward(ctx, g):
         """Return g b^T and a^T g, summed over broadcast axes."""
         a, b = ctx.saved
@@ -788,6 +815,14 @@ class MatMul(Op):
             gb = _products(ctx, rows.swapaxes(-1, -2), g)
             gb = sum_to(gb, _kind(columns)).reshape(b.shape)
         return ga, gb
+
+
+def _side_by_side(b: Any, x: Any, innermost: tuple[int, ...]) -> Any:
+    """Return matrices with numbers side by side along an axis of one of those strides."""
+    item = x.dtype.itemsize
+    if item in innermost and all(step > 0 and step % item == 0 for step in x.strides[-2:]):
+        return x
+    return b.in_order(x, tuple(range(len(x.shape))))
 
 
 def _rows(a: np.ndarray) -> np.ndarray:

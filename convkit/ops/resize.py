@@ -15,7 +15,7 @@ from convkit._kernels import memory
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
-from convkit.ops.layout import axis_order, in_order, logical, native
+from convkit.ops.layout import FLOATS, axis_order, in_order, logical, native
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import LIMIT, UNIT, remembered
 
@@ -180,6 +180,36 @@ class Resize(Op):
         for index in fills:
             y[index] = extrapolation_value
         return y
+
+    @staticmethod
+    def lower(b, x, *, size, scale=None, mode="nearest", coordinates="half_pixel",
+              nearest_mode="round_prefer_floor", cubic_coeff_a=-0.75, exclude_outside=False,
+              antialias=False, roi=None, extrapolation_value=0.0):
+        """Emit a step for each axis but the first; none for what reaches beyond the input."""
+        if x.dtype not in FLOATS or not x.regular or (
+                coordinates == "tf_crop_and_resize" or size[0] not in (None, x.shape[0])
+                or (scale is not None and scale[0] != 1)):
+            return None
+        sizes = _sizes((1, *x.shape[1:]), (None, *size[1:]), scale, mode, coordinates,
+                       nearest_mode, roi)
+        x = b.compact(x)
+        order, shape = x.order, list(x.shape)
+        for at, axis in enumerate(order):
+            n, m = shape[axis], sizes[axis]
+            ratio = 1 if axis == 0 else m / n if scale is None else scale[axis]
+            if axis == 0 or (n == m and ratio == 1):
+                continue
+            lists, _ = _axis_lists(n, m, _Rule(
+                ratio, mode, coordinates, nearest_mode, cubic_coeff_a, bool(exclude_outside),
+                bool(antialias), (0.0, 1.0)))
+            outer, inner = (math.prod(shape[i] for i in part)
+                            for part in (order[1:at], order[at + 1:]))
+            shape[axis] = m
+            y = b.new(tuple(shape), x.dtype, order)
+            b.step(kernels.step(False, inner, x.dtype.itemsize, UNIT, lists), (x, y),
+                   tuple([outer * k for k in x.samples]))
+            x = y
+        return x
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from convkit._kernels import memory, rownorm
 from convkit.errors import ShapeError
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["LocalResponseNorm"]
@@ -54,6 +56,18 @@ class LocalResponseNorm(Op):
         if ctx.needs[0]:
             ctx.saved = (last, base, size, alpha, beta, k)
         return from_last(y)
+
+    @staticmethod
+    def lower(b, x, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        """Emit the kernel's step, on values with channels last."""
+        if x.dtype not in FLOATS or len(x.shape) not in (2, 3, 4):
+            return None
+        x = b.last(x) if len(x.shape) > 2 else b.in_order(x, (0, 1))
+        y = b.new(x.shape, x.dtype, x.order)
+        b.step(rownorm.local_response_norm_step(
+            math.prod(x.shape[2:]), x.shape[1], x.dtype == np.float64, size, alpha, beta, k),
+            (x, y), x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array]:
