@@ -50,7 +50,7 @@ OPENMP_FLAGS = [
 
 # Modules whose own code only prepares calls: every loop over elements is in the C table.
 CALLS_ONLY = {"axis", "bench", "binary", "chain", "elementwise", "int8", "loss", "matmul", "memory",
-              "norm", "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax",
+              "norm", "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
               "threads", "winograd"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.

@@ -9,41 +9,25 @@ which gradients are summed is fixed.
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import numbers
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from convkit import indexing, runtime
-from convkit._precision import get_precision
+from convkit import indexing
+from convkit._kernels import tape
+from convkit._kernels.tape import Node, Sweep, TensorBase, apply, wrap
+from convkit._kernels.tape import state as _state
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
-from convkit.ops.deferred import Deferred, plain
 from convkit.ops.layout import axis_order, like
-from convkit.ops.op import Context, Op
 
-__all__ = ["Tensor", "apply", "enable_grad", "forms_made", "is_grad_enabled", "no_grad", "tracing",
-           "watching"]
+__all__ = ["Node", "Tensor", "apply", "enable_grad", "forms_made", "is_grad_enabled", "no_grad",
+           "tracing", "watching"]
 
-
-class _State(threading.local):
-    """Per-thread switches."""
-
-    grad = True
-    tracer: Any = None
-    recomputing = False
-    after: tuple[Callable[[], None], ...] = ()
-    watchers: tuple[Callable, ...] = ()
-
-
-_state = _State()
 _any_post_hook = False  # whether there ever was one, so that others pay nothing for them
-_sequence = itertools.count()
 
 
 def is_grad_enabled() -> bool:
@@ -133,55 +117,7 @@ def watching(watcher: Callable) -> Iterator[None]:
         _state.watchers = before
 
 
-class Node:
-    """One recorded call: what backward needs, and where its gradients go.
-
-    An edge is (node, output number) or (leaf tensor, -1): values that backward does not
-    read are not kept alive by the tape.
-    """
-
-    __slots__ = ("ctx", "edges", "hooks", "leaves", "n_outputs", "op", "order", "versions")
-
-    def __init__(self, op, ctx, edges, versions, n_outputs):
-        self.op = op
-        self.ctx = ctx
-        self.edges = edges  # per input: an edge, or None where no gradient is wanted
-        self.versions = versions  # (cell, version then) of everything backward reads
-        self.n_outputs = n_outputs
-        self.leaves: tuple[Tensor, ...] = ()  # that gradients reach on ways not yet known
-        self.hooks: list[tuple[int, Callable]] | None = None
-        self.order = next(_sequence)
-
-    def begin(self, grads: list[np.ndarray | None]) -> list[np.ndarray | None]:
-        """Check that what backward reads is as it was; return what the outputs' hooks leave."""
-        if self.ctx is None:
-            raise RuntimeError(
-                "backward through this graph a second time: its saved values were freed; "
-                "pass retain_graph=True to the first backward")
-        for cell, version in self.versions:
-            if cell[0] != version:
-                raise RuntimeError(
-                    f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
-                    f"(it is at version {cell[0]}, expected {version})")
-        if not self.op.takes_masked or self.hooks:
-            grads = [g if g is None else plain(g) for g in grads]
-        if self.hooks:
-            for output, hook in self.hooks:
-                if grads[output] is not None:
-                    grads[output] = _hooked(hook, grads[output])
-        return grads
-
-    def run(self, grads: list[np.ndarray | None]) -> tuple:
-        """Run the operation's backward once."""
-        return self.op.backward(self.ctx, *self.begin(grads))
-
-    def free(self) -> None:
-        """Let go of saved values and of the rest of the graph."""
-        self.ctx = None
-        self.versions = self.edges = self.leaves = ()
-
-
-class Tensor:
+class Tensor(TensorBase):
     """An array that remembers how it was computed.
 
     Parameters
@@ -200,11 +136,7 @@ class Tensor:
         The accumulated gradient, of the same shape and dtype.
     """
 
-    # `_edge` says where gradients of a recorded result go: (node, output number). `_cell`
-    # counts changes in place and is shared by tensors over the same memory. `_hooks` is
-    # unset until a leaf gets one, as is `_post_hooks`.
-    __slots__ = ("__weakref__", "_cell", "_edge", "_hooks", "_post_hooks", "data", "grad",
-                 "requires_grad")
+    __slots__ = ()
     __array_priority__ = 1000
     __hash__ = object.__hash__
 
@@ -223,31 +155,9 @@ class Tensor:
             raise DTypeError(f"only floating-point tensors can require grad, got {array.dtype}")
         self.data = array
         self.requires_grad = requires_grad
-        self.grad: Tensor | None = None
-        self._edge: tuple[Node, int] | None = None
         self._cell = [0]
 
     # -- what it is ---------------------------------------------------------------------
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Logical shape."""
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.data.ndim
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Element type."""
-        return self.data.dtype
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether no recorded operation made this tensor."""
-        return self._edge is None
 
     def numpy(self) -> np.ndarray:
         """Return the values without a copy; raise RuntimeError when a gradient is recorded."""
@@ -320,7 +230,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor over the same memory that is cut off from the tape."""
-        out = _wrap(self.data)
+        out = wrap(self.data)
         out._cell = self._cell
         return out
 
@@ -329,7 +239,7 @@ class Tensor:
         if _state.tracer is None and not (_state.grad and self.requires_grad):
             copy = like(self.data)
             np.copyto(copy, self.data)
-            return _wrap(copy)
+            return wrap(copy)
         return self * 1
 
     def astype(self, dtype: Any) -> Tensor:
@@ -345,7 +255,7 @@ class Tensor:
             return self
         if _state.grad and self.requires_grad:
             raise RuntimeError("a change of dtype is not differentiable; use t.detach().astype()")
-        return _wrap(self.data.astype(dtype))
+        return wrap(self.data.astype(dtype))
 
     to = astype
 
@@ -379,10 +289,9 @@ class Tensor:
                               self.dtype, "A")
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
-        sweep = _Sweep()
-        if _any_post_hook:
-            sweep.count_ways(self if self._edge is None else self._edge[0])
-        sweep.send(self._edge or (self, -1), grad, owned=False)
+        sweep = Sweep(_count_ways(self if self._edge is None else self._edge[0])
+                      if _any_post_hook else {})
+        sweep.send(self._edge or (self, -1), grad, False)
         try:
             sweep.run(retain_graph)
         finally:
@@ -439,7 +348,7 @@ class Tensor:
             raise RuntimeError("a hook on a tensor that does not require grad would never run")
         if self._edge is None:
             entry: Any = hook
-            hooks = self._hooks = getattr(self, "_hooks", [])
+            hooks = self._hooks = self._hooks or []
         else:
             node, output = self._edge
             entry = (output, hook)
@@ -470,22 +379,11 @@ class Tensor:
         """
         if not self.requires_grad or self._edge is not None:
             raise RuntimeError("expected a leaf tensor that requires grad")
-        hooks = self._post_hooks = getattr(self, "_post_hooks", [])
+        hooks = self._post_hooks = self._post_hooks or []
         hooks.append(hook)
         global _any_post_hook
         _any_post_hook = True
         return lambda: hooks.remove(hook) if hook in hooks else None
-
-    def _accumulate(self, grad: np.ndarray, owned: bool) -> None:
-        """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""
-        if self.grad is None:
-            if not owned or grad.dtype != self.data.dtype:
-                grad = grad.astype(self.data.dtype, order="K", copy=True)
-            self.grad = _wrap(grad)
-        else:
-            np.add(self.grad.data, grad, out=self.grad.data)
-            self.grad._cell[0] += 1
-
 
     # -- changes in place ---------------------------------------------------------------
 
@@ -633,7 +531,7 @@ class Tensor:
     def _compare(self, ufunc: np.ufunc, other: Any):
         if not isinstance(other, (Tensor, np.ndarray, numbers.Real, np.generic)):
             return NotImplemented
-        return _wrap(np.asarray(ufunc(self.data, getattr(other, "data", other)
+        return wrap(np.asarray(ufunc(self.data, getattr(other, "data", other)
                                       if isinstance(other, Tensor) else other)))
 
     def __eq__(self, other):
@@ -664,7 +562,7 @@ class Tensor:
                             "grad; use t.detach()[index]")
         if isinstance(index, tuple):
             index = tuple([i.data if isinstance(i, Tensor) else i for i in index])
-        return _wrap(np.asarray(self.data[index.data if isinstance(index, Tensor) else index]))
+        return wrap(np.asarray(self.data[index.data if isinstance(index, Tensor) else index]))
 
     def __setitem__(self, index, value):
         value = self._operand(value)
@@ -682,15 +580,15 @@ class Tensor:
 
     def max(self) -> Tensor:
         """Return the largest value (a plain number: no gradient flows)."""
-        return _wrap(np.asarray(self.data.max()))
+        return wrap(np.asarray(self.data.max()))
 
     def min(self) -> Tensor:
         """Return the smallest value (a plain number: no gradient flows)."""
-        return _wrap(np.asarray(self.data.min()))
+        return wrap(np.asarray(self.data.min()))
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the index of the (first) largest value along `dim`, or of all."""
-        return _wrap(np.asarray(self.data.argmax(axis=dim, keepdims=keepdim)))
+        return wrap(np.asarray(self.data.argmax(axis=dim, keepdims=keepdim)))
 
     def reshape(self, *shape: Any) -> Tensor:
         """Return the elements under another shape, in which one size may be -1."""
@@ -797,251 +695,32 @@ def _rebuild(cls: type[Tensor], data: np.ndarray, requires_grad: bool, grad: Ten
     return out
 
 
-def _hooked(hook: Callable, grad: np.ndarray) -> np.ndarray:
-    """Return the gradient that a hook leaves."""
-    result = hook(_wrap(grad))
-    if result is None:
-        return grad
-    result = np.asarray(result, dtype=grad.dtype)
-    if result.shape != grad.shape:
-        raise RuntimeError(f"a hook turned a gradient of shape {grad.shape} into {result.shape}")
-    return result
-
-
-def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the sum of two gradients of one tensor."""
-    return OPS["add"].total(a, b, runtime.get_num_threads())
-
-
-def _call_post_hooks(leaf: Tensor) -> None:
-    for hook in tuple(leaf._post_hooks):
-        hook(leaf)
-
-
-class _Sweep:
-    """One backward pass: nodes from the newest to the oldest, gradients summed on the way."""
-
-    def __init__(self):
-        self._pending: dict[Node, list[np.ndarray | None]] = {}
-        self._heap: list[tuple[int, Node]] = []
-        self._hooked: dict[int, tuple[Tensor, np.ndarray]] = {}
-        # Leaf -> ways to it that no gradient has come along yet; None: not known before the end.
-        self._open: dict[Tensor, int | None] = {}
-
-    def count_ways(self, root: Node | Tensor) -> None:
-        """Count along how many ways gradients come to the leaves with post hooks."""
-        nodes, stack = {root}, [root]
-        while stack:
-            node = stack.pop()
-            if isinstance(node, Tensor):
+def _count_ways(root: Node | Tensor) -> dict[Tensor, int | None]:
+    """Return along how many ways gradients come to each leaf with post hooks; None: not known."""
+    ways: dict[Tensor, int | None] = {}
+    nodes, stack = {root}, [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Tensor):
+            continue
+        for edge in node.edges:
+            if edge is None:
                 continue
-            for edge in node.edges:
-                if edge is None:
-                    continue
-                target, output = edge
-                if output < 0:
-                    if getattr(target, "_post_hooks", None):
-                        ways = self._open.get(target, 0)
-                        self._open[target] = ways if ways is None else ways + 1
-                elif target not in nodes:
-                    nodes.add(target)
-                    stack.append(target)
-            for leaf in node.leaves:
-                if getattr(leaf, "_post_hooks", None):
-                    self._open[leaf] = None
-
-    def _arrived(self, leaf: Tensor) -> None:
-        """Note that a gradient came to a leaf; call its post hooks after the last one."""
-        ways = self._open.get(leaf)
-        if ways is None:
-            self._open[leaf] = None
-        elif ways == 1:
-            del self._open[leaf]
-            _call_post_hooks(leaf)
-        else:
-            self._open[leaf] = ways - 1
-
-    def send(self, edge: tuple, value: np.ndarray, owned: bool) -> None:
-        """Add a gradient to what is known about the target of an edge."""
-        target, output = edge
-        if output < 0:
-            self._send_leaf(target, plain(value), owned)
-            return
-        slots = self._pending.get(target)
-        if slots is None:
-            slots = self._pending[target] = [None] * target.n_outputs
-            heapq.heappush(self._heap, (-target.order, target))
-        before = slots[output]
-        slots[output] = value if before is None else _sum(plain(before), plain(value))
-
-    def _send_leaf(self, leaf: Tensor, value: np.ndarray, owned: bool) -> None:
-        if not getattr(leaf, "_hooks", None):
-            leaf._accumulate(value, owned)
-            if getattr(leaf, "_post_hooks", None):
-                self._arrived(leaf)
-            return
-        before = self._hooked.get(id(leaf))
-        self._hooked[id(leaf)] = (
-            leaf, value if before is None else _sum(before[1], value))
-
-    def run(self, retain: bool) -> None:
-        """Visit all nodes that gradients were sent to, then the leaves with hooks."""
-        while self._heap:
-            _, node = heapq.heappop(self._heap)
-            results = node.run(self._pending.pop(node))
-            edges, owned = node.edges, not node.op.passes_gradient
-            if not retain:
-                node.free()
-            for edge, value in zip(edges, results, strict=True):
-                if edge is not None and value is not None:
-                    self.send(edge, value, owned)
-        for leaf, value in self._hooked.values():
-            for hook in tuple(leaf._hooks):
-                value = _hooked(hook, value)
-            leaf._accumulate(value, owned=False)
-        for leaf in tuple(self._open):
-            if leaf.grad is not None:
-                _call_post_hooks(leaf)
+            target, output = edge
+            if output < 0:
+                if target._post_hooks:
+                    known = ways.get(target, 0)
+                    ways[target] = known if known is None else known + 1
+            elif target not in nodes:
+                nodes.add(target)
+                stack.append(target)
+        for leaf in node.leaves:
+            if leaf._post_hooks:
+                ways[leaf] = None
+    return ways
 
 
-def apply(op: type[Op], *inputs: Any, **attrs: Any) -> Any:
-    """Run an operation on tensors, arrays or None and record it where needed.
-
-    Parameters
-    ----------
-    op : type of Op
-        The operation.
-    *inputs : Tensor, numpy.ndarray or None
-        Its array inputs, in the operation's order.
-    **attrs
-        Its attributes.
-
-    Returns
-    -------
-    Tensor or tuple of Tensor
-        As many as the operation has outputs.
-    """
-    state = _state
-    tracer, watchers = state.tracer, state.watchers
-    watched = tracer is not None or watchers
-    takes_deferred = op.takes_deferred and not watched
-    arrays, needs = [], []
-    for x in inputs:
-        if isinstance(x, Tensor):
-            arrays.append(x.now() if takes_deferred and isinstance(x, _Pending) else x.data)
-            needs.append(x.requires_grad)
-        else:
-            arrays.append(x if x is None or isinstance(x, np.ndarray) else Tensor(x).data)
-            needs.append(False)
-    wanted = state.grad and True in needs
-    ctx = Context(
-        tuple(needs) if wanted else (False,) * len(needs),
-        runtime.get_num_threads(),
-        tuple([x._packed(wanted and x.requires_grad, tracer is not None)
-               if isinstance(x, _Cached) else None for x in inputs]) if op.packs else (),
-        get_precision())
-    if op.defers and wanted and not watched:
-        ctx.defer = all([isinstance(x, Tensor) and x._edge for x in inputs[:op.defers]])
-    result = op.forward(ctx, *arrays, **attrs)
-    several = isinstance(result, tuple)
-    first = result[0] if several else result
-    if isinstance(first, Deferred):
-        pending = _Pending.of(first, inputs[:op.defers])
-        tensors = (pending, *[_wrap(y) for y in result[1:]]) if several else (pending,)
-    else:
-        tensors = tuple([_wrap(y) for y in result]) if several else (_wrap(result),)
-    if op.views and isinstance(inputs[0], Tensor):
-        tensors[0]._cell = inputs[0]._cell
-    if wanted:
-        _record(op, ctx, inputs, tensors)
-    if tracer is not None:
-        tracer.record(op, inputs, attrs, tensors)
-    for watcher in watchers:
-        watcher(op, inputs, attrs, tensors)
-    return tensors if several else tensors[0]
-
-
-_new = Tensor.__new__
-
-
-def _wrap(array: np.ndarray) -> Tensor:
-    """Make a Tensor of an operation's result without the constructor's checks."""
-    t = _new(Tensor)
-    t.data = array
-    t.requires_grad = False
-    t.grad = None
-    t._edge = None
-    t._cell = [0]
-    return t
-
-
-def _record(op: type[Op], ctx: Context, inputs: Sequence, outputs: tuple[Tensor, ...]) -> None:
-    """Leave a node on the differentiable outputs."""
-    edges = [(x._edge or (x, -1)) if need else None
-             for x, need in zip(inputs, ctx.needs)]  # noqa: B905 (of one length by construction)
-    versions = []
-    for i in op.reads:
-        if i < len(inputs) and isinstance(inputs[i], Tensor):
-            cell = inputs[i]._cell
-            versions.append((cell, cell[0]))
-    if op.reads_output:
-        cell = outputs[0]._cell
-        versions.append((cell, cell[0]))
-    node = Node(op, ctx, edges, versions, op.differentiable)
-    for i in range(op.differentiable):
-        y = outputs[i]
-        y._edge = (node, i)
-        y.requires_grad = True
-
-
-class _Pending(Tensor):
-    """An operation's result whose values are computed when somebody reads them.
-
-    The next operation may take it up as it is (`now`). Changes in place of what it will be
-    computed from have it computed first: their cells know of it.
-    """
-
-    __slots__ = ("_deferred", "_value")
-
-    @classmethod
-    def of(cls, deferred: Deferred, sources: Sequence[Tensor]) -> _Pending:
-        """Make the tensor of an output that was put off, computed from `sources`."""
-        out = _new(cls)
-        out._deferred, out._value = deferred, None
-        out.requires_grad, out.grad, out._edge, out._cell = False, None, None, [0]
-        for source in sources:
-            source._cell.append(weakref.ref(deferred))
-        return out
-
-    def now(self) -> np.ndarray | Deferred:
-        """Return what there is: the values, or what they will be computed from."""
-        return self._value if self._deferred is None else self._deferred
-
-    @property
-    def data(self) -> np.ndarray:
-        """The values."""
-        if self._deferred is not None:
-            self.data = self._deferred.array()
-        return self._value
-
-    @data.setter
-    def data(self, array: np.ndarray) -> None:
-        self._value, self._deferred = array, None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Logical shape."""
-        return self.now().shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.now().shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Element type."""
-        return self.now().dtype
+tape.bind(Tensor, OPS["add"])
 
 
 class _Forms(dict):
@@ -1081,27 +760,23 @@ class _Cached(Tensor):
     be stale.
     """
 
-    __slots__ = ("_again", "_cache", "_cached_from", "_readings", "_store", "_view")
+    __slots__ = ("_again", "_cache", "_cached_from", "_readings", "_store")
 
     def __init__(self, data: Any, requires_grad: bool = False):
         self._forget()
         super().__init__(data, requires_grad)
 
-    @property
-    def data(self) -> np.ndarray:
-        """The values; not writable."""
-        return self._view
-
-    @data.setter
-    def data(self, array: Any) -> None:
+    def _keep(self, array: Any) -> None:
+        """Take other values; what is seen of them is not writable."""
         array = np.asarray(array)
         order = axis_order(array)
         dense = array if order is None else array.transpose(order)
         if not dense.flags.c_contiguous or not array.flags.writeable:
             array = array.copy(order="C")
+        view = array.view()
+        view.flags.writeable = False
         self._store = array
-        self._view = array.view()
-        self._view.flags.writeable = False
+        super()._keep(view)
 
     def _writable(self) -> np.ndarray:
         return self._store
@@ -1116,6 +791,7 @@ class _Cached(Tensor):
 
     def _forget(self) -> None:
         """Start without derived forms."""
+        self._keeps_forms = True
         self._cached_from = (None, 0)
         self._readings, self._again = 0, False
 

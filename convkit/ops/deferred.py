@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from convkit._kernels import elementwise, memory, norm
+from convkit._kernels.tape import PutOff, plain
 from convkit.ops.layout import from_last, to_last
 
 __all__ = ["ACTIVATIONS", "Deferred", "Masked", "plain"]
@@ -28,7 +29,7 @@ ACTIVATIONS = {
 }
 
 
-class Deferred:
+class Deferred(PutOff):
     """A training batch norm's output, perhaps with a residual added, still to be computed.
 
     Parameters
@@ -141,8 +142,3 @@ class Masked:
             elementwise.unary_grad(self.kernel, to_last(self.gy), last, gx, self.threads)
             self.put(gx)
         return self._value
-
-
-def plain(value: np.ndarray | Deferred | Masked) -> np.ndarray:
-    """Return the array that a value is or stands for."""
-    return value if isinstance(value, np.ndarray) else value.array()

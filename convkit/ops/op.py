@@ -10,43 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from convkit._kernels.tape import Context
+
 __all__ = ["REGISTRY", "Context", "Op", "register"]
 
 REGISTRY: dict[str, type[Op]] = {}
-
-
-class Context:
-    """What one call of an operation's forward leaves for its backward.
-
-    Attributes
-    ----------
-    needs : tuple of bool
-        For each array input, whether its gradient is wanted. All False (`INFERENCE`)
-        means that nothing need be kept.
-    saved : object
-        Anything; set by forward only where ``any(ctx.needs)``.
-    cache : tuple of (dict or None)
-        For each input, a dictionary that lives as long as the parameter's current value
-        (None where the input is no parameter): a place for packed weights. Empty where the
-        operation does not pack.
-    threads : int
-        How many threads kernels may use.
-    precision : str
-        "highest", "high" or "medium": how products are computed (`convkit.precision`).
-    defer : bool
-        Whether forward may put its output off now.
-    """
-
-    __slots__ = ("cache", "defer", "needs", "precision", "saved", "threads")
-
-    def __init__(self, needs: tuple[bool, ...], threads: int, cache: tuple = (),
-                 precision: str = "high"):
-        self.needs = needs
-        self.threads = threads
-        self.cache = cache
-        self.precision = precision
-        self.defer = False
-        self.saved: Any = None
 
 
 class Op:

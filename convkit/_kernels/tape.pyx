@@ -1,0 +1,432 @@
+# cython: auto_pickle=False
+"""What the tape does for every operation: its records, and the sweep back through them.
+
+`convkit.autograd` is the door to this and says what it is for; it is compiled because in a small
+network this, not arithmetic, is what an operation costs.
+"""
+
+cimport cython
+
+import threading
+import weakref
+from heapq import heappop, heappush
+from itertools import count
+
+import numpy as np
+cimport numpy as cnp
+
+from convkit import runtime
+from convkit._precision import get_precision
+
+cnp.import_array()
+
+
+class State(threading.local):
+    """Per-thread switches."""
+
+    grad = True
+    tracer = None
+    recomputing = False
+    after = ()
+    watchers = ()
+
+
+state = State()
+cdef object _state = state
+cdef object _next_order = count().__next__
+# The class of tensors and the operation of addition, which are defined above this (`bind`).
+cdef object _Tensor = None
+cdef object _new = None
+cdef object _add = None
+
+
+def bind(tensor, add):
+    """Say what results are made of and what adds two gradients of one value."""
+    global _Tensor, _new, _add
+    _Tensor, _new, _add = tensor, tensor.__new__, add
+
+
+cdef class Context:
+    """What one call of an operation's forward leaves for its backward.
+
+    Attributes
+    ----------
+    needs : tuple of bool
+        For each array input, whether its gradient is wanted. All False means that nothing need
+        be kept.
+    saved : object
+        Anything; set by forward only where ``any(ctx.needs)``.
+    cache : tuple of (dict or None)
+        For each input, a dictionary that lives as long as the parameter's current value
+        (None where the input is no parameter): a place for packed weights. Empty where the
+        operation does not pack.
+    threads : int
+        How many threads kernels may use.
+    precision : str
+        "highest", "high" or "medium": how products are computed (`convkit.precision`).
+    defer : bool
+        Whether forward may put its output off now.
+    """
+
+    cdef public object needs, saved, cache, precision
+    cdef public int threads
+    cdef public bint defer
+
+    def __init__(self, needs, int threads, cache=(), precision="high"):
+        self.needs = needs
+        self.threads = threads
+        self.cache = cache
+        self.precision = precision
+
+
+cdef class PutOff:
+    """Base of results that are still to be computed; ``array()`` computes them."""
+
+
+def plain(value):
+    """Return the array that a value is or stands for."""
+    return _plain(value)
+
+
+cdef inline object _plain(value):
+    return value if isinstance(value, cnp.ndarray) else value.array()
+
+
+cdef class TensorBase:
+    """A tensor's fields.
+
+    `_edge` says where gradients of a recorded result go: (node, output number). `_cell` counts
+    changes in place and is shared by tensors over the same memory. `_values` is None while a
+    result is put off; `_deferred` is then what it will be computed from.
+    """
+
+    cdef object __weakref__
+    cdef public object grad, _edge, _cell, _values, _deferred, _hooks, _post_hooks
+    cdef public bint requires_grad, _keeps_forms
+
+    @property
+    def data(self):
+        """The values, in logical (N, C, ...) order; activations are channels-last in memory."""
+        return self._computed()
+
+    @data.setter
+    def data(self, array):
+        self._keep(array)
+
+    def _keep(self, array):
+        """Take other values."""
+        self._values, self._deferred = array, None
+
+    cdef object _computed(self):
+        if self._values is None:
+            self._values, self._deferred = self._deferred.array(), None
+        return self._values
+
+    cdef object _now(self):
+        """Return what there is: the values, or what they will be computed from."""
+        return self._deferred if self._values is None else self._values
+
+    @property
+    def shape(self):
+        """Logical shape."""
+        return self._now().shape
+
+    @property
+    def ndim(self):
+        """Number of axes."""
+        return len(self._now().shape)
+
+    @property
+    def dtype(self):
+        """Element type."""
+        return self._now().dtype
+
+    @property
+    def is_leaf(self):
+        """Whether no recorded operation made this tensor."""
+        return self._edge is None
+
+    def _accumulate(self, grad, bint owned):
+        """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""
+        cdef TensorBase own
+        if self.grad is None:
+            dtype = self._now().dtype
+            if not owned or grad.dtype != dtype:
+                grad = grad.astype(dtype, order="K", copy=True)
+            self.grad = wrap(grad)
+        else:
+            own = self.grad
+            np.add(own.data, grad, out=own.data)
+            own._cell[0] += 1
+
+
+cpdef wrap(array):
+    """Make a Tensor of an operation's result without the constructor's checks."""
+    cdef TensorBase t = _new(_Tensor)
+    t._values = array
+    t._cell = [0]
+    return t
+
+
+@cython.trashcan(True)
+cdef class Node:
+    """One recorded call: what backward needs, and where its gradients go.
+
+    An edge is (node, output number) or (leaf tensor, -1): values that backward does not
+    read are not kept alive by the tape.
+
+    Attributes
+    ----------
+    edges : sequence
+        Per input: an edge, or None where no gradient is wanted.
+    versions : sequence
+        (cell, version then) of everything backward reads.
+    leaves : tuple of Tensor
+        That gradients reach on ways not yet known.
+    hooks : list of (output number, callable), or None
+    """
+
+    cdef public object op, ctx, edges, versions, leaves, hooks
+    cdef public Py_ssize_t n_outputs
+    cdef readonly long long order
+
+    def __init__(self, op, ctx, edges, versions, Py_ssize_t n_outputs):
+        self.op = op
+        self.ctx = ctx
+        self.edges = edges
+        self.versions = versions
+        self.n_outputs = n_outputs
+        self.leaves = ()
+        self.order = _next_order()
+
+    def __lt__(self, Node other not None):
+        """Newer nodes come first."""
+        return self.order > other.order
+
+    def __hash__(self):
+        return self.order
+
+    def begin(self, list grads):
+        """Check that what backward reads is as it was; return what the outputs' hooks leave."""
+        if self.ctx is None:
+            raise RuntimeError(
+                "backward through this graph a second time: its saved values were freed; "
+                "pass retain_graph=True to the first backward")
+        for cell, version in self.versions:
+            if cell[0] != version:
+                raise RuntimeError(
+                    f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
+                    f"(it is at version {cell[0]}, expected {version})")
+        if self.hooks or not self.op.takes_masked:
+            grads = [g if g is None else _plain(g) for g in grads]
+        if self.hooks:
+            for output, hook in self.hooks:
+                if grads[output] is not None:
+                    grads[output] = _hooked(hook, grads[output])
+        return grads
+
+    def run(self, list grads):
+        """Run the operation's backward once."""
+        return self.op.backward(self.ctx, *self.begin(grads))
+
+    def free(self):
+        """Let go of saved values and of the rest of the graph."""
+        self.ctx = None
+        self.versions = self.edges = self.leaves = ()
+
+
+cdef _hooked(hook, grad):
+    """Return the gradient that a hook leaves."""
+    result = hook(wrap(grad))
+    if result is None:
+        return grad
+    result = np.asarray(result, dtype=grad.dtype)
+    if result.shape != grad.shape:
+        raise RuntimeError(f"a hook turned a gradient of shape {grad.shape} into {result.shape}")
+    return result
+
+
+cdef _sum(a, b):
+    """Return the sum of two gradients of one tensor."""
+    return _add.total(_plain(a), _plain(b), runtime.get_num_threads())
+
+
+cdef _call_post_hooks(TensorBase leaf):
+    for hook in tuple(leaf._post_hooks):
+        hook(leaf)
+
+
+cdef class Sweep:
+    """One backward pass: nodes from the newest to the oldest, gradients summed on the way.
+
+    Parameters
+    ----------
+    open_ways : dict
+        Leaf with post hooks -> ways to it that no gradient has come along yet; None: not known
+        before the end.
+    """
+
+    cdef dict _pending, _hooked, _open
+    cdef list _heap
+
+    def __init__(self, dict open_ways not None):
+        self._pending, self._hooked, self._open, self._heap = {}, {}, open_ways, []
+
+    cdef _arrived(self, TensorBase leaf):
+        """Note that a gradient came to a leaf; call its post hooks after the last one."""
+        ways = self._open.get(leaf)
+        if ways is None:
+            self._open[leaf] = None
+        elif ways == 1:
+            del self._open[leaf]
+            _call_post_hooks(leaf)
+        else:
+            self._open[leaf] = ways - 1
+
+    cpdef send(self, tuple edge, value, bint owned):
+        """Add a gradient to what is known about the target of an edge."""
+        cdef Py_ssize_t output = edge[1]
+        cdef Node node
+        cdef list slots
+        if output < 0:
+            self._send_leaf(edge[0], _plain(value), owned)
+            return
+        node = edge[0]
+        slots = self._pending.get(node)
+        if slots is None:
+            slots = self._pending[node] = [None] * node.n_outputs
+            heappush(self._heap, node)
+        before = slots[output]
+        slots[output] = value if before is None else _sum(before, value)
+
+    cdef _send_leaf(self, TensorBase leaf, value, bint owned):
+        if not leaf._hooks:
+            leaf._accumulate(value, owned)
+            if leaf._post_hooks:
+                self._arrived(leaf)
+            return
+        before = self._hooked.get(id(leaf))
+        self._hooked[id(leaf)] = (leaf, value if before is None else _sum(before[1], value))
+
+    def run(self, bint retain):
+        """Visit all nodes that gradients were sent to, then the leaves with hooks."""
+        cdef Node node
+        cdef TensorBase leaf
+        cdef bint owned
+        while self._heap:
+            node = heappop(self._heap)
+            results = node.run(self._pending.pop(node))
+            edges, owned = node.edges, not node.op.passes_gradient
+            if not retain:
+                node.free()
+            for edge, value in zip(edges, results, strict=True):
+                if edge is not None and value is not None:
+                    self.send(edge, value, owned)
+        for leaf, value in self._hooked.values():
+            for hook in tuple(leaf._hooks):
+                value = _hooked(hook, value)
+            leaf._accumulate(value, False)
+        for leaf in tuple(self._open):
+            if leaf.grad is not None:
+                _call_post_hooks(leaf)
+
+
+def apply(op, *inputs, **attrs):
+    """Run an operation on tensors, arrays or None and record it where needed.
+
+    Parameters
+    ----------
+    op : type of Op
+        The operation.
+    *inputs : Tensor, numpy.ndarray or None
+        Its array inputs, in the operation's order.
+    **attrs
+        Its attributes.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        As many as the operation has outputs.
+    """
+    cdef object tracer = _state.tracer
+    cdef tuple watchers = _state.watchers
+    cdef bint watched = tracer is not None or len(watchers) > 0
+    cdef bint takes_deferred = not watched and op.takes_deferred
+    cdef bint wanted = False
+    cdef Context ctx = Context.__new__(Context)
+    cdef list arguments = [ctx], needs = []
+    cdef TensorBase t
+    for x in inputs:
+        if isinstance(x, TensorBase):
+            t = x
+            arguments.append(t._now() if takes_deferred else t._computed())
+            needs.append(t.requires_grad)
+            wanted = wanted or t.requires_grad
+        else:
+            if not (x is None or isinstance(x, cnp.ndarray)):
+                x = _Tensor(x).data
+            arguments.append(x)
+            needs.append(False)
+    wanted = wanted and _state.grad
+    ctx.needs = tuple(needs) if wanted else (False,) * len(inputs)
+    ctx.threads = runtime.get_num_threads()
+    ctx.precision = get_precision()
+    ctx.cache = tuple([
+        x._packed(wanted and x.requires_grad, tracer is not None)
+        if isinstance(x, TensorBase) and (<TensorBase>x)._keeps_forms else None
+        for x in inputs]) if op.packs else ()
+    cdef Py_ssize_t sources = op.defers if wanted and not watched else 0
+    if sources:
+        ctx.defer = all([isinstance(x, TensorBase) and (<TensorBase>x)._edge is not None
+                         for x in inputs[:sources]])
+    result = op.forward(*arguments, **attrs)
+    cdef bint several = isinstance(result, tuple)
+    cdef tuple tensors = tuple([_result(y, inputs, sources) for y in result]) if several \
+        else (_result(result, inputs, sources),)
+    if op.views and isinstance(inputs[0], TensorBase):
+        (<TensorBase>tensors[0])._cell = (<TensorBase>inputs[0])._cell
+    if wanted:
+        _record(op, ctx, inputs, tensors)
+    if tracer is not None:
+        tracer.record(op, inputs, attrs, tensors)
+    for watcher in watchers:
+        watcher(op, inputs, attrs, tensors)
+    return tensors if several else tensors[0]
+
+
+cdef TensorBase _result(y, tuple inputs, Py_ssize_t sources):
+    """Make the tensor of a result; one that was put off reads the values of some inputs.
+
+    Changes in place of these have it computed first: their cells know of it.
+    """
+    cdef TensorBase out = wrap(y)
+    if isinstance(y, PutOff):
+        out._values, out._deferred = None, y
+        for source in inputs[:sources]:
+            (<TensorBase?>source)._cell.append(weakref.ref(y))
+    return out
+
+
+cdef _record(op, Context ctx, tuple inputs, tuple outputs):
+    """Leave a node on the differentiable outputs."""
+    cdef list edges = [], versions = []
+    cdef Py_ssize_t i, count = op.differentiable
+    cdef TensorBase t
+    for x, need in zip(inputs, ctx.needs):
+        if need:
+            t = x
+            edges.append((t, -1) if t._edge is None else t._edge)
+        else:
+            edges.append(None)
+    for i in op.reads:
+        if i < len(inputs) and isinstance(inputs[i], TensorBase):
+            cell = (<TensorBase>inputs[i])._cell
+            versions.append((cell, cell[0]))
+    if op.reads_output:
+        cell = (<TensorBase>outputs[0])._cell
+        versions.append((cell, cell[0]))
+    node = Node(op, ctx, edges, versions, count)
+    for i in range(count):
+        t = outputs[i]
+        t._edge = (node, i)
+        t.requires_grad = True
