@@ -128,6 +128,18 @@ def from_last(cnp.ndarray y not None):
     return _moved(y, &FROM_LAST[0][0])
 
 
+def alike(tuple arrays not None):
+    """Tell whether arrays (or None) are C-contiguous and of one type."""
+    cdef cnp.ndarray first = arrays[0], other
+    cdef bint same = cnp.PyArray_IS_C_CONTIGUOUS(first)
+    for array in arrays:
+        if array is not None:
+            other = array
+            same = same and cnp.PyArray_IS_C_CONTIGUOUS(other) and \
+                cnp.PyArray_DESCR(other) is cnp.PyArray_DESCR(first)
+    return same
+
+
 def zeros(shape, dtype=np.float32):
     """Return a zeroed C-contiguous array over pooled memory."""
     array = empty(shape, dtype)

@@ -15,8 +15,9 @@ from itertools import count
 import numpy as np
 cimport numpy as cnp
 
-from convkit import runtime
-from convkit._precision import get_precision
+from cpython.contextvars cimport get_value
+
+from convkit import _precision, runtime
 
 cnp.import_array()
 
@@ -44,6 +45,21 @@ def bind(tensor, add):
     """Say what results are made of and what adds two gradients of one value."""
     global _Tensor, _new, _add
     _Tensor, _new, _add = tensor, tensor.__new__, add
+
+
+# The settings of this thread or task, read without a call of Python code for each operation.
+cdef object _local_threads = runtime._local_threads
+cdef object _local_precision = _precision._local_precision
+
+
+cdef inline object _threads():
+    local = get_value(_local_threads)
+    return runtime._process_threads if local is None else local
+
+
+cdef inline object _present_precision():
+    local = get_value(_local_precision)
+    return _precision._process_precision if local is None else local
 
 
 cdef class Context:
@@ -248,7 +264,7 @@ cdef _hooked(hook, grad):
 
 cdef _sum(a, b):
     """Return the sum of two gradients of one tensor."""
-    return _add.total(_plain(a), _plain(b), runtime.get_num_threads())
+    return _add.total(_plain(a), _plain(b), _threads())
 
 
 cdef _call_post_hooks(TensorBase leaf):
@@ -369,8 +385,8 @@ def apply(op, *inputs, **attrs):
             needs.append(False)
     wanted = wanted and _state.grad
     ctx.needs = tuple(needs) if wanted else (False,) * len(inputs)
-    ctx.threads = runtime.get_num_threads()
-    ctx.precision = get_precision()
+    ctx.threads = _threads()
+    ctx.precision = _present_precision()
     ctx.cache = tuple([
         x._packed(wanted and x.requires_grad, tracer is not None)
         if isinstance(x, TensorBase) and (<TensorBase>x)._keeps_forms else None

@@ -62,28 +62,26 @@ class _BatchNorm(Module):
                              f"got x of shape {shape}")
         if shape[1] != self.num_features:
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
-        running_mean, running_var = self._running()
-        tracked = running_mean is not None
-        factor = self._count_batch() if self.training and tracked else 0.0
-        return F.batch_norm(input, running_mean, running_var, *weight_and_bias(self),
+        mean, var, batches = self._running()
+        tracked = mean is not None
+        factor = self._count_batch(batches) if self.training and tracked else 0.0
+        return F.batch_norm(input, mean, var, *weight_and_bias(self),
                             self.training or not tracked, factor, self.eps, op=self._op)
 
-    def _running(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the running estimates; see `weight_and_bias`."""
+    def _running(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the running estimates and the number of batches; see `weight_and_bias`."""
         own = self._buffers
         try:
-            return own["running_mean"], own["running_var"]
+            return own["running_mean"], own["running_var"], own["num_batches_tracked"]
         except KeyError:
-            return self.running_mean, self.running_var
+            return self.running_mean, self.running_var, self.num_batches_tracked
 
-    def _count_batch(self) -> float:
+    def _count_batch(self, batches: Tensor) -> float:
         """Count this batch and return its weight in the running estimates."""
         if not is_recomputing():
-            count = self.num_batches_tracked._change()
+            count = batches._change()
             count[()] = count.item() + 1
-        if self.momentum is None:
-            return 1.0 / self.num_batches_tracked.item()
-        return self.momentum
+        return 1.0 / batches.item() if self.momentum is None else self.momentum
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

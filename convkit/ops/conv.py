@@ -190,12 +190,12 @@ class Conv(Op):
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
-        gy = _four(gy)
+        gy = to_last(gy) if rank == 4 else _four(gy)
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(x.shape, x.dtype, gy if problem.groups > 1 else None)
             planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
-            gx = _logical(gx, rank)
+            gx = from_last(gx) if rank == 4 else _logical(gx, rank)
             if pad_ctx is not None:
                 gx = _pad_op().backward(pad_ctx, gx)[0]
         if ctx.needs[1]:

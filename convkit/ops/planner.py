@@ -71,7 +71,9 @@ def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str
 
 def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: Any) -> None:
     """Do a task by the algorithm that `choose` returns; arguments as for `Algorithm`'s method."""
-    chosen = choose(problem, task, algorithm)
+    chosen = problem.plans.get(task)
+    if chosen is None or algorithm != "auto" or autotune.enabled():
+        chosen = choose(problem, task, algorithm)
     work = getattr(chosen, task)
     if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
         _printed.add(key)

@@ -194,13 +194,17 @@ def memory_order(p: Tensor, *others: Tensor | None) -> tuple[np.ndarray | None, 
     memory with the tensors where those are laid out that way.
     """
     own = p._writable()
+    given = (own, *[None if t is None else t.data for t in others])
+    if memory.alike(given):
+        return given
     plain = own.flags.c_contiguous
     order = None if plain else _order(p)
     if order is None and not plain:
         raise ValueError("expected a parameter without gaps in memory")
     arrays: list[np.ndarray | None] = [own if plain else own.transpose(order)]
-    for t in others:
-        array = None if t is None else t.data if plain else t.data.transpose(order)
+    for array in given[1:]:
+        if array is not None and not plain:
+            array = array.transpose(order)
         if array is not None and not (array.flags.c_contiguous and array.dtype == p.dtype):
             copy = memory.empty(array.shape, p.dtype)
             np.copyto(copy, array)

@@ -154,10 +154,8 @@ class Winograd(Algorithm):
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum tiles of x times tiles of the output's gradient, transform back once."""
-        tile = choose_tile(*_sizes(problem, "grad_weight"), problem.dilation)
-        top, left = -problem.padding[0][0], -problem.padding[1][0]
-        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, top, left, problem.dilation,
-                                                threads)
+        (_, _, tile), origin, _ = _plan(problem, "grad_weight")
+        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, *origin, problem.dilation, threads)
         if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= gw_peak < np.inf):
             Direct.grad_weight(problem, x, gy, gw, threads)
 
@@ -207,7 +205,7 @@ def _blank(peak: float, x: np.ndarray) -> bool:
 def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     """Return where in the task's input the taps of its first result begin."""
     (top, _), (left, _) = problem.padding
-    if task == "forward":
+    if task != "grad_input":
         return -top, -left
     return top - 2 * problem.dilation[0], left - 2 * problem.dilation[1]
 
