@@ -291,7 +291,7 @@ class Tensor(TensorBase):
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
         sweep = Sweep(_count_ways(self if self._edge is None else self._edge[0])
                       if _any_post_hook else {})
-        sweep.send(self._edge or (self, -1), grad, False)
+        sweep.send(self._edge or self, grad, False)
         try:
             sweep.run(retain_graph)
         finally:
@@ -386,31 +386,6 @@ class Tensor(TensorBase):
         return lambda: hooks.remove(hook) if hook in hooks else None
 
     # -- changes in place ---------------------------------------------------------------
-
-    def _writable(self) -> np.ndarray:
-        """Return the array that changes in place are written to."""
-        return self.data
-
-    def _change(self) -> np.ndarray:
-        """Return the array to write to, after counting the change.
-
-        Raises
-        ------
-        RuntimeError
-            When a gradient is being recorded, which a change in place would falsify.
-        """
-        if _state.grad and self.requires_grad:
-            what = "a leaf" if self._edge is None else "a tensor"
-            raise RuntimeError(
-                f"{what} that requires grad cannot be changed in place while gradients are "
-                "recorded; do so within convkit.no_grad()")
-        cell = self._cell
-        cell[0] += 1
-        while len(cell) > 1:  # what was put off reads the values of before
-            deferred = cell.pop()()
-            if deferred is not None:
-                deferred.array()
-        return self._writable()
 
     def zero_(self) -> Tensor:
         """Set every element to zero, in place."""
@@ -704,16 +679,13 @@ def _count_ways(root: Node | Tensor) -> dict[Tensor, int | None]:
         if isinstance(node, Tensor):
             continue
         for edge in node.edges:
-            if edge is None:
-                continue
-            target, output = edge
-            if output < 0:
-                if target._post_hooks:
-                    known = ways.get(target, 0)
-                    ways[target] = known if known is None else known + 1
-            elif target not in nodes:
-                nodes.add(target)
-                stack.append(target)
+            if isinstance(edge, Tensor):
+                if edge._post_hooks:
+                    known = ways.get(edge, 0)
+                    ways[edge] = known if known is None else known + 1
+            elif edge is not None and edge[0] not in nodes:
+                nodes.add(edge[0])
+                stack.append(edge[0])
         for leaf in node.leaves:
             if leaf._post_hooks:
                 ways[leaf] = None

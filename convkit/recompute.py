@@ -41,7 +41,7 @@ class _PartNode(Node):
         if len(outputs) != len(grads):
             raise RuntimeError(f"the function of a checkpoint returned {len(grads)} tensors, "
                                f"and {len(outputs)} when it was run again")
-        self.edges = [(y._edge or (y, -1)) if y.requires_grad else None for y in outputs]
+        self.edges = [y._edge or y if y.requires_grad else None for y in outputs]
         for y, grad in zip(outputs, grads, strict=True):
             if grad is not None and grad.shape != y.shape:
                 raise RuntimeError(f"the function of a checkpoint returned shape {grad.shape}, "
@@ -91,13 +91,13 @@ def checkpoint(function: Callable, *args: Any, preserve_rng_state: bool = True,
     settings = get_precision()
     reads: dict[int, Tensor] = {id(a): a for a in (*args, *kwargs.values())
                                 if isinstance(a, Tensor) and a.requires_grad}
-    versions = [(t._cell, t._cell[0]) for t in reads.values()]
+    versions = [v for t in reads.values() for v in (t._cell, t._cell[0])]
 
     def note(op: type[Op], inputs: tuple, attrs: dict, outputs: tuple) -> None:
         for x in inputs:
             if isinstance(x, Tensor) and x.requires_grad and id(x) not in reads:
                 reads[id(x)] = x
-                versions.append((x._cell, x._cell[0]))
+                versions.extend((x._cell, x._cell[0]))
 
     with no_grad(), watching(note):
         result = function(*args, **kwargs)

@@ -128,6 +128,12 @@ def from_last(cnp.ndarray y not None):
     return _moved(y, &FROM_LAST[0][0])
 
 
+def is_plain(cnp.ndarray x not None):
+    """Tell whether an array holds float32 or float64 as kernels read them: native and aligned."""
+    return (cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+            and cnp.PyArray_ISBEHAVED_RO(x))
+
+
 def alike(tuple arrays not None):
     """Tell whether arrays (or None) are C-contiguous and of one type."""
     cdef cnp.ndarray first = arrays[0], other

@@ -162,6 +162,31 @@ cdef class TensorBase:
         """Whether no recorded operation made this tensor."""
         return self._edge is None
 
+    def _writable(self):
+        """Return the array that changes in place are written to."""
+        return self._computed()
+
+    def _change(self):
+        """Return the array to write to, after counting the change.
+
+        Raises
+        ------
+        RuntimeError
+            When a gradient is being recorded, which a change in place would falsify.
+        """
+        if self.requires_grad and _state.grad:
+            what = "a leaf" if self._edge is None else "a tensor"
+            raise RuntimeError(
+                f"{what} that requires grad cannot be changed in place while gradients are "
+                "recorded; do so within convkit.no_grad()")
+        cdef list cell = self._cell
+        cell[0] += 1
+        while len(cell) > 1:  # what was put off reads the values of before
+            deferred = cell.pop()()
+            if deferred is not None:
+                deferred.array()
+        return self._writable()
+
     def _accumulate(self, grad, bint owned):
         """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""
         cdef TensorBase own
@@ -188,7 +213,7 @@ cpdef wrap(array):
 cdef class Node:
     """One recorded call: what backward needs, and where its gradients go.
 
-    An edge is (node, output number) or (leaf tensor, -1): values that backward does not
+    An edge is (node, output number) or a leaf tensor: values that backward does not
     read are not kept alive by the tape.
 
     Attributes
@@ -196,7 +221,7 @@ cdef class Node:
     edges : sequence
         Per input: an edge, or None where no gradient is wanted.
     versions : sequence
-        (cell, version then) of everything backward reads.
+        Cell and version then of everything backward reads, one after the other.
     leaves : tuple of Tensor
         That gradients reach on ways not yet known.
     hooks : list of (output number, callable), or None
@@ -228,7 +253,9 @@ cdef class Node:
             raise RuntimeError(
                 "backward through this graph a second time: its saved values were freed; "
                 "pass retain_graph=True to the first backward")
-        for cell, version in self.versions:
+        cdef Py_ssize_t i
+        for i in range(0, len(self.versions), 2):
+            cell, version = self.versions[i], self.versions[i + 1]
             if cell[0] != version:
                 raise RuntimeError(
                     f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
@@ -299,15 +326,15 @@ cdef class Sweep:
         else:
             self._open[leaf] = ways - 1
 
-    cpdef send(self, tuple edge, value, bint owned):
+    cpdef send(self, edge, value, bint owned):
         """Add a gradient to what is known about the target of an edge."""
-        cdef Py_ssize_t output = edge[1]
+        cdef Py_ssize_t output
         cdef Node node
         cdef list slots
-        if output < 0:
-            self._send_leaf(edge[0], _plain(value), owned)
+        if isinstance(edge, TensorBase):
+            self._send_leaf(edge, _plain(value), owned)
             return
-        node = edge[0]
+        node, output = <tuple?>edge
         slots = self._pending.get(node)
         if slots is None:
             slots = self._pending[node] = [None] * node.n_outputs
@@ -431,16 +458,16 @@ cdef _record(op, Context ctx, tuple inputs, tuple outputs):
     for x, need in zip(inputs, ctx.needs):
         if need:
             t = x
-            edges.append((t, -1) if t._edge is None else t._edge)
+            edges.append(t if t._edge is None else t._edge)
         else:
             edges.append(None)
     for i in op.reads:
         if i < len(inputs) and isinstance(inputs[i], TensorBase):
             cell = (<TensorBase>inputs[i])._cell
-            versions.append((cell, cell[0]))
+            versions += [cell, cell[0]]
     if op.reads_output:
         cell = (<TensorBase>outputs[0])._cell
-        versions.append((cell, cell[0]))
+        versions += [cell, cell[0]]
     node = Node(op, ctx, edges, versions, count)
     for i in range(count):
         t = outputs[i]

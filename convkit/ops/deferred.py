@@ -113,21 +113,6 @@ class Masked:
         self.dtype = value.dtype
         self._value: np.ndarray | None = None
 
-    @property
-    def direct(self) -> bool:
-        """Whether a batch norm can tell the mask from its own input."""
-        return isinstance(self.value, Deferred)
-
-    @property
-    def mask(self) -> tuple[float, float]:
-        """Low and high end, as `norm.masked_sums` wants them."""
-        return ACTIVATIONS[self.kernel][1]
-
-    @property
-    def done(self) -> bool:
-        """Whether the gradient has been worked out."""
-        return self._value is not None
-
     def put(self, last: np.ndarray) -> None:
         """Take the channels-last gradient that somebody worked out."""
         self._value = from_last(last)
@@ -136,8 +121,8 @@ class Masked:
     def array(self) -> np.ndarray:
         """Return the gradient; it is worked out once."""
         if self._value is None:
-            value = self.value.activated(self.kernel) if self.direct else self.value
-            last = to_last(value)
+            value = self.value
+            last = to_last(value.activated(self.kernel) if isinstance(value, Deferred) else value)
             gx = memory.empty(last.shape, last.dtype)
             elementwise.unary_grad(self.kernel, to_last(self.gy), last, gx, self.threads)
             self.put(gx)

@@ -28,8 +28,10 @@ LAST_ORDER = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1)}
 
 def native(x: np.ndarray, what: str = "x") -> np.ndarray:
     """Return `x` in native byte order, aligned; raise DTypeError unless float32 or float64."""
+    if memory.is_plain(x):
+        return x
     if x.dtype in FLOATS:
-        return x if x.flags.aligned else x.copy(order="K")
+        return x.copy(order="K")
     swapped = x.dtype.newbyteorder("=")
     if swapped in FLOATS:
         return x.astype(swapped)

@@ -14,7 +14,7 @@ import numpy as np
 from convkit._kernels import memory, norm
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.affine import lower_affine
-from convkit.ops.deferred import Deferred, Masked
+from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -218,11 +218,11 @@ def _masked_sums(
     Where the mask can be told from `last`, the gradient stays as it came; else the pass that
     takes the sums also masks it, for whoever else has a part in it.
     """
-    if gradient.done:
+    if gradient.gy is None:     # it has been worked out
         gy = to_last(gradient.array())
         return gy, None, *norm.grad_sums(gy, last, numbers[0], threads)
-    gy, mask = to_last(gradient.gy), gradient.mask
-    if gradient.direct:
+    gy, mask = to_last(gradient.gy), ACTIVATIONS[gradient.kernel][1]
+    if isinstance(gradient.value, Deferred):
         return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
     out = memory.empty(last.shape, last.dtype)
     value = to_last(gradient.value)

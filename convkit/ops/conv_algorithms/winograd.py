@@ -251,13 +251,20 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
     packed = _pack(problem, task, weight, cache, threads)
     if not _bearable(packed):
         return False
-    peaks = winograd.run(x, packed, y, *_plan(problem, task)[1], problem.dilation,
-                         threads=threads, **epilogue)
+    (top, left), dilation = problem.plans["winograd", task][1], problem.dilation
+    peaks = winograd.run(x, packed, y, top, left, dilation, threads=threads, **epilogue)
+    outside = winograd.outside(peaks, packed)
+    if outside:
+        _redo(problem, task, x, weight, y, cache, threads, epilogue,
+              [n for n in outside if not _blank(peaks[n], x[n:n + 1])])
+    return True
+
+
+def _redo(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
+          cache: dict | None, threads: int, epilogue: dict, samples: list[int]) -> None:
+    """Compute single samples by direct convolution."""
     residual = epilogue.pop("residual", None)
-    for n in winograd.outside(peaks, packed):
+    for n in samples:
         one = slice(n, n + 1)
-        if _blank(peaks[n], x[one]):
-            continue
         more = {} if residual is None else {"residual": residual[one]}
         getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
-    return True
