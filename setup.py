@@ -52,7 +52,6 @@ OPENMP_FLAGS = [
 CALLS_ONLY = {"axis", "bench", "binary", "chain", "elementwise", "int8", "loss", "matmul", "memory",
               "norm", "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
               "threads", "winograd"}
-              "threads", "winograd"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]
