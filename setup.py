@@ -48,10 +48,11 @@ OPENMP_FLAGS = [
     (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
 ]
 
-# Modules whose own code only prepares calls: every loop over elements is in the C table.
-CALLS_ONLY = {"axis", "bench", "binary", "chain", "elementwise", "int8", "loss", "matmul", "memory",
-              "norm", "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
-              "threads", "winograd"}
+# Modules whose own code only prepares calls: loops over elements are in the C table, NumPy's, or
+# wait for memory.
+CALLS_ONLY = {"axis", "bench", "binary", "chain", "elements", "elementwise", "int8", "loss",
+              "matmul", "memory", "norm", "optim", "pool", "quant", "resample", "rownorm", "runner",
+              "softmax", "tape", "threads", "winograd"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]

@@ -14,6 +14,7 @@ from convkit._kernels import dispatch
 from convkit.autograd import apply
 from convkit.infer import (
     BatchDim,
+    Constant,
     Graph,
     Node,
     Port,
@@ -26,6 +27,7 @@ from convkit.infer import (
 from convkit.infer.places import Block
 from convkit.infer.plan import plan_arena
 from convkit.infer.schema import SCHEMAS
+from convkit.ops.cast import DTYPES
 from convkit.ops.op import REGISTRY, Op
 
 # Sizes of image at which every network of `convkit.models` runs; by default 32.
@@ -134,6 +136,10 @@ W3 = np.random.default_rng(2).standard_normal((8, 6, 3, 3)).astype(np.float32)
 C6 = np.random.default_rng(3).standard_normal(6).astype(np.float32)
 ZERO = np.zeros(1, np.float32)
 
+def op(name, *inputs, **attrs):
+    return apply(REGISTRY[name], *inputs, **attrs)
+
+
 COMPILED = {
     "conv": lambda x: F.conv2d(x, W3, padding=1),
     "conv reflected": lambda x: F.conv2d(F.pad(x, (2, 1, 1, 2), mode="reflect"), W3),
@@ -219,6 +225,45 @@ COMPILED = {
     "resize of channels last": lambda x: apply(
         REGISTRY["resize"], F.max_pool2d(x, 1), size=(None, 6, 10, 3), scale=(1, 1, 2.1, 0.5),
         antialias=True, mode="linear"),
+    "argmax": lambda x: op("argmax", x, dim=1),
+    "argmin of columns": lambda x: op("argmin", x, dim=-1, keepdim=True),
+    "argmax of channels last": lambda x: op("argmax", F.max_pool2d(x, 1), dim=1, keepdim=True),
+    "argmax of bytes": lambda x: op("argmax", op("cast", F.relu(x), dtype="uint8"), dim=2),
+    "top of channels": lambda x: op("topk", x, k=3, dim=1),
+    "top of equals": lambda x: op("topk", op("round", x), k=5, dim=-2, largest=False),
+    "top of channels last": lambda x: op("topk", op("round", F.max_pool2d(x, 1)), k=7, dim=3)[1],
+    "top of not a number": lambda x: op("topk", op("log", x), k=4, dim=1),
+    "lowest of not a number": lambda x: op("topk", op("log", x), k=6, dim=1, largest=False),
+    "cumsum": lambda x: op("cumsum", x, dim=1),
+    "cumsum of channels last": lambda x: op("cumsum", F.max_pool2d(x, 1), dim=-1),
+    "cumsum of integers": lambda x: op("cumsum", op("argmax", x, dim=1), dim=2),
+    **{f"cast {a} to {b}": lambda x, a=a, b=b: op("cast", op("cast", abs(x) * 40, dtype=a), dtype=b)
+       for a in DTYPES for b in DTYPES},
+    "cast of channels last": lambda x: op("cast", F.max_pool2d(x, 1), dtype="float64"),
+    "where": lambda x: op("where", op("gt", x, ZERO), x, ZERO),
+    "where of channels last": lambda x: op("where", op("gt", x.mean(1, keepdim=True), ZERO),
+                                           F.max_pool2d(x, 1), C6[:, None, None]),
+    "where with fewer axes": lambda x: op(
+        "where", op("gt", F.relu(x[:, 0, 0]), ZERO), C6[0], x[:, 0, 1]),
+    "where of logic": lambda x: op("where", op("gt", x, ZERO), op("lt", x, ZERO), op("isnan", x)),
+    "where of doubles": lambda x: op("where", op("gt", x, ZERO), op("cast", x, dtype="float64"),
+                                     np.float64(2)),
+    "where of samples": lambda x: op(
+        "where", op("gt", x.sum((1, 2, 3)), ZERO[0]), x[:, 1, 0, 0], ZERO[0]),
+    "gather": lambda x: op("gather", x, op("argmax", x, dim=1, keepdim=True), dim=1),
+    "gather of channels last": lambda x: op(
+        "gather", F.max_pool2d(x, 1), op("topk", x, k=2, dim=3)[1], dim=3),
+    "gather of a part": lambda x: op("gather", x[:, ::2, 1:], op(
+        "cast", op("argmin", x[:, :3, :4], dim=3, keepdim=True), dtype="int32"), dim=3),
+    "take": lambda x: op("take", x, np.array([3, 0, 1, 1, 5]), dim=1),
+    "take of rows": lambda x: op("take", x, np.array([[3, 0, 1], [0, 1, -1]]), dim=2),
+    "table": lambda x: op("take", ck.tensor(np.arange(42, dtype=np.float32).reshape(7, 2, 3)),
+                          op("argmax", x, dim=3), dim=0),
+    "table of narrow indices": lambda x: op("take", ck.tensor(C6), op(
+        "cast", op("argmax", x, dim=1), dtype="int32"), dim=0),
+    "unpool": lambda x: F.max_unpool2d(F.relu(x), op("topk", x, k=7, dim=3)[1], 2),
+    "unpool of rows": lambda x: F.max_unpool1d(x[:, :, 0], op("cast", op(
+        "argmax", x, dim=2), dtype="int64"), 3),
     "resize of nothing": lambda x: apply(REGISTRY["resize"], x, size=(None, 6, 5, 7)),
     "expand": lambda x: apply(
         REGISTRY["expand"], x.mean((2, 3), keepdim=True), shape=(-1, -1, 3, 4)),
@@ -235,6 +280,10 @@ BY_PYTHON = {
     "resize beyond the input": lambda x: apply(
         REGISTRY["resize"], x, size=(None, None, 4, 4), coordinates="tf_crop_and_resize",
         roi=((0, 1), (0, 1), (0, 1.5), (0, 1))),
+    "argmax of samples": lambda x: op("argmax", x, dim=0),
+    "top of most": lambda x: op("topk", F.concat([x] * 400, 3), k=1025, dim=3)[0],
+    "cumsum of samples": lambda x: op("cumsum", x, dim=0),
+    "gather of samples": lambda x: op("gather", x, op("argmax", x, dim=0, keepdim=True), dim=0),
     "concat of samples": lambda x: F.concat([x, x], 0),
     "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
 }
@@ -258,10 +307,6 @@ def test_operations_that_take_the_gil(name):
 
 # Operations of graphs without compiled steps, and why.
 BY_PYTHON_ALWAYS = {
-    "argmax": "at a network's end, of a few numbers", "argmin": "like argmax",
-    "topk": "sorts; at a network's end", "cumsum": "rare in convolutional networks",
-    "cast": "between types that kernels seldom take", "where": "three operands",
-    "gather": "reads from places that are data", "max_unpool": "writes to places that are data",
     "batch_norm_train": "of training; three outputs"}
 
 
@@ -282,6 +327,38 @@ def test_products_of_many_sizes(rows, depth, columns, precision):
         verify(graph)
         program = check_graph(graph, (1, 2), precision=precision)
         assert not program._lowered.python or dispatch.isa() == "amx"
+
+
+@pytest.mark.parametrize("name,inputs,attrs,result,message", [
+    ("gather", {"x": (3, 4), "i": (3, 4)}, {"dim": 2}, (3, 4),
+     "expected indices from -4 to 3 for an axis of size 4"),
+    ("take", {"table": (5, 2), "i": (4,)}, {"dim": 0}, (4, 2),
+     "expected indices from -5 to 4 for an axis of size 5"),
+    ("max_unpool", {"x": (2, 3), "i": (2, 3)}, {"output_size": (6,)}, (2, 6),
+     r"expected indices from 0 to 5 for an output of spatial size \(6,\)")])
+def test_indices_that_lead_out_of_the_array(name, inputs, attrs, result, message):
+    values, constants, ports = {}, {}, []
+    for number, (what, shape) in enumerate(inputs.items()):
+        if what == "table":
+            constants[number] = Constant("table", np.ones(shape, np.float32))
+            values[number] = Value(shape)
+        else:
+            ports.append(Port(what, number))
+            values[number] = Value((BatchDim(), *shape), "float32" if what == "x" else "int64")
+    graph = Graph(tuple(ports), constants, (Node(name, (0, 1), (2,), attrs),), (Port("y", 2),),
+                  {**values, 2: Value((BatchDim(), *result))})
+    verify(graph)
+    program = Program(graph)
+    good = [np.ones((2, *values[p.value].shape[1:]), values[p.value].dtype) for p in ports]
+    good[-1].reshape(-1)[0] = 0 if name == "max_unpool" else -1
+    want = op_by_op(graph, good)
+    for wrong in (6, -7, 2**40, -2**63):
+        bad = [x.copy() for x in good]
+        bad[-1].reshape(-1)[-1] = wrong
+        with pytest.raises(ck.ShapeError, match=message):
+            run(program, bad)
+        assert_same_bits(tuple(run(program, good)), tuple(want))
+    assert not program._lowered.python
 
 
 def test_inputs_and_constants_as_outputs():

@@ -306,6 +306,7 @@ cdef struct Reduction:
     Py_ssize_t item, outer, length, inner   # of one sample: x is (outer, length, inner)
     Py_ssize_t each                         # of the outer ones, in a task
     bint zero                               # whether rows are reduced from 0 on
+    bint running                            # whether y has all that was reduced so far
 
 
 cdef void _reduce_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -338,6 +339,25 @@ cdef void _reduce_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             job.loop(at, &n, steps, job.data)
 
 
+cdef void _running_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Reduce some of the outer ones, and keep what is reduced on the way."""
+    cdef Reduction* job = <Reduction*>ctx
+    cdef Py_ssize_t row = job.inner * job.item, i
+    cdef Py_ssize_t first = index * job.each, last = min(job.outer, first + job.each)
+    cdef char* at[3]
+    cdef cnp.npy_intp steps[3]
+    cdef cnp.npy_intp n = job.inner
+    steps[0] = steps[1] = steps[2] = job.item
+    for first in range(first, last):
+        at[0] = job.y + first * job.length * row
+        memcpy(at[0], job.x + first * job.length * row, row)
+        for i in range(1, job.length):
+            at[1] = <char*>job.x + (first * job.length + i) * row
+            at[2] = at[0] + row
+            job.loop(at, &n, steps, job.data)
+            at[0] = at[2]
+
+
 cdef int _reduce_step(const void* params, char** at, Py_ssize_t samples, int threads,
                       char* scratch) noexcept nogil:
     cdef Reduction job = (<const Reduction*>params)[0]
@@ -346,12 +366,13 @@ cdef int _reduce_step(const void* params, char** at, Py_ssize_t samples, int thr
     job.outer *= samples
     job.each = max(<Py_ssize_t>1, BLOCK // (job.length * job.inner))
     tasks = (job.outer + job.each - 1) // job.each
-    parallel_for(_reduce_task, &job, tasks, threads_for(
+    parallel_for(_running_task if job.running else _reduce_task, &job, tasks, threads_for(
         threads, tasks, <double>job.outer * job.length * job.inner))
     return 0
 
 
-def reduce_step(cnp.ufunc function, dtype, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner):
+def reduce_step(cnp.ufunc function, dtype, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
+                bint running=False):
     """Return a step that reduces one axis by a function of NumPy's, with operands x and y.
 
     Parameters
@@ -362,6 +383,8 @@ def reduce_step(cnp.ufunc function, dtype, Py_ssize_t outer, Py_ssize_t length, 
         Of x and y.
     outer, length, inner : int
         A sample of x has this shape, dense and without a 0; one of y (outer, inner).
+    running : bool
+        Whether y gets what is reduced on the way too, and so has x's shape.
     """
     cdef Reduction job
     if min(outer, length, inner) < 1 or not _find_loop(
@@ -369,5 +392,6 @@ def reduce_step(cnp.ufunc function, dtype, Py_ssize_t outer, Py_ssize_t length, 
         return None
     job.item = dtype.itemsize
     job.outer, job.length, job.inner = outer, length, inner
+    job.running = running
     job.zero = getattr(<object>function, "identity") == 0
     return new_step(_reduce_step, NULL, &job, sizeof(Reduction), None)

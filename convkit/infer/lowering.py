@@ -300,16 +300,18 @@ class Lowering:
         """
         operands = [None if v is None else self._values[v] for v in node.inputs]
         shapes = [self._graph.shape(v) for v in node.outputs]
-        if (len(node.outputs) != 1 or 0 in shapes[0]
+        if (any(0 in shape for shape in shapes)
                 or any(x is not None and not x.regular and not x.is_constant for x in operands)):
             return False
         self._result = last.outputs[0]
         y = REGISTRY[node.op].lower(self, *operands, **{**node.attrs, **applied})
         if y is None:
             return False
-        if y.shape != shapes[0]:
-            raise AssertionError(f"{node.op}: lowered to {y.shape}, expected {shapes[0]}")
-        self._values[self._result] = y
+        made = y if isinstance(y, tuple) else (y,)
+        if [v.shape for v in made] != shapes:
+            raise AssertionError(f"{node.op}: lowered to {[v.shape for v in made]}, "
+                                 f"expected {shapes}")
+        self._values.update(zip(last.outputs, made, strict=True))
         return True
 
     def _python(self, node: Node) -> None:

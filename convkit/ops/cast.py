@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from convkit._kernels import elements
 from convkit.errors import DTypeError
 from convkit.ops.layout import like
 from convkit.ops.op import Context, Op, register
@@ -37,6 +40,19 @@ class Cast(Op):
         with np.errstate(all="ignore"):
             np.copyto(out, x, casting="unsafe")
         return out
+
+    @staticmethod
+    def lower(b, x, *, dtype):
+        """Emit a step where the type is another."""
+        target = np.dtype(dtype)
+        if x.dtype == target:
+            return x
+        if not x.regular or x.dtype.name not in DTYPES:
+            return None
+        x = b.compact(x)
+        y = b.new(x.shape, target, x.order)
+        b.step(elements.cast_step(x.dtype, target, math.prod(x.shape[1:])), (x, y), x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import elements, memory
 from convkit.errors import DTypeError
 from convkit.ops.layout import like
 from convkit.ops.math import broadcast_shape, common_type, lower_function, sum_to
@@ -134,6 +134,27 @@ class Where(Op):
         out = memory.empty(Where.shape(condition.shape, a.shape, b.shape), a.dtype)
         np.copyto(out, b)
         np.copyto(out, a, where=condition)
+        return out
+
+    @staticmethod
+    def lower(b, condition, x, y):
+        """Emit a step, laid out as the first operand of the result's shape."""
+        operands = (condition, x, y)
+        rank = max(len(v.shape) for v in operands)
+        sizes = [[1] * (rank - len(v.shape)) + list(v.shape) for v in operands]
+        shape = tuple([next((n for n in axis if n != 1), 1) for axis in zip(*sizes, strict=True)])
+        whole = [v for v in operands if v.shape == shape]
+        if (condition.dtype.kind != "b" or x.dtype != y.dtype or not whole
+                or any(n == 0 for n in shape) or not all(v.regular for v in whole)):
+            return None
+        order = whole[0].order
+        strides = [[0 if own[i] == 1 else ((0,) * (rank - len(v.shape)) + v.strides)[i]
+                    for i in order] for v, own in zip(operands, sizes, strict=True)]
+        step = elements.where_step([shape[i] for i in order[1:]], strides, x.dtype.itemsize)
+        if step is None:
+            return None
+        out = b.new(shape, x.dtype, order)
+        b.step(step, (*operands, out), out.samples)
         return out
 
     @staticmethod

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import elements, memory
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.layout import axis_order, logical
 from convkit.ops.math import sum_to
@@ -12,6 +16,10 @@ from convkit.ops.op import Context, Op, register
 from convkit.ops.shape import _axis, _native_order
 
 __all__ = ["Expand", "Gather", "Take"]
+
+
+# What compiled steps take for indices that are computed.
+PLACES = (np.dtype(np.int64), np.dtype(np.int32))
 
 
 def _places(indices: np.ndarray, size: int) -> np.ndarray:
@@ -42,6 +50,31 @@ def _rows_alike(places: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] |
     down = int(table[1, 0] - table[0, 0]) if len(table) > 1 else 0
     wanted = places[0] + down * np.arange(len(table))[:, None] + right * np.arange(width)
     return ((len(table), down), (width, right)) if (table == wanted).all() else None
+
+
+def _refuse(size: int) -> Callable:
+    """Return what a step calls where an index leads out of an axis."""
+    def refuse(addresses: list[int], samples: int, threads: int, scratch: int) -> None:
+        raise ShapeError(f"expected indices from {-size} to {size - 1} for an axis of size {size}")
+    return refuse
+
+
+def _lower_take(b: Any, x: Any, indices: Any, axis: int) -> Any:
+    """Emit a copy of slices: at constant places of an array, or rows of a constant."""
+    if x.is_constant and axis == 0 and indices.regular and indices.dtype in PLACES:
+        shared_x, count = True, math.prod(indices.shape[1:])
+    elif indices.is_constant and axis and x.regular:
+        shared_x, count = False, math.prod(indices.shape)
+        indices = b.constant(_places(indices.constant, x.shape[axis]))
+    else:
+        return None
+    x, places = (b.in_order(v, tuple(range(len(v.shape)))) for v in (x, indices))
+    y = b.new((*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]), x.dtype)
+    b.step(elements.take_step(
+        math.prod(x.shape[1:axis]), x.shape[axis], count,
+        math.prod(x.shape[axis + 1:]) * x.dtype.itemsize, shared_x, not shared_x,
+        indices.dtype == np.int64, _refuse(x.shape[axis])), (x, places, y), y.samples)
+    return y
 
 
 @register
@@ -77,11 +110,11 @@ class Take(Op):
         """Look at every so-many-th slice, or copy rows of them that lie alike (a shuffle)."""
         axis = _axis(dim, len(x.shape))
         if indices.constant is None or indices.constant.ndim != 1 or axis == 0:
-            return None
+            return _lower_take(b, x, indices, axis)
         places = _places(indices.constant, x.shape[axis])
         rows = _rows_alike(places)
         if rows is None:
-            return None
+            return _lower_take(b, x, indices, axis)
         (count, down), (width, right) = rows
         stride = x.strides[axis]
         first = x.part(axis, int(places[0]), int(places[0]) + 1)
@@ -135,6 +168,25 @@ class Gather(Op):
                        for i, n in enumerate(indices.shape))
         ctx.saved = x.shape, places, axis, within
         return np.take_along_axis(x[within], places, axis)
+
+    @staticmethod
+    def lower(b, x, indices, *, dim=0):
+        """Emit a step for an axis but the first."""
+        axis = _axis(dim, len(x.shape))
+        if axis == 0 or not x.regular or not indices.regular or (
+                indices.dtype not in PLACES or indices.shape[0] != x.shape[0]):
+            return None
+        strides = (*x.strides[:axis], 0, *x.strides[axis + 1:])
+        order = indices.order
+        step = elements.gather_step(
+            [indices.shape[i] for i in order[1:]],
+            [[v[i] for i in order] for v in (indices.strides, strides)], x.dtype.itemsize,
+            x.shape[axis], x.strides[axis], indices.dtype == np.int64, _refuse(x.shape[axis]))
+        if step is None:
+            return None
+        y = b.new(indices.shape, x.dtype, order)
+        b.step(step, (indices, x, y), y.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -76,8 +76,9 @@ class Op:
 
     @staticmethod
     def lower(b: Any, *operands: Any, **attrs: Any) -> Any:
-        """Emit compiled steps that compute the output; return where it lies, or None.
+        """Emit compiled steps that compute the outputs; return where they lie, or None.
 
+        One place, or a tuple of one for each of several outputs.
         `b` is the `convkit.infer.lowering.Lowering`, operands are its places in memory
         (None for inputs left out). None means that there are no compiled steps for these
         operands and that nothing was emitted: a Program then calls `forward`, with the GIL.

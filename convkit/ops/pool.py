@@ -300,6 +300,8 @@ class MaxPool(Op):
     def lower(b, x, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False,
               return_indices=False):
         """Emit the kernel's step."""
+        if return_indices:
+            return None
         shape = (1, *x.shape[1:])
         g = _geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
         if x.dtype in _BYTES:
@@ -335,7 +337,7 @@ class AdaptiveMaxPool(Op):
     @staticmethod
     def lower(b, x, *, output_size, return_indices=False):
         """Emit the kernel's step."""
-        if x.dtype not in FLOATS:
+        if x.dtype not in FLOATS or return_indices:
             return None
         sizes = _adaptive_size((1, *x.shape[1:]), output_size)
         return _lower_max(b, x, sizes, (

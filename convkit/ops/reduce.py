@@ -7,12 +7,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import binary, elements, memory
 from convkit.errors import ShapeError
+from convkit.ops.layout import FLOATS
 from convkit.ops.math import common_type, lower_reduction, normalize_axes
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["Amax", "Amin", "Argmax", "Argmin", "Cumsum", "Prod", "Topk"]
+
+
+# Elements that a compiled step keeps in order at most: each new one moves those behind it.
+MOST_KEPT = 1024
 
 
 def _without(x: tuple[int, ...], axes: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
@@ -27,6 +32,13 @@ def _one_axis(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
         raise ShapeError(f"dim {dim} is out of range for {ndim} axes")
     return dim % ndim
+
+
+def _innermost(b: Any, x: Any, dim: int) -> tuple[Any, int, tuple[int, ...]]:
+    """Return a place dense with an axis innermost, the axis, and the order of all."""
+    axis = _one_axis(dim, len(x.shape))
+    order = (*[i for i in x.order if i != axis], axis)
+    return b.in_order(x, order), axis, order
 
 
 class _Reduction(Op):
@@ -163,6 +175,19 @@ class _Place(Op):
         shape = cls.shape(x.shape, dim=dim, keepdim=keepdim)
         return np.asarray(cls.find(x, axis=dim), np.int64).reshape(shape)
 
+    @classmethod
+    def lower(cls, b, x, *, dim=None, keepdim=False):
+        """Emit NumPy's own search along an axis but the first."""
+        if dim is None or not x.regular or not _one_axis(dim, len(x.shape)):
+            return None
+        x, axis, order = _innermost(b, x, dim)
+        shape = _without(x.shape, (axis,), False)
+        y = b.new(shape, np.dtype(np.int64), tuple([i - (i > axis) for i in order[:-1]]))
+        b.step(elements.extreme_step(x.dtype, math.prod(shape[1:]), x.shape[axis],
+                                     cls.name == "argmax"), (x, y), y.samples)
+        return y.with_axes(_without(x.shape, (axis,), True), (
+            *y.strides[:axis], 0, *y.strides[axis:])) if keepdim else y
+
 
 @register
 class Argmax(_Place):
@@ -218,6 +243,19 @@ class Topk(Op):
         return np.moveaxis(values, -1, dim), np.moveaxis(places, -1, dim)
 
     @staticmethod
+    def lower(b, x, *, k, dim=-1, largest=True):
+        """Emit a step for a few elements along an axis but the first."""
+        if x.dtype not in FLOATS or not x.regular or not 0 < k <= MOST_KEPT or not _one_axis(
+                dim, len(x.shape)):
+            return None
+        x, axis, order = _innermost(b, x, dim)
+        shape = (*x.shape[:axis], k, *x.shape[axis + 1:])
+        values, places = b.new(shape, x.dtype, order), b.new(shape, np.dtype(np.int64), order)
+        b.step(elements.top_step(math.prod(shape[1:]) // k, x.shape[axis], k,
+                                 x.dtype == np.float64, largest), (x, values, places), x.samples)
+        return values, places
+
+    @staticmethod
     def backward(ctx: Context, g):
         """Put the gradients where the elements were."""
         shape, places, dim = ctx.saved
@@ -247,6 +285,21 @@ class Cumsum(Op):
         ctx.saved = dim
         out = memory.empty(x.shape, x.dtype if x.dtype.kind == "f" else np.dtype(np.int64))
         return np.cumsum(x, axis=dim, out=out)
+
+    @staticmethod
+    def lower(b, x, *, dim):
+        """Emit NumPy's own loop along an axis but the first."""
+        axis = _one_axis(dim, len(x.shape))
+        if x.dtype not in (*FLOATS, np.int64) or not axis or not x.regular:
+            return None
+        x = b.compact(x)
+        at = x.order.index(axis)
+        outer, inner = (math.prod(x.shape[i] for i in part)
+                        for part in (x.order[1:at], x.order[at + 1:]))
+        y = b.new(x.shape, x.dtype, x.order)
+        b.step(binary.reduce_step(np.add, x.dtype, outer, x.shape[axis], inner, True), (x, y),
+               x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, g):

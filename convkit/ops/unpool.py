@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import elements, memory
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import from_last, native, to_last
+from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
 __all__ = ["MaxUnpool"]
@@ -64,6 +64,23 @@ class MaxUnpool(Op):
         if ctx.needs[0]:
             ctx.saved = places, x.shape
         return from_last(out)
+
+    @staticmethod
+    def lower(b, x, indices, *, output_size):
+        """Emit a step, on values with channels last."""
+        if x.dtype not in FLOATS or indices.dtype != np.int64 or len(x.shape) not in (3, 4):
+            return None
+        pixels = math.prod(output_size)
+
+        def refuse(addresses, samples, threads, scratch):
+            raise ShapeError(f"expected indices from 0 to {pixels - 1} for an output of spatial "
+                             f"size {tuple(output_size)}")
+
+        x, indices = b.last(x), b.last(indices)
+        y = b.new_last((*x.shape[:2], *output_size), x.dtype)
+        b.step(elements.unpool_step(math.prod(x.shape[2:]), x.shape[1], pixels,
+                                    x.dtype == np.float64, refuse), (x, indices, y), x.samples)
+        return y
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array, None]:
