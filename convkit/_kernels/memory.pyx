@@ -128,6 +128,11 @@ def from_last(cnp.ndarray y not None):
     return _moved(y, &FROM_LAST[0][0])
 
 
+def address_of(cnp.ndarray array not None):
+    """Return where an array's first element lies (`ctypes.data`, without ctypes)."""
+    return <size_t>cnp.PyArray_DATA(array)
+
+
 def is_plain(cnp.ndarray x not None):
     """Tell whether an array holds float32 or float64 as kernels read them: native and aligned."""
     return (cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convkit._kernels import runner
+from convkit._kernels import memory, runner
 from convkit.infer.chaining import Emitted, join_chains
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.fusing import functions_after
@@ -114,10 +114,11 @@ class Lowering:
         """Return a new dense place, with axes in an order (by default C's)."""
         order = tuple(range(len(shape))) if order is None else order
         size = math.prod(at_batch(shape, 1)) * dtype.itemsize
-        block = Block(*((size, 0) if any(isinstance(d, BatchDim) for d in shape) else (0, size)))
+        growing = [isinstance(d, BatchDim) for d in shape]
+        block = Block(*((size, 0) if True in growing else (0, size)))
         self._blocks.append(block)
         strides = None
-        if not any(isinstance(d, BatchDim) for d in shape[1:]) and (not order or order[0] == 0):
+        if True not in growing[1:] and (not order or order[0] == 0):
             strides = dense_strides(shape, order, dtype.itemsize)
         return Operand(block, tuple(shape), dtype, strides)
 
@@ -174,7 +175,8 @@ class Lowering:
     def _pin(self, block: Block) -> None:
         """Keep a constant's array, which steps are to read as it lies."""
         if block.kind == "constant" and block.array is None:
-            block.array = np.require(block.constant.array, requirements="A")
+            array = block.constant.array
+            block.array = array if array.flags.aligned else array.copy()
             self._kept.append(block.array)
 
     def cache(self, x: Operand) -> dict:
@@ -364,7 +366,7 @@ def _address(x: Operand | None, arena: tuple[int, int]) -> tuple[int, int, int]:
     if x is None:
         return NOTHING, 0, 0
     if x.block.kind == "constant":
-        return NOTHING, 0, x.block.array.ctypes.data + x.offset
+        return NOTHING, 0, memory.address_of(x.block.array) + x.offset
     if x.block.kind == "arena":
         scaled, fixed = _place(x.block, arena)
         return ARENA, scaled, fixed + x.offset

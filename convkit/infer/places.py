@@ -8,7 +8,8 @@ known for one sample; nothing here depends on the batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -63,9 +64,9 @@ class Block:
         self.last = max(self.last, step)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Operand:
-    """A value's place: a strided view of a block.
+    """A value's place: a strided view of a block, never changed.
 
     Attributes
     ----------
@@ -89,7 +90,7 @@ class Operand:
     strides: tuple[int, ...] | None
     offset: int = 0
 
-    @property
+    @cached_property
     def regular(self) -> bool:
         """Whether it has a first axis of samples, and elements, all at known distances."""
         return (self.strides is not None and bool(self.shape)
@@ -112,7 +113,7 @@ class Operand:
             return None
         return self.block.constant.array if self.block.array is None else self.block.array
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
         """Whether it is the whole of a constant, as that lies."""
         if self.block.kind != "constant" or self.offset:
@@ -123,13 +124,13 @@ class Operand:
         return self.shape == self.block.constant.shape and self.strides == dense_strides(
             self.shape, tuple(range(len(self.shape))), self.dtype.itemsize)
 
-    @property
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """Axes from the outermost in memory to the innermost."""
         return tuple(sorted(range(len(self.shape)),
                             key=lambda i: (i != 0, -abs(self.strides[i]))))
 
-    @property
+    @cached_property
     def pixel(self) -> int | None:
         """Elements from one pixel to the next of an array with channels last in memory.
 
@@ -160,7 +161,7 @@ class Operand:
 
     def with_axes(self, shape: Shape, strides: tuple[int, ...]) -> Operand:
         """Return the same elements under another shape."""
-        return replace(self, shape=tuple(shape), strides=tuple(strides))
+        return Operand(self.block, tuple(shape), self.dtype, tuple(strides), self.offset)
 
     def part(self, axis: int, start: int, stop: int, step: int = 1) -> Operand:
         """Return the elements start, start + step, ... before stop of an axis of fixed size."""
@@ -168,7 +169,7 @@ class Operand:
         shape[axis] = len(range(start, stop, step))
         offset = self.offset + start * strides[axis]
         strides[axis] *= step
-        return replace(self, shape=tuple(shape), strides=tuple(strides), offset=offset)
+        return Operand(self.block, tuple(shape), self.dtype, tuple(strides), offset)
 
     def whole(self) -> bool:
         """Tell whether it is all of its block, dense in some order."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from convkit.errors import ConvkitError, ModelFormatError
 from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of
@@ -141,7 +144,7 @@ def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
         if not isinstance(name, str) or name not in stored:
             raise ModelFormatError(f"constant {name!r:.80}: the file has no such tensor")
         constants[len(values)] = found = stored[name]
-        values[len(values)] = Value(found.shape, found.dtype.name)
+        values[len(values)] = Value(found.shape, _type_name(found.dtype))
     names = {c.name for c in constants.values()}
     if len(names) != len(stored) or len(names) != len(constants):
         raise ModelFormatError(f"{len(stored)} tensors, of which the graph names {len(names)} in "
@@ -149,7 +152,8 @@ def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
     points = points_of(values[p.value].shape for p in inputs)
     if len(points[0].sizes) != len(symbols):
         raise ModelFormatError("sizes: expected each to be that of an input")
-    nodes = [_read_node(entry, i, values, symbols, points)
+    rules = _Rules(symbols, points, values)
+    nodes = [_read_node(entry, i, values, rules)
              for i, entry in enumerate(_list(data["nodes"], "nodes", MAX_NODES))]
     outputs = []
     for entry in _list(data["outputs"], "outputs", MAX_PORTS):
@@ -160,6 +164,12 @@ def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
         raise ModelFormatError(f"form: expected one of {', '.join(FORMS)}")
     _check_ports(inputs, outputs, data["form"])
     return Graph(tuple(inputs), constants, tuple(nodes), tuple(outputs), values, data["form"])
+
+
+@lru_cache(maxsize=16)
+def _type_name(dtype: np.dtype) -> str:
+    """Return NumPy's name of a type, which takes it microseconds to make."""
+    return dtype.name
 
 
 def _read_symbols(data: Any) -> dict[str, Symbol]:
@@ -177,8 +187,7 @@ def _read_symbols(data: Any) -> dict[str, Symbol]:
     return symbols
 
 
-def _read_node(entry: Any, position: int, values: dict[int, Value], symbols: dict[str, Symbol],
-               points: Sequence[Point]) -> Node:
+def _read_node(entry: Any, position: int, values: dict[int, Value], rules: _Rules) -> Node:
     """Return a node with checked attributes; its outputs are added to `values`."""
     what = f"node {position}"
     _fields(entry, what, {"op", "name", "inputs", "attrs", "shapes"})
@@ -191,21 +200,55 @@ def _read_node(entry: Any, position: int, values: dict[int, Value], symbols: dic
         raise ModelFormatError(f"{what} ({op}): the first input is missing")
     if not isinstance(entry["attrs"], dict):
         raise ModelFormatError(f"{what} ({op}): attrs: expected an object")
-    attrs = check_open_attrs(op, {k: _attr_in(v, symbols) for k, v in entry["attrs"].items()},
-                             len(values[inputs[0]].shape), points)
-    shapes = [_shape_in(s, symbols) for s in _list(entry["shapes"], what, 3)]
-    outputs = tuple(range(len(values), len(values) + len(shapes)))
-    node = Node(op, inputs, outputs, attrs, _name(entry["name"], what, empty=True))
-    try:
-        results = infer_node(node, [None if v is None else values[v] for v in inputs], points,
-                             checked=True)
-    except Exception as error:  # whatever a shape rule makes of hostile sizes, it is the file
-        raise ModelFormatError(f"{what} ({op}): {error}") from None
-    if not _same_shapes([r.shape for r in results], shapes, points):
-        raise ModelFormatError(f"{what} ({op}): declared shapes {shapes}, but "
-                               f"{[r.shape for r in results]} follow")
+    attrs, results = rules.follow(what, op, [None if v is None else values[v] for v in inputs],
+                                  entry["attrs"], entry["shapes"])
+    outputs = tuple(range(len(values), len(values) + len(results)))
     values.update(zip(outputs, results, strict=True))
-    return node
+    return Node(op, inputs, outputs, dict(attrs), _name(entry["name"], what, empty=True))
+
+
+class _Rules:
+    """What follows from a node's operation, attributes and operands, worked out once.
+
+    A network has many nodes that differ in nothing but their places in it. What is compared is how
+    attributes and shapes are written, which tells 1, 1.0 and true apart.
+    """
+
+    def __init__(self, symbols: dict[str, Symbol], points: Sequence[Point],
+                 values: dict[int, Value]):
+        self._symbols, self._points = symbols, points
+        self._known: dict[tuple, tuple[dict[str, Any], list[Value]]] = {}
+        # Values that are equal are one object: nodes are known by the ids of their operands'.
+        self._values: dict[tuple, Value] = {}
+        for number, value in values.items():
+            values[number] = self._one(value)
+
+    def _one(self, value: Value) -> Value:
+        return self._values.setdefault((value.shape, value.dtype), value)
+
+    def follow(self, what: str, op: str, operands: list[Value | None], attrs: dict[str, Any],
+               shapes: Any) -> tuple[dict[str, Any], list[Value]]:
+        """Return checked attributes and the results, whose shapes are those declared."""
+        key = (op, repr(attrs), repr(shapes), *map(id, operands))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._check(what, op, operands, attrs, shapes)
+        return found
+
+    def _check(self, what: str, op: str, operands: list[Value | None], attrs: dict[str, Any],
+               shapes: Any) -> tuple[dict[str, Any], list[Value]]:
+        symbols, points = self._symbols, self._points
+        checked = check_open_attrs(op, {k: _attr_in(v, symbols) for k, v in attrs.items()},
+                                   len(operands[0].shape), points)
+        declared = [_shape_in(s, symbols) for s in _list(shapes, what, 3)]
+        try:
+            results = infer_node(Node(op, (), (), checked), operands, points, checked=True)
+        except Exception as error:  # whatever a shape rule makes of hostile sizes, it is the file
+            raise ModelFormatError(f"{what} ({op}): {error}") from None
+        if not _same_shapes([r.shape for r in results], declared, points):
+            raise ModelFormatError(f"{what} ({op}): declared shapes {declared}, but "
+                                   f"{[r.shape for r in results]} follow")
+        return checked, [self._one(r) for r in results]
 
 
 def _same_shapes(found: list[Shape], declared: list[Shape], points: Sequence[Point]) -> bool:
@@ -256,12 +299,12 @@ def _reference(value: Any, known: int, what: str) -> int:
 
 def _shape_in(value: Any, symbols: dict[str, Symbol]) -> Shape:
     """Read a shape: sizes, "N" or "4N" for the batch and multiples of it, and open sizes."""
-    return tuple([_dim(d, symbols) for d in _list(value, "shape", MAX_RANK)])
+    return tuple([d if type(d) is int and 0 <= d <= MAX_DIM else _dim(d, symbols)
+                  for d in _list(value, "shape", MAX_RANK)])
 
 
 def _dim(value: Any, symbols: dict[str, Symbol]) -> Dim:
-    if type(value) is int and 0 <= value <= MAX_DIM:
-        return value
+    """Read a size that is no number."""
     if isinstance(value, str) and value in symbols:
         return OpenDim((Term(symbols[value]),))
     if isinstance(value, str) and len(value) <= 14 and value.endswith("N"):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkit._kernels import memory
+
 __all__ = ["CODES", "MODEL_TYPES", "RUN", "STORAGE", "TYPES", "Decoded", "StoredTensor", "convert",
            "decode", "encode", "give_pages_back"]
 
@@ -58,7 +60,7 @@ def give_pages_back(data: Any, run: np.ndarray) -> None:
         return
     if sys.platform != "linux" or not isinstance(mapped, mmap.mmap):
         return
-    start = run.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    start = memory.address_of(run) - memory.address_of(np.frombuffer(mapped, np.uint8))
     begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     size = (start + run.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - begin
     if size > 0:

@@ -38,7 +38,7 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
     if estimate > max(4 * file_size, MEMORY_FLOOR) or entries > MAX_ENTRIES:
         raise ModelFormatError(f"{what}: {containers} lists and objects with {entries} entries are "
                                f"out of proportion to a file of {file_size} bytes")
-    if _depth(text) > MAX_DEPTH:
+    if _nests_deeper(text, MAX_DEPTH):
         raise ModelFormatError(f"{what}: nested deeper than {MAX_DEPTH}")
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique,
@@ -56,20 +56,20 @@ def parse_json(text: bytes, what: str, file_size: int) -> Any:
 # escaped quotes would take quadratic time.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _depth(text: bytes) -> int:
-    """Return how deeply lists and objects nest, strings left out."""
-    depth = deepest = 0
-    for bracket in _STRING.sub(b"", text).translate(None, _NO_BRACKETS):
-        if bracket in b"[{":
-            depth += 1
-            if depth > deepest:
-                deepest = depth
-        else:
-            depth -= 1
-    return deepest
+def _nests_deeper(text: bytes, most: int) -> bool:
+    """Tell whether lists and objects nest deeper than `most`, strings left out.
+
+    Each round takes the innermost ones away. What is left of brackets that do not match is none of
+    an honest file's either; JSON's own parser says so where it is not deep.
+    """
+    brackets = _STRING.sub(b"", text).translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(most):
+        brackets = brackets.replace(b"[]", b"")
+    return brackets.count(b"[") > most or b"[]" in brackets
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

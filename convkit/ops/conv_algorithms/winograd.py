@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from convkit._kernels import runner, winograd
+from convkit._kernels import memory, runner, winograd
 from convkit.ops.conv_algorithms.base import Algorithm
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
@@ -241,7 +241,7 @@ class _Fallback:
             if _blank(peaks[n], one):
                 continue
             runner.run_step(self.step(threads), (
-                one.ctypes.data, bias, residual + n * y_bytes if residual else 0,
+                memory.address_of(one), bias, residual + n * y_bytes if residual else 0,
                 y + n * y_bytes), 1, threads)
 
 
