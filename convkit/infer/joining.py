@@ -57,6 +57,8 @@ def reserve(graph: Graph) -> tuple[dict[int, Part], dict[int, Whole]]:
     """Return the parts that values should be made in, and the blocks by what they hold."""
     found: dict[int, Part] = {}
     wholes: dict[int, Whole] = {}
+    if not any(node.op == "concat" for node in graph.nodes):
+        return found, wholes
     made = {node.outputs[0]: node for node in graph.nodes}
     readers: dict[int, set[str]] = {}
     for node in graph.nodes:

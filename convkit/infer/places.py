@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +63,6 @@ class Block:
         self.last = max(self.last, step)
 
 
-@dataclass(eq=False)
 class Operand:
     """A value's place: a strided view of a block, never changed.
 
@@ -82,20 +80,19 @@ class Operand:
         order.
     offset : int
         Bytes from the block's begin.
+    regular : bool
+        Whether it has a first axis of samples, and elements, all at known distances.
     """
 
-    block: Block
-    shape: Shape
-    dtype: np.dtype
-    strides: tuple[int, ...] | None
-    offset: int = 0
+    __slots__ = ("_is_constant", "block", "dtype", "offset", "regular", "shape", "strides")
 
-    @cached_property
-    def regular(self) -> bool:
-        """Whether it has a first axis of samples, and elements, all at known distances."""
-        return (self.strides is not None and bool(self.shape)
-                and not any(isinstance(d, BatchDim) for d in self.shape[1:])
-                and 0 not in self.shape)
+    def __init__(self, block: Block, shape: Shape, dtype: np.dtype,
+                 strides: tuple[int, ...] | None, offset: int = 0):
+        self.block, self.shape, self.dtype = block, shape, dtype
+        self.strides, self.offset = strides, offset
+        self.regular = (strides is not None and bool(shape) and 0 not in shape
+                        and BatchDim not in map(type, shape[1:]))
+        self._is_constant: bool | None = None if block.kind == "constant" and not offset else False
 
     @property
     def samples(self) -> tuple[int, int]:
@@ -113,24 +110,26 @@ class Operand:
             return None
         return self.block.constant.array if self.block.array is None else self.block.array
 
-    @cached_property
+    @property
     def is_constant(self) -> bool:
         """Whether it is the whole of a constant, as that lies."""
-        if self.block.kind != "constant" or self.offset:
-            return False
-        array = self.block.array
-        if array is not None:
-            return array.shape == self.shape and array.strides == self.strides
-        return self.shape == self.block.constant.shape and self.strides == dense_strides(
-            self.shape, tuple(range(len(self.shape))), self.dtype.itemsize)
+        if self._is_constant is None:
+            array = self.block.array
+            if array is not None:
+                self._is_constant = array.shape == self.shape and array.strides == self.strides
+            else:
+                self._is_constant = self.shape == self.block.constant.shape and \
+                    self.strides == dense_strides(
+                        self.shape, tuple(range(len(self.shape))), self.dtype.itemsize)
+        return self._is_constant
 
-    @cached_property
+    @property
     def order(self) -> tuple[int, ...]:
         """Axes from the outermost in memory to the innermost."""
         return tuple(sorted(range(len(self.shape)),
                             key=lambda i: (i != 0, -abs(self.strides[i]))))
 
-    @cached_property
+    @property
     def pixel(self) -> int | None:
         """Elements from one pixel to the next of an array with channels last in memory.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 
 from convkit.infer.places import ALIGNMENT, Block
@@ -33,7 +34,6 @@ def _pack(blocks: list[Block], size_of) -> int:
                 if begin - block.offset >= size:
                     break
                 block.offset = max(block.offset, end)
-        placed.append((block.offset, block.offset + size, block))
-        placed.sort(key=lambda entry: entry[:2])
+        insort(placed, (block.offset, block.offset + size, block), key=lambda entry: entry[:2])
         total = max(total, block.offset + size)
     return total

@@ -475,6 +475,10 @@ def complete(op: str, attrs: dict[str, Any]) -> dict[str, Any]:
     return {**known, **given}
 
 
+# Types of which equal values are the same value; most attributes are their defaults.
+_PLAIN = frozenset((type(None), bool, int, str))
+
+
 def check_attrs(op: str, attrs: dict[str, Any], rank: int) -> dict[str, Any]:
     """Return checked attributes, with defaults filled in.
 
@@ -505,8 +509,12 @@ def check_attrs(op: str, attrs: dict[str, Any], rank: int) -> dict[str, Any]:
                 raise ShapeError(f"{op}: attribute {name!r} is missing")
             checked[name] = attr.default
             continue
+        value, default = attrs[name], attr.default
+        if type(value) is type(default) and value == default and type(value) in _PLAIN:
+            checked[name] = default
+            continue
         try:
-            checked[name] = attr.check.run(attrs[name], rank)
+            checked[name] = attr.check.run(value, rank)
         except ValueError as error:
             raise ShapeError(f"{op}: attribute {name!r}: {error}") from None
     return checked

@@ -6,6 +6,7 @@ the nodes, in the order in which they are listed.
 
 from __future__ import annotations
 
+import marshal
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -211,7 +212,7 @@ class _Rules:
     """What follows from a node's operation, attributes and operands, worked out once.
 
     A network has many nodes that differ in nothing but their places in it. What is compared is how
-    attributes and shapes are written, which tells 1, 1.0 and true apart.
+    attributes and shapes are serialised, which tells 1, 1.0 and true apart.
     """
 
     def __init__(self, symbols: dict[str, Symbol], points: Sequence[Point],
@@ -229,7 +230,7 @@ class _Rules:
     def follow(self, what: str, op: str, operands: list[Value | None], attrs: dict[str, Any],
                shapes: Any) -> tuple[dict[str, Any], list[Value]]:
         """Return checked attributes and the results, whose shapes are those declared."""
-        key = (op, repr(attrs), repr(shapes), *map(id, operands))
+        key = (op, marshal.dumps((attrs, shapes), 2), *map(id, operands))
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._check(what, op, operands, attrs, shapes)

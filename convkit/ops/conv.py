@@ -13,12 +13,13 @@ from convkit.ops import planner
 from convkit.ops.conv_problem import (
     check_dtypes,
     forward_problem,
+    output_shape,
     transposed_problem,
 )
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Conv", "ConvTranspose", "activation_arguments", "constants"]
+__all__ = ["Conv", "ConvTranspose", "activation_arguments", "constants", "contiguous"]
 
 # Activations that run in the convolution's own pass: enum ck_activation of c/gemm.h.
 _ACTIVATIONS = {None: (0, 0.0, 0.0), "relu": (1, 0.0, 0.0), "relu6": (2, 0.0, 6.0)}
@@ -110,13 +111,14 @@ class Conv(Op):
               padding_mode="zeros", algorithm="auto", precision=None, activation=None,
               activation_args=()):
         """Return (N, O, spatial...)."""
-        p = forward_problem(x, weight, np.dtype(np.float32), stride=stride, padding=padding,
-                            dilation=dilation, groups=groups)
-        if bias is not None and bias != (p.out_channels,):
-            raise ShapeError(f"expected bias of shape ({p.out_channels},), got {bias}")
+        out = output_shape(x, weight, stride=stride, padding=padding, dilation=dilation,
+                           groups=groups)
+        if bias is not None and bias != out[1:2]:
+            raise ShapeError(f"expected bias of shape ({out[1]},), got {bias}")
         if algorithm != "auto":
-            planner.choose(p, "forward", algorithm)
-        out = (p.batch, p.out_channels, *p.out_size[4 - len(x):])
+            planner.choose(forward_problem(
+                x, weight, np.dtype(np.float32), stride=stride, padding=padding,
+                dilation=dilation, groups=groups), "forward", algorithm)
         if residual is not None and residual != out:
             raise ShapeError(f"expected residual of shape {out}, got {residual}")
         return out
@@ -209,13 +211,21 @@ class Conv(Op):
 
 def constants(x: Any, weight: Any, bias: Any) -> bool:
     """Tell whether weight and bias are constants of x's floating type, as compiled steps want."""
-    return x.dtype in FLOATS and all(
-        p.is_constant and p.dtype == x.dtype for p in (weight, bias) if p is not None)
+    dtype = x.dtype
+    return (dtype in FLOATS and weight.is_constant and weight.dtype == dtype
+            and (bias is None or (bias.is_constant and bias.dtype == dtype)))
+
+
+def contiguous(b: Any, bias: Any) -> Any:
+    """Return the place of a constant bias (or None) whose numbers lie side by side."""
+    if bias is None or bias.strides == (bias.dtype.itemsize,):
+        return bias
+    return b.constant(np.ascontiguousarray(bias.constant))
 
 
 def _emit(b: Any, steps: list, x: Any, bias: Any, residual: Any, y: Any) -> Any:
     """Emit steps that write `y`, and return it."""
-    bias = None if bias is None else b.constant(np.ascontiguousarray(bias.constant))
+    bias = contiguous(b, bias)
     residual = None if residual is None else b.last(residual)
     for step in steps:
         b.step(step, (x, bias, residual, y), x.samples)

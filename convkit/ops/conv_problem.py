@@ -156,9 +156,18 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
     ShapeError
         When anything does not fit; the text says what was expected and what came.
     """
-    make = _cached_problem if (type(groups) is int and plain(stride) and plain(padding)
-                               and plain(dilation)) else _forward_problem
-    return make(x_shape, w_shape, dtype, stride, padding, dilation, groups, precision)
+    if _all_plain(stride, padding, dilation, groups):
+        return _known_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
+                              precision)
+    return _problem(x_shape, w_shape, dtype, precision,
+                    _layer(x_shape, w_shape, stride, padding, dilation, groups))
+
+
+def output_shape(x_shape: tuple[int, ...], w_shape: tuple[int, ...], *, stride: Any, padding: Any,
+                 dilation: Any, groups: Any) -> tuple[int, ...]:
+    """Return the shape of what `forward_problem` describes, with the same checks."""
+    layer = _known_layer if _all_plain(stride, padding, dilation, groups) else _layer
+    return (x_shape[0], w_shape[0], *layer(x_shape, w_shape, stride, padding, dilation, groups)[0])
 
 
 _INTS = {int}
@@ -183,9 +192,36 @@ def plain(value: Any) -> bool:
     return True
 
 
-def _forward_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
-                     precision) -> ConvProblem:
-    """Validate; see `forward_problem`."""
+def _all_plain(stride: Any, padding: Any, dilation: Any, groups: Any) -> bool:
+    return type(groups) is int and plain(stride) and plain(padding) and plain(dilation)
+
+
+# A network's layers come back with the same few shapes; checking them took half of the time
+# that a call spends around its kernel.
+@lru_cache(maxsize=4096)
+def _known_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
+                   precision) -> ConvProblem:
+    """Return `forward_problem` of plain arguments."""
+    return _problem(x_shape, w_shape, dtype, precision,
+                    _known_layer(x_shape, w_shape, stride, padding, dilation, groups))
+
+
+def _known_layer(x_shape, w_shape, *geometry) -> tuple:
+    """Return `_layer` of plain arguments, which is the same for every batch."""
+    try:
+        return _cached_layer(("N", *x_shape[1:]), w_shape, *geometry)
+    except (ShapeError, TypeError):  # whose text names the batch
+        return _layer(x_shape, w_shape, *geometry)
+
+
+def _problem(x_shape, w_shape, dtype, precision, layer: tuple) -> ConvProblem:
+    out, kernel, stride, padding, dilation, groups = layer
+    return _make(x_shape[0], x_shape[1], x_shape[2:], w_shape[0], out, kernel, stride, padding,
+                 dilation, groups, dtype, precision)
+
+
+def _layer(x_shape, w_shape, stride, padding, dilation, groups) -> tuple:
+    """Validate; return the output's size, and the geometry."""
     rank = _check_ranks(x_shape, w_shape)
     groups = _check_weight(x_shape[1], w_shape, groups, False, x_shape)
     stride = tuple_of_ints(stride, rank, "stride", 1)
@@ -197,16 +233,13 @@ def _forward_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
     if any(r > s for r, s in zip(reach, padded, strict=True)):
         raise ShapeError(f"kernel of size {tuple(kernel)} with dilation {dilation} does not fit "
                          f"the padded input of size {tuple(padded)} (x of shape {x_shape})")
-    out = [(s - r) // t + 1 for s, r, t in zip(padded, reach, stride, strict=True)]
+    out = tuple([(s - r) // t + 1 for s, r, t in zip(padded, reach, stride, strict=True)])
     # A longer step is never taken; kernels size their strips by it.
     stride = tuple([min(t, s) for t, s in zip(stride, padded, strict=True)])
-    return _make(x_shape[0], x_shape[1], x_shape[2:], w_shape[0], out, kernel, stride, padding,
-                 dilation, groups, dtype, precision)
+    return out, kernel, stride, padding, dilation, groups
 
 
-# A network's layers come back with the same few shapes; checking them took half of the time
-# that a call spends around its kernel.
-_cached_problem = lru_cache(maxsize=4096)(_forward_problem)
+_cached_layer = lru_cache(maxsize=4096)(_layer)
 
 
 def transposed_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype, *,

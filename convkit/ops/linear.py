@@ -9,7 +9,7 @@ import numpy as np
 from convkit._kernels import gradweight, memory
 from convkit.errors import ShapeError
 from convkit.ops import planner
-from convkit.ops.conv import activation_arguments, constants
+from convkit.ops.conv import activation_arguments, constants, contiguous
 from convkit.ops.conv_problem import ConvProblem, check_dtypes
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
@@ -102,7 +102,7 @@ class Linear(Op):
         shape = (*x.shape[:-1], weight.shape[0])
         x, residual = (None if v is None else b.in_order(v, tuple(range(len(shape))))
                        for v in (x, residual))
-        bias = None if bias is None else b.constant(np.ascontiguousarray(bias.constant))
+        bias = contiguous(b, bias)
         y = b.new(shape, x.dtype)
         rows = math.prod(shape[1:-1])
         for step in steps:

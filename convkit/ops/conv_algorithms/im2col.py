@@ -119,8 +119,8 @@ class Im2col(Algorithm):
     def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):
         """Multiply and fold."""
         runner.run_step(_folding(problem, weight, cache, threads), (
-            memory.address_of(gy), 0 if bias is None else memory.address_of(bias), 0, memory.address_of(gx)),
-            gy.shape[0], threads)
+            memory.address_of(gy), 0 if bias is None else memory.address_of(bias), 0,
+            memory.address_of(gx)), gy.shape[0], threads)
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):

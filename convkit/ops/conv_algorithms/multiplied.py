@@ -97,5 +97,6 @@ def _repeated(problem: ConvProblem, x: np.ndarray, threads: int) -> np.ndarray:
     """Return x (N, H, W, C) with every channel as often as it has outputs."""
     wide = memory.empty((*x.shape[:3], problem.out_channels), x.dtype)
     if x.size:
-        runner.run_step(_repeat_step(problem), (memory.address_of(x), memory.address_of(wide)), len(x), threads)
+        runner.run_step(_repeat_step(problem), (memory.address_of(x), memory.address_of(wide)),
+                        len(x), threads)
     return wide
