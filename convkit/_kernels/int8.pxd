@@ -12,7 +12,7 @@ cdef extern from "int8.h" nogil:
         float residual_scale
         int residual_zero, residual_flip
         float alpha, low, high
-        int zero
+        int zero, result_flip
     ctypedef struct ck_int8_args:
         const char* a
         const ptrdiff_t* a_offsets
@@ -25,6 +25,15 @@ cdef extern from "int8.h" nogil:
         const char* residual
         ptrdiff_t ld_residual
         ck_int8_finish finish
+    int CK_INT8_WALKED, CK_INT8_WALK_ROWS, CK_INT8_WALK_WIDTH
+    ctypedef struct ck_int8_walk:
+        const char* rows[8]
+        ptrdiff_t pixel, stride, taps, width
+        int joined, n
+        const char* b
+        char* c
+        ptrdiff_t ldc
+        ck_int8_finish finish
     ctypedef struct ck_int8_kernels:
         int max_rows, columns, group, bytes
         int multiple, halves
@@ -33,6 +42,7 @@ cdef extern from "int8.h" nogil:
         void (*depthwise)(const ck_int8_args*) noexcept nogil
         void (*copy)(const uint8_t* x, ptrdiff_t n, int flip, void* out) noexcept nogil
         void (*join)(const uint8_t* const* rows, ptrdiff_t n, void* out) noexcept nogil
+        void (*walk)(const ck_int8_walk*) noexcept nogil
 
 
 # How a step ends; made by `Finish`.

@@ -6,8 +6,9 @@ zero point), or from the input as it lies. Weights are packed once. Activations 
 unsigned: signed ones are read with their highest bit flipped, that is with 128 added, and so
 is their zero point, whose part in the sums is taken away with the bias.
 
-Depthwise convolution reads joined rows: each 32-bit word holds the values of a channel in as
-many rows as one instruction multiplies, so that a column of the window is one instruction.
+Depthwise convolution multiplies joined rows: each 32-bit word holds the values of a channel in as
+many rows as one instruction multiplies, so that a column of the window is one instruction. Where
+there are byte products, rows are joined in registers (c/int8.walk.h), else in memory.
 
 All instruction sets give the same bits: sums are whole numbers (modulo 2^32), and what follows
 rounds everywhere alike. So any cut of the work gives the same bits, too.
@@ -26,12 +27,12 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
 # Bytes of a strip of input, of packed weights that a task goes through, and of the input of a
-# row of pixels where every pixel stands alone; tasks that a call is cut into where that costs
-# little; weights that are packed at a time.
+# row of pixels where every pixel stands alone; tasks for each thread that a call is cut into where
+# that costs little; weights that are packed at a time.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 cdef Py_ssize_t ROW_BYTES = 128 << 10
-cdef Py_ssize_t TASKS = 16
+cdef Py_ssize_t TASKS = 8
 cdef Py_ssize_t PACKED_AT_A_TIME = 256 << 10
 # Tiles may read so many bytes beyond a strip, times weights of zero.
 cdef Py_ssize_t SLACK = 64
@@ -97,10 +98,10 @@ cdef class Finish:
         self.form.alpha = alpha
         self.form.low = low
         self.form.high = high
+        self.form.result_flip = 0x80 if result == "int8" else 0
         if self.form.result == CK_INT8_BYTES:
-            least = -128 if result == "int8" else 0
-            self.form.low = max(low, least - zero)
-            self.form.high = min(high, least + 255 - zero)
+            least = -self.form.result_flip - zero
+            self.form.low, self.form.high = np.rint(np.clip((low, high), least, least + 255))
 
 
 # -- one convolution ------------------------------------------------------------------------
@@ -124,9 +125,10 @@ cdef struct Job:
     Py_ssize_t strip_width, strips, chunks
     Py_ssize_t blocks, all_blocks, block_bytes
     Py_ssize_t row_bytes                            # of a strip, as it is prepared
-    Py_ssize_t joined                               # groups of joined rows (depthwise)
+    Py_ssize_t joined                               # groups of rows joined in memory (depthwise)
+    ck_int8_walk walk                               # what all rows share, where rows are walked
     int flip, zero, team
-    bint pointwise, whole, depthwise                # whole: no tile reads beyond its pixels
+    bint pointwise, whole, depthwise, walks         # whole: no tile reads beyond its pixels
     ptrdiff_t offsets_x[512]                        # of the taps, in x itself
     ptrdiff_t offsets_strip[512]                    # of the taps, in a strip
 
@@ -208,6 +210,42 @@ cdef void _run_blocks(Job* job, ck_int8_args* args, const char* a, Py_ssize_t a_
         _run_row(job, args, job.last_w if row == job.grid_h - 1 else job.grid_w)
 
 
+cdef inline Py_ssize_t _reach(const Job* job) noexcept nogil:
+    """Return how many rows of the input an output row is made of, with those between."""
+    return (job.kernel_h - 1) * job.dilation_h + 1
+
+
+cdef void _walk_row(Job* job, const char* ring, Py_ssize_t first, Py_ssize_t pixel) noexcept nogil:
+    """Compute a row of a depthwise layer's pixels, 64 channels at a time."""
+    cdef Py_ssize_t b, i, tap
+    cdef ck_int8_walk args = job.walk
+    for b in range(job.all_blocks):
+        for i in range(4 * args.joined):
+            # Beyond the window any row will do: its weights are zero.
+            tap = i if i < job.kernel_h else 0
+            args.rows[i] = (ring + (first + tap * job.dilation_h) % _reach(job) * job.row_bytes
+                            + CK_INT8_WALKED * b)
+        args.n = <int>min(<Py_ssize_t>CK_INT8_WALKED, job.out_c - CK_INT8_WALKED * b)
+        args.b = job.weights + b * job.block_bytes
+        args.finish.offset = job.proto.finish.offset + CK_INT8_WALKED * b
+        args.finish.scale = job.proto.finish.scale + CK_INT8_WALKED * b
+        args.c = job.y + pixel * job.y_pixel + CK_INT8_WALKED * b
+        job.kernels.walk(&args)
+
+
+cdef void _walk_strip(Job* job, const uint8_t* image, char* ring, Py_ssize_t sample,
+                      Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Compute rows of a depthwise layer, from as many rows of the input as one of them needs."""
+    cdef Py_ssize_t reach = _reach(job), begin = first * job.stride_h - job.pad_h
+    cdef Py_ssize_t filled = 0, start, row
+    for row in range(first, last):
+        start = (row - first) * job.stride_h
+        for filled in range(max(filled, start), start + reach):
+            _fill_rows(job, image, begin + filled, 1, ring + filled % reach * job.row_bytes)
+        filled = start + reach
+        _walk_row(job, ring, start, (sample * job.out_h + row) * job.out_w)
+
+
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     # Chunks are outermost, so that their weights stay in cache from sample to sample.
@@ -219,12 +257,15 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
     cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
     cdef Py_ssize_t row_first = first * job.stride_h - job.pad_h
-    cdef Py_ssize_t reach = (job.kernel_h - 1) * job.dilation_h + 1
+    cdef Py_ssize_t reach = _reach(job)
     cdef Py_ssize_t rows = (last - 1 - first) * job.stride_h + reach
     cdef Py_ssize_t filled = 0, needed, i, bytes = job.kernels.bytes
     cdef const uint8_t* image = job.x + sample * job.in_h * job.in_w * job.x_pixel
     cdef char* memory = job.scratch + slot * job.scratch_bytes
     cdef ck_int8_args args = job.proto
+    if job.walks:
+        _walk_strip(job, image, memory, sample, first, last)
+        return
     if (job.whole and not job.depthwise and row_first >= 0 and row_first + rows <= job.in_h
             and job.pad_w == 0 and job.strip_width <= job.in_w):
         args.a_offsets = job.offsets_x
@@ -264,8 +305,12 @@ cdef void _join_rows(Job* job, const char* strip, char* out) noexcept nogil:
 
 cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
     """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
-    cdef Py_ssize_t pixels, row, tasks, extra, rows, most
-    cdef double work
+    cdef Py_ssize_t pixels, row, tasks, extra, rows, most, cut
+    cdef double work = (<double>samples * job.out_h * job.out_w * job.all_blocks * job.block_bytes
+                        / 64)
+    cut = TASKS * threads_for(threads, threads, work)
+    if cut == TASKS:
+        cut = 1
     job.samples = samples
     job.grid_h, job.grid_w = job.out_h, job.out_w
     job.last_w = job.grid_w
@@ -280,23 +325,24 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
         job.last_w = pixels - (job.grid_h - 1) * job.grid_w
         job.strip_width = job.grid_w
         job.row_bytes = job.strip_width * job.in_c * job.kernels.bytes
-    tasks = (TASKS + job.samples - 1) // job.samples
-    extra = max(<Py_ssize_t>0, (job.kernel_h - 1) * job.dilation_h + 1 - job.stride_h)
-    rows = (STRIP_BYTES // job.row_bytes - extra) // job.stride_h
+    tasks = (cut + job.samples - 1) // job.samples
+    extra = max(<Py_ssize_t>0, _reach(job) - job.stride_h)
+    rows = job.grid_h if job.walks else (STRIP_BYTES // job.row_bytes - extra) // job.stride_h
     rows = min(rows, max(<Py_ssize_t>4, (job.grid_h + tasks - 1) // tasks))
     rows = max(<Py_ssize_t>1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
     rows = (job.grid_h + job.strips - 1) // job.strips
     job.scratch_bytes = (rows * job.stride_h + extra + 4 * job.joined) * job.row_bytes
+    if job.walks:
+        job.scratch_bytes = _reach(job) * job.row_bytes
     job.scratch_bytes = (job.scratch_bytes + SLACK + 63) // 64 * 64
     job.chunks = 1
     if not job.depthwise:
         most = job.all_blocks * job.block_bytes // CHUNK_BYTES
-        tasks = (TASKS - 1) // (job.samples * job.strips) + 1
+        tasks = (cut - 1) // (job.samples * job.strips) + 1
         job.chunks = max(<Py_ssize_t>1, min(job.all_blocks, max(most, tasks)))
     tasks = job.samples * job.strips * job.chunks
-    work = <double>job.samples * job.grid_h * job.grid_w * job.all_blocks * job.block_bytes
-    job.team = threads_for(threads, tasks, work / 64)
+    job.team = threads_for(threads, tasks, work)
 
 
 cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
@@ -366,6 +412,12 @@ cdef class Conv:
         job.zero = zero + job.flip
         sums = weight.reshape(job.out_c, -1).sum(axis=1, dtype=np.int64)
         offset = (0 if bias is None else bias.astype(np.int64)) - job.zero * sums
+        job.walks = (job.depthwise and job.kernels.walk != NULL and job.dilation_w == 1
+                     and finish.form.result == CK_INT8_BYTES and not finish.form.residual
+                     and job.kernel_h <= CK_INT8_WALK_ROWS)
+        if job.walks:
+            self._pack_walk(weight[:, 0], finish, offset, scale)
+            return
         if job.depthwise:
             job.joined = (job.kernel_h + job.kernels.group - 1) // job.kernels.group
             form = _joined(weight[:, 0], job.joined, job.kernels.group)
@@ -395,6 +447,30 @@ cdef class Conv:
         self.packed_bytes = packed.nbytes
         self.kept = packed, offset, scale
 
+    cdef int _pack_walk(self, weight, Finish finish, offset, scale) except -1:
+        """Pack a depthwise layer's weights (C, kH, kW) for kernels that walk."""
+        cdef Job* job = &self.job
+        order = _walk_order(job.out_c)
+        job.all_blocks = order.size // CK_INT8_WALKED
+        job.walk.joined = (job.kernel_h + 3) // 4
+        job.walk.taps, job.walk.stride, job.walk.pixel = job.kernel_w, job.stride_w, job.in_c
+        full = np.zeros((order.size, 4 * job.walk.joined, job.kernel_w), np.int8)
+        full[:job.out_c, :job.kernel_h] = weight
+        packed = np.ascontiguousarray(full[order].reshape(
+            job.all_blocks, CK_INT8_WALKED, job.walk.joined, 4, job.kernel_w)
+            .transpose(0, 2, 4, 1, 3))
+        job.block_bytes = packed.strides[0]
+        job.weights = <const char*>address(packed)
+        offset = _padded(offset.astype(np.int32), 1, order.size)[0, order]
+        scale = _padded(scale, 1, order.size)[0, order]
+        job.walk.finish = finish.form
+        job.proto.finish.offset = <const int32_t*>address(offset)
+        job.proto.finish.scale = <const float*>address(scale)
+        job.y_item = 1
+        self.packed_bytes = packed.nbytes
+        self.kept = packed, offset, scale
+        return 0
+
     cdef int _describe(self, Job* job, Py_ssize_t in_h, Py_ssize_t in_w, Py_ssize_t out_h,
                        Py_ssize_t out_w, x_pixel, y_pixel, residual_pixel) except -1:
         """Fill in what depends on the sizes of a sample; pixels in numbers."""
@@ -409,9 +485,13 @@ cdef class Conv:
                          and job.pad_h == job.pad_w == 0 and not job.depthwise
                          and in_h == out_h and in_w == out_w)
         job.strip_width = (out_w - 1) * job.stride_w + (job.kernel_w - 1) * job.dilation_w + 1
+        if job.walks:
+            job.walk.width, job.walk.ldc = out_w, job.y_pixel
+            job.strip_width = max(job.strip_width, job.kernel_w
+                                  + (CK_INT8_WALK_WIDTH - 1) * job.stride_w)
         job.row_bytes = job.strip_width * job.in_c * (1 if job.depthwise else job.kernels.bytes)
         parts = job.joined if job.depthwise else job.kernel_h
-        starts = job.proto.batch // parts
+        starts = 0 if job.walks else job.proto.batch // parts
         for row in range(parts):
             for column in range(starts):
                 if job.depthwise:
@@ -480,6 +560,20 @@ def _joined(weight, Py_ssize_t parts, Py_ssize_t group):
     full[:, :kernel_h] = weight
     full = full.reshape(channels, parts, group, kernel_w).transpose(0, 1, 3, 2)
     return full.reshape(channels, parts * kernel_w, group)
+
+
+def _walk_order(channels):
+    """Return which channel is where in each block of 64 that walking kernels take.
+
+    Lanes of 16 bytes hold 16 channels, and vector j of a tile's four those of index 4 j on. A last
+    block of 32 or 16 channels, or fewer, holds them two or four times.
+    """
+    order = np.arange(CK_INT8_WALKED).reshape(4, 4, 4).transpose(1, 0, 2).reshape(-1)
+    blocks = _up(channels, CK_INT8_WALKED) // CK_INT8_WALKED
+    order = order + CK_INT8_WALKED * np.arange(blocks)[:, None]
+    left = channels - CK_INT8_WALKED * (blocks - 1)
+    order[-1] -= order[-1] % CK_INT8_WALKED - order[-1] % max(16, 1 << (left - 1).bit_length())
+    return order.reshape(-1)
 
 
 cdef _pack(form, Py_ssize_t groups, Py_ssize_t k, const ck_int8_kernels* kernels):

@@ -62,6 +62,18 @@ CK_INLINE void int8_end(const ck_int8_finish *f, int result, vfloat v, char *c, 
         store_part_f((float *)c, min_f(high, max_f(low, v)), left < VL_F ? left : VL_F);
 }
 
+/* v and what is added to it. */
+CK_INLINE vfloat int8_with_residual(const ck_int8_finish *f, vfloat v, int residual,
+                                    const char *r, int left) {
+    vfloat more = residual == CK_INT8_FLOAT
+                      ? load_part_f((const float *)r, left < VL_F ? left : VL_F)
+                      : __builtin_convertvector((int8_load(r, left) ^ f->residual_flip)
+                                                    - f->residual_zero, vfloat);
+    more *= f->residual_scale;
+    INT8_ROUNDED(more);
+    return v + more;
+}
+
 /* Finishes the sums of one vector of columns in every row. */
 CK_INLINE void int8_finish_columns(const ck_int8_args *g, const int32_t *sums, ptrdiff_t step,
                                    int n, int result, int residual, int left) {
@@ -69,7 +81,6 @@ CK_INLINE void int8_finish_columns(const ck_int8_args *g, const int32_t *sums, p
     const ck_int8_finish form = g->finish, *const f = &form;
     const ptrdiff_t ldc = g->ldc, ld_residual = g->ld_residual;
     const int rows = g->rows;
-    const vint32 offset = *(const vint32_u *)(f->offset + n);
     const vfloat scale = load_f(f->scale + n);
     const int floats = left < VL_F ? left : VL_F;
     const int each = result == CK_INT8_BYTES ? 1 : 4;
@@ -77,22 +88,14 @@ CK_INLINE void int8_finish_columns(const ck_int8_args *g, const int32_t *sums, p
     const char *r = g->residual + (residual == CK_INT8_BYTES ? n : 4 * n);
     sums += n;
     for (int m = 0; m < rows; m++, c += ldc, r += ld_residual, sums += step) {
-        const vint32 sum = *(const vint32_u *)sums + offset;
+        const vint32 sum = *(const vint32_u *)sums;
         if (result == CK_INT8_INT) { /* A move of bits. */
             store_part_f((float *)c, (vfloat)sum, floats);
             continue;
         }
         vfloat v = __builtin_convertvector(sum, vfloat) * scale;
         INT8_ROUNDED(v);
-        if (residual) {
-            vfloat more = residual == CK_INT8_FLOAT
-                              ? load_part_f((const float *)r, floats)
-                              : __builtin_convertvector((int8_load(r, left) ^ f->residual_flip)
-                                                            - f->residual_zero, vfloat);
-            more *= f->residual_scale;
-            INT8_ROUNDED(more);
-            v += more;
-        }
+        if (residual) v = int8_with_residual(f, v, residual, r, left);
         int8_end(f, result, v, c, left);
     }
 }
@@ -105,6 +108,117 @@ CK_INLINE void int8_finish_all(const ck_int8_args *g, const int32_t *sums, ptrdi
     if (n < g->n) int8_finish_columns(g, sums, step, n, result, residual, g->n - n);
 }
 
+#if CK_VBYTES == 64
+/* 16 bytes, less their zero point. */
+CK_INLINE vfloat int8_bytes(const char *p, int is_signed, int whole, __mmask16 columns,
+                            __m512i zero) {
+    const __m128i bytes = whole ? _mm_loadu_si128((const __m128i *)p)
+                                : _mm_maskz_loadu_epi8(columns, p);
+    const __m512i words = is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+    return (vfloat)_mm512_cvtepi32_ps(_mm512_sub_epi32(words, zero));
+}
+
+/* What makes bytes of four vectors of values. Bounds hold after rounding as before it, since they
+   are whole numbers; packing saturates. Only what lies above int32 must not reach the conversion,
+   which would make it negative. */
+typedef struct int8_packing {
+    __m512i zeros, flips, least, most;
+    vfloat high, alpha;
+    int leaky;
+} int8_packing;
+
+CK_INLINE int8_packing int8_packing_of(const ck_int8_finish *f) {
+    const int zero = f->zero + f->result_flip;
+    const int8_packing made = {
+        _mm512_set1_epi16((short)zero), _mm512_set1_epi8((char)f->result_flip),
+        _mm512_set1_epi8((char)((int)f->low + zero)),
+        _mm512_set1_epi8((char)((int)f->high + zero)),
+        set_f(f->high), set_f(f->alpha), f->alpha != 1.0f};
+    return made;
+}
+
+CK_INLINE __m512i int8_whole(const int8_packing *p, vfloat v) {
+    if (p->leaky) v = select_f(v < 0, v * p->alpha, v);
+    return _mm512_cvtps_epi32((__m512)min_f(p->high, v));
+}
+
+/* Lane by lane (of 16 bytes): four bytes of each vector. */
+CK_INLINE __m512i int8_pack(const int8_packing *p, const __m512i v[4]) {
+    __m512i bytes = _mm512_packus_epi16(
+        _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), p->zeros),
+        _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), p->zeros));
+    bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, p->least), p->most);
+    return _mm512_xor_si512(bytes, p->flips);
+}
+
+/* Stores the first bytes of part i of `parts` of a vector: all of them, where `whole`. */
+CK_INLINE void int8_store_part(char *c, __m512i bytes, int i, int parts, int whole,
+                               __mmask64 columns) {
+    const __m256i half = i >= 2 ? _mm512_extracti64x4_epi64(bytes, 1)
+                                : _mm512_castsi512_si256(bytes);
+    if (parts == 4) {
+        const __m128i part = i % 2 ? _mm256_extracti128_si256(half, 1)
+                                   : _mm256_castsi256_si128(half);
+        if (whole)
+            _mm_storeu_si128((__m128i *)c, part);
+        else
+            _mm_mask_storeu_epi8(c, (__mmask16)columns, part);
+    } else if (parts == 2) {
+        if (whole)
+            _mm256_storeu_si256((__m256i *)c, half);
+        else
+            _mm256_mask_storeu_epi8(c, (__mmask32)columns, half);
+    } else if (whole) {
+        _mm512_storeu_si512(c, bytes);
+    } else {
+        _mm512_mask_storeu_epi8(c, columns, bytes);
+    }
+}
+
+/* Four vectors of sums at a time become bytes, those of 4 / nv rows. */
+CK_INLINE void int8_finish_bytes(const ck_int8_args *g, const int32_t *sums, int nv,
+                                 int residual) {
+    const ck_int8_finish f = g->finish; /* copies: stores of bytes might change the originals */
+    const int8_packing packing = int8_packing_of(&f);
+    const ptrdiff_t ldc = g->ldc, ld_residual = g->ld_residual;
+    const int n = g->n, whole = n == nv * VL_F, is_signed = f.residual_flip;
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i residual_zero = _mm512_set1_epi32(f.residual_zero - f.residual_flip);
+    const vfloat residual_scale = set_f(f.residual_scale);
+    const vfloat scale[2] = {load_f(f.scale), load_f(f.scale + (nv - 1) * VL_F)};
+    const __mmask64 columns = ((__mmask64)1 << n) - 1;
+    char *c = g->c;
+    const char *r = g->residual;
+    for (int left = g->rows; left > 0; left -= 4 / nv, sums += 4 * VL_F) {
+        __m512i v[4];
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+            const int j = i % nv;
+            vfloat x = __builtin_convertvector(*(const vint32_u *)(sums + i * VL_F), vfloat)
+                       * scale[j];
+            INT8_ROUNDED(x);
+            if (residual) {
+                const __mmask16 some = (__mmask16)(columns >> j * VL_F);
+                vfloat more = residual == CK_INT8_FLOAT
+                                  ? (vfloat)_mm512_maskz_loadu_ps(some, r + 4 * j * VL_F)
+                                  : int8_bytes(r + j * VL_F, is_signed, whole, some,
+                                               residual_zero);
+                more *= residual_scale;
+                INT8_ROUNDED(more);
+                x += more;
+                /* A last group may have fewer rows: what it repeats is not stored. */
+                if (j == nv - 1) r += left > i / nv + 1 ? ld_residual : 0;
+            }
+            v[i] = int8_whole(&packing, x);
+        }
+        const __m512i bytes = _mm512_permutexvar_epi32(order, int8_pack(&packing, v));
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4 / nv; i++, c += ldc) {
+            if (left <= i) break;
+            int8_store_part(c, bytes, i * nv, 4 / nv, whole, columns);
+        }
+    }
+}
+#endif
+
 /* The form of A for instructions that read bytes as they are. */
 static void int8_copy(const uint8_t *x, ptrdiff_t n, int flip, void *out) {
     uint8_t *bytes = out;
@@ -114,13 +228,22 @@ static void int8_copy(const uint8_t *x, ptrdiff_t n, int flip, void *out) {
         for (ptrdiff_t i = 0; i < n; i++) bytes[i] = (uint8_t)(x[i] ^ flip);
 }
 
+/* Finishes the sums of a tile, `nv` vectors to a row. Where vectors are wide, memory behind the last
+   row is read up to a whole number of four vectors. */
 static __attribute__((noinline)) void int8_finish(const ck_int8_args *g, const int32_t *sums,
-                                                  ptrdiff_t step) {
+                                                  int nv) {
     const ck_int8_finish *f = &g->finish;
+#if CK_VBYTES == 64
+    if (f->result == CK_INT8_BYTES && nv == 2 && !f->residual)
+        int8_finish_bytes(g, sums, 2, CK_INT8_NONE);
+    else if (f->result == CK_INT8_BYTES && nv == 2 && f->residual == CK_INT8_BYTES)
+        int8_finish_bytes(g, sums, 2, CK_INT8_BYTES);
+    else if (f->result == CK_INT8_BYTES && nv == 1)
+        int8_finish_bytes(g, sums, 1, f->residual);
+#else
     if (f->result == CK_INT8_BYTES && !f->residual)
-        int8_finish_all(g, sums, step, CK_INT8_BYTES, CK_INT8_NONE);
-    else if (f->result == CK_INT8_BYTES)
-        int8_finish_all(g, sums, step, CK_INT8_BYTES, f->residual);
+        int8_finish_all(g, sums, nv * VL_F, CK_INT8_BYTES, CK_INT8_NONE);
+#endif
     else
-        int8_finish_all(g, sums, step, f->result, f->residual);
+        int8_finish_all(g, sums, nv * VL_F, f->result, f->residual);
 }

@@ -13,7 +13,8 @@ enum ck_int8_number { CK_INT8_NONE = 0, CK_INT8_BYTES = 1, CK_INT8_FLOAT = 2, CK
 
 /* What becomes of a sum: v = (sum + offset) * scale + (r - residual_zero) * residual_scale,
    negative v times `alpha`, v held between `low` and `high`; a byte is v rounded to the nearest
-   even integer plus `zero`, so scales and bounds are in steps of the result. */
+   even integer plus `zero`, so scales and bounds are in steps of the result, and bounds are whole
+   numbers that give a byte. */
 typedef struct ck_int8_finish {
     const int32_t *offset; /* per column, padded to whole blocks */
     const float *scale;    /* per column, padded; not read for int32 results */
@@ -22,7 +23,7 @@ typedef struct ck_int8_finish {
     float residual_scale;
     int residual_zero, residual_flip; /* bytes r are read as r ^ flip */
     float alpha, low, high;
-    int zero;
+    int zero, result_flip; /* bytes are stored as b ^ flip, where b counts from 0 */
 } ck_int8_finish;
 
 /* One tile's problem. Strides and offsets count bytes. */
@@ -40,6 +41,22 @@ typedef struct ck_int8_args {
     ck_int8_finish finish;
 } ck_int8_args;
 
+/* A row of pixels of a depthwise layer for a block of 64 channels; the result is bytes, and nothing
+   is added. Memory up to 64 bytes behind the rows is read. */
+enum { CK_INT8_WALKED = 64, CK_INT8_WALK_ROWS = 8, CK_INT8_WALK_WIDTH = 4 };
+typedef struct ck_int8_walk {
+    const char *rows[CK_INT8_WALK_ROWS]; /* of the window; those beyond it, too, can be read */
+    ptrdiff_t pixel;                     /* bytes from one pixel of a row to the next */
+    ptrdiff_t stride, taps, width;       /* pixels; at least CK_INT8_WALK_WIDTH are made */
+    int joined, n;                       /* groups of four rows; channels */
+    /* [joined][taps][4][16][4], of which the last are four rows, and 4 x 16 the channels as
+       `walk_order` of int8.pyx has them, as in the finish's arrays. */
+    const char *b;
+    char *c;
+    ptrdiff_t ldc;
+    ck_int8_finish finish;
+} ck_int8_walk;
+
 /* B is packed in blocks of `columns` columns (half as many, where `halves` and the last block
    has no more); in a block, `group` neighbours in k of every column lie side by side, each as
    `bytes` bytes: [batch][k / group][columns][group]. */
@@ -55,6 +72,7 @@ typedef struct ck_int8_kernels {
     void (*depthwise)(const ck_int8_args *);
     void (*copy)(const uint8_t *x, ptrdiff_t n, int flip, void *out); /* as bytes */
     void (*join)(const uint8_t *const *rows, ptrdiff_t n, void *out);
+    void (*walk)(const ck_int8_walk *); /* or NULL */
 } ck_int8_kernels;
 
 #endif

@@ -22,7 +22,8 @@ CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv) {
     const char *b = g->b, *p[5];
     const ptrdiff_t lda = g->lda;
     INT8_UNROLL for (int m = 0; m < mr; m++)
-        INT8_UNROLL for (int j = 0; j < nv; j++) acc[m][j] = (vint32){0};
+        INT8_UNROLL for (int j = 0; j < nv; j++)
+            acc[m][j] = *(const vint32_u *)(g->finish.offset + j * VL_F);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         INT8_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) {
             p[q] = g->a + g->a_offsets[i] + 3 * q * lda;
@@ -46,7 +47,7 @@ CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv) {
     INT8_UNROLL for (int m = 0; m < mr; m++)
         INT8_UNROLL for (int j = 0; j < nv; j++)
             *(vint32_u *)(sums + (m * nv + j) * VL_F) = acc[m][j];
-    int8_finish(g, sums, nv * VL_F);
+    int8_finish(g, sums, nv);
 }
 
 #define INT8_DEFINE(mr, nv) \
@@ -67,7 +68,8 @@ CK_INLINE void int8_columns(const ck_int8_args *g, int first, int mr, int nv, in
     vint32 acc[4][2];
     const char *b = g->b;
     INT8_UNROLL for (int m = 0; m < mr; m++)
-        INT8_UNROLL for (int j = 0; j < nv; j++) acc[m][j] = (vint32){0};
+        INT8_UNROLL for (int j = 0; j < nv; j++)
+            acc[m][j] = *(const vint32_u *)(g->finish.offset + j * VL_F);
     for (ptrdiff_t i = 0; i < g->batch; i++, b += nv * CK_VBYTES) {
         const char *a = g->a + g->a_offsets[i] + first * g->lda;
         INT8_UNROLL for (int m = 0; m < mr; m++) {
@@ -87,7 +89,7 @@ CK_INLINE void int8_depth_tile(const ck_int8_args *g, int nv) {
     int m = 0;
     for (; m + 4 <= g->rows; m += 4) int8_columns(g, m, 4, nv, sums);
     for (; m < g->rows; m++) int8_columns(g, m, 1, nv, sums);
-    int8_finish(g, sums, nv * VL_F);
+    int8_finish(g, sums, nv);
 }
 
 static void int8_depthwise(const ck_int8_args *g) {

@@ -3,12 +3,15 @@
 #include "gemm.shapes.h"
 #include "int8.finish.h"
 
+/* Sums begin with the offsets: a step of 0 reads them into every row. */
+#define INT8_BEGIN(tile, i, j) amx_load(tile, g->finish.offset + 16 * (j), 0)
+
 CK_INLINE void int8_run(const ck_int8_args *g, int mb, int nb) {
     const char *b = g->b;
     const ptrdiff_t lda = g->lda;
     int32_t sums[2 * 16 * 32] __attribute__((aligned(64)));
     tile_configure(g->rows < CK_TILE_ROWS ? g->rows : CK_TILE_ROWS, CK_TILE_DEPTH);
-    TILE_EACH_ACCUMULATOR(TILE_CLEAR);
+    TILE_EACH_ACCUMULATOR(INT8_BEGIN);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         const char *a0 = g->a + g->a_offsets[i];
         /* The second block ends with the last row: it may repeat rows of the first. */
@@ -26,7 +29,7 @@ CK_INLINE void int8_run(const ck_int8_args *g, int mb, int nb) {
     if (mb > 1 && g->rows < 2 * CK_TILE_ROWS) /* rows 16 on of the sums */
         memmove(sums + 16 * 32, sums + (2 * CK_TILE_ROWS + CK_TILE_ROWS - g->rows) * 32,
                 (size_t)(g->rows - CK_TILE_ROWS) * 32 * sizeof *sums);
-    int8_finish(g, sums, 32);
+    int8_finish(g, sums, 2);
 }
 
 static void int8_run_blocks(const ck_int8_args *g) {

@@ -12,6 +12,7 @@
 #define INT8_MOST_ROWS 14
 #define INT8_ROWS GEMM_ROWS_14
 #include "int8.tile.h"
+#include "int8.walk.h"
 
 const ck_int8_kernels ck_table_vnni_int8 = {
     .max_rows = INT8_MOST_ROWS,
@@ -25,6 +26,7 @@ const ck_int8_kernels ck_table_vnni_int8 = {
     .depthwise = int8_depthwise,
     .copy = int8_copy,
     .join = int8_join,
+    .walk = int8_walk,
 };
 #include "isa_end.h"
 #else
