@@ -140,6 +140,13 @@ def op(name, *inputs, **attrs):
     return apply(REGISTRY[name], *inputs, **attrs)
 
 
+def transposed(x, channels, kernel, bias, attrs):
+    """Return a transposed convolution by a filter for each of some channels, repeated from x."""
+    weight = np.resize(C6 / 3, (channels, 1, *kernel))
+    return F.conv_transpose2d(F.concat([x] * (channels // 6), 1), weight,
+                              np.resize(C6, channels) if bias else None, groups=channels, **attrs)
+
+
 COMPILED = {
     "conv": lambda x: F.conv2d(x, W3, padding=1),
     "conv reflected": lambda x: F.conv2d(F.pad(x, (2, 1, 1, 2), mode="reflect"), W3),
@@ -174,6 +181,13 @@ COMPILED = {
         [x[:, 0:1], x[:, 3:4], x[:, 1:2], x[:, 4:5], x[:, 2:3], x[:, 5:6]], 1),
     "conv transposed on a narrow map": lambda x: F.conv_transpose2d(
         x[:, :, :3, :3], W3[:6], np.ones(6, np.float32), stride=2),
+    **{f"depthwise conv transposed {name}": lambda x, c=c: transposed(x, *c) for name, c in {
+        "by 4x4": (6, (4, 4), True, {"stride": 2, "padding": 1}),
+        "by 4x4 of 42": (42, (4, 4), False, {"stride": 2, "padding": 1}),
+        "by 3x3 of 42": (42, (3, 3), True, {"stride": 2, "output_padding": 1}),
+        "as it is": (6, (3, 3), True, {"padding": 1}),
+        "dilated": (6, (2, 3), False, {"stride": (3, 1), "dilation": (1, 2)}),
+        "apart": (6, (1, 1), True, {"stride": 2})}.items()},
     "layer norm": lambda x: F.layer_norm(x, (5, 7), np.ones((5, 7), np.float32)),
     "layer norm of channels last": lambda x: F.layer_norm(
         F.max_pool2d(x, 1), (6, 5, 7), np.arange(210, dtype=np.float32).reshape(6, 5, 7)),

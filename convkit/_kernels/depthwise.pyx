@@ -586,32 +586,60 @@ def grad_input(gy, w, gx, stride, pad, dilation, int threads):
         As in `forward`.
     """
     cdef Problem p = _problem(gy, gx, w, stride, pad, dilation)
-    cdef Py_ssize_t count, phase
+    cdef char* at[4]
     if gx.size == 0:
         return
     if gy.size == 0:
         gx[...] = 0
         return
-    cdef char* at[4]
-    if _choose_band(&p, True, False):
-        at[0], at[1], at[2], at[3] = p.x, NULL, NULL, p.y
+    at[0], at[1], at[2], at[3] = p.x, NULL, NULL, p.y
+    if _choose_backward(&p):
         launch(run_step, scratch_size, &p, at, p.n, threads)
-        return
+    else:
+        launch(_run_phases, _phases_size, &p, at, p.n, threads)
+
+
+def grad_input_step(gy_shape, gx_shape, w, stride, pad, dilation):
+    """Return `grad_input` as a step of a Program, with operands gy, none, none and gx.
+
+    Shapes are (height, width, channels) of a sample.
+    """
+    cdef Problem p = _geometry(gy_shape, gx_shape, w, w.dtype, stride, pad, dilation)
+    if _choose_backward(&p):
+        return new_step(run_step, scratch_size, &p, sizeof(Problem), w)
+    return new_step(_run_phases, _phases_size, &p, sizeof(Problem), w)
+
+
+cdef bint _choose_backward(Problem* p):
+    """Choose the kernels for the gradient of the input; return whether they are for pairs of rows."""
+    if _choose_band(p, True, False):
+        return True
     p.period_h = p.stride_h // gcd(p.stride_h, p.dilation_h)
     p.period_w = p.stride_w // gcd(p.stride_w, p.dilation_w)
     p.phase_count = min(p.stride_w, p.ow)
-    p.phases = <Columns*>take(p.phase_count * sizeof(Columns))
-    if p.phases == NULL:
-        raise MemoryError("no memory for a table of column phases")
-    with nogil:
-        for phase in range(p.phase_count):
-            p.phases[phase] = _taps_reaching(
-                phase + p.left, p.stride_w, p.dilation_w, p.period_w,
-                p.dilation_w * p.period_w // p.stride_w, p.kw)
-        _cut_rows(&p)
-        count = p.n * p.blocks
-        parallel_for(_grad_input_task, &p, count, threads_for(threads, count, _work(&p)))
-        give(p.phases, p.phase_count * sizeof(Columns))
+    return False
+
+
+cdef size_t _phases_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
+    return (<const Problem*>params).phase_count * sizeof(Columns)
+
+
+cdef int _run_phases(const void* params, char** at, Py_ssize_t samples, int threads,
+                     char* scratch) noexcept nogil:
+    """Gather the gradient of the input; `scratch` gets the taps of each phase of columns."""
+    cdef Problem p = (<const Problem*>params)[0]
+    cdef Py_ssize_t count, phase
+    p.n = samples
+    p.x, p.y = at[0], at[3]
+    p.phases = <Columns*>scratch
+    for phase in range(p.phase_count):
+        p.phases[phase] = _taps_reaching(
+            phase + p.left, p.stride_w, p.dilation_w, p.period_w,
+            p.dilation_w * p.period_w // p.stride_w, p.kw)
+    _cut_rows(&p)
+    count = p.n * p.blocks
+    parallel_for(_grad_input_task, &p, count, threads_for(threads, count, _work(&p)))
+    return 0
 
 
 def grad_weight(x, gy, gw, stride, pad, dilation, int threads):

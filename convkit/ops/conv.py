@@ -296,12 +296,19 @@ class ConvTranspose(Op):
             (1, *x.shape[1:]), weight.shape, x.dtype, stride=stride, padding=padding,
             output_padding=output_padding, dilation=dilation, groups=groups,
             precision=precision or b.precision)
-        steps = planner.steps(b, "grad_input", problem, planner.choose(problem, "grad_input"),
-                              weight, residual=False, activation=0, alpha=0.0, beta=0.0)
+        chosen = planner.choose(problem, "grad_input")
+        steps = planner.steps(b, "grad_input", problem, chosen, weight, residual=False,
+                              activation=0, alpha=0.0, beta=0.0)
         if steps is None:
             return None
         shape = (x.shape[0], problem.in_channels, *problem.in_size[4 - len(x.shape):])
-        return _emit(b, steps, b.last(x), bias, None, b.new_last(shape, x.dtype))
+        apart = bias is not None and not chosen.gradient_adds_bias
+        y = _emit(b, steps, b.last(x), None if apart else bias, None, b.new_last(shape, x.dtype))
+        if not apart:
+            return y
+        from convkit.ops.affine import lower_affine
+
+        return lower_affine(b, y, np.ones_like(bias.constant), bias.constant)
 
     @staticmethod
     def backward(ctx: Context, gy):

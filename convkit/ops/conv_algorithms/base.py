@@ -18,6 +18,8 @@ class Algorithm:
     """One way to compute a convolution or some of its gradients; never instantiated."""
 
     name: ClassVar[str]
+    # Whether steps of the gradient of the input add the bias that a transposed convolution has.
+    gradient_adds_bias: ClassVar[bool] = True
 
     @classmethod
     def refuses(cls, problem: ConvProblem, task: Task) -> str | None:

@@ -16,6 +16,7 @@ class Depthwise(Algorithm):
     """One filter for each channel: vectors run over channels, nothing is reduced."""
 
     name = "depthwise"
+    gradient_adds_bias = False
 
     @classmethod
     def refuses(cls, problem, task):
@@ -53,9 +54,10 @@ class Depthwise(Algorithm):
     @classmethod
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
               activation=0, alpha=0.0, beta=0.0):
-        """Return the forward pass's step, into pixels of its own."""
-        if task != "forward":
-            return None
+        """Return the step, into pixels of its own."""
+        if task == "grad_input":
+            return [depthwise.grad_input_step(*sides(problem, task), cls._taps_first(
+                problem, weight, cache), *cls._geometry(problem))]
         return [depthwise.step(*sides(problem, task), cls._taps_first(problem, weight, cache),
                                residual, *cls._geometry(problem), activation, alpha, beta)]
 
