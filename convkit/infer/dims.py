@@ -98,8 +98,8 @@ def join(answers: Sequence[Sequence[int]], points: Sequence[Point],
         When the ranks differ or a size follows no rule that is known.
     """
     first = tuple(answers[0])
-    other = next((i for i, a in enumerate(answers) if len(a) != len(first)), None)
-    if other is not None:
+    if any([len(a) != len(first) for a in answers]):
+        other = next(i for i, a in enumerate(answers) if len(a) != len(first))
         raise ShapeError(f"the number of axes depends on the {_what(points)}: {first} for "
                          f"{_where(points[0])}, {tuple(answers[other])} for "
                          f"{_where(points[other])}")
@@ -118,9 +118,10 @@ def join(answers: Sequence[Sequence[int]], points: Sequence[Point],
 def join_size(values: Sequence[int], points: Sequence[Point], known: Collection[Term] = ()
               ) -> Dim | None:
     """Return the size that is `values` at `points`; None where it follows no known rule."""
-    if len(set(values)) == 1:
-        return values[0]
-    factor, rest = divmod(values[0], points[0].batch)
+    first = values[0]
+    if values.count(first) == len(values):
+        return first
+    factor, rest = divmod(first, points[0].batch)
     if rest == 0 and all(v == factor * p.batch for v, p in zip(values, points, strict=True)):
         return BatchDim(factor)
     symbols = _symbols(points, known)
@@ -159,6 +160,8 @@ def infer(rule: Callable[..., tuple[int, ...]], shapes: Sequence[Shape | None],
 
 
 def _at_point(shape: Shape, point: Point) -> tuple[int, ...]:
+    if BatchDim not in map(type, shape) and not point.sizes:
+        return shape
     return at_batch(at_sizes(shape, point.sizes) if point.sizes else shape, point.batch)
 
 

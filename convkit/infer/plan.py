@@ -24,16 +24,16 @@ def plan_arena(blocks: Sequence[Block]) -> tuple[int, int]:
 
 def _pack(blocks: list[Block], size_of) -> int:
     """Place blocks; return the bytes that they take together."""
-    placed: list[tuple[int, int, Block]] = []
+    placed: list[tuple[int, int, int, Block]] = []  # numbered, as blocks have no order
     total = 0
-    for block in sorted(blocks, key=size_of, reverse=True):
+    for number, block in enumerate(sorted(blocks, key=size_of, reverse=True)):
         size = -(-size_of(block) // ALIGNMENT) * ALIGNMENT
         block.offset = 0
-        for begin, end, other in placed:
+        for begin, end, _, other in placed:
             if other.first <= block.last and block.first <= other.last:
                 if begin - block.offset >= size:
                     break
                 block.offset = max(block.offset, end)
-        insort(placed, (block.offset, block.offset + size, block), key=lambda entry: entry[:2])
+        insort(placed, (block.offset, block.offset + size, number, block))
         total = max(total, block.offset + size)
     return total

@@ -337,11 +337,12 @@ def _formula(value: dict[str, Any], symbols: dict[str, Symbol]) -> OpenDim:
 
 def _attr_in(value: Any, symbols: dict[str, Symbol]) -> Any:
     """Return an attribute with lists as tuples and the words of `INFINITIES` as floats."""
-    if isinstance(value, list):
-        return tuple([_attr_in(v, symbols) for v in value])
-    if isinstance(value, dict) and symbols:
+    kind = type(value)
+    if kind is list:
+        return tuple([v if type(v) is int else _attr_in(v, symbols) for v in value])
+    if kind is dict and symbols:
         found = _formula(value, symbols)
         if found.batch:
             raise ModelFormatError("attributes: expected sizes that do not follow the batch")
         return found
-    return INFINITIES.get(value, value) if isinstance(value, str) else value
+    return INFINITIES.get(value, value) if kind is str else value

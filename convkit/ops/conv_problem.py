@@ -184,7 +184,7 @@ def plain(value: Any) -> bool:
         return True
     if type(value) is not tuple:
         return type(value) in (int, str)
-    if not (_INTS.issuperset(map(type, value)) or all(map(plain, value))):
+    if not (_INTS.issuperset(map(type, value)) or all([plain(v) for v in value])):
         return False
     if len(_looked_through) >= MOST_TUPLES:
         _looked_through.clear()
