@@ -9,7 +9,7 @@ group norm's does not. The learning rate goes with the batch (Goyal et al. 2017)
 from __future__ import annotations
 
 import numpy as np
-from runner import Run, arguments, cifar10, print_table, sgd
+from runner import Run, arguments, cifar10, print_table, save_curves, sgd
 
 from convkit import data, nn
 
@@ -47,6 +47,8 @@ def main() -> None:
                 "batch": size, "lr": 0.05 * size / 32, "samples": len(part)})
             found[norm, size] = run.train(lambda norm=norm: network(norm),
                                           sgd(0.05 * size / 32, 5e-4), loaders)
+    save_curves(options.picture, {f"{norm}, {size}": r for (norm, size), r in found.items()},
+                {"training loss": "loss", "test accuracy": "val_accuracy"})
     sizes = [size for size in SIZES if any(key[1] == size for key in found)]
     print_table(["norm", *[f"batch {size}" for size in sizes]],
                 [[norm, *[f"{found[norm, size]['test_accuracy']:.2%}" for size in sizes]]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, print_table, sgd
+from runner import Run, arguments, cifar10, print_table, save_curves, sgd
 
 from convkit import data, nn
 from convkit import functional as F
@@ -119,6 +119,9 @@ def main() -> None:
                       {"lr": lr, "weight_decay": DECAY * decay, "crop": crop})
             schedule = str(0.95 ** (1 / len(loaders[0])))
             found[name, form] = run.train(build, sgd(lr, DECAY * decay, schedule), loaders)
+    save_curves(options.picture, {f"{name}{', crop' * crop}{', decay' * decay}": r
+                                  for (name, (crop, decay)), r in found.items()},
+                {"training accuracy": "accuracy", "test accuracy": "val_accuracy"})
     rows = []
     for (name, (crop, decay)), result in found.items():
         published = PUBLISHED[name][FORMS.index((crop, decay))]

@@ -8,7 +8,7 @@ networks get worse with depth, residual ones do not.
 
 from __future__ import annotations
 
-from runner import Run, arguments, cifar10, print_table, sgd
+from runner import Run, arguments, cifar10, print_table, save_curves, sgd
 
 from convkit import data, models
 from convkit.data import augment
@@ -32,6 +32,7 @@ def main() -> None:
             run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4})
             found[name] = run.train(lambda model=model: models.create(model),
                                     sgd(0.1, 1e-4), loaders)
+    save_curves(options.picture, found, {"training loss": "loss", "test accuracy": "val_accuracy"})
     print_table(["network", "parameters", "training loss", "train", "test", "s"],
                 [[name, f"{r['parameters']:,}", f"{r['history'][-1]['loss']:.3f}",
                   f"{r['train_accuracy']:.2%}", f"{r['test_accuracy']:.2%}",

@@ -9,7 +9,6 @@ and how far the gradient turns. A small network in VGG's manner, the same learni
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,6 @@ def network(norm: bool) -> nn.Module:
 def main() -> None:
     """Run what has not been run, print the mean ranges, draw the picture."""
     parser = arguments(__doc__.splitlines()[0], epochs=3)
-    parser.add_argument("--picture", type=Path, help="file for the picture (needs matplotlib)")
     parser.add_argument("--every-steps", type=int, default=20)
     options = parser.parse_args()
     train, test = cifar10(options.quick)

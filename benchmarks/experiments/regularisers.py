@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, mnist, print_table, sgd
+from runner import Run, arguments, mnist, print_table, save_curves, sgd
 
 from convkit import data, nn, training
 
@@ -51,7 +51,7 @@ def main() -> None:
         found = trainer.evaluate(tested)
         return {"test_loss": found.loss, "test_accuracy": found.accuracy}
 
-    rows = []
+    rows, found = [], {}
     for remedy in ("none", "dropout", "dropconnect", "weight decay", "early stopping"):
         if options.only not in remedy:
             continue
@@ -63,10 +63,14 @@ def main() -> None:
                    "val": "held back" if loaders[1] is watched else "test"})
         result = run.train(lambda remedy=remedy: network(remedy), sgd(0.02, decay), loaders,
                            callbacks=callbacks(remedy), extra=final)
+        found[remedy] = result
         history = result["history"]
         rows.append([remedy, len(history), f"{result['train_accuracy']:.2%}",
                      f"{result['test_accuracy']:.2%}",
                      f"{result['test_loss']:.3f}", f"{result['seconds']:.0f}"])
+    save_curves(options.picture, found, {"accuracy in training": "accuracy",
+                                         "accuracy on other digits": "val_accuracy",
+                                         "loss on other digits": "val_loss"})
     print_table(["remedy", "epochs", "train", "test", "test loss", "s"], rows)
 
 

@@ -12,7 +12,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import convkit as ck
 from convkit import data, nn, optim, runtime, training
 from convkit import functional as F
 
-__all__ = ["Run", "arguments", "cifar10", "mnist", "one_cycle", "print_table", "sgd", "shared"]
+__all__ = ["Run", "arguments", "cifar10", "mnist", "one_cycle", "print_table", "save_curves",
+           "sgd", "shared"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
 
@@ -37,6 +38,7 @@ def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
                         help="folder of checkpoints (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
+    parser.add_argument("--picture", type=Path, help="file for a picture (needs matplotlib)")
     parser.add_argument("--quick", action="store_true",
                         help="a few images and one epoch: shows that it runs, teaches nothing")
     return parser
@@ -186,6 +188,35 @@ def one_cycle(lr: float, decay: float) -> Callable[[nn.Module, int], tuple[Any, 
                                                         cycle_momentum=False)
 
     return make
+
+
+def save_curves(path: Path | None, records: Mapping[str, dict[str, Any]],
+                panels: Mapping[str, str]) -> None:
+    """Draw runs by epoch, if a path is given.
+
+    Parameters
+    ----------
+    path : Path or None
+    records : mapping of name to record
+        As `Run.train` returns them.
+    panels : mapping of title to key
+        Of a record's history, one picture beside the other.
+    """
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="tight")
+    for axes, (title, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                  panels.items(), strict=True):
+        for name, record in records.items():
+            history = record["history"]
+            axes.plot([h["epoch"] for h in history], [h[key] for h in history], label=name)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -122,9 +122,7 @@ def picture(found: dict[tuple[str, int], dict[str, Any]]) -> Any:
 
 def main() -> None:
     """Run what has not been run, and print the table."""
-    parser = arguments(__doc__.splitlines()[0], epochs=10)
-    parser.add_argument("--picture", type=Path, help="file for the curves (needs matplotlib)")
-    options = parser.parse_args()
+    options = arguments(__doc__.splitlines()[0], epochs=10).parse_args()
     train, test = cifar10(options.quick)
     mean, std = train.statistics()
     change = augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
