@@ -15,6 +15,7 @@ CONVKIT_BUILD_JOBS=N      parallel compilations (default: the CPUs this process 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,12 @@ def find_openmp(compiler) -> tuple[list[str], list[str]] | None:
     return None
 
 
+def spare(source: str) -> bool:
+    """Tell whether a file of kernels is for CPUs that hardly anyone has: before AVX2, of 2013."""
+    return (source.endswith("isa_generic.c") and platform.machine() in ("x86_64", "AMD64")
+            and not switch("CONVKIT_DEBUG_BUILD") and not os.environ.get("CONVKIT_SANITIZE"))
+
+
 def takes(compiler, flags: list[str]) -> bool:
     """Tell whether a compiler takes some flags."""
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +164,8 @@ class BuildExt(build_ext):
                 flags += openmp[0]
             if not part.name.endswith(".native"):
                 flags += zeroed
-            units += [(part, source, flags) for source in part.sources]
+            units += [(part, source, [*flags, *(["-Os"] if spare(source) else [])])
+                      for source in part.sources]
         return units
 
     def compile_unit(self, part: Extension, source: str, flags: list[str]) -> str:
