@@ -103,12 +103,14 @@ def _binary(name: str, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray
 
     Integers, and operands that lie in memory in another order than the result, are NumPy's.
     """
-    shape = broadcast_shape(a.shape, b.shape)
-    model = next((x for x in (a, b) if x.shape == shape), None)
+    same = a.shape == b.shape
+    shape = a.shape if same else broadcast_shape(a.shape, b.shape)
+    model = a if same else next((x for x in (a, b) if x.shape == shape), None)
     order = None if model is None else axis_order(model)
     out = empty_ordered(shape, order, a.dtype)
     if a.dtype.kind == "f":
-        views = [x if x.shape == shape else np.broadcast_to(x, shape) for x in (a, b)] + [out]
+        views = [x if same or x.shape == shape else np.broadcast_to(x, shape) for x in (a, b)]
+        views.append(out)
         if order is not None:
             views = [x.transpose(order) for x in views]
         if a.flags.aligned and b.flags.aligned and binary.run(name, *views, threads):

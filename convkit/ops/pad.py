@@ -11,7 +11,7 @@ from convkit._kernels import memory
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
-from convkit.ops.layout import FLOATS, axis_order, native
+from convkit.ops.layout import FLOATS, axis_order, in_order, logical, native
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import LIMIT, UNIT, remembered
 
@@ -100,21 +100,6 @@ def _steps(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> lis
     return steps
 
 
-def _in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
-    """Return `x` with its axes in the given order, C-contiguous."""
-    last = x if order is None else x.transpose(order)
-    if last.flags.c_contiguous:
-        return last
-    copy = memory.empty(last.shape, x.dtype)
-    np.copyto(copy, last)
-    return copy
-
-
-def _logical(array: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
-    """Return the view of an array in memory order with its axes in logical order."""
-    return array if order is None else array.transpose(np.argsort(order))
-
-
 def _pad_integers(x: np.ndarray, padding: Any, mode: str, value: float) -> np.ndarray:
     """Pad integers or booleans, by NumPy."""
     names = {"constant": "constant", "zeros": "constant", "reflect": "reflect",
@@ -152,7 +137,7 @@ class Pad(Op):
         memory.empty(shape, x.dtype)  # refuses sizes beyond memory before lists are made
         x = native(x)
         order = axis_order(x)
-        array = _in_order(x, order)
+        array = in_order(x, order)
         pads = [tuple(padding[i]) for i in order or range(x.ndim)]
         steps = _steps(array.shape, pads, mode)
         fill = float(value) if mode == "constant" else 0.0
@@ -162,7 +147,7 @@ class Pad(Op):
             array = out
         if any(ctx.needs):
             ctx.saved = order, steps, x.dtype, mode
-        return _logical(array, order)
+        return logical(array, order)
 
     @staticmethod
     def lower(b, x, *, padding, mode="constant", value=0.0):
@@ -189,7 +174,7 @@ class Pad(Op):
     def backward(ctx: Context, g):
         """Give each element the sum of the gradients of its copies."""
         order, steps, dtype, mode = ctx.saved
-        array = _in_order(g.astype(dtype, copy=False), order)
+        array = in_order(g.astype(dtype, copy=False), order)
         for step in reversed(steps):
             out = memory.empty(step.before, dtype)
             args = step.view(array), step.view(out), step.h.transposed(), step.w.transposed()
@@ -198,4 +183,4 @@ class Pad(Op):
             else:
                 kernels.gather(*args, ctx.threads)
             array = out
-        return (_logical(array, order),)
+        return (logical(array, order),)
