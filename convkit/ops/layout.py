@@ -18,7 +18,7 @@ from convkit._kernels.memory import from_last, to_last
 from convkit.errors import DTypeError
 
 __all__ = ["FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last", "empty_ordered",
-           "from_last", "in_order", "like", "logical", "native", "to_last"]
+           "form_in_memory", "from_last", "in_order", "like", "logical", "native", "to_last"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -83,8 +83,13 @@ def empty_ordered(
     """Return new pooled memory of a logical shape with its axes in the given order."""
     if order is None:
         return memory.empty(shape, dtype)
-    out = memory.empty([shape[i] for i in order], dtype)
-    return out.transpose(_inverse(order))
+    shape, dtype, back = form_in_memory(shape, order, dtype)
+    return memory.empty(shape, dtype).transpose(back)
+
+
+def form_in_memory(shape: tuple[int, ...], order: tuple[int, ...], dtype: np.dtype) -> tuple:
+    """Return the shape in memory, the type, and the axes that bring the logical order back."""
+    return tuple([shape[i] for i in order]), dtype, _inverse(order)
 
 
 def dense_strides(shape: Sequence[Any], order: Sequence[int], itemsize: int) -> tuple[int, ...]:
