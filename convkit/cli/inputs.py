@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import numpy as np
 
-from convkit.cli.options import UsageError
+from convkit.cli.options import UsageError, at_least
 from convkit.errors import DataFormatError
 
-__all__ = ["random_inputs", "read_arrays", "read_inputs"]
+__all__ = ["add_inputs", "random_inputs", "read_arrays", "read_inputs"]
+
+
+def add_inputs(parser: argparse.ArgumentParser, batch: int) -> None:
+    """Add ``--input`` and ``--batch``: what a model is run on."""
+    parser.add_argument("--input", metavar="FILE",
+                        help="an .npy file with the only input, or an .npz file with inputs by "
+                             "name (default: random numbers)")
+    parser.add_argument("--batch", type=at_least(1), default=batch, metavar="N",
+                        help="samples of random numbers (default: %(default)s)")
 
 
 def random_inputs(program: Any, batch: int, seed: int = 0) -> list[np.ndarray]:

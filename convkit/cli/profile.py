@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from convkit.cli.inputs import random_inputs, read_inputs
+from convkit.cli.inputs import add_inputs, random_inputs, read_inputs
 from convkit.cli.model_files import add_input_shapes, add_precision, is_onnx, load_program
 from convkit.cli.options import UsageError, add_threads, at_least, print_json, set_threads
 
@@ -20,11 +20,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         description="Run a .ckit or .onnx file and print the time, the share of the total, the "
                     "GFLOP/s and the algorithm of every step.")
     parser.add_argument("model", metavar="MODEL", help="a .ckit or .onnx file")
-    parser.add_argument("--input", metavar="FILE",
-                        help="an .npy file with the only input, or an .npz file with inputs by "
-                             "name (default: random numbers)")
-    parser.add_argument("--batch", type=at_least(1), default=1, metavar="N",
-                        help="samples of random numbers (default: %(default)s)")
+    add_inputs(parser, batch=1)
     parser.add_argument("--repeats", type=at_least(1), default=20, metavar="N",
                         help="how often to run; medians are shown (default: %(default)s)")
     parser.add_argument("--top", type=at_least(1), metavar="N",

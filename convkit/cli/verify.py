@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.cli.inputs import random_inputs, read_inputs
+from convkit.cli.inputs import add_inputs, random_inputs, read_inputs
 from convkit.cli.model_files import add_input_shapes, load_program
 from convkit.cli.options import (
     add_threads,
@@ -29,11 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
                     "tolerance.")
     parser.add_argument("first", metavar="FIRST", help="a .ckit or .onnx file")
     parser.add_argument("second", metavar="SECOND", help="another one")
-    parser.add_argument("--input", metavar="FILE",
-                        help="an .npy file with the only input, or an .npz file with inputs by "
-                             "name (default: random numbers)")
-    parser.add_argument("--batch", type=at_least(1), default=4, metavar="N",
-                        help="samples of random numbers (default: %(default)s)")
+    add_inputs(parser, batch=4)
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N",
                         help="of the random numbers (default: %(default)s)")
     parser.add_argument("--tolerance", type=not_negative, default=1e-4, metavar="X",

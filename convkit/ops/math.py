@@ -487,6 +487,21 @@ class _Unary(Op):
         return lower_function(b, cls.function, x) if x.dtype in FLOATS else None
 
 
+class _ReadsOutput(_Unary):
+    """Base of those whose gradient is a function of the output."""
+
+    reads_output = True
+
+    @classmethod
+    def forward(cls, ctx: Context, x):
+        """Compute, and keep the output."""
+        with np.errstate(all="ignore"):
+            y = _unary(cls.function, native(x))
+        if any(ctx.needs):
+            ctx.saved = y
+        return y
+
+
 @register
 class Neg(_Unary):
     """-x."""
@@ -507,22 +522,12 @@ class Neg(_Unary):
 
 
 @register
-class Exp(_Unary):
+class Exp(_ReadsOutput):
     """e to the power x."""
 
     name = "exp"
     onnx = "Exp"
-    reads_output = True
     function = np.exp
-
-    @staticmethod
-    def forward(ctx: Context, x):
-        """Exponentiate."""
-        with np.errstate(all="ignore"):
-            y = _unary(np.exp, native(x))
-        if any(ctx.needs):
-            ctx.saved = y
-        return y
 
     @staticmethod
     def backward(ctx, g):
@@ -556,22 +561,12 @@ class Log(_Unary):
 
 
 @register
-class Sqrt(_Unary):
+class Sqrt(_ReadsOutput):
     """Square root; NaN below 0."""
 
     name = "sqrt"
     onnx = "Sqrt"
-    reads_output = True
     function = np.sqrt
-
-    @staticmethod
-    def forward(ctx: Context, x):
-        """Take the root."""
-        with np.errstate(all="ignore"):
-            y = _unary(np.sqrt, native(x))
-        if any(ctx.needs):
-            ctx.saved = y
-        return y
 
     @staticmethod
     def backward(ctx, g):
