@@ -24,6 +24,8 @@ cdef extern from "int8.h" nogil:
         ptrdiff_t ldc
         const char* residual
         ptrdiff_t ld_residual
+        const char* fetch
+        ptrdiff_t fetch_step, jump
         ck_int8_finish finish
     int CK_INT8_WALKED, CK_INT8_WALK_ROWS, CK_INT8_WALK_WIDTH
     ctypedef struct ck_int8_walk:
@@ -36,7 +38,7 @@ cdef extern from "int8.h" nogil:
         ck_int8_finish finish
     ctypedef struct ck_int8_kernels:
         int max_rows, columns, group, bytes
-        int multiple, halves
+        int multiple, halves, half_rows
         void (*prepare)(const uint8_t* x, ptrdiff_t n, int flip, void* out) noexcept nogil
         void (*run)(const ck_int8_args*) noexcept nogil
         void (*depthwise)(const ck_int8_args*) noexcept nogil

@@ -26,11 +26,12 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
-# Bytes of a strip of input, of packed weights that a task goes through, and of the input of a
-# row of pixels where every pixel stands alone; tasks for each thread that a call is cut into where
+# Bytes of a strip of input, of packed weights that a task goes through, of those that it goes
+# through a row of pixels at a time, and of the input of a row of pixels where every pixel stands alone; tasks for each thread that a call is cut into where
 # that costs little; weights that are packed at a time.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+cdef Py_ssize_t PASS_BYTES = 128 << 10
 cdef Py_ssize_t ROW_BYTES = 128 << 10
 cdef Py_ssize_t TASKS = 8
 cdef Py_ssize_t PACKED_AT_A_TIME = 256 << 10
@@ -123,12 +124,13 @@ cdef struct Job:
     Py_ssize_t grid_h, grid_w, last_w               # rows of pixels; those of the last
     Py_ssize_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
     Py_ssize_t strip_width, strips, chunks
-    Py_ssize_t blocks, all_blocks, block_bytes
+    Py_ssize_t blocks, all_blocks, block_bytes, pass_blocks
     Py_ssize_t row_bytes                            # of a strip, as it is prepared
     Py_ssize_t joined                               # groups of rows joined in memory (depthwise)
     ck_int8_walk walk                               # what all rows share, where rows are walked
     int flip, zero, team
-    bint pointwise, whole, depthwise, walks         # whole: no tile reads beyond its pixels
+    bint pointwise, picks, depthwise, walks         # picks: 1x1 with strides
+    bint whole                                      # whether no tile reads beyond its pixels
     ptrdiff_t offsets_x[512]                        # of the taps, in x itself
     ptrdiff_t offsets_strip[512]                    # of the taps, in a strip
 
@@ -174,12 +176,37 @@ cdef inline void _prepare(Job* job, const uint8_t* x, Py_ssize_t count, char* ou
         job.kernels.prepare(x, count, job.flip, out)
 
 
-cdef void _run_row(Job* job, ck_int8_args* args, Py_ssize_t width) noexcept nogil:
+# What tiles fetch ahead of its use: a piece each, so many bytes with each step.
+cdef struct Ahead:
+    const char* at
+    Py_ssize_t left, piece, step
+    bint by_block                   # whether each block fetches the next one
+
+
+cdef void _look(Job* job, Ahead* ahead, const char* at, Py_ssize_t size,
+                Py_ssize_t tiles) noexcept nogil:
+    """Let so many tiles fetch `size` bytes; the others fetch nothing."""
+    cdef Py_ssize_t steps = job.proto.batch * job.proto.k // job.kernels.group
+    ahead.at, ahead.left = at, size
+    ahead.step = min(<Py_ssize_t>64, (size + tiles * steps - 1) // (tiles * steps))
+    ahead.piece = ahead.step * steps
+
+
+cdef inline Py_ssize_t _tiles(const Job* job, Py_ssize_t width) noexcept nogil:
+    return (width + job.kernels.max_rows - 1) // job.kernels.max_rows
+
+
+cdef void _run_row(Job* job, ck_int8_args* args, Py_ssize_t width, Ahead* ahead) noexcept nogil:
     """Run the tiles of one row of pixels for one block of output channels."""
-    cdef Py_ssize_t tiles = (width + job.kernels.max_rows - 1) // job.kernels.max_rows
+    cdef Py_ssize_t tiles = _tiles(job, width)
     cdef Py_ssize_t each = width // tiles, wider = width % tiles, i
     for i in range(tiles):
         args.rows = <int>(each + (i < wider))
+        args.fetch, args.fetch_step = args.b, 0
+        if ahead.left > 0:
+            args.fetch, args.fetch_step = ahead.at, ahead.step
+            ahead.at += ahead.piece
+            ahead.left -= ahead.piece
         if job.depthwise:
             job.kernels.depthwise(args)
         else:
@@ -190,10 +217,10 @@ cdef void _run_row(Job* job, ck_int8_args* args, Py_ssize_t width) noexcept nogi
 
 
 cdef void _run_blocks(Job* job, ck_int8_args* args, const char* a, Py_ssize_t a_pixel,
-                      Py_ssize_t sample, Py_ssize_t row, Py_ssize_t first,
-                      Py_ssize_t last) noexcept nogil:
-    """Compute a row of output pixels for blocks of columns."""
-    cdef Py_ssize_t pixel = (sample * job.out_h + row) * job.out_w, b, group, column, offset
+                      Py_ssize_t pixel, Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
+                      Ahead* ahead) noexcept nogil:
+    """Compute `width` output pixels in a row, from `pixel` on, for blocks of columns."""
+    cdef Py_ssize_t b, group, column, offset
     for b in range(first, last):
         group = b // job.blocks
         column = b % job.blocks * job.kernels.columns       # within the group
@@ -207,7 +234,10 @@ cdef void _run_blocks(Job* job, ck_int8_args* args, const char* a, Py_ssize_t a_
         args.c = job.y + pixel * job.y_pixel + column * job.y_item
         args.residual = job.residual + (pixel * job.residual_pixel + column * job.residual_item
                                         if job.residual != NULL else 0)
-        _run_row(job, args, job.last_w if row == job.grid_h - 1 else job.grid_w)
+        if ahead.by_block:
+            _look(job, ahead, args.b + job.block_bytes,
+                  job.block_bytes if b + 1 < job.all_blocks else 0, _tiles(job, width))
+        _run_row(job, args, width, ahead)
 
 
 cdef inline Py_ssize_t _reach(const Job* job) noexcept nogil:
@@ -233,7 +263,7 @@ cdef void _walk_row(Job* job, const char* ring, Py_ssize_t first, Py_ssize_t pix
         job.kernels.walk(&args)
 
 
-cdef void _walk_strip(Job* job, const uint8_t* image, char* ring, Py_ssize_t sample,
+cdef void _walk_strip(Job* job, const uint8_t* image, char* ring, Py_ssize_t pixel,
                       Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Compute rows of a depthwise layer, from as many rows of the input as one of them needs."""
     cdef Py_ssize_t reach = _reach(job), begin = first * job.stride_h - job.pad_h
@@ -243,7 +273,26 @@ cdef void _walk_strip(Job* job, const uint8_t* image, char* ring, Py_ssize_t sam
         for filled in range(max(filled, start), start + reach):
             _fill_rows(job, image, begin + filled, 1, ring + filled % reach * job.row_bytes)
         filled = start + reach
-        _walk_row(job, ring, start, (sample * job.out_h + row) * job.out_w)
+        _walk_row(job, ring, start, pixel + row * job.out_w)
+
+
+cdef void _picked_strip(Job* job, const uint8_t* image, char* strip, Py_ssize_t pixel,
+                        Py_ssize_t first, Py_ssize_t last, Py_ssize_t first_block,
+                        Py_ssize_t last_block) noexcept nogil:
+    """Compute rows of a 1x1 layer with strides, as one row of the pixels that it reads."""
+    cdef Py_ssize_t row, column, width = job.out_w
+    cdef const uint8_t* source
+    cdef char* target = strip
+    cdef ck_int8_args args = job.proto
+    cdef Ahead ahead
+    for row in range(first, last):
+        source = image + row * job.stride_h * job.in_w * job.x_pixel
+        for column in range(width):
+            _prepare(job, source + column * job.stride_w * job.x_pixel, job.in_c, target)
+            target += job.in_c * job.kernels.bytes
+    ahead.by_block = True
+    _run_blocks(job, &args, strip, job.kernels.bytes, pixel + first * width,
+                (last - first) * width, first_block, last_block, &ahead)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -254,40 +303,77 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t chunk = index // (job.strips * job.samples)
     cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
     cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
-    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
+    cdef Py_ssize_t block = part_start(job.all_blocks, job.chunks, chunk)
     cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
     cdef Py_ssize_t row_first = first * job.stride_h - job.pad_h
-    cdef Py_ssize_t reach = _reach(job)
-    cdef Py_ssize_t rows = (last - 1 - first) * job.stride_h + reach
-    cdef Py_ssize_t filled = 0, needed, i, bytes = job.kernels.bytes
+    cdef Py_ssize_t rows = (last - 1 - first) * job.stride_h + _reach(job)
+    cdef Py_ssize_t filled = 0, pixel = sample * job.out_h * job.out_w
     cdef const uint8_t* image = job.x + sample * job.in_h * job.in_w * job.x_pixel
     cdef char* memory = job.scratch + slot * job.scratch_bytes
-    cdef ck_int8_args args = job.proto
+    cdef Py_ssize_t end
     if job.walks:
-        _walk_strip(job, image, memory, sample, first, last)
+        _walk_strip(job, image, memory, pixel, first, last)
         return
+    if job.picks:
+        _picked_strip(job, image, memory, pixel, first, last, block, last_block)
+        return
+    # Without a copy, where that can be.
     if (job.whole and not job.depthwise and row_first >= 0 and row_first + rows <= job.in_h
             and job.pad_w == 0 and job.strip_width <= job.in_w):
-        args.a_offsets = job.offsets_x
-        args.lda = job.stride_w * job.x_pixel
-        for i in range(first, last):
-            _run_blocks(job, &args, <const char*>image + i * job.stride_h * job.in_w * job.x_pixel,
-                        1, sample, i, first_block, last_block)
-        return
-    for i in range(first, last):
-        needed = (i - first) * job.stride_h + reach
-        if filled < needed:
-            _fill_rows(job, image, row_first + filled, needed - filled,
-                       memory + filled * job.row_bytes)
+        memory = NULL
+    while block < last_block:
+        end = min(block + job.pass_blocks, last_block)
+        filled = _run_pass(job, image, memory, pixel, first, last, block, end, filled)
+        block = end
+
+
+cdef Py_ssize_t _run_pass(Job* job, const uint8_t* image, char* strip, Py_ssize_t pixel,
+                          Py_ssize_t first, Py_ssize_t last, Py_ssize_t block,
+                          Py_ssize_t end, Py_ssize_t filled) noexcept nogil:
+    """Compute rows of output pixels for blocks of columns; return how many rows are in the strip.
+
+    From the strip, of which so many rows are filled already, or from the image where it is NULL.
+    """
+    cdef Py_ssize_t needed, width, count, row = first, reach = _reach(job)
+    cdef Py_ssize_t rows = (last - 1 - first) * job.stride_h + reach
+    cdef Py_ssize_t a_row = (job.in_w * job.x_pixel if strip == NULL else job.row_bytes)
+    cdef Py_ssize_t a_pixel = 1 if strip == NULL else 4 if job.depthwise else job.kernels.bytes
+    cdef const char* a
+    cdef Ahead ahead
+    cdef ck_int8_args args = job.proto
+    if strip == NULL:
+        args.a_offsets, args.lda = job.offsets_x, job.stride_w * job.x_pixel
+    _look(job, &ahead, job.weights + end * job.block_bytes,
+          min(end - block, job.all_blocks - end) * job.block_bytes,
+          (end - block) * (last - first) * _tiles(job, job.grid_w))
+    ahead.by_block = False
+    while row < last:
+        # Two short rows fill a tile.
+        count = 2 if job.out_w == job.kernels.half_rows and row + 1 < last and not job.pointwise \
+            and not job.depthwise else 1
+        args.jump = job.stride_h * a_row if count == 2 else 0
+        needed = (row + count - 1 - first) * job.stride_h + reach
+        if strip != NULL and filled < needed:
+            _fill_rows(job, image, first * job.stride_h - job.pad_h + filled, needed - filled,
+                       strip + filled * job.row_bytes)
             filled = needed
-        if job.depthwise:
-            _join_rows(job, memory + (i - first) * job.stride_h * job.row_bytes,
-                       memory + rows * job.row_bytes)
-            _run_blocks(job, &args, memory + rows * job.row_bytes, 4, sample, i, first_block,
-                        last_block)
+        if strip == NULL:
+            a = <const char*>image + row * job.stride_h * a_row
         else:
-            _run_blocks(job, &args, memory + (i - first) * job.stride_h * job.row_bytes, bytes,
-                        sample, i, first_block, last_block)
+            a = strip + (row - first) * job.stride_h * job.row_bytes
+        if job.depthwise:
+            _join_rows(job, a, strip + rows * job.row_bytes)
+            a = strip + rows * job.row_bytes
+        width = job.last_w if row == job.grid_h - 1 else count * job.grid_w
+        if job.pointwise:
+            # Weights are new to the first row, to the others their own pixels.
+            ahead.by_block = row == first
+            if not ahead.by_block:
+                _look(job, &ahead, a + a_row, a_row if strip == NULL and row + 1 < last else 0,
+                      (end - block) * _tiles(job, width))
+        _run_blocks(job, &args, a, a_pixel, pixel + row * job.out_w, width, block, end, &ahead)
+        row += count
+    return filled
 
 
 cdef void _join_rows(Job* job, const char* strip, char* out) noexcept nogil:
@@ -306,6 +392,7 @@ cdef void _join_rows(Job* job, const char* strip, char* out) noexcept nogil:
 cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
     """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
     cdef Py_ssize_t pixels, row, tasks, extra, rows, most, cut
+    cdef Py_ssize_t step = 1 if job.picks else job.stride_h     # from row to row of a strip
     cdef double work = (<double>samples * job.out_h * job.out_w * job.all_blocks * job.block_bytes
                         / 64)
     cut = TASKS * threads_for(threads, threads, work)
@@ -326,13 +413,13 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
         job.strip_width = job.grid_w
         job.row_bytes = job.strip_width * job.in_c * job.kernels.bytes
     tasks = (cut + job.samples - 1) // job.samples
-    extra = max(<Py_ssize_t>0, _reach(job) - job.stride_h)
-    rows = job.grid_h if job.walks else (STRIP_BYTES // job.row_bytes - extra) // job.stride_h
+    extra = max(<Py_ssize_t>0, _reach(job) - step)
+    rows = job.grid_h if job.walks else (STRIP_BYTES // job.row_bytes - extra) // step
     rows = min(rows, max(<Py_ssize_t>4, (job.grid_h + tasks - 1) // tasks))
     rows = max(<Py_ssize_t>1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
     rows = (job.grid_h + job.strips - 1) // job.strips
-    job.scratch_bytes = (rows * job.stride_h + extra + 4 * job.joined) * job.row_bytes
+    job.scratch_bytes = (rows * step + extra + 4 * job.joined) * job.row_bytes
     if job.walks:
         job.scratch_bytes = _reach(job) * job.row_bytes
     job.scratch_bytes = (job.scratch_bytes + SLACK + 63) // 64 * 64
@@ -484,7 +571,14 @@ cdef class Conv:
         job.pointwise = (job.kernel_h == job.kernel_w == job.stride_h == job.stride_w == 1
                          and job.pad_h == job.pad_w == 0 and not job.depthwise
                          and in_h == out_h and in_w == out_w)
+        job.picks = (job.kernel_h == job.kernel_w == 1 and job.stride_h * job.stride_w > 1
+                     and job.pad_h == job.pad_w == 0 and not job.depthwise
+                     and (out_h - 1) * job.stride_h < in_h and (out_w - 1) * job.stride_w < in_w)
+        job.pass_blocks = (job.all_blocks if job.pointwise or job.depthwise
+                           else max(1, PASS_BYTES // job.block_bytes))
         job.strip_width = (out_w - 1) * job.stride_w + (job.kernel_w - 1) * job.dilation_w + 1
+        if job.picks:
+            job.strip_width = out_w
         if job.walks:
             job.walk.width, job.walk.ldc = out_w, job.y_pixel
             job.strip_width = max(job.strip_width, job.kernel_w
@@ -506,7 +600,7 @@ cdef class Conv:
                 i += 1
         if job.x_pixel != job.in_c:
             job.whole = job.whole and job.kernel_w == 1
-        job.proto.lda = job.stride_w * job.in_c * (4 if job.depthwise else job.kernels.bytes)
+        job.proto.lda = (1 if job.picks else job.stride_w) * job.in_c * (4 if job.depthwise else job.kernels.bytes)
         job.proto.ldc = job.y_pixel
         job.proto.ld_residual = job.residual_pixel
         return 0

@@ -36,6 +36,7 @@ static const ck_int8_kernels int8_table = {
     .bytes = 2,
     .multiple = 2,
     .halves = 1,
+    .half_rows = INT8_HALF,
     .prepare = int8_prepare_pairs,
     .run = int8_run,
     .depthwise = int8_depthwise,

@@ -38,6 +38,9 @@ typedef struct ck_int8_args {
     ptrdiff_t ldc;
     const char *residual;
     ptrdiff_t ld_residual;
+    const char *fetch; /* what to bring into the second-level cache, */
+    ptrdiff_t fetch_step; /* so many bytes on with each `group` of k */
+    ptrdiff_t jump; /* not 0: the second half of A's rows starts so far behind the first */
     ck_int8_finish finish;
 } ck_int8_args;
 
@@ -64,6 +67,7 @@ typedef struct ck_int8_kernels {
     int max_rows, columns, group, bytes;
     int multiple; /* k is padded with zeros in B to a multiple of this */
     int halves;
+    int half_rows; /* rows of half a tile, where `run` takes jumps (then in whole tiles only), or 0 */
     /* Brings n bytes, each ^ flip, to the form in which A is read. */
     void (*prepare)(const uint8_t *x, ptrdiff_t n, int flip, void *out);
     void (*run)(const ck_int8_args *);

@@ -5,7 +5,7 @@
    32 bits) and INT8_ROWS(X, nv), which lists the row counts from 1 to INT8_MOST_ROWS. */
 #include "int8.finish.h"
 
-enum { INT8_COLUMNS = 2 * VL_F };
+enum { INT8_COLUMNS = 2 * VL_F, INT8_HALF = INT8_MOST_ROWS / 2 };
 
 #define INT8_UNROLL _Pragma("GCC unroll 16")
 #define INT8_AHEAD 1024
@@ -16,18 +16,23 @@ CK_INLINE vint32 int8_word(const char *p) {
     return word - (vint32){0};
 }
 
-CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv) {
+/* Every third row has a pointer of its own; `run` rows on, A jumps and they begin anew. */
+#define INT8_POINTER(m, run) ((m) / (run) * (((run) + 2) / 3) + (m) % (run) / 3)
+
+CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv, int run) {
     vint32 acc[INT8_MOST_ROWS][2];
     int32_t sums[INT8_MOST_ROWS * INT8_COLUMNS] __attribute__((aligned(64)));
-    const char *b = g->b, *p[5];
+    const char *b = g->b, *fetch = g->fetch, *p[6];
     const ptrdiff_t lda = g->lda;
     INT8_UNROLL for (int m = 0; m < mr; m++)
         INT8_UNROLL for (int j = 0; j < nv; j++)
             acc[m][j] = *(const vint32_u *)(g->finish.offset + j * VL_F);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
-        INT8_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) {
-            p[q] = g->a + g->a_offsets[i] + 3 * q * lda;
-            __asm__("" : "+r"(p[q]));
+        INT8_UNROLL for (int m = 0; m < mr; m++) {
+            if (m % run % 3) continue;
+            const char **const at = p + INT8_POINTER(m, run);
+            *at = g->a + g->a_offsets[i] + m / run * g->jump + m % run * lda;
+            __asm__("" : "+r"(*at));
         }
         for (ptrdiff_t k = 0; k < g->k; k += INT8_GROUP) {
             vint32 bv[2];
@@ -35,12 +40,14 @@ CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv) {
                 bv[j] = *(const vint32_u *)(b + j * CK_VBYTES);
                 __builtin_prefetch(b + j * CK_VBYTES + INT8_AHEAD, 0, 3);
             }
+            __builtin_prefetch(fetch, 0, 2);
+            fetch += g->fetch_step;
             INT8_UNROLL for (int m = 0; m < mr; m++) {
-                const vint32 av = int8_word(p[m / 3] + m % 3 * lda);
+                const vint32 av = int8_word(p[INT8_POINTER(m, run)] + m % run % 3 * lda);
                 INT8_UNROLL for (int j = 0; j < nv; j++)
                     acc[m][j] = INT8_DOT(acc[m][j], av, bv[j]);
             }
-            INT8_UNROLL for (int q = 0; q < (mr + 2) / 3; q++) p[q] += 4;
+            INT8_UNROLL for (int q = 0; q <= INT8_POINTER(mr - 1, run); q++) p[q] += 4;
             b += nv * CK_VBYTES;
         }
     }
@@ -51,7 +58,7 @@ CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv) {
 }
 
 #define INT8_DEFINE(mr, nv) \
-    static void int8_tile_##mr##x##nv(const ck_int8_args *g) { int8_tile(g, mr, nv); }
+    static void int8_tile_##mr##x##nv(const ck_int8_args *g) { int8_tile(g, mr, nv, mr); }
 #define INT8_ENTRY(mr, nv) int8_tile_##mr##x##nv,
 INT8_ROWS(INT8_DEFINE, 1)
 INT8_ROWS(INT8_DEFINE, 2)
@@ -59,7 +66,12 @@ INT8_ROWS(INT8_DEFINE, 2)
 static void int8_run(const ck_int8_args *g) {
     static void (*const tiles[2][INT8_MOST_ROWS])(const ck_int8_args *) = {
         {INT8_ROWS(INT8_ENTRY, 1)}, {INT8_ROWS(INT8_ENTRY, 2)}};
-    tiles[g->n > VL_F][g->rows - 1](g);
+    if (!g->jump)
+        tiles[g->n > VL_F][g->rows - 1](g);
+    else if (g->n > VL_F)
+        int8_tile(g, INT8_MOST_ROWS, 2, INT8_HALF);
+    else
+        int8_tile(g, INT8_MOST_ROWS, 1, INT8_HALF);
 }
 
 /* -- depthwise ---------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@ const ck_int8_kernels ck_table_vnni_int8 = {
     .bytes = 1,
     .multiple = INT8_GROUP,
     .halves = 1,
+    .half_rows = INT8_HALF,
     .prepare = int8_copy,
     .run = int8_run,
     .depthwise = int8_depthwise,
