@@ -144,6 +144,16 @@ def test_pooling(rng, dtype):
                 check("quant_avg_pool", [x], {**pool, "count_include_pad": whole, **X, **end})
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("channels, width", [(1, 28), (6, 29), (130, 200)])
+def test_max_pooling_of_short_and_long_rows(rng, dtype, channels, width):
+    # Rows of up to 16 KB are pooled along columns first; pixels of few channels share vectors.
+    x = some(rng, (2, channels, 5, width), dtype)
+    for stride in (1, 2):
+        check("max_pool", [x], {"kernel_size": (2, 3), "stride": (2, stride), "padding": (1, 1),
+                                "dilation": (1, 1), "ceil_mode": False}, exact=True)
+
+
 def test_lookup(rng):
     for kind in ("uint8", "int8"):
         table = some(rng, 256, kind)
