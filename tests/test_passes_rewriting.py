@@ -482,7 +482,7 @@ def test_programs_take_places(order, dim):
     want = 1 / (1 + np.exp(-half.take(places, dim)))
     np.testing.assert_allclose(program(x), want, rtol=1e-6)
     compiled = "python" not in program.summary()
-    assert compiled == (order not in ([0, 2, 1], [0, 1, 3]))
+    assert compiled
 
 
 @pytest.mark.parametrize("model", [
