@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,13 @@ from convkit.infer.dims import Shape, show
 from convkit.infer.open_dims import Symbol, symbols_in
 from convkit.infer.schema import defaults
 
-__all__ = ["Constant", "Editor", "Graph", "Node", "Port", "StoredConstant", "Value"]
+__all__ = ["Constant", "Editor", "Graph", "Node", "Port", "StoredConstant", "Value", "type_name"]
+
+
+@lru_cache(maxsize=64)
+def type_name(dtype: np.dtype) -> str:
+    """Return NumPy's name of a type, which takes it microseconds to make."""
+    return dtype.name
 
 
 @dataclass(frozen=True)
@@ -319,7 +326,7 @@ class Growing:
         while unique in self._names:
             unique, k = f"{name}_{k}", k + 1
         self._names.add(unique)
-        value = self.add_value(Value(array.shape, array.dtype.name))
+        value = self.add_value(Value(array.shape, type_name(array.dtype)))
         self.constants[value] = Constant(unique, array)
         return value
 
@@ -345,7 +352,14 @@ class Editor(Growing):
         self._nodes: list[Node | None] = list(graph.nodes)
         self._inserted: dict[int, list[Node]] = {}
         self._aliases: dict[int, int] = {}
-        self._uses, self._producers = graph.uses(), graph.producers()
+
+    @cached_property
+    def _uses(self) -> Counter[int]:
+        return self._graph.uses()
+
+    @cached_property
+    def _producers(self) -> dict[int, int]:
+        return self._graph.producers()
 
     def node(self, position: int) -> Node | None:
         """Return the node that now stands at a position, None when it was dropped."""
@@ -413,11 +427,12 @@ class Editor(Growing):
 
     def finish(self) -> Graph:
         """Return the edited graph, without values and constants that nothing mentions."""
-        nodes = tuple(
-            dataclasses.replace(node, inputs=tuple(
-                None if v is None else self.resolve(v) for v in node.inputs))
+        moved = self._aliases.keys()
+        nodes = tuple([
+            node if moved.isdisjoint(node.inputs) else dataclasses.replace(node, inputs=tuple(
+                [None if v is None else self.resolve(v) for v in node.inputs]))
             for i, at in enumerate(self._nodes)
-            for node in (*self._inserted.get(i, ()), at) if node is not None)
+            for node in (*self._inserted.get(i, ()), at) if node is not None])
         outputs = tuple(Port(p.name, self.resolve(p.value)) for p in self._graph.outputs)
         alive = {v for node in nodes for v in (*node.inputs, *node.outputs)}
         alive.update(p.value for p in (*self._graph.inputs, *outputs))

@@ -36,7 +36,7 @@ from convkit.infer.dims import (
     join_size,
     terms_of,
 )
-from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.graph import Constant, Graph, Node, Port, Value, type_name
 from convkit.infer.open_dims import OpenDim, Point, Term, make_points, symbols_in
 from convkit.infer.ranges import is_shape, read_shapes
 from convkit.infer.schema import SCHEMAS, complete
@@ -328,7 +328,7 @@ def _imagine(op: Any, arrays: list[np.ndarray | None], attrs: dict[str, Any]) ->
         raise UnsupportedOperatorError(
             f"operation {op.name or op.__name__!r} cannot be part of an inference graph")
     schema, attrs = SCHEMAS[op.name], complete(op.name, attrs)
-    dtypes = [None if x is None else x.dtype.name for x in arrays]
+    dtypes = [None if x is None else type_name(x.dtype) for x in arrays]
     first = op.shape(*[None if x is None else x.shape for x in arrays], **attrs)
     dtype = schema.result(dtypes, attrs)
     made = [_imagined(first, dtype),
@@ -375,7 +375,7 @@ def _join(records: list[_Record], points: Sequence[Point], names: list[str], sha
     for number, (_, dtype) in enumerate(first.values):
         shape = values[number].shape if number in values else _join_value(
             records, points, number, known)
-        values[number] = Value(shape, dtype.name)
+        values[number] = Value(shape, type_name(dtype))
         known.update(dict.fromkeys(terms_of(shape)))
     layer_names = _Names()
     constants = _join_constants(records, values)
@@ -452,7 +452,7 @@ def _join_constants(records: list[_Record], values: dict[int, Value]) -> dict[in
         # be integers.
         if x.dtype.kind in "iub" and number not in whole:
             x = x.astype(np.float32)
-        values[number] = Value(x.shape, x.dtype.name)
+        values[number] = Value(x.shape, type_name(x.dtype))
         constants[number] = Constant(name or names.unique("constant"), x)
     return constants
 

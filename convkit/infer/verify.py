@@ -18,7 +18,7 @@ from convkit.infer.dims import (
     show,
     terms_of,
 )
-from convkit.infer.graph import Graph, Node, Value
+from convkit.infer.graph import Graph, Node, Value, type_name
 from convkit.infer.open_dims import OpenDim, Point, make_points
 from convkit.infer.schema import OpSchema, check_attrs, schema_of
 from convkit.ops.op import REGISTRY
@@ -56,7 +56,7 @@ def verify(graph: Graph) -> None:
         check_input(port.name, graph.values[port.value].shape)
         define(port.value, graph.values[port.value])
     for value, constant in graph.constants.items():
-        define(value, Value(constant.shape, constant.dtype.name))
+        define(value, Value(constant.shape, type_name(constant.dtype)))
     points = points_of(graph.shape(p.value) for p in graph.inputs)
     for position, node in enumerate(graph.nodes):
         for value in node.inputs:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import marshal
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from convkit.errors import ConvkitError, ModelFormatError
 from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of
-from convkit.infer.graph import Constant, Graph, Node, Port, Value
+from convkit.infer.graph import Constant, Graph, Node, Port, Value, type_name
 from convkit.infer.open_dims import OpenDim, Point, Symbol, Term
 from convkit.infer.schema import SCHEMAS
 from convkit.infer.verify import FORMS, check_input, check_open_attrs, infer_node
@@ -145,7 +142,7 @@ def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
         if not isinstance(name, str) or name not in stored:
             raise ModelFormatError(f"constant {name!r:.80}: the file has no such tensor")
         constants[len(values)] = found = stored[name]
-        values[len(values)] = Value(found.shape, _type_name(found.dtype))
+        values[len(values)] = Value(found.shape, type_name(found.dtype))
     names = {c.name for c in constants.values()}
     if len(names) != len(stored) or len(names) != len(constants):
         raise ModelFormatError(f"{len(stored)} tensors, of which the graph names {len(names)} in "
@@ -165,12 +162,6 @@ def _read_graph(data: Any, stored: Mapping[str, Constant]) -> Graph:
         raise ModelFormatError(f"form: expected one of {', '.join(FORMS)}")
     _check_ports(inputs, outputs, data["form"])
     return Graph(tuple(inputs), constants, tuple(nodes), tuple(outputs), values, data["form"])
-
-
-@lru_cache(maxsize=16)
-def _type_name(dtype: np.dtype) -> str:
-    """Return NumPy's name of a type, which takes it microseconds to make."""
-    return dtype.name
 
 
 def _read_symbols(data: Any) -> dict[str, Symbol]:
