@@ -393,8 +393,10 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
     """Fill in what depends on the number of samples: rows, cut, threads, scratch."""
     cdef Py_ssize_t pixels, row, tasks, extra, rows, most, cut
     cdef Py_ssize_t step = 1 if job.picks else job.stride_h     # from row to row of a strip
-    cdef double work = (<double>samples * job.out_h * job.out_w * job.all_blocks * job.block_bytes
-                        / 64)
+    # In products of vectors: those of the sums, and what finishing a result, or joining rows for
+    # one, takes as long as.
+    cdef double work = <double>samples * job.out_h * job.out_w * (
+        job.all_blocks * job.block_bytes / 64. + job.out_c * (1. if job.depthwise else 0.5))
     cut = TASKS * threads_for(threads, threads, work)
     if cut == TASKS:
         cut = 1
