@@ -366,11 +366,14 @@ def unpool_step(Py_ssize_t pixels, Py_ssize_t channels, Py_ssize_t places, bint 
 # -- walks along several operands -------------------------------------------------------------
 
 cdef void _choose(Job* job, word* y, const char** at, const Py_ssize_t* step) noexcept nogil:
-    """Make a row of y of two others', by a condition."""
+    """Make a row of y of two others', by a condition; without branches, which would be guessed."""
     cdef Py_ssize_t i
+    cdef word mask, a, b
     for i in range(job.inner):
-        y[i] = (<const word*>(at[1] + i * step[1]))[0] if at[0][i * step[0]] else \
-            (<const word*>(at[2] + i * step[2]))[0]
+        a = (<const word*>(at[1] + i * step[1]))[0]
+        b = (<const word*>(at[2] + i * step[2]))[0]
+        mask = <word>-<int64_t>(at[0][i * step[0]] != 0)
+        y[i] = b ^ ((a ^ b) & mask)
 
 
 cdef void _gather(Job* job, word* y, const char** at, const Py_ssize_t* step) noexcept nogil:
