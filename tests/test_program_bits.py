@@ -161,6 +161,16 @@ COMPILED = {
     "max pool 1d": lambda x: F.max_pool1d(x[:, :, 1], 2),
     "avg pool": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+    "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True),
+    "max pool with indices alone": lambda x: F.max_pool2d(
+        x, 3, 2, padding=1, dilation=2, return_indices=True)[1],
+    "max pool of large windows": lambda x: F.max_pool2d(
+        F.concat([x] * 60, 3), (5, 60), return_indices=True),
+    "max pool of signals": lambda x: F.max_pool1d(x[:, :, 0], 3, ceil_mode=True,
+                                                  return_indices=True),
+    "adaptive max with indices": lambda x: F.adaptive_max_pool2d(x, (2, 3), return_indices=True),
+    "there and back": lambda x: F.max_unpool2d(*F.max_pool2d(
+        x, 2, ceil_mode=True, return_indices=True), 2, output_size=(5, 7)),
     "adaptive max": lambda x: F.adaptive_max_pool2d(x, 2),
     "nearest": lambda x: F.interpolate(x, size=(7, 11)),
     "bilinear": lambda x: F.interpolate(x, size=(7, 11), mode="bilinear", align_corners=True),
@@ -299,7 +309,6 @@ BY_PYTHON = {
     "cumsum of samples": lambda x: op("cumsum", x, dim=0),
     "gather of samples": lambda x: op("gather", x, op("argmax", x, dim=0, keepdim=True), dim=0),
     "concat of samples": lambda x: F.concat([x, x], 0),
-    "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
 }
 
 

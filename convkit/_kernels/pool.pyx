@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from convkit._kernels.axis cimport Axis, ck_axis, rows_per_task
 from convkit._kernels.dispatch cimport table
-from convkit._kernels.runner cimport new_step
+from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -111,15 +111,22 @@ cdef int _max_step(const void* params, char** at, Py_ssize_t samples, int thread
     cdef Job job = (<const Job*>params)[0]
     job.source = at[0]
     job.target = at[1]
+    if job.index_bytes:
+        job.index = at[2]
     _run_tasks(&job, True, samples, threads)
     return 0
 
 
 def max_step(Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not None,
-             Py_ssize_t window_w):
-    """Return `max_forward` without an index as a step of a Program, with operands x and y."""
+             Py_ssize_t window_w, Py_ssize_t index_item=0):
+    """Return `max_forward` as a step of a Program, with operands x, y and index.
+
+    `index_item` is the bytes of a number of the index; 0 where there is none.
+    """
     cdef Job job
     _describe(&job, channels, item, h, w, window_w)
+    job.args.wide = index_item == sizeof(int32_t)
+    job.index_bytes = h.targets * w.targets * channels * index_item
     return new_step(_max_step, NULL, &job, sizeof(Job), (h, w))
 
 
@@ -148,8 +155,7 @@ def max_backward(cnp.ndarray gy not None, cnp.ndarray index not None, cnp.ndarra
 
 
 cdef struct FlatJob:
-    const uint8_t* bytes
-    const int32_t* words
+    const char* index
     int64_t* flat
     const int64_t* corner_h
     const int64_t* corner_w
@@ -157,6 +163,7 @@ cdef struct FlatJob:
     const ck_axis* h
     const ck_axis* w
     Py_ssize_t channels
+    bint wide                   # whether the index is of words, not of bytes
 
 
 cdef void _run_flat(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
@@ -170,7 +177,7 @@ cdef void _run_flat(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
         corner = job.corner_h[row] + job.corner_w[q]
         nothing = job.h.begin[row] == job.h.begin[row + 1] or job.w.begin[q] == job.w.begin[q + 1]
         for c in range(job.channels):
-            tap = job.bytes[at] if job.bytes != NULL else job.words[at]
+            tap = (<const int32_t*>job.index)[at] if job.wide else (<const uint8_t*>job.index)[at]
             job.flat[at] = -1 if nothing else corner + job.offset[tap]
             at += 1
 
@@ -184,22 +191,41 @@ def flat_indices(cnp.ndarray index not None, cnp.ndarray flat not None, Axis h n
     where no tap of the window lies in the input.
     """
     cdef FlatJob job
+    cdef char* at[2]
     if index.size == 0:
         return
-    job.bytes = NULL
-    job.words = NULL
-    if index.itemsize == sizeof(int32_t):
-        job.words = <const int32_t*>cnp.PyArray_DATA(index)
-    else:
-        job.bytes = <const uint8_t*>cnp.PyArray_DATA(index)
-    job.flat = <int64_t*>cnp.PyArray_DATA(flat)
+    _describe_flat(&job, index.shape[3], index.itemsize, h, w, corner_h, corner_w, offset)
+    at[0], at[1] = <char*>cnp.PyArray_DATA(index), <char*>cnp.PyArray_DATA(flat)
+    launch(_flat_step, NULL, &job, at, index.shape[0], threads)
+
+
+cdef void _describe_flat(FlatJob* job, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis w,
+                         cnp.ndarray corner_h, cnp.ndarray corner_w, cnp.ndarray offset):
+    """Fill in what does not depend on the call."""
     job.corner_h = <const int64_t*>cnp.PyArray_DATA(corner_h)
     job.corner_w = <const int64_t*>cnp.PyArray_DATA(corner_w)
     job.offset = <const int64_t*>cnp.PyArray_DATA(offset)
     job.h = &h.lists
     job.w = &w.lists
-    job.channels = index.shape[3]
-    cdef Py_ssize_t tasks = index.shape[0] * h.targets
-    threads = threads_for(threads, tasks, <double>index.size * 8)
-    with nogil:
-        parallel_for(_run_flat, &job, tasks, threads)
+    job.channels = channels
+    job.wide = item == sizeof(int32_t)
+
+
+cdef int _flat_step(const void* params, char** at, Py_ssize_t samples, int threads,
+                    char* scratch) noexcept nogil:
+    cdef FlatJob job = (<const FlatJob*>params)[0]
+    cdef Py_ssize_t tasks = samples * job.h.targets
+    job.index = at[0]
+    job.flat = <int64_t*>at[1]
+    parallel_for(_run_flat, &job, tasks, threads_for(
+        threads, tasks, <double>tasks * job.w.targets * job.channels * 8))
+    return 0
+
+
+def flat_step(Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not None,
+              cnp.ndarray corner_h not None, cnp.ndarray corner_w not None,
+              cnp.ndarray offset not None):
+    """Return `flat_indices` as a step of a Program, with operands index (of `item` bytes), flat."""
+    cdef FlatJob job
+    _describe_flat(&job, channels, item, h, w, corner_h, corner_w, offset)
+    return new_step(_flat_step, NULL, &job, sizeof(FlatJob), (h, w, corner_h, corner_w, offset))

@@ -174,15 +174,24 @@ def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     return (y, _flat_indices(ctx, shape, index, h, w)) if return_indices else y
 
 
-def _lower_max(b: Any, x: Any, sizes: tuple[int, ...], windows: Iterable[_Windows]) -> Any:
-    """Emit the step of `_max_forward` without indices."""
+def _lower_max(b: Any, x: Any, sizes: tuple[int, ...], windows: Iterable[_Windows],
+               return_indices: bool) -> Any:
+    """Emit the steps of `_max_forward`."""
     x = b.last(x)
-    y = b.new_last((*x.shape[:2], *sizes), x.dtype)
+    shape, channels = (*x.shape[:2], *sizes), x.shape[1]
+    y = b.new_last(shape, x.dtype)
     *first, w = windows
     h = first[0] if first else _NO_HEIGHT
-    b.step(kernels.max_step(x.shape[1], x.dtype.itemsize, h.axis, w.axis, w.taps), (x, y),
-           x.samples)
-    return y
+    taken = np.dtype(kernels.index_dtype(h.taps, w.taps)) if return_indices else None
+    index = None if taken is None else b.new_last(shape, taken)
+    b.step(kernels.max_step(channels, x.dtype.itemsize, h.axis, w.axis, w.taps,
+                            taken.itemsize if taken else 0), (x, y, index), x.samples)
+    if taken is None:
+        return y
+    flat = b.new_last(shape, np.dtype(np.int64))
+    b.step(kernels.flat_step(channels, taken.itemsize, h.axis, w.axis, *_corners(h, w)),
+           (index, flat), x.samples)
+    return y, flat
 
 
 def _bytes_pool(h: _Windows, w: _Windows, x: Any) -> quant.Pool:
@@ -205,12 +214,16 @@ def _max_of_bytes(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
 def _flat_indices(ctx: Context, shape: tuple[int, ...], index: np.ndarray, h: _Windows,
                   w: _Windows) -> np.ndarray:
     """Return PyTorch's indices: int64 places in the flattened spatial axes of the input."""
-    width = w.axis.sources
     flat, target = empty_image(shape, np.int64)
-    offset = (np.arange(h.taps) * h.step * width)[:, None] + np.arange(w.taps) * w.step
-    kernels.flat_indices(index, target, h.axis, w.axis, h.start * width, w.start, offset.ravel(),
-                         ctx.threads)
+    kernels.flat_indices(index, target, h.axis, w.axis, *_corners(h, w), ctx.threads)
     return flat
+
+
+def _corners(h: _Windows, w: _Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return places of windows' first rows and first columns, and of taps from there."""
+    width = w.axis.sources
+    offset = (np.arange(h.taps) * h.step * width)[:, None] + np.arange(w.taps) * w.step
+    return h.start * width, w.start, offset.ravel()
 
 
 def _max_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None]:
@@ -300,18 +313,16 @@ class MaxPool(Op):
     def lower(b, x, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False,
               return_indices=False):
         """Emit the kernel's step."""
-        if return_indices:
-            return None
         shape = (1, *x.shape[1:])
         g = _geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
-        if x.dtype in _BYTES:
+        if x.dtype in _BYTES and not return_indices:
             h, w = (_NO_HEIGHT, *MaxPool._windows(shape, g))[-2:]
             x, y = b.last(x), b.new_last((*x.shape[:2], *g.outputs), x.dtype)
             b.step(_bytes_pool(h, w, x).step(), (x, y), x.samples)
             return y
         if x.dtype not in FLOATS:
             return None
-        return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g))
+        return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g), return_indices)
 
     backward = staticmethod(_max_backward)
 
@@ -337,11 +348,11 @@ class AdaptiveMaxPool(Op):
     @staticmethod
     def lower(b, x, *, output_size, return_indices=False):
         """Emit the kernel's step."""
-        if x.dtype not in FLOATS or return_indices:
+        if x.dtype not in FLOATS:
             return None
         sizes = _adaptive_size((1, *x.shape[1:]), output_size)
         return _lower_max(b, x, sizes, (
-            _adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True)))
+            _adaptive_windows(*a) for a in zip(x.shape[2:], sizes, strict=True)), return_indices)
 
     backward = staticmethod(_max_backward)
 
