@@ -91,7 +91,7 @@ def test_embedding_runs(tmp_path, torch):
 
 
 @pytest.mark.parametrize("script", ["regularisers", "batch_size", "depth", "recipes",
-                                    "cifar_table", "landscape", "seeds"])
+                                    "ten_minutes", "cifar_table", "landscape", "seeds"])
 def test_experiments_run(script, tmp_path):
     shared = os.environ.get("CONVKIT_SHARED", "")
     needed = "mnist" if script == "regularisers" else "cifar10"
@@ -99,7 +99,7 @@ def test_experiments_run(script, tmp_path):
         pytest.skip(f"no {needed} in CONVKIT_SHARED: nothing to experiment with")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     env["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), env.get("PYTHONPATH", "")) if p)
-    only = {"batch_size": "-128", "depth": "20", "recipes": "short", "cifar_table": "mlp 1",
+    only = {"batch_size": "-128", "depth": "20", "cifar_table": "mlp 1",
             "landscape": "with batch",
             "seeds": "torch-0" if importlib.util.find_spec("torch") else "high-0"}
     done = subprocess.run(
