@@ -9,7 +9,7 @@ group norm's does not. The learning rate goes with the batch (Goyal et al. 2017)
 from __future__ import annotations
 
 import numpy as np
-from runner import Run, arguments, cifar10, print_table, save_curves, sgd
+from runner import Run, arguments, cifar10, loaders, print_table, save_curves, sgd
 
 from convkit import data, nn
 
@@ -34,21 +34,18 @@ def main() -> None:
     train, test = cifar10(options.quick)
     pick = np.random.default_rng(0).permutation(len(train))[:SAMPLES]
     part = data.ImageDataset(train.images[pick], train.labels[pick], train.classes)
-    mean, std = part.statistics()
+    statistics = part.statistics()
     found = {}
     for norm in ("batch", "group"):
         for size in SIZES:
             if options.only not in f"{norm}-{size}":
                 continue
-            loaders = (data.DataLoader(part, size, shuffle=True, seed=options.seed, mean=mean,
-                                       std=std, drop_last=True),
-                       data.DataLoader(test, 500, mean=mean, std=std))
             run = Run("batch-size", f"{norm}-{size}", options, {
                 "batch": size, "lr": 0.05 * size / 32, "samples": len(part)})
-            found[norm, size] = run.train(lambda norm=norm: network(norm),
-                                          sgd(0.05 * size / 32, 5e-4), loaders)
-    save_curves(options.picture, {f"{norm}, {size}": r for (norm, size), r in found.items()},
-                {"training loss": "loss", "test accuracy": "val_accuracy"})
+            found[norm, size] = run.train(
+                lambda norm=norm: network(norm), sgd(0.05 * size / 32, 5e-4),
+                loaders(part, test, statistics, size, options.seed, drop_last=True))
+    save_curves(options.picture, {f"{norm}, {size}": r for (norm, size), r in found.items()})
     sizes = [size for size in SIZES if any(key[1] == size for key in found)]
     print_table(["norm", *[f"batch {size}" for size in sizes]],
                 [[norm, *[f"{found[norm, size]['test_accuracy']:.2%}" for size in sizes]]

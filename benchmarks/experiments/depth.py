@@ -8,31 +8,36 @@ networks get worse with depth, residual ones do not.
 
 from __future__ import annotations
 
-from runner import Run, arguments, cifar10, print_table, save_curves, sgd
+from runner import (
+    Run,
+    arguments,
+    cifar10,
+    flips_and_crops,
+    loaders,
+    print_table,
+    save_curves,
+    sgd,
+)
 
-from convkit import data, models
-from convkit.data import augment
+from convkit import models
 
 
 def main() -> None:
     """Run what has not been run, and print the losses."""
     options = arguments(__doc__.splitlines()[0], epochs=20).parse_args()
     train, test = cifar10(options.quick)
-    mean, std = train.statistics()
-    change = augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
+    statistics = train.statistics()
     found = {}
     for depth in (20, 56):
         for kind, model in (("plain", f"plain{depth}"), ("residual", f"resnet{depth}")):
             name = f"{kind}-{depth}"
             if options.only not in name:
                 continue
-            loaders = (data.DataLoader(train, 128, shuffle=True, seed=options.seed, mean=mean,
-                                       std=std, transform=change),
-                       data.DataLoader(test, 500, mean=mean, std=std))
             run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4})
-            found[name] = run.train(lambda model=model: models.create(model),
-                                    sgd(0.1, 1e-4), loaders)
-    save_curves(options.picture, found, {"training loss": "loss", "test accuracy": "val_accuracy"})
+            found[name] = run.train(
+                lambda model=model: models.create(model), sgd(0.1, 1e-4),
+                loaders(train, test, statistics, 128, options.seed, transform=flips_and_crops()))
+    save_curves(options.picture, found)
     print_table(["network", "parameters", "training loss", "train", "test", "s"],
                 [[name, f"{r['parameters']:,}", f"{r['history'][-1]['loss']:.3f}",
                   f"{r['train_accuracy']:.2%}", f"{r['test_accuracy']:.2%}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, print_table, sgd
+from runner import Run, arguments, cifar10, loaders, print_table, sgd
 
 from convkit import data, nn, plot, training
 from convkit import functional as F
@@ -77,10 +77,9 @@ def main() -> None:
             continue
         norm = name.startswith("with ")
         probe = Probe(batch, every)
-        loaders = (data.DataLoader(train, 128, shuffle=True, seed=options.seed, mean=mean, std=std),
-                   data.DataLoader(test, 500, mean=mean, std=std))
+        batches = loaders(train, test, (mean, std), 128, options.seed)
         run = Run("landscape", name.replace(" ", "-"), options, {"lr": LR, "every": every})
-        result = run.train(lambda norm=norm: network(norm), sgd(LR, momentum=0.0), loaders,
+        result = run.train(lambda norm=norm: network(norm), sgd(LR, momentum=0.0), batches,
                            callbacks=[probe], extra=lambda _, probe=probe: {"points": probe.points})
         probe.points = result["points"]
         scapes[name] = probe.landscapes()

@@ -21,10 +21,13 @@ import numpy as np
 import convkit as ck
 from convkit import data, nn, optim, runtime, training
 from convkit import functional as F
+from convkit.data import augment
 
-__all__ = ["Run", "arguments", "cifar10", "mnist", "one_cycle", "print_table", "save_curves",
-           "sgd", "shared"]
+__all__ = ["Run", "arguments", "cifar10", "flips_and_crops", "loaders", "mnist", "one_cycle",
+           "print_table", "save_curves", "sgd", "shared"]
 
+# What most pictures show: titles, and the keys of a record's history.
+CURVES = {"training loss": "loss", "test accuracy": "val_accuracy"}
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
 
 
@@ -70,6 +73,30 @@ def _some(quick: bool, *sets: data.ImageDataset) -> tuple[data.ImageDataset, ...
     picks = [rng.permutation(len(s))[:256] for s in sets]
     return tuple(data.ImageDataset(s.images[p], s.labels[p], s.classes)
                  for s, p in zip(sets, picks, strict=True))
+
+
+def loaders(train: data.ImageDataset, test: data.ImageDataset,
+            statistics: tuple[list[float], list[float]], batch: int, seed: int,
+            **more: Any) -> tuple[data.DataLoader, data.DataLoader]:
+    """Return loaders of shuffled training images and of test images, both normalised.
+
+    Parameters
+    ----------
+    statistics : mean and deviation of each channel
+        As ``train.statistics()`` gives them.
+    batch, seed
+        Of the training images.
+    more
+        For their `DataLoader`.
+    """
+    mean, std = statistics
+    return (data.DataLoader(train, batch, shuffle=True, seed=seed, mean=mean, std=std, **more),
+            data.DataLoader(test, 500, mean=mean, std=std))
+
+
+def flips_and_crops() -> augment.Compose:
+    """Return the augmentation of He et al. 2016: mirror images, and shifts by up to 4 pixels."""
+    return augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
 
 
 class Run:
@@ -191,7 +218,7 @@ def one_cycle(lr: float, decay: float) -> Callable[[nn.Module, int], tuple[Any, 
 
 
 def save_curves(path: Path | None, records: Mapping[str, dict[str, Any]],
-                panels: Mapping[str, str]) -> None:
+                panels: Mapping[str, str] = CURVES) -> None:
     """Draw runs by epoch, if a path is given.
 
     Parameters

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, one_cycle, print_table
+from runner import Run, arguments, cifar10, flips_and_crops, loaders, one_cycle, print_table
 
 import convkit as ck
-from convkit import data, functional, nn
-from convkit.data import augment
+from convkit import functional, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from networks import NETWORKS
@@ -124,20 +123,17 @@ def main() -> None:
     """Run what has not been run, and print the table."""
     options = arguments(__doc__.splitlines()[0], epochs=10).parse_args()
     train, test = cifar10(options.quick)
-    mean, std = train.statistics()
-    change = augment.Compose([augment.RandomHorizontalFlip(), augment.RandomCrop(32, padding=4)])
+    statistics = train.statistics()
     found = {}
     for seed in SEEDS:
         for side in SIDES:
             if options.only not in f"{side}-{seed}":
                 continue
             options.seed = seed
-            loaders = (data.DataLoader(train, 128, shuffle=True, seed=seed, mean=mean, std=std,
-                                       transform=change),
-                       data.DataLoader(test, 500, mean=mean, std=std))
+            batches = loaders(train, test, statistics, 128, seed, transform=flips_and_crops())
             run = Run("seeds", side, options, {"lr": LR, "weight_decay": DECAY})
-            found[side, seed] = with_torch(run, *loaders) if side == "torch" else run.train(
-                network, one_cycle(LR, DECAY), loaders, precision=side)
+            found[side, seed] = with_torch(run, *batches) if side == "torch" else run.train(
+                network, one_cycle(LR, DECAY), batches, precision=side)
     rows = []
     for side in SIDES:
         scores = [r["test_accuracy"] for (name, _), r in found.items() if name == side]
