@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, print_table
+from runner import Run, arguments, cifar10, loaders, print_table
 
-from convkit import Tensor, data, nn, no_grad, optim, training
+from convkit import Tensor, nn, no_grad, optim, training
 from convkit import functional as F
 from convkit.data import augment
 from convkit.data.preprocess import PCAWhitening
@@ -40,11 +40,11 @@ class Stage(nn.Sequential):
 class Network(nn.Module):
     """Whitening, three stages, the largest value of each channel, a linear layer."""
 
-    def __init__(self, images: np.ndarray):
+    def __init__(self, whitening: np.ndarray):
         super().__init__()
         self.whiten = nn.Conv2d(3, 24, 2)
         with no_grad():
-            self.whiten.weight.copy_(whitening(images))
+            self.whiten.weight.copy_(whitening)
         self.whiten.weight.requires_grad = False
         self.stages = nn.Sequential(*[Stage(before, after) for before, after in
                                       zip((24, *WIDTHS), WIDTHS, strict=False)])
@@ -71,11 +71,12 @@ class Mirrored(nn.Module):
         return (self.network(x) + self.network(Tensor(x.data[..., ::-1]))) / 2
 
 
-def whitening(images: np.ndarray) -> np.ndarray:
+def whitening(images: np.ndarray, mean: list[float], std: list[float]) -> np.ndarray:
     """Return weights (24, 3, 2, 2): the principal directions of patches, and their negatives."""
     rng = np.random.default_rng(0)
     n, y, x = (rng.integers(limit, size=PATCHES) for limit in (len(images), 31, 31))
     patches = np.stack([images[n, :, y + dy, x + dx] for dy in (0, 1) for dx in (0, 1)], axis=-1)
+    patches = (patches / 255 - np.reshape(mean, (3, 1))) / np.reshape(std, (3, 1))
     found = PCAWhitening(eps=5e-4).fit(patches.reshape(PATCHES, 3, 2, 2).astype(np.float32))
     spread = np.sqrt(found.arrays["variances"][0] + found.eps)
     rows = found.arrays["directions"][0] / spread[:, None]
@@ -102,25 +103,22 @@ def main() -> None:
     """Train, unless that has been done, and print what came out."""
     options = arguments(__doc__.splitlines()[0], epochs=7).parse_args()
     train, test = cifar10(options.quick)
-    mean, std = train.statistics()
+    statistics = train.statistics()
     change = augment.Compose([augment.RandomHorizontalFlip(),
                               augment.RandomCrop(32, padding=2, padding_mode="reflect")])
-    loaders = (data.DataLoader(train, BATCH, shuffle=True, seed=options.seed, mean=mean, std=std,
-                               transform=change, drop_last=not options.quick),
-               data.DataLoader(test, 500, mean=mean, std=std))
-    normalised = np.concatenate([x for x, _ in data.DataLoader(
-        train, 500, mean=mean, std=std)])
+    batches = loaders(train, test, statistics, BATCH, options.seed, transform=change,
+                      drop_last=not options.quick)
 
     def mirrored(trainer: training.Trainer) -> dict[str, Any]:
-        found = training.evaluate(Mirrored(trainer.model), loaders[1], loss)
+        found = training.evaluate(Mirrored(trainer.model), batches[1], loss)
         return {"test_accuracy": found.accuracy,
                 "without_mirror": trainer.history[-1]["val_accuracy"]}
 
     run = Run("ten-minutes", "-".join(map(str, WIDTHS)), options, {
         "batch": BATCH, "lr": RATE, "weight_decay": DECAY, "label_smoothing": SMOOTHING,
         "time_limit": LIMIT})
-    found = run.train(lambda: Network(normalised), optimiser, loaders, loss=loss,
-                      extra=mirrored, time_limit=LIMIT)
+    found = run.train(lambda: Network(whitening(train.images, *statistics)), optimiser, batches,
+                      loss=loss, extra=mirrored, time_limit=LIMIT)
     print_table(["epochs", "train", "test", "without mirror images", "s"],
                 [[len(found["history"]), f"{found['train_accuracy']:.2%}",
                   f"{found['test_accuracy']:.2%}", f"{found['without_mirror']:.2%}",
