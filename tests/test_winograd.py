@@ -148,18 +148,19 @@ def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, channels, col
         assert_same_bits(got, run_grad_weight(x, gy, tile, top, left, 2), what)
 
 
-def run_grad_weight(x, gy, tile, top, left, threads=1):
+def run_grad_weight(x, gy, tile, top, left, threads=1, **more):
     """Return the gradient of the weight, and the peaks of gy and of the gradient."""
     gw = np.full((gy.shape[3], x.shape[3], 3, 3), np.nan, np.float32)
-    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads)
+    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads, **more)
 
 
 @pytest.mark.parametrize("tile", winograd.TILES)
-def test_many_stages_of_a_weight_gradient_change_no_bit_on_any_number_of_threads(tile):
+@pytest.mark.parametrize("parts", [None, 1, 2, 7, 100_000])
+def test_stages_and_parts_of_a_weight_gradient_change_no_bit_on_any_number_of_threads(tile, parts):
     x, gy = random_array((9, 30, 31, 20)), random_array((9, 30, 31, 40), seed=1)
-    want = run_grad_weight(x, gy, tile, -1, -1)
+    want = run_grad_weight(x, gy, tile, -1, -1, parts=parts)
     for threads in (2, 3, 5):
-        assert_same_bits(want, run_grad_weight(x, gy, tile, -1, -1, threads))
+        assert_same_bits(want, run_grad_weight(x, gy, tile, -1, -1, threads, parts=parts))
     direct = np.empty_like(want[0])
     Direct.grad_weight(problem((9, 20, 30, 31), direct.shape), x, gy, direct, 1)
     assert_close(want[0], direct, tolerance("gradient", np.float32))

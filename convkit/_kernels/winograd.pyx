@@ -774,6 +774,16 @@ cdef Py_ssize_t MOST_STAGE_BYTES = 8 << 20
 # A stage has at most so many tiles: a tile of the result that reduces over so many spends little
 # on being loaded and stored.
 cdef Py_ssize_t MOST_STAGE_TILES = 512
+# Bytes of a part's stage: with the part's sums, in a second-level cache.
+cdef Py_ssize_t PART_STAGE_BYTES = 768 << 10
+# A part has so many tiles for each tile's worth of sums (C * O sums beside C + O numbers of a
+# tile), or loading, storing and joining sums would take more than a twentieth of the time; with
+# fewer parts than the least, threads are better off at one stage together.
+cdef Py_ssize_t PART_TILES = 12
+cdef Py_ssize_t LEAST_PARTS = 4
+cdef Py_ssize_t MOST_PARTS = 32
+# Numbers that one task adds up over the parts.
+cdef Py_ssize_t JOIN_COUNT = 4096
 
 
 cdef struct GradientJob:
@@ -785,43 +795,43 @@ cdef struct GradientJob:
     Py_ssize_t vector, positions, in_c, out_c
     Py_ssize_t columns, blocks            # of the result, and of a block; blocks of columns
     Py_ssize_t chunks                     # tasks for one position
+    Py_ssize_t total, stage               # tiles in all; tiles multiplied together, at most
+    Py_ssize_t parts                      # ranges of tiles with sums of their own
     Py_ssize_t first, last                # tiles of the present stage
-    float* v
+    float* v                              # transformed tiles of a stage
     float* d
+    Py_ssize_t slot_step                  # floats from one thread's to the next
     float* sums
     float* w
-    Py_ssize_t row, position_step         # of the sums
+    Py_ssize_t row, position_step, part_step   # of the sums
     int32_t* gy_peaks
     int32_t* w_peaks
 
 
-cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+cdef void _gather(GradientJob* job, Py_ssize_t first, Py_ssize_t last, float* v, float* d,
+                  int slot) noexcept nogil:
     """Transform a few tiles of the input and of the output's gradient."""
-    cdef GradientJob* job = <GradientJob*>ctx
-    cdef Py_ssize_t first = job.first + index * TRANSFORM_TILES
-    cdef Py_ssize_t last = min(first + TRANSFORM_TILES, job.last)
-    _transform(&job.x, first, last, job.v + (first - job.first) * job.x.step, NULL)
-    _transform(&job.gy, first, last, job.d + (first - job.first) * job.gy.step,
-               job.gy_peaks + slot * job.vector)
+    _transform(&job.x, first, last, v, NULL)
+    _transform(&job.gy, first, last, d, job.gy_peaks + slot * job.vector)
 
 
-cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Add the stage's tiles to some columns of one position's sums."""
-    cdef GradientJob* job = <GradientJob*>ctx
-    cdef Py_ssize_t position = index // job.chunks, chunk = index % job.chunks
+cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
+                        Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
+                        float* sums, bint accumulate) noexcept nogil:
+    """Add a stage's tiles to some blocks of columns of one position's sums."""
     cdef Py_ssize_t b, left, rows, i, end, m
     cdef ck_gemm_args args = job.product
-    cdef const float* v = job.v + position * job.x.proto.position_step
-    cdef float* sums = job.sums + position * job.position_step
     cdef int nv
-    args.k = job.last - job.first
-    args.accumulate = job.first > 0
-    for b in range(part_start(job.blocks, job.chunks, chunk),
-                   part_start(job.blocks, job.chunks, chunk + 1)):
+    args.k = tiles
+    args.accumulate = accumulate
+    v += position * job.x.proto.position_step
+    d += position * job.gy.proto.position_step
+    sums += position * job.position_step
+    for b in range(first_block, last_block):
         left = min(job.columns, job.out_c - b * job.columns)
         nv = <int>((left + job.vector - 1) // job.vector)
         args.n = <int>(nv * job.vector)
-        args.b = job.d + position * job.gy.proto.position_step + b * job.columns
+        args.b = d + b * job.columns
         rows = (job.in_c + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
         m = 0
         for i in range(rows):
@@ -830,6 +840,71 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             args.c = sums + m * job.row + b * job.columns
             job.gemm.transposed[nv][end - m](&args)
             m = end
+
+
+cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform a few tiles of the stage."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t tile = index * TRANSFORM_TILES
+    _gather(job, job.first + tile, min(job.first + tile + TRANSFORM_TILES, job.last),
+            job.v + tile * job.x.step, job.d + tile * job.gy.step, slot)
+
+
+cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add the stage's tiles to some columns of one position's sums."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t chunk = index % job.chunks
+    _add_products(job, index // job.chunks, part_start(job.blocks, job.chunks, chunk),
+                  part_start(job.blocks, job.chunks, chunk + 1), job.last - job.first,
+                  job.v, job.d, job.sums, job.first > 0)
+
+
+cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform and sum a range of tiles, stage by stage."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t first = part_start(job.total, job.parts, index), tile = first, last, position
+    cdef Py_ssize_t end = part_start(job.total, job.parts, index + 1)
+    cdef float* v = job.v + slot * job.slot_step
+    cdef float* d = job.d + slot * job.slot_step
+    while tile < end:
+        last = min(tile + job.stage, end)
+        _gather(job, tile, last, v, d, slot)
+        for position in range(job.positions):
+            _add_products(job, position, 0, job.blocks, last - tile, v, d,
+                          job.sums + index * job.part_step, tile > first)
+        tile = last
+
+
+cdef void _join_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add a run of the parts' sums to those of the first part, in order."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t i, part, first = index * JOIN_COUNT
+    cdef Py_ssize_t count = min(JOIN_COUNT, job.part_step - first)
+    cdef float* total = job.sums + first
+    cdef const float* more
+    for part in range(1, job.parts):
+        more = total + part * job.part_step
+        for i in range(count):
+            total[i] += more[i]
+
+
+cdef void _sum_stages(GradientJob* job, Py_ssize_t tasks, int team) noexcept nogil:
+    """Transform and sum all tiles, all threads at one stage."""
+    cdef Py_ssize_t gathers
+    job.first = 0
+    while job.first < job.total:
+        job.last = min(job.first + job.stage, job.total)
+        gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES
+        parallel_for(_gather_task, job, gathers, team)
+        parallel_for(_sum_task, job, tasks, team)
+        job.first = job.last
+
+
+cdef void _sum_parts(GradientJob* job, int team) noexcept nogil:
+    """Transform and sum all tiles, each thread at a part of its own."""
+    parallel_for(_part_task, job, job.parts, team)
+    parallel_for(_join_task, job, (job.part_step + JOIN_COUNT - 1) // JOIN_COUNT,
+                 threads_for(team, team, <double>job.part_step * job.parts))
 
 
 cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -846,12 +921,38 @@ cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.kernels.taps(&args)
 
 
-def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads):
+cdef void _choose_stage(GradientJob* job) noexcept nogil:
+    """Set how many tiles are multiplied together."""
+    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_STAGE_BYTES
+    if job.parts == 1:
+        bytes = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.part_step))
+    job.stage = min(MOST_STAGE_TILES, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
+    job.stage = min(job.total, max(TRANSFORM_TILES, job.stage))
+
+
+cdef Py_ssize_t _parts(const GradientJob* job) noexcept nogil:
+    """Return how many ranges of tiles have sums of their own: a power of two, or 1 for few tiles
+    and large sums."""
+    cdef Py_ssize_t most = job.total * (job.in_c + job.out_c) // (PART_TILES * job.in_c
+                                                                  * job.out_c)
+    cdef Py_ssize_t parts = LEAST_PARTS
+    if most < LEAST_PARTS:
+        return 1
+    while parts < MOST_PARTS and 2 * parts <= most:
+        parts *= 2
+    return parts
+
+
+def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads,
+                parts=None):
     """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
     for 3x3 taps (r, s).
 
-    Tiles are summed position by position, in order, in stages whose size depends on the
-    layer alone.
+    Tiles are summed position by position, in order, in stages. Where there are many tiles for
+    the size of the sums, ranges of tiles (parts) are summed apart, each by one thread, which
+    finds in its own cache what it has transformed; else all threads work at one stage, where half
+    of what a thread multiplies comes from the other's cache. Parts and stages depend on the
+    problem alone, never on the number of threads.
 
     Parameters
     ----------
@@ -865,6 +966,9 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
         Where the first output's taps begin in x; minus the padding.
     dilation : (int, int)
     threads : int
+    parts : int, optional
+        Ranges of tiles, at least 1 and at most as many as tiles; by default as many as pay.
+        Results differ by rounding.
 
     Returns
     -------
@@ -875,7 +979,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     cdef GradientJob job
     cdef const ck_winograd_table* table = _table()
     cdef ptrdiff_t no_offset = 0
-    cdef Py_ssize_t total, stage, bytes, zeros, gathers
+    cdef Py_ssize_t bytes, zeros, scratch
     if not (x.size and gy.size):
         gw.fill(0)
         return np.float32(0), np.float32(0)
@@ -905,35 +1009,34 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     job.taps.column_step = 9 * job.in_c
     job.taps.depth_step = 9
 
-    total = x.shape[0] * job.x.per_sample
-    stage = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.positions * job.position_step))
-    stage = min(MOST_STAGE_TILES, stage // (4 * (job.x.step + job.gy.step)))
-    stage = min(total, max(TRANSFORM_TILES, stage // TRANSFORM_TILES * TRANSFORM_TILES))
-    zeros = _round_up(max(job.in_c, job.out_c), job.vector)
-    bytes = 4 * (stage * (job.x.step + job.gy.step) + job.positions * job.position_step + zeros)
-    bytes = max(HUGE_BYTES, bytes)
-    cdef double work = <double>total * job.positions * job.in_c * job.out_c / job.vector
-    cdef Py_ssize_t tasks = job.positions * job.chunks
+    job.total = x.shape[0] * job.x.per_sample
+    job.part_step = job.positions * job.position_step
+    job.parts = _parts(&job) if parts is None else max(1, min(<Py_ssize_t>parts, job.total))
+    _choose_stage(&job)
+    cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
+    cdef Py_ssize_t tasks = job.parts if job.parts > 1 else job.positions * job.chunks
     cdef Py_ssize_t takes = job.row // job.vector * ((job.in_c + PACK_DEPTHS - 1) // PACK_DEPTHS)
     cdef int team = threads_for(threads, tasks, work)
+    job.slot_step = job.stage * (job.x.step + job.gy.step)
+    zeros = _round_up(max(job.in_c, job.out_c), job.vector)
+    scratch = job.slot_step * (team if job.parts > 1 else 1)
+    bytes = max(HUGE_BYTES, 4 * (scratch + job.parts * job.part_step + zeros))
     peaks = np.zeros((2, team, job.vector), np.int32)
     job.gy_peaks = <int32_t*>address(peaks)
     job.w_peaks = job.gy_peaks + team * job.vector
     with nogil:
         job.v = <float*>take(bytes)
         if job.v != NULL:
-            job.d = job.v + stage * job.x.step
-            job.sums = job.d + stage * job.gy.step
-            job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.positions * job.position_step
-            memset(job.sums + job.positions * job.position_step, 0, 4 * zeros)
-            job.first = 0
-            while job.first < total:
-                job.last = min(job.first + stage, total)
-                gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES
-                parallel_for(_gather_task, &job, gathers, team)
-                parallel_for(_sum_task, &job, tasks, team)
-                job.first = job.last
-            parallel_for(_taps_task, &job, takes, team)
+            job.d = job.v + job.stage * job.x.step
+            job.sums = job.taps.sums = job.v + scratch
+            job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
+            memset(<void*>job.x.proto.zeros, 0, 4 * zeros)
+            if job.parts > 1:
+                _sum_parts(&job, team)
+            else:
+                _sum_stages(&job, tasks, team)
+            parallel_for(_taps_task, &job, takes,
+                         threads_for(team, takes, <double>job.part_step))
             give(job.v, bytes)
     if job.v == NULL:
         raise MemoryError(f"no memory for {bytes} bytes of scratch")
