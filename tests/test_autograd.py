@@ -318,7 +318,8 @@ def test_types_of_numbers():
 @pytest.mark.parametrize("index", [
     0, -1, slice(None), slice(1, None), (0, 1), (slice(None), -1), (Ellipsis, 0), None,
     (slice(None), None, 1), (slice(None, None, 2), slice(1, 3)), (1, Ellipsis, slice(0, 2)),
-    (np.int64(1), slice(None)), (slice(0, 0),), (0, 1, 2), (Ellipsis,),
+    (np.int64(1), slice(None)), (slice(0, 0),), (0, 1, 2), (Ellipsis,), (slice(0, 3),),
+    (slice(None, None, -1), slice(3, None, -2), slice(-1, 0, -3)), (Ellipsis, slice(None, None, 3)),
 ])
 def test_indexing_and_its_gradient(index):
     x = leaf(3, 4, 5)
@@ -329,6 +330,27 @@ def test_indexing_and_its_gradient(index):
     expected = np.zeros(x.shape)
     expected[index] = weights
     np.testing.assert_array_equal(x.grad.data, expected)
+
+
+def test_the_gradient_of_a_slice_of_everything_is_an_array_of_its_own():
+    x, z = leaf(3, 4), leaf(3, 4)
+    whole = x[0:3]
+    (whole + z * z).sum().backward()
+    ((x * 2.0).sum() + (x[0:3] + z).sum()).backward()
+    np.testing.assert_array_equal(x.grad.data, np.full((3, 4), 4.0))
+    np.testing.assert_allclose(z.grad.data, 2 * z.data + 1)
+
+
+def test_the_gradient_of_a_slice_of_an_image_in_either_layout():
+    for order in (None, (0, 3, 1, 2)):
+        values = np.random.default_rng(0).standard_normal((2, 6, 7, 3))
+        values = values if order is None else values.transpose(order)
+        x = ck.Tensor(values, requires_grad=True)
+        y = x[:, ::2, 1::2, 1:]
+        y.backward(np.arange(y.data.size, dtype=np.float64).reshape(y.shape))
+        expected = np.zeros(x.shape)
+        expected[:, ::2, 1::2, 1:] = np.arange(y.data.size).reshape(y.shape)
+        np.testing.assert_array_equal(x.grad.data, expected)
 
 
 def test_bad_indices():

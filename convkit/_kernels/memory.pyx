@@ -4,6 +4,8 @@ import numpy as np
 cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 
+from convkit._kernels.copies cimport copy_array
+
 cdef extern from "blockpool.h" nogil:
     ctypedef struct ck_pool:
         size_t bound, held, fresh, reused, used, most
@@ -110,16 +112,16 @@ cdef cnp.ndarray _moved(cnp.ndarray x, cnp.npy_intp* orders):
     return cnp.PyArray_Transpose(x, &order)
 
 
-def to_last(cnp.ndarray x not None):
+def to_last(cnp.ndarray x not None, int threads=1):
     """Return a C-contiguous channels-last array with the values of a logical 2-D to 4-D one.
 
-    Shares memory with `x` where its layout allows.
+    Shares memory with `x` where its layout allows; else `threads` may copy.
     """
     cdef cnp.ndarray last = _moved(x, &TO_LAST[0][0])
     if cnp.PyArray_IS_C_CONTIGUOUS(last):
         return last
     copy = empty((<object>last).shape, x.dtype)
-    np.copyto(copy, last)
+    copy_array(copy, last, threads)
     return copy
 
 

@@ -7,14 +7,13 @@ Python functions (operations without a compiled step) and for a step's `recover`
 """
 
 cimport numpy as cnp
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from convkit._kernels.arrays cimport out_pointer
+from convkit._kernels.copies cimport MOST_AXES, Copy, arrange, copy_samples
 from convkit._kernels.memory cimport give, take
-from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
 
@@ -81,153 +80,10 @@ def python_step(function):
 
 # -- copies --------------------------------------------------------------------------------
 
-cdef enum:
-    MOST_AXES = 32
-
-# Bytes that one task copies, about; elements of a column that are copied side by side.
-cdef Py_ssize_t TASK_BYTES = 1 << 16
-cdef Py_ssize_t COLUMN = 16
-
-# A copy of one sample's elements from one set of strides (in bytes) to another. The last axis
-# is the innermost of the target, the one before it the innermost of the rest of the source.
-cdef struct Copy:
-    int axes
-    Py_ssize_t item
-    Py_ssize_t size[MOST_AXES]
-    Py_ssize_t source[MOST_AXES]
-    Py_ssize_t target[MOST_AXES]
-    Py_ssize_t source_sample, target_sample
-    Py_ssize_t outer, pieces, each     # blocks before the last two axes; cuts of the last but one
-    const char* x
-    char* y
-
-
-cdef void _move_axis(Copy* copy, int at, int to) noexcept nogil:
-    """Take an axis to a later place."""
-    cdef Py_ssize_t size = copy.size[at], source = copy.source[at], target = copy.target[at]
-    cdef int i
-    for i in range(at, to):
-        copy.size[i] = copy.size[i + 1]
-        copy.source[i] = copy.source[i + 1]
-        copy.target[i] = copy.target[i + 1]
-    copy.size[to] = size
-    copy.source[to] = source
-    copy.target[to] = target
-
-
-cdef inline Py_ssize_t _far(Py_ssize_t stride) noexcept nogil:
-    return stride if stride >= 0 else -stride
-
-
-cdef void _arrange(Copy* copy) noexcept nogil:
-    """Sort and join the axes, and cut the work."""
-    cdef int i, j, kept = 0, last
-    cdef Py_ssize_t rest
-    for i in range(copy.axes):         # by the target's strides, the largest first
-        for j in range(copy.axes - 1):
-            if _far(copy.target[j]) < _far(copy.target[j + 1]):
-                _move_axis(copy, j, j + 1)
-    for i in range(copy.axes):
-        if copy.size[i] == 1:
-            continue
-        if (kept and copy.source[kept - 1] == copy.source[i] * copy.size[i]
-                and copy.target[kept - 1] == copy.target[i] * copy.size[i]):
-            kept -= 1
-            copy.size[kept] *= copy.size[i]
-        else:
-            copy.size[kept] = copy.size[i]
-        copy.source[kept] = copy.source[i]
-        copy.target[kept] = copy.target[i]
-        kept += 1
-    while kept < 2:                    # axes of one element in front
-        for i in range(kept, 0, -1):
-            copy.size[i] = copy.size[i - 1]
-            copy.source[i] = copy.source[i - 1]
-            copy.target[i] = copy.target[i - 1]
-        copy.size[0] = 1
-        copy.source[0] = copy.target[0] = copy.item
-        kept += 1
-    copy.axes = kept
-    last = 0
-    for i in range(kept - 1):
-        if _far(copy.source[i]) <= _far(copy.source[last]):
-            last = i
-    _move_axis(copy, last, kept - 2)
-    copy.outer = 1
-    for i in range(kept - 2):
-        copy.outer *= copy.size[i]
-    rest = copy.size[kept - 2]
-    copy.each = max(COLUMN, TASK_BYTES // max(<Py_ssize_t>1, copy.size[kept - 1] * copy.item))
-    copy.each = max(<Py_ssize_t>1, min(copy.each, rest))
-    copy.pieces = (rest + copy.each - 1) // copy.each
-
-
-ctypedef fused element:
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
-
-
-cdef void _copy_plane(element* y, const element* x, Py_ssize_t rows, Py_ssize_t columns,
-                      Py_ssize_t x_row, Py_ssize_t y_row, Py_ssize_t x_column,
-                      Py_ssize_t y_column) noexcept nogil:
-    """Copy a plane of elements, a few rows at a time; strides in bytes."""
-    cdef Py_ssize_t first = 0, count, i, j
-    cdef const char* source
-    cdef char* target
-    while first < rows:
-        count = min(COLUMN, rows - first)
-        for j in range(columns):
-            source = <const char*>x + first * x_row + j * x_column
-            target = <char*>y + first * y_row + j * y_column
-            for i in range(count):
-                (<element*>target)[0] = (<const element*>source)[0]
-                source += x_row
-                target += y_row
-        first += count
-
-
-cdef void _copy_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    cdef Copy* copy = <Copy*>ctx
-    cdef Py_ssize_t piece = index % copy.pieces, block = index // copy.pieces
-    cdef Py_ssize_t sample = block // copy.outer
-    cdef Py_ssize_t first = piece * copy.each
-    cdef int row = copy.axes - 2, column = copy.axes - 1, i
-    cdef Py_ssize_t rows = min(copy.each, copy.size[row] - first), r, columns = copy.size[column]
-    cdef const char* x = copy.x + sample * copy.source_sample + first * copy.source[row]
-    cdef char* y = copy.y + sample * copy.target_sample + first * copy.target[row]
-    block -= sample * copy.outer
-    for i in range(row - 1, -1, -1):
-        x += block % copy.size[i] * copy.source[i]
-        y += block % copy.size[i] * copy.target[i]
-        block = block // copy.size[i]
-    if copy.source[column] == copy.item and copy.target[column] == copy.item:
-        for r in range(rows):
-            memcpy(y + r * copy.target[row], x + r * copy.source[row], columns * copy.item)
-    elif copy.item == 1:
-        _copy_plane[uint8_t](<uint8_t*>y, <const uint8_t*>x, rows, columns, copy.source[row],
-                             copy.target[row], copy.source[column], copy.target[column])
-    elif copy.item == 2:
-        _copy_plane[uint16_t](<uint16_t*>y, <const uint16_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
-    elif copy.item == 4:
-        _copy_plane[uint32_t](<uint32_t*>y, <const uint32_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
-    else:
-        _copy_plane[uint64_t](<uint64_t*>y, <const uint64_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
-
-
 cdef int _copy_step(const void* params, char** at, Py_ssize_t samples, int threads,
                     char* scratch) noexcept nogil:
     cdef Copy copy = (<const Copy*>params)[0]
-    cdef Py_ssize_t tasks = samples * copy.outer * copy.pieces
-    copy.x = at[0]
-    copy.y = at[1]
-    parallel_for(_copy_task, &copy, tasks, threads_for(
-        threads, tasks, <double>samples * copy.outer * copy.size[copy.axes - 2]
-        * copy.size[copy.axes - 1] * copy.item))
+    copy_samples(&copy, at[0], at[1], samples, threads)
     return 0
 
 
@@ -254,7 +110,7 @@ def copy_step(shape, source, target, Py_ssize_t item):
         copy.size[i] = shape[i]
         copy.source[i] = source[i + 1]
         copy.target[i] = target[i + 1]
-    _arrange(&copy)
+    arrange(&copy)
     return new_step(_copy_step, NULL, &copy, sizeof(Copy), None)
 
 
@@ -497,7 +353,7 @@ cdef class Runner:
         bases[ARRAYS + i] = at[1]
         with nogil:
             before = _now()
-            _arrange(&copy)
+            arrange(&copy)
             _copy_step(&copy, at, 1, threads, NULL)
             if seconds != NULL:
                 seconds[self._count] += _now() - before

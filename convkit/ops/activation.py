@@ -58,7 +58,7 @@ __all__ = [
 def apply_kernel(kernel: str, x: np.ndarray, threads: int, parameters: tuple) -> np.ndarray:
     """Return f(x), laid out in memory as `x` is."""
     order = axis_order(x)
-    flat = in_order(x, order)
+    flat = in_order(x, order, threads)
     y = memory.empty(flat.shape, x.dtype)
     elementwise.unary(kernel, flat, y, threads, *parameters)
     return logical(y, order)
@@ -77,9 +77,9 @@ def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
               parameters: tuple) -> np.ndarray:
     """Return gy * f', laid out in memory as `saved` is."""
     order = axis_order(saved)
-    flat = in_order(saved, order)
+    flat = in_order(saved, order, threads)
     gx = memory.empty(flat.shape, saved.dtype)
-    elementwise.unary_grad(kernel, in_order(gy, order), flat, gx, threads,
+    elementwise.unary_grad(kernel, in_order(gy, order, threads), flat, gx, threads,
                            *parameters)
     return logical(gx, order)
 
@@ -448,7 +448,7 @@ class _Normalised(Op):
     def forward(cls, ctx: Context, x: np.ndarray, *, dim: int = -1) -> np.ndarray:
         """Compute the function; the axis `dim` of the result is its last in memory."""
         dim = _axis(dim, x.ndim)
-        moved = in_order(np.moveaxis(np.atleast_1d(native(x)), dim, -1), None)
+        moved = in_order(np.moveaxis(np.atleast_1d(native(x)), dim, -1), None, ctx.threads)
         out = memory.empty(moved.shape, moved.dtype)
         softmax.softmax(moved, out, ctx.threads, cls.log)
         if ctx.needs[0]:
@@ -472,7 +472,7 @@ class _Normalised(Op):
     def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
         """Return the gradient of x, from the values."""
         values, dim = ctx.saved
-        moved = in_order(np.moveaxis(np.atleast_1d(gy), dim, -1), None)
+        moved = in_order(np.moveaxis(np.atleast_1d(gy), dim, -1), None, ctx.threads)
         gx = memory.empty(values.shape, values.dtype)
         softmax.softmax_grad(moved, values, gx, ctx.threads, cls.log)
         return (np.moveaxis(gx, -1, dim) if gy.ndim else gx[0],)

@@ -42,7 +42,7 @@ class Affine(Op):
     def forward(ctx: Context, x, scale, shift, *, activation=None, activation_args=()):
         """Scale, shift and activate."""
         Affine.shape(x.shape, scale.shape, shift.shape)
-        last = to_last(native(x))
+        last = to_last(native(x), ctx.threads)
         scale, shift = native(scale, "scale"), native(shift, "shift")
         y = memory.empty(last.shape, last.dtype)
         norm.affine(last, scale, shift, out=y, threads=ctx.threads,
@@ -63,7 +63,7 @@ class Affine(Op):
     def backward(ctx, g):
         """Return the gradients of x, scale and shift."""
         last, scale, shift, activation, args = ctx.saved
-        g = to_last(g)
+        g = to_last(g, ctx.threads)
         if activation is not None:
             z = _scaled(last, scale, shift, ctx.threads)
             g = g * _slope(z, activation, args)

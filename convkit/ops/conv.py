@@ -48,9 +48,9 @@ def activation_arguments(activation: str | None, args: tuple = ()) -> dict[str, 
     return {"activation": code, "alpha": alpha, "beta": beta}
 
 
-def _four(x: np.ndarray) -> np.ndarray:
+def _four(x: np.ndarray, threads: int) -> np.ndarray:
     """Return a channels-last array as (N, H, W, C); a 1-D signal gets height 1."""
-    last = to_last(x)
+    last = to_last(x, threads)
     return last if last.ndim == 4 else last[:, None]
 
 
@@ -138,7 +138,7 @@ class Conv(Op):
                                   dilation=dilation, groups=groups,
                                   precision=precision or ctx.precision)
         bias = _check_bias(bias, problem.out_channels)
-        x_last, taps = _four(x), _taps(weight)
+        x_last, taps = _four(x, ctx.threads), _taps(weight)
         y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype,
                          x_last if groups > 1 else None)
         if residual is not None:
@@ -146,7 +146,7 @@ class Conv(Op):
             expected = _logical(y, rank).shape
             if residual.shape != expected:
                 raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
-            residual = _four(residual)
+            residual = _four(residual, ctx.threads)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         epilogue = {} if activation is None else activation_arguments(activation, activation_args)
         planner.run("forward", problem, algorithm, x_last, taps, y, cache, ctx.threads, bias=bias,
@@ -192,7 +192,7 @@ class Conv(Op):
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
-        gy = to_last(gy) if rank == 4 else _four(gy)
+        gy = to_last(gy, ctx.threads) if rank == 4 else _four(gy, ctx.threads)
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(x.shape, x.dtype, gy if problem.groups > 1 else None)
@@ -278,7 +278,7 @@ class ConvTranspose(Op):
             output_padding=output_padding, dilation=dilation, groups=groups,
             precision=precision or ctx.precision)
         bias = _check_bias(bias, problem.in_channels)
-        x_last, taps = _four(x), _taps(weight)
+        x_last, taps = _four(x, ctx.threads), _taps(weight)
         y = memory.empty((problem.batch, *problem.in_size, problem.in_channels), x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         planner.run("grad_input", problem, "auto", x_last, taps, y, cache, ctx.threads, bias=bias)
@@ -314,7 +314,7 @@ class ConvTranspose(Op):
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias: the convolution itself and its weight gradient."""
         problem, x, weight, cache, rank = ctx.saved
-        gy = _four(gy)
+        gy = _four(gy, ctx.threads)
         gx = gw = gb = None
         if ctx.needs[0]:
             gx = memory.empty(x.shape, x.dtype)

@@ -65,7 +65,8 @@ class Deferred(PutOff):
         if (self.residual is not None or self._value is not None or other.shape != self.shape
                 or other.dtype != self.dtype or not other.flags.aligned):
             return None
-        return Deferred(self.last, *self._numbers, self.threads, self.shape, to_last(other))
+        return Deferred(self.last, *self._numbers, self.threads, self.shape,
+                        to_last(other, self.threads))
 
     def activated(self, kernel: str) -> np.ndarray:
         """Return the activation of the values, computed in one pass."""
@@ -122,8 +123,10 @@ class Masked:
         """Return the gradient; it is worked out once."""
         if self._value is None:
             value = self.value
-            last = to_last(value.activated(self.kernel) if isinstance(value, Deferred) else value)
+            last = to_last(value.activated(self.kernel) if isinstance(value, Deferred) else value,
+                           self.threads)
             gx = memory.empty(last.shape, last.dtype)
-            elementwise.unary_grad(self.kernel, to_last(self.gy), last, gx, self.threads)
+            gy = to_last(self.gy, self.threads)
+            elementwise.unary_grad(self.kernel, gy, last, gx, self.threads)
             self.put(gx)
         return self._value

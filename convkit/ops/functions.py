@@ -104,7 +104,7 @@ class Erf(Op):
         if any(ctx.needs):
             ctx.saved = x
         order = axis_order(x)
-        flat = in_order(x, order)
+        flat = in_order(x, order, ctx.threads)
         y = memory.empty(flat.shape, x.dtype)
         elementwise.unary("erf", flat, y, ctx.threads)
         return logical(y, order)
@@ -119,7 +119,7 @@ class Erf(Op):
         """Return g 2 / sqrt(pi) exp(-x^2)."""
         x = ctx.saved
         order = axis_order(x)
-        flat = in_order(x, order)
+        flat = in_order(x, order, ctx.threads)
         gx = memory.empty(flat.shape, x.dtype)
-        elementwise.unary_grad("erf", in_order(g, order), flat, gx, ctx.threads)
+        elementwise.unary_grad("erf", in_order(g, order, ctx.threads), flat, gx, ctx.threads)
         return (logical(gx, order),)

@@ -39,7 +39,7 @@ def _check(x: Shape, num_groups: int, weight: Shape | None, bias: Shape | None) 
 
 def sample_moments(x: Array, threads: int) -> tuple[Array, Array]:
     """Return mean and biased variance of every channel of every sample, (N, C), float64."""
-    return norm.moments(to_last(native(x)), threads, samples=len(x))
+    return norm.moments(to_last(native(x), threads), threads, samples=len(x))
 
 
 def _by_group(values: Array, groups: int, reduce) -> Array:
@@ -58,7 +58,7 @@ class _SampleNorm(Op):
     def _forward(ctx: Context, x: Array, weight: Array | None, bias: Array | None, groups: int,
                  eps: float) -> Array:
         """Compute (x - mean) / sqrt(var + eps) * weight + bias."""
-        last = to_last(native(x))
+        last = to_last(native(x), ctx.threads)
         dtype, samples, channels = last.dtype, len(last), last.shape[-1]
         mean, var = norm.moments(last, ctx.threads, samples=samples)
         inverse, scale, center, shift = norm.sample_parameters(
@@ -94,7 +94,7 @@ class _SampleNorm(Op):
         over the group: gx = s * gy - (mean(s * gy) + z * mean(s * gy * z)).
         """
         last, mean, inverse, scale, groups = ctx.saved
-        gy = to_last(gy)
+        gy = to_last(gy, ctx.threads)
         dtype, samples = last.dtype, len(last)
         center = _narrow(mean, dtype)
         sums, products = norm.grad_sums(gy, last, center, ctx.threads, samples=samples)

@@ -74,7 +74,7 @@ class LayerNorm(Op):
         axes = len(normalized_shape)
         order = _row_order(x, axes)
         inner = tuple(i - (x.ndim - axes) for i in order[x.ndim - axes:])
-        rows = in_order(x, order)
+        rows = in_order(x, order, ctx.threads)
         length = int(np.prod(normalized_shape, dtype=np.int64))
         weight, bias = (_parameter(a, x, what, inner)
                         for a, what in ((weight, "weight"), (bias, "bias")))
@@ -111,7 +111,7 @@ class LayerNorm(Op):
         gx = (g - mean(g) - z * mean(g * z)) / sqrt(var + eps).
         """
         rows, weight, mean, inverse, length, order, inner = ctx.saved
-        gy = in_order(gy, order)
+        gy = in_order(gy, order, ctx.threads)
         gx = g_weight = g_bias = None
         if ctx.needs[0]:
             gx = memory.empty(rows.shape, rows.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import copies, memory
 from convkit._kernels.memory import from_last, to_last
 from convkit.errors import DTypeError
 
@@ -62,13 +62,16 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-def in_order(x: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
-    """Return the values of `x` as a C-contiguous, aligned array with its axes in `order`."""
+def in_order(x: np.ndarray, order: tuple[int, ...] | None, threads: int = 1) -> np.ndarray:
+    """Return the values of `x` as a C-contiguous, aligned array with its axes in `order`.
+
+    Where they are to be copied, `threads` may do it.
+    """
     moved = x if order is None else x.transpose(order)
     if moved.flags.c_contiguous and moved.flags.aligned:
         return moved
     copy = memory.empty(moved.shape, x.dtype)
-    np.copyto(copy, moved)
+    copies.copyto(copy, moved, threads)
     return copy
 
 

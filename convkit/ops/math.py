@@ -202,7 +202,7 @@ def _sum(x: np.ndarray, axes: tuple[int, ...], keepdim: bool, threads: int) -> n
     """Return the sum over `axes`; over all spatial axes of images and signals, by a kernel."""
     if not _spatial(x.shape, x.dtype, axes):
         return _reduce(x, axes, keepdim)
-    last = to_last(native(x))
+    last = to_last(native(x), threads)
     last = last if last.ndim == 4 else last[:, None]
     y = memory.empty((len(last), 1, 1, last.shape[3]), x.dtype)
     resample.gather(last, y, all_of(last.shape[1]), all_of(last.shape[2]), threads)

@@ -77,7 +77,7 @@ class BatchNorm(Op):
         """Compute (x - running_mean) / sqrt(running_var + eps) * weight + bias."""
         channels = _check(x.shape, weight=_shape_of(weight), bias=_shape_of(bias),
                           running_mean=running_mean.shape, running_var=running_var.shape)
-        last = to_last(native(x))
+        last = to_last(native(x), ctx.threads)
         mean, inverse, scale, shift = BatchNorm._numbers(
             channels, weight, bias, running_mean, running_var, eps)
         y = memory.empty(last.shape, last.dtype)
@@ -112,7 +112,7 @@ class BatchNorm(Op):
     def backward(ctx: Context, gy: Array) -> tuple[Array | None, ...]:
         """Return the gradients of x, weight and bias; the statistics are constants."""
         last, mean, inverse, scale = ctx.saved
-        gy = to_last(gy)
+        gy = to_last(gy, ctx.threads)
         gx = g_weight = g_bias = None
         if ctx.needs[0]:
             gx = memory.empty(gy.shape, gy.dtype)
@@ -170,7 +170,7 @@ class BatchNormTrain(Op):
         if not (x.ndim == 4 and x.size > expected[0] and weight is not None and bias is not None
                 and weight.shape == expected == bias.shape):
             cls.shape(x.shape, _shape_of(weight), _shape_of(bias))
-        last = to_last(native(x))
+        last = to_last(native(x), ctx.threads)
         mean, var, count = cls.moments(last, ctx.threads)
         inverse, scale, *numbers, narrow_var = norm.train_numbers(
             mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
@@ -193,7 +193,7 @@ class BatchNormTrain(Op):
         if isinstance(gy, Masked):
             gy, masked, sums, products = _masked_sums(gy, last, numbers, ctx.threads)
         else:
-            gy = to_last(gy)
+            gy = to_last(gy, ctx.threads)
             sums, products = norm.grad_sums(gy, last, center, ctx.threads)
         g_weight, g_bias = norm.parameter_gradients(sums, products, mean, center, inverse)
         gx = None
@@ -219,13 +219,13 @@ def _masked_sums(
     takes the sums also masks it, for whoever else has a part in it.
     """
     if gradient.gy is None:     # it has been worked out
-        gy = to_last(gradient.array())
+        gy = to_last(gradient.array(), threads)
         return gy, None, *norm.grad_sums(gy, last, numbers[0], threads)
-    gy, mask = to_last(gradient.gy), ACTIVATIONS[gradient.kernel][1]
+    gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
     if isinstance(gradient.value, Deferred):
         return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
     out = memory.empty(last.shape, last.dtype)
-    value = to_last(gradient.value)
+    value = to_last(gradient.value, threads)
     sums, products = norm.masked_sums(gy, last, mask, *numbers, value, out, threads)
     gradient.put(out)
     return out, None, sums, products

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.layout import FLOATS, axis_order, in_order, logical, native
 from convkit.ops.op import Context, Op, register
-from convkit.ops.spatial import LIMIT, UNIT, remembered
+from convkit.ops.passes import Pass, passes
+from convkit.ops.spatial import LIMIT, remembered
 
 __all__ = ["Pad"]
 
@@ -59,45 +59,13 @@ def _padded(x: tuple[int, ...], padding: Any, mode: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-class _Step(NamedTuple):
-    """One pass over an array in memory order, seen as (outer, height, width, inner)."""
-
-    before: tuple[int, ...]  # shape in memory order before the pass, and after it
-    after: tuple[int, ...]
-    at: int  # the axis in memory order that is the width; the one before it is the height
-    h: Axis
-    w: Axis
-
-    def around(self) -> tuple[int, int]:
-        """Return how many elements there are outside and inside of height and width."""
-        pair = self.h is not UNIT
-        return math.prod(self.before[:self.at - pair]), math.prod(self.before[self.at + 1:])
-
-    def view(self, array: np.ndarray) -> np.ndarray:
-        """Return the array in the four axes of the kernel."""
-        outer, inner = self.around()
-        height = array.shape[self.at - 1] if self.h is not UNIT else 1
-        return array.reshape(outer, height, array.shape[self.at], inner)
-
-
-def _steps(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> list[_Step]:
-    """Cut the padding of an array in memory order into passes over one or two axes."""
-    todo = [i for i, pair in enumerate(padding) if any(pair)] or [len(x) - 1]
-    steps = []
-    while todo:
-        at = todo.pop()
-        pair = bool(todo) and todo[-1] == at - 1
-        axes = [at - 1, at] if pair else [at]
-        if pair:
-            todo.pop()
-        after = list(x)
-        lists = [UNIT]
-        for i in axes:
-            after[i] += sum(padding[i])
-            lists.append(_pad_axis(x[i], after[i], padding[i][0], mode))
-        steps.append(_Step(x, tuple(after), at, *lists[-2:]))
-        x = tuple(after)
-    return steps
+def _passes(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> list[Pass]:
+    """Cut the padding of an array in memory order into passes."""
+    axes = [_pad_axis(n, n + sum(pair), pair[0], mode) if any(pair) else None
+            for n, pair in zip(x, padding, strict=True)]
+    if not any(axis is not None for axis in axes):
+        axes[-1] = _pad_axis(x[-1], x[-1], 0, mode)
+    return passes(x, axes)
 
 
 def _pad_integers(x: np.ndarray, padding: Any, mode: str, value: float) -> np.ndarray:
@@ -137,16 +105,16 @@ class Pad(Op):
         memory.empty(shape, x.dtype)  # refuses sizes beyond memory before lists are made
         x = native(x)
         order = axis_order(x)
-        array = in_order(x, order)
+        array = in_order(x, order, ctx.threads)
         pads = [tuple(padding[i]) for i in order or range(x.ndim)]
-        steps = _steps(array.shape, pads, mode)
+        walk = _passes(array.shape, pads, mode)
         fill = float(value) if mode == "constant" else 0.0
-        for step in steps:
-            out = memory.empty(step.after, x.dtype)
-            kernels.copy(step.view(array), step.view(out), step.h, step.w, fill, ctx.threads)
+        for one in walk:
+            out = memory.empty(one.after, x.dtype)
+            kernels.copy(one.view(array), one.view(out), one.h, one.w, fill, ctx.threads)
             array = out
         if any(ctx.needs):
-            ctx.saved = order, steps, x.dtype, mode
+            ctx.saved = order, walk, x.dtype, mode
         return logical(array, order)
 
     @staticmethod
@@ -159,13 +127,13 @@ class Pad(Op):
         x = b.compact(x)
         order = x.order
         fill = float(value) if mode == "constant" else 0.0
-        for step in _steps(tuple([sample[i] for i in order]), [padding[i] for i in order], mode):
+        for one in _passes(tuple([sample[i] for i in order]), [padding[i] for i in order], mode):
             shape = [0] * len(order)
-            for axis, size in zip(order, step.after, strict=True):
+            for axis, size in zip(order, one.after, strict=True):
                 shape[axis] = size
             y = b.new((x.shape[0], *shape[1:]), x.dtype, order)
-            outer, inner = step.around()
-            b.step(kernels.step(True, inner, x.dtype.itemsize, step.h, step.w, fill), (x, y),
+            outer, inner = one.around()
+            b.step(kernels.step(True, inner, x.dtype.itemsize, one.h, one.w, fill), (x, y),
                    tuple([n * outer for n in x.samples]))
             x = y
         return x
@@ -173,11 +141,11 @@ class Pad(Op):
     @staticmethod
     def backward(ctx: Context, g):
         """Give each element the sum of the gradients of its copies."""
-        order, steps, dtype, mode = ctx.saved
-        array = in_order(g.astype(dtype, copy=False), order)
-        for step in reversed(steps):
-            out = memory.empty(step.before, dtype)
-            args = step.view(array), step.view(out), step.h.transposed(), step.w.transposed()
+        order, walk, dtype, mode = ctx.saved
+        array = in_order(g.astype(dtype, copy=False), order, ctx.threads)
+        for one in reversed(walk):
+            out = memory.empty(one.before, dtype)
+            args = one.view(array), one.view(out), one.h.transposed(), one.w.transposed()
             if mode in ("constant", "zeros"):  # one copy of each element at most
                 kernels.copy(*args, 0.0, ctx.threads)
             else:

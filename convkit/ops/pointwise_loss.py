@@ -69,7 +69,8 @@ class _Pointwise(Op):
                 f"{x.shape}, which is rarely meant", UserWarning, stacklevel=2)
             x, target = np.broadcast_arrays(x, target)
         order = axis_order(x)
-        inputs = [None if a is None else in_order(a, order) for a in (x, target, *weights)]
+        inputs = [None if a is None else in_order(a, order, ctx.threads)
+                  for a in (x, target, *weights)]
         which = (kernel or cls.kernel, tuple(map(float, parameters)))
         losses = memory.empty(inputs[0].shape, x.dtype) if reduction == "none" else None
         total = kernels.pointwise(*which, *inputs, losses, ctx.threads)
@@ -84,7 +85,7 @@ class _Pointwise(Op):
         """Return the gradients of x and target; weights have none."""
         which, inputs, order, reduction, shapes = ctx.saved
         x = inputs[0]
-        each = in_order(gy, order) if reduction == "none" else None
+        each = in_order(gy, order, ctx.threads) if reduction == "none" else None
         factor = 1.0 if reduction == "none" else factor_of(gy, x.size, reduction)
         grads = [memory.empty(x.shape, x.dtype) if need else None for need in ctx.needs[:2]]
         kernels.pointwise_grad(*which, each, factor, *inputs, *grads, ctx.threads)

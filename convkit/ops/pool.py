@@ -160,7 +160,7 @@ class _Saved(NamedTuple):
 def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
                  windows: Iterable[_Windows], return_indices: bool):
     """Run max pooling; keep the taps where somebody will ask for them."""
-    source = image(x)
+    source = image(x, ctx.threads)
     shape = (*x.shape[:2], *sizes)
     y, target = empty_image(shape, source.dtype)  # before the lists, which it may dwarf
     *first, w = windows
@@ -204,7 +204,7 @@ def _max_of_bytes(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     """Run max pooling on quantised numbers."""
     if return_indices:
         raise DTypeError(f"expected x of floats where return_indices is set, got {x.dtype}")
-    last = to_last(x)
+    last = to_last(x, ctx.threads)
     y, target = empty_image((*x.shape[:2], *sizes), x.dtype)
     h, w = (_NO_HEIGHT, *windows)[-2:]
     _bytes_pool(h, w, x).run(last if x.ndim == 4 else last[:, None], target, ctx.threads)
@@ -230,8 +230,8 @@ def _max_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None
     """Send each output's gradient to the input that it came from."""
     shape, dtype, h, w, index = ctx.saved
     gx, target = empty_image(shape, dtype)
-    kernels.max_backward(image_gradient(g, dtype), index, target, h.axis, w.axis, w.taps,
-                         ctx.threads)
+    gy = image_gradient(g, dtype, ctx.threads)
+    kernels.max_backward(gy, index, target, h.axis, w.axis, w.taps, ctx.threads)
     return (gx,)
 
 
@@ -246,7 +246,7 @@ def average_windows(x: tuple[int, ...], kernel_size: Any, stride: Any, padding: 
 def _avg_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
                  axes: Iterable[Axis]) -> np.ndarray:
     """Run average pooling as a weighted gather."""
-    source = image(x)
+    source = image(x, ctx.threads)
     y, target = empty_image((*x.shape[:2], *sizes), source.dtype)
     *first, w = axes
     h = first[0] if first else UNIT
@@ -270,7 +270,7 @@ def _avg_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None
     """Share each output's gradient out to its inputs: the transposed gather."""
     shape, dtype, h, w, _ = ctx.saved
     gx, target = empty_image(shape, dtype)
-    resample.gather(image_gradient(g, dtype), target, h.transposed(), w.transposed(),
+    resample.gather(image_gradient(g, dtype, ctx.threads), target, h.transposed(), w.transposed(),
                     ctx.threads)
     return (gx,)
 

@@ -120,7 +120,7 @@ class Upsample(Op):
                 scale_factor=None):
         """Resample (N, C, L) or (N, C, H, W)."""
         sizes, factors = _sizes(x.shape, size, mode, scale_factor)
-        source = image(x)
+        source = image(x, ctx.threads)
         y, target = empty_image((*x.shape[:2], *sizes), source.dtype)
         h, w = _axes(x.shape, sizes, factors, mode, align_corners)
         if mode == "nearest":
@@ -150,6 +150,6 @@ class Upsample(Op):
         """Give each input the weighted sum of the gradients of the outputs that it went into."""
         shape, dtype, h, w = ctx.saved
         gx, target = empty_image(shape, dtype)
-        kernels.gather(image_gradient(g, dtype), target, h.transposed(), w.transposed(),
-                       ctx.threads)
+        gy = image_gradient(g, dtype, ctx.threads)
+        kernels.gather(gy, target, h.transposed(), w.transposed(), ctx.threads)
         return (gx,)

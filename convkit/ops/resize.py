@@ -157,7 +157,7 @@ class Resize(Op):
         size = _sizes(x.shape, size, scale, mode, coordinates, nearest_mode, roi)
         x = native(x)
         order = axis_order(x)
-        array, dtype = in_order(x, order), x.dtype
+        array, dtype = in_order(x, order, ctx.threads), x.dtype
         done, fills = [], []
         for at, axis in enumerate(order or range(x.ndim)):
             n, m = x.shape[axis], size[axis]
@@ -219,7 +219,7 @@ class Resize(Op):
             g = g.copy(order="K")
             for index in fills:
                 g[index] = 0
-        array = in_order(g.astype(dtype, copy=False), order)
+        array = in_order(g.astype(dtype, copy=False), order, ctx.threads)
         for at, lists in reversed(done):
             array = _gather(array, at, lists.transposed(), ctx.threads)
         return (logical(array, order),)

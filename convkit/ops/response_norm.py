@@ -49,7 +49,7 @@ class LocalResponseNorm(Op):
                 k: float = 1.0) -> Array:
         """Normalise; the result is channels-last in memory."""
         _check(x.shape, size)
-        last = to_last(native(x))
+        last = to_last(native(x), ctx.threads)
         y = memory.empty(last.shape, last.dtype)
         base = memory.empty(last.shape, last.dtype) if ctx.needs[0] else None
         rownorm.local_response_norm(last, size, alpha, beta, k, y, base, ctx.threads)
@@ -78,5 +78,6 @@ class LocalResponseNorm(Op):
         """
         last, base, *attrs = ctx.saved
         gx = memory.empty(last.shape, last.dtype)
-        rownorm.local_response_norm_grad(to_last(gy), last, base, *attrs, gx, ctx.threads)
+        gy = to_last(gy, ctx.threads)
+        rownorm.local_response_norm_grad(gy, last, base, *attrs, gx, ctx.threads)
         return (from_last(gx),)

@@ -7,10 +7,13 @@ import math
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import memory, resample
+from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
-from convkit.ops.layout import axis_order, dense_strides, empty_ordered
+from convkit.ops.layout import axis_order, dense_strides, empty_ordered, in_order, logical
 from convkit.ops.op import Context, Op, register
+from convkit.ops.passes import passes
+from convkit.ops.spatial import remembered
 
 __all__ = ["Concat", "Flatten", "Permute", "Reshape", "Slice", "resolve_shape"]
 
@@ -328,10 +331,25 @@ class Slice(Op):
     def backward(ctx, g):
         """Put the gradient in its place, with zeros around it."""
         shape, order, index = ctx.saved
-        gx = empty_ordered(shape, order, g.dtype)
-        gx.fill(0)
-        gx[index] = g
-        return (gx,)
+        array = in_order(g, order, ctx.threads)
+        axes = [None if g.shape[i] == shape[i] and index[i].step in (None, 1)
+                else _kept_axis(shape[i], *index[i].indices(shape[i]))
+                for i in order or range(len(shape))]
+        walk = passes(array.shape, axes)
+        if not walk:                       # everything was kept; others may hold `g`
+            return (g.copy(order="K"),)
+        for one in walk:
+            out = memory.empty(one.after, g.dtype)
+            resample.copy(one.view(array), one.view(out), one.h, one.w, 0.0, ctx.threads)
+            array = out
+        return (logical(array, order),)
+
+
+@remembered
+def _kept_axis(size: int, start: int, stop: int, step: int) -> Axis:
+    """Return where the elements that a slice keeps lay."""
+    places = range(start, stop, step)
+    return Axis(size, len(places), places, range(len(places)))
 
 
 def _slices(x: tuple[int, ...], starts, stops, steps) -> tuple[slice, ...]:

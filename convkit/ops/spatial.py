@@ -81,15 +81,15 @@ def per_axis(value: Any, axes: int, name: str, low: int) -> tuple[int, ...]:
     return values
 
 
-def image(x: np.ndarray) -> np.ndarray:
+def image(x: np.ndarray, threads: int) -> np.ndarray:
     """Return (N, C, L) or (N, C, H, W) as the C-contiguous (N, H, W, C) that kernels take."""
-    last = to_last(native(x))
+    last = to_last(native(x), threads)
     return last.reshape(last.shape[0], 1, *last.shape[1:]) if last.ndim == 3 else last
 
 
-def image_gradient(g: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def image_gradient(g: np.ndarray, dtype: np.dtype, threads: int) -> np.ndarray:
     """Return an incoming gradient as `image` does, in the dtype of the forward pass."""
-    return image(g.astype(dtype, copy=False))
+    return image(g.astype(dtype, copy=False), threads)
 
 
 def empty_image(shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
