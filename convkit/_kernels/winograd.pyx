@@ -774,8 +774,8 @@ cdef Py_ssize_t MOST_STAGE_BYTES = 8 << 20
 # A stage has at most so many tiles: a tile of the result that reduces over so many spends little
 # on being loaded and stored.
 cdef Py_ssize_t MOST_STAGE_TILES = 512
-# Bytes of a part's stage: with the part's sums, in a second-level cache.
-cdef Py_ssize_t PART_STAGE_BYTES = 768 << 10
+# Bytes of a part's stage, and of its sums at most: together in a second-level cache.
+cdef Py_ssize_t PART_BYTES = 768 << 10
 # A part has so many tiles for each tile's worth of sums (C * O sums beside C + O numbers of a
 # tile), or loading, storing and joining sums would take more than a twentieth of the time; with
 # fewer parts than the least, threads are better off at one stage together.
@@ -923,7 +923,7 @@ cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 cdef void _choose_stage(GradientJob* job) noexcept nogil:
     """Set how many tiles are multiplied together."""
-    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_STAGE_BYTES
+    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_BYTES
     if job.parts == 1:
         bytes = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.part_step))
     job.stage = min(MOST_STAGE_TILES, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
@@ -936,7 +936,7 @@ cdef Py_ssize_t _parts(const GradientJob* job) noexcept nogil:
     cdef Py_ssize_t most = job.total * (job.in_c + job.out_c) // (PART_TILES * job.in_c
                                                                   * job.out_c)
     cdef Py_ssize_t parts = LEAST_PARTS
-    if most < LEAST_PARTS:
+    if most < LEAST_PARTS or 4 * job.part_step > PART_BYTES:
         return 1
     while parts < MOST_PARTS and 2 * parts <= most:
         parts *= 2
