@@ -82,11 +82,14 @@ cdef class Context:
         "highest", "high" or "medium": how products are computed (`convkit.precision`).
     defer : bool
         Whether forward may put its output off now.
+    owned : bool
+        In backward: whether nobody else holds the (first) output's gradient, so that it may be
+        overwritten.
     """
 
     cdef public object needs, saved, cache, precision
     cdef public int threads
-    cdef public bint defer
+    cdef public bint defer, owned
 
     def __init__(self, needs, int threads, cache=(), precision="high"):
         self.needs = needs
@@ -230,6 +233,7 @@ cdef class Node:
     cdef public object op, ctx, edges, versions, leaves, hooks
     cdef public Py_ssize_t n_outputs
     cdef readonly long long order
+    cdef bint owned              # whether the tape alone holds the first output's gradient
 
     def __init__(self, op, ctx, edges, versions, Py_ssize_t n_outputs):
         self.op = op
@@ -270,7 +274,9 @@ cdef class Node:
 
     def run(self, list grads):
         """Run the operation's backward once."""
-        return self.op.backward(self.ctx, *self.begin(grads))
+        grads = self.begin(grads)
+        (<Context?>self.ctx).owned = self.owned and not self.hooks
+        return self.op.backward(self.ctx, *grads)
 
     def free(self):
         """Let go of saved values and of the rest of the graph."""
@@ -289,9 +295,9 @@ cdef _hooked(hook, grad):
     return result
 
 
-cdef _sum(a, b):
-    """Return the sum of two gradients of one tensor."""
-    return _add.total(_plain(a), _plain(b), _threads())
+cdef _sum(a, b, bint owned=False):
+    """Return the sum of two gradients of one tensor; `owned`: the first may be overwritten."""
+    return _add.total(_plain(a), _plain(b), _threads(), owned)
 
 
 cdef _call_post_hooks(TensorBase leaf):
@@ -340,7 +346,9 @@ cdef class Sweep:
             slots = self._pending[node] = [None] * node.n_outputs
             heappush(self._heap, node)
         before = slots[output]
-        slots[output] = value if before is None else _sum(before, value)
+        slots[output] = value if before is None else _sum(before, value, node.owned and output == 0)
+        if output == 0:
+            node.owned = owned or before is not None
 
     cdef _send_leaf(self, TensorBase leaf, value, bint owned):
         if not leaf._hooks:

@@ -14,7 +14,7 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.deferred import Deferred, Masked
+from convkit.ops.deferred import Deferred, Masked, space_for_gradient
 from convkit.ops.layout import (
     FLOATS,
     axis_order,
@@ -74,13 +74,12 @@ def lower_kernel(b: Any, x: Any, kernel: str, parameters: tuple) -> Any:
 
 
 def _map_grad(kernel: str, gy: np.ndarray, saved: np.ndarray, threads: int,
-              parameters: tuple) -> np.ndarray:
-    """Return gy * f', laid out in memory as `saved` is."""
+              parameters: tuple, owned: bool) -> np.ndarray:
+    """Return gy * f', laid out in memory as `saved` is; over `gy` where that is `owned`."""
     order = axis_order(saved)
-    flat = in_order(saved, order, threads)
-    gx = memory.empty(flat.shape, saved.dtype)
-    elementwise.unary_grad(kernel, in_order(gy, order, threads), flat, gx, threads,
-                           *parameters)
+    flat, gy = in_order(saved, order, threads), in_order(gy, order, threads)
+    gx = space_for_gradient(gy, flat, owned)
+    elementwise.unary_grad(kernel, gy, flat, gx, threads, *parameters)
     return logical(gx, order)
 
 
@@ -119,7 +118,7 @@ class _Unary(Op):
     def backward(ctx: Context, gy: np.ndarray) -> tuple[np.ndarray]:
         """Return the gradient of x, from what forward saved."""
         saved, kernel, parameters = ctx.saved
-        return (_map_grad(kernel, gy, saved, ctx.threads, parameters),)
+        return (_map_grad(kernel, gy, saved, ctx.threads, parameters, ctx.owned),)
 
 
 class _FromOutput(_Unary):
@@ -155,8 +154,8 @@ class _Absorbing(_FromOutput):
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
         value, put_off = ctx.saved
         if put_off:
-            return (Masked(gy, value, cls.kernel, ctx.threads),)
-        return (_map_grad(cls.kernel, gy, value, ctx.threads, ()),)
+            return (Masked(gy, value, cls.kernel, ctx.threads, ctx.owned),)
+        return (_map_grad(cls.kernel, gy, value, ctx.threads, (), ctx.owned),)
 
 
 @register

@@ -17,7 +17,7 @@ from convkit._kernels import elementwise, memory, norm
 from convkit._kernels.tape import PutOff, plain
 from convkit.ops.layout import from_last, to_last
 
-__all__ = ["ACTIVATIONS", "Deferred", "Masked", "plain"]
+__all__ = ["ACTIVATIONS", "Deferred", "Masked", "plain", "space_for_gradient"]
 
 _NAN = float("nan")
 
@@ -27,6 +27,16 @@ ACTIVATIONS = {
     "relu": ((1, 0.0, 0.0), (0.0, _NAN)),
     "relu6": ((2, 0.0, 6.0), (0.0, 6.0)),
 }
+
+
+def space_for_gradient(gy: np.ndarray, x: np.ndarray, owned: bool) -> np.ndarray:
+    """Return where the gradient of `x` may be written: over `gy` where that is `owned`.
+
+    That spares a third of the memory's work. Both are C-contiguous, of one shape.
+    """
+    if owned and gy.dtype == x.dtype and gy.flags.writeable:
+        return gy
+    return memory.empty(x.shape, x.dtype)
 
 
 class Deferred(PutOff):
@@ -101,12 +111,16 @@ class Masked:
         The activation's kernel.
     threads : int
         How many threads may be used.
+    owned : bool
+        Whether `gy` is nobody else's, so that whoever alone has this may overwrite it.
     """
 
-    __slots__ = ("_value", "dtype", "gy", "kernel", "shape", "threads", "value")
+    __slots__ = ("_value", "dtype", "gy", "kernel", "owned", "shape", "threads", "value")
 
-    def __init__(self, gy: np.ndarray, value: np.ndarray | Deferred, kernel: str, threads: int):
+    def __init__(self, gy: np.ndarray, value: np.ndarray | Deferred, kernel: str, threads: int,
+                 owned: bool = False):
         self.gy = gy
+        self.owned = owned
         self.value = value
         self.kernel = kernel
         self.threads = threads
@@ -125,8 +139,8 @@ class Masked:
             value = self.value
             last = to_last(value.activated(self.kernel) if isinstance(value, Deferred) else value,
                            self.threads)
-            gx = memory.empty(last.shape, last.dtype)
             gy = to_last(self.gy, self.threads)
+            gx = space_for_gradient(gy, last, self.owned)
             elementwise.unary_grad(self.kernel, gy, last, gx, self.threads)
             self.put(gx)
         return self._value

@@ -315,8 +315,14 @@ class Add(_Binary):
         return _binary("add", *common_type(a, b), ctx.threads)
 
     @staticmethod
-    def total(a, b, threads: int) -> np.ndarray:
-        """Return the sum of two arrays, laid out as the first."""
+    def total(a, b, threads: int, owned: bool = False) -> np.ndarray:
+        """Return the sum of two arrays, laid out as the first, and in its place if `owned`."""
+        if owned and a.shape == b.shape and a.dtype == b.dtype and a.flags.writeable:
+            order = axis_order(a)
+            views = (a, b) if order is None else (a.transpose(order), b.transpose(order))
+            if all(x.flags.c_contiguous for x in views):
+                elementwise.add(*views, 0, views[0], threads)
+                return a
         return _binary("add", a, b, threads)
 
     @classmethod

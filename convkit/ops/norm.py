@@ -14,7 +14,7 @@ import numpy as np
 from convkit._kernels import memory, norm
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.affine import lower_affine
-from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked
+from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, space_for_gradient
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -189,8 +189,9 @@ class BatchNormTrain(Op):
         """
         last, mean, inverse, scale, numbers, count = ctx.saved
         center, factor, _ = numbers
-        masked = None
+        masked, owned = None, ctx.owned
         if isinstance(gy, Masked):
+            owned = owned and gy.owned
             gy, masked, sums, products = _masked_sums(gy, last, numbers, ctx.threads)
         else:
             gy = to_last(gy, ctx.threads)
@@ -200,7 +201,7 @@ class BatchNormTrain(Op):
         if ctx.needs[0]:
             slope, shift = norm.input_numbers(*cls.totals(sums, products), mean, center, inverse,
                                               scale, count)
-            gx = memory.empty(last.shape, last.dtype)
+            gx = space_for_gradient(gy, last, owned)
             if masked is None:
                 norm.grad_input(gy, last, center, factor, slope, shift, gx, ctx.threads)
             else:
@@ -224,7 +225,7 @@ def _masked_sums(
     gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
     if isinstance(gradient.value, Deferred):
         return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
-    out = memory.empty(last.shape, last.dtype)
+    out = space_for_gradient(gy, last, gradient.owned)
     value = to_last(gradient.value, threads)
     sums, products = norm.masked_sums(gy, last, mask, *numbers, value, out, threads)
     gradient.put(out)
