@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_batch_invariance, check_op, random_array, run_python
+from harness import (
+    assert_same_bits,
+    check_batch_invariance,
+    check_op,
+    random_array,
+    run_python,
+)
 
 import convkit.ops  # noqa: F401  (registers)
 from convkit import runtime
@@ -194,3 +200,25 @@ def test_other_instruction_sets(isa):
             check_op("batch_norm_train", [shape, weight, bias], {"eps": 1e-5})
             check_op("batch_norm", [shape, weight, bias, bias, weight ** 2], {"eps": 1e-5})
         """, {"CONVKIT_ISA": isa})
+
+
+@pytest.mark.parametrize(("shape", "samples"), [
+    ((4, 300, 301, 3), None),      # more blocks than groups, and a shorter row
+    ((2, 257, 256, 64), None), ((3, 150, 400, 24), 3), ((1, 700, 701, 1), None)])
+def test_reductions_over_many_groups_of_blocks(shape, samples):
+    x, gy = random_array(shape) + np.float32(3), random_array(shape, seed=1)
+    center = random_array(shape[-1:], seed=2)
+    apart = (samples or 1, -1, shape[-1])
+    wide, wide_gy = x.reshape(apart).astype(np.float64), gy.reshape(apart).astype(np.float64)
+    want = [wide.mean(1), wide.var(1), wide_gy.sum(1), (wide_gy * (wide - center)).sum(1)]
+    results = [(*norm.moments(x, n, samples), *norm.grad_sums(gy, x, center, n, samples))
+               for n in (1, 2, 5)]
+    for got in results:
+        assert_same_bits(got, results[0])
+    for mine, his in zip(results[0], want, strict=True):
+        np.testing.assert_allclose(mine, his if samples else his[0], rtol=2e-6, atol=2e-2)
+    slope = np.full(shape[-1], 0.25, np.float32)
+    sums = [norm.prelu_grad(gy, x, slope, np.empty_like(x), threads) for threads in (1, 3)]
+    assert_same_bits((sums[0],), (sums[1],))
+    below = np.where(wide > 0, 0, wide * wide_gy).sum((0, 1))
+    np.testing.assert_allclose(sums[0], below, rtol=1e-5, atol=1e-2)

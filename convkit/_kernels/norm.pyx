@@ -3,8 +3,10 @@
 Few channels would leave most of a vector empty, so `fold` pixels that follow one another are
 taken as one row of ``fold * channels`` columns, with the parameters repeated; pixels that are
 left over at the end form one shorter row. Rows are cut into blocks whose size depends on
-the number of channels alone. A reduction leaves one partial result per block, in double;
-they are put together in the order of blocks and, within a block, of the folded pixels.
+the number of channels alone. A reduction leaves one partial result per block, in double. A task
+is a group of neighbouring blocks, as many groups as there are blocks up to a number, and puts
+their results together in order; at the end those of the groups are put together, in order and,
+within a group, in that of the folded pixels.
 
 Group and instance norm have statistics of their own for each sample: they come here with
 `samples` above 1, and every sample is then cut like an array of its own.
@@ -20,6 +22,7 @@ from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
     activation_map, ck_norm_masked, ck_norm_table, ck_unary_fn, table)
+from convkit._kernels.gemm cimport part_start
 from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, task_fn, threads_for
 
@@ -31,6 +34,9 @@ cdef Py_ssize_t LEAST_ROWS = 16
 # Folded rows have a multiple of this many columns, and more than MOST_FOLDED no longer fold.
 cdef Py_ssize_t LANES = 16
 cdef Py_ssize_t MOST_FOLDED = 64
+# Groups of blocks of a sample: enough for many threads to share; the results of this many are put
+# together on one.
+cdef Py_ssize_t MOST_GROUPS = 64
 
 cdef struct Cut:
     Py_ssize_t samples
@@ -39,10 +45,12 @@ cdef struct Cut:
     Py_ssize_t rows, tail  # full rows; columns of the shorter row at the end
     Py_ssize_t block, blocks  # rows in a block; blocks, the shorter row being one
     Py_ssize_t tasks  # blocks of all samples
+    Py_ssize_t full, groups  # blocks but for the shorter row; groups of blocks, it being one
 
 cdef struct Run:
     Cut cut
-    task_fn block               # of a step
+    task_fn block               # of a step, or of a reduction
+    bint moments                # whether a reduction's partial results are moments, else sums
     int kind
     const ck_norm_table* kernels
     const char* x
@@ -54,7 +62,7 @@ cdef struct Run:
     const char* shift
     Py_ssize_t step  # bytes from one sample's parameters to the next's
     Py_ssize_t x_pixel  # numbers from one pixel of x to the next, in steps
-    double* first  # two partial results per block, `columns` numbers each
+    double* first  # two partial results per block, `columns` numbers each; or one
     double* second
     int activation
     ck_unary_fn after           # of the result, or NULL
@@ -63,6 +71,9 @@ cdef struct Run:
     const char* factor
     const char* offset
     double low, high
+
+cdef struct Group:
+    Py_ssize_t sample, first, last, rows  # blocks first .. last - 1 of all, and their rows
 
 cdef struct Part:
     # Offsets in bytes, of the array and of the parameters; partial in numbers.
@@ -89,6 +100,8 @@ cdef Cut _cut(Py_ssize_t samples, Py_ssize_t pixels, Py_ssize_t channels) noexce
     cut.block = max(BLOCK // cut.columns, LEAST_ROWS)
     cut.blocks = (cut.rows + cut.block - 1) // cut.block + (cut.tail > 0)
     cut.tasks = samples * cut.blocks
+    cut.full = cut.blocks - (cut.tail > 0)
+    cut.groups = min(cut.full, MOST_GROUPS) + (cut.tail > 0)
     return cut
 
 
@@ -186,16 +199,66 @@ cdef void _give_partials(Run* run) noexcept nogil:
     memory.give(run.first, _partial_bytes(run))
 
 
+cdef Group _group(const Run* run, Py_ssize_t index) noexcept nogil:
+    cdef const Cut* cut = &run.cut
+    cdef Py_ssize_t sample = index // cut.groups, group = index - sample * cut.groups
+    cdef Py_ssize_t parts = cut.groups - (cut.tail > 0)
+    cdef Group found
+    if group == parts:                     # the shorter row
+        found.first, found.last, found.rows = cut.full, cut.blocks, 1
+    else:
+        found.first = part_start(cut.full, parts, group)
+        found.last = part_start(cut.full, parts, group + 1)
+        found.rows = min(found.last * cut.block, cut.rows) - found.first * cut.block
+    found.sample = sample
+    found.first += sample * cut.blocks
+    found.last += sample * cut.blocks
+    return found
+
+
+cdef void _group_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Reduce the blocks of a group; their results end up in those of the first."""
+    cdef Run* run = <Run*>ctx
+    cdef Group group = _group(run, index)
+    cdef Part p = _part(run, group.first)
+    cdef double* first = run.first + p.partial
+    cdef double* second = run.second + p.partial if run.second != NULL else <double*>NULL
+    cdef Py_ssize_t block, c, count = p.rows
+    run.block(ctx, group.first, slot)
+    for block in range(group.first + 1, group.last):
+        run.block(ctx, block, slot)
+        p = _part(run, block)
+        if run.moments:
+            run.kernels.merge_moments(first, second, <double>count, run.first + p.partial,
+                                      run.second + p.partial, <double>p.rows, p.columns)
+            count += p.rows
+        else:
+            for c in range(p.columns):
+                first[c] += run.first[p.partial + c]
+            if second != NULL:
+                for c in range(p.columns):
+                    second[c] += run.second[p.partial + c]
+
+
+cdef void _reduce(Run* run, task_fn block, bint moments, int threads) noexcept nogil:
+    """Run `block` on every block, and put its results together by groups."""
+    run.block = block
+    run.moments = moments
+    parallel_for(_group_task, run, run.cut.samples * run.cut.groups, _threads(run, threads))
+
+
 cdef void _sum_partials(const Run* run, const double* partial, double* out) noexcept nogil:
-    """Add up the partial sums of each sample: `channels` numbers for each."""
+    """Add up the groups' sums of each sample: `channels` numbers for each."""
     cdef Py_ssize_t index, pixel, at, c
     cdef double* own = out
+    cdef Group group
     cdef Part part
     for c in range(run.cut.samples * run.cut.channels):
         out[c] = 0
-    for index in range(run.cut.tasks):
-        part = _part(run, index)
-        own = out + index // run.cut.blocks * run.cut.channels
+    for index in range(run.cut.samples * run.cut.groups):
+        group = _group(run, index)
+        part = _part(run, group.first)
+        own = out + group.sample * run.cut.channels
         for pixel in range(part.columns // run.cut.channels):
             at = part.partial + pixel * run.cut.channels
             for c in range(run.cut.channels):
@@ -217,23 +280,25 @@ cdef void _moments_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                                   run.first + p.partial, run.second + p.partial)
 
 
-cdef void _merge_blocks(const Run* run, double* mean, double* squares) noexcept nogil:
+cdef void _merge_groups(const Run* run, double* mean, double* squares) noexcept nogil:
     cdef Py_ssize_t index, pixel, at, c, own
     cdef double count = 0
+    cdef Group group
     cdef Part part
     for c in range(run.cut.samples * run.cut.channels):
         mean[c] = 0
         squares[c] = 0
-    for index in range(run.cut.tasks):
-        part = _part(run, index)
-        own = index // run.cut.blocks * run.cut.channels
-        if index % run.cut.blocks == 0:
+    for index in range(run.cut.samples * run.cut.groups):
+        group = _group(run, index)
+        part = _part(run, group.first)
+        own = group.sample * run.cut.channels
+        if index % run.cut.groups == 0:
             count = 0
         for pixel in range(part.columns // run.cut.channels):
             at = part.partial + pixel * run.cut.channels
             run.kernels.merge_moments(mean + own, squares + own, count, run.first + at,
-                                      run.second + at, <double>part.rows, run.cut.channels)
-            count += part.rows
+                                      run.second + at, <double>group.rows, run.cut.channels)
+            count += group.rows
 
 
 def moments(cnp.ndarray x, int threads, samples=None):
@@ -262,8 +327,8 @@ def moments(cnp.ndarray x, int threads, samples=None):
     cdef Py_ssize_t c
     _take_partials(&run)
     with nogil:
-        parallel_for(_moments_block, &run, run.cut.tasks, _threads(&run, threads))
-        _merge_blocks(&run, m, v)
+        _reduce(&run, _moments_block, True, threads)
+        _merge_groups(&run, m, v)
         _give_partials(&run)
         for c in range(run.cut.samples * run.cut.channels):
             if run.cut.pixels == 0:
@@ -684,8 +749,8 @@ cdef int _sample_step(const void* params, char** at, Py_ssize_t samples, int thr
     run.scale = run.center + samples * run.cut.columns * sizeof(double)
     run.shift = run.scale + samples * run.cut.columns * sizeof(double)
     run.step = run.cut.columns * (8 if run.kind else 4)
-    parallel_for(_moments_block, run, run.cut.tasks, _threads(run, threads))
-    _merge_blocks(run, mean, var)
+    _reduce(run, _moments_block, True, threads)
+    _merge_groups(run, mean, var)
     for i in range(samples):
         for c in range(channels):
             var[i * channels + c] /= pixels
@@ -761,7 +826,7 @@ cdef int _sum_blocks(Run* run, task_fn block, int threads, cnp.ndarray sums,
     """Run `block` on every task and add up its two partial sums."""
     _take_partials(run)
     with nogil:
-        parallel_for(block, run, run.cut.tasks, _threads(run, threads))
+        _reduce(run, block, False, threads)
         _sum_partials(run, run.first, <double*>cnp.PyArray_DATA(sums))
         _sum_partials(run, run.second, <double*>cnp.PyArray_DATA(products))
         _give_partials(run)
@@ -981,8 +1046,9 @@ def prelu_grad(cnp.ndarray gy, cnp.ndarray x, weight, cnp.ndarray out, int threa
     run.scale = _data(w)
     cdef cnp.ndarray sums = np.empty(run.cut.channels)
     _take_partials(&run)
+    run.second = NULL
     with nogil:
-        parallel_for(_prelu_grad_block, &run, run.cut.tasks, _threads(&run, threads))
+        _reduce(&run, _prelu_grad_block, False, threads)
         _sum_partials(&run, run.first, <double*>cnp.PyArray_DATA(sums))
         _give_partials(&run)
     return sums
