@@ -9,7 +9,7 @@ its fastest form by convkit's time: float32 beside `highest` and `high`, bfloat1
 
     python benchmarks/training.py
     python benchmarks/training.py --only resnet20 --batch 32 --no-memory
-    python benchmarks/training.py --scaling    # ResNet-20 by batch and threads, convkit alone
+    python benchmarks/training.py --scaling    # by batch and by threads, convkit alone
     python benchmarks/training.py --loading    # the share of an epoch that waits for data
 """
 
@@ -29,6 +29,7 @@ from networks import NETWORKS
 import convkit
 from convkit import data as datasets
 from convkit import functional, nn, optim
+from convkit._kernels import bench
 
 STEPS = 5  # whose losses are compared
 PRECISIONS = ("highest", "high", "medium")
@@ -185,26 +186,39 @@ def run(name: str, options: Any, agreement: common.Agreement) -> dict[str, Any]:
 
 
 def scaling(options: Any) -> list[dict[str, Any]]:
-    """Time ResNet-20 by batch, and on 1 and 2 threads."""
+    """Time ResNet-20 by batch, and ResNet-18 and ResNet-20 on 1 and 2 threads."""
     sizes = (2, 4) if options.quick else BATCHES
     by_batch = common.interleave({str(b): side("resnet20", "high", b) for b in sizes},
                                  options.seconds, options.quick)
-    step = side("resnet20", "high", sizes[-1])
-
-    def on(threads: int) -> Callable[[], Any]:
-        def call():
-            with convkit.threads(threads):
-                return step()
-        return call
-
-    by_threads = common.interleave({str(n): on(n) for n in (1, 2)}, options.seconds,
-                                   options.quick)
     each = {b: by_batch[b]["seconds"] / int(b) for b in by_batch}
     common.print_table(["ResNet-20, batch", "ms a step", "us an image", "of the smallest batch"],
                        [[b, f"{t['seconds'] * 1e3:.2f}", f"{each[b] * 1e6:.0f}",
                          f"{each[b] / each[str(sizes[0])]:.3f}"] for b, t in by_batch.items()])
-    print(f"2 threads: {1 / by_threads['2']['ratio']:.2f} times as fast as 1")
-    return [{"network": "resnet20", "by batch": by_batch, "by threads": by_threads}]
+    results = [{"network": "resnet20", "by batch": by_batch}]
+    for name in ("resnet18", "resnet20"):
+        step = side(name, "high", 2 if options.quick else NETWORKS[name][2])
+        by_threads = common.interleave({str(n): on_threads(step, n) for n in (1, 2)},
+                                       options.seconds, options.quick, rate=second_core)
+        print(f"{name}, 2 threads: {1 / by_threads['2']['ratio']:.2f} times as fast as 1; "
+              f"products in registers: {by_threads['1']['rate']:.2f} times")
+        results.append({"network": name, "by threads": by_threads})
+    return results
+
+
+def on_threads(step: Callable[[], Any], threads: int) -> Callable[[], Any]:
+    """Return a step that uses so many threads."""
+    def call():
+        with convkit.threads(threads):
+            return step()
+    return call
+
+
+def second_core() -> float:
+    """Return how many times the multiply-add peak of one thread two of them reach now.
+
+    Where a host lays two processors of a guest on one core, nothing can be twice as fast.
+    """
+    return bench.fma_gflops(2, 0.05) / bench.fma_gflops(1, 0.05)
 
 
 def loading(options: Any) -> list[dict[str, Any]]:

@@ -54,9 +54,13 @@ def test_training_runs_and_is_drawn(tmp_path, torch):
 
 
 def test_training_scales_and_loads(tmp_path, torch):
-    scaled, *loaded = run_script("training", tmp_path / "results.json", "--scaling", "--loading")
-    assert set(scaled["by threads"]) == {"1", "2"}
-    assert all(0 <= part["share"] < 1 for part in loaded) and len(loaded) == 2
+    sizes, *scaled, first, second = run_script("training", tmp_path / "results.json", "--scaling",
+                                               "--loading")
+    loaded = first, second
+    assert set(sizes["by batch"]) == {"2", "4"}
+    assert [s["network"] for s in scaled] == ["resnet18", "resnet20"]
+    assert all(set(s["by threads"]) == {"1", "2"} for s in scaled)
+    assert all(0 <= part["share"] < 1 for part in loaded)
 
 
 def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
