@@ -18,6 +18,7 @@ from graph_checks import array
 
 import convkit as ck
 import convkit.functional as F
+from convkit import models as zoo
 from convkit import nn
 from convkit.infer import Editor, compiler, run_pipeline, trace, verify
 from convkit.infer.by_size import MOST_SIZES
@@ -114,6 +115,16 @@ def test_sizes_without_a_formula():
         join([(p.sizes["H"] ** 3,) for p in points], points, [Term(H), Term(W)])
     with pytest.raises(ck.ShapeError, match="number of axes depends on the batch or the sizes"):
         join([(1,) * (1 + (p.sizes["H"] > 40)) for p in points], points, [Term(H)])
+
+
+def test_of_few_values_no_size_follows_from_another():
+    for low, step in ((64, 32), (16, 16), (5, 1)):
+        symbols = tuple(Symbol(n, low, low + 3 * step, step) for n in "HW")
+        points = make_points(symbols, PROBES)
+        for other, values in (("W", "H"), ("H", "W")):
+            rest = [p.sizes[values] for p in points]
+            assert fit_open(rest, points, [s for s in symbols if s.name == other]) is None
+    ck.compile(zoo.densenet121().eval(), (1, 3, (64, 160, 32), (64, 160, 32)))
 
 
 def test_points_hold_ends_and_every_remainder():
@@ -440,8 +451,80 @@ def test_onnx_files_with_open_sizes():
         x = array(2, 3, h, wide)
         fixed = ck.compile(from_model(proto, {"x": ("N", 3, h, wide)}))
         assert program(x).tobytes() == fixed(x).tobytes()
-    with pytest.raises(ck.UnsupportedOperatorError, match="export takes fixed sizes"):
+    with pytest.raises(ck.UnsupportedOperatorError, match=r"^y: no form in ONNX for sizes that are "
+                       r"open \(H from 16 to 64\); export graph.at_size"):
         ck.io.onnx.to_model(program)
+
+
+class Gated(nn.Module):
+    """Squeeze and excite, group norm, even upsampling, pixels as a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = F.relu(self.stem(x))
+        y = y * F.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))))
+        y = self.norm(y)
+        y = F.interpolate(F.max_pool2d(y, 2), scale_factor=2) + F.interpolate(
+            F.avg_pool2d(y, 2), scale_factor=2, mode="bilinear")
+        n, c, h, w = y.shape
+        return self.fc(y.reshape(n, c, h * w).permute(0, 2, 1)).mean(1)
+
+
+OPEN = {"resnet20": (zoo.resnet20, (1, 3, (16, 64), (16, 48))),
+        "mobilenet_v3_small": (zoo.mobilenet_v3_small, (1, 3, (32, 96), (32, 80))),
+        "gated": (Gated, (1, 3, (16, 64, 4), (16, 48, 4)))}
+
+
+@pytest.mark.parametrize("which", OPEN)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_networks_with_open_sizes_become_onnx_files_with_open_sizes(which, quantised):
+    pytest.importorskip("onnx", reason="ONNX files need the onnx package")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    build, shape = OPEN[which]
+    ck.manual_seed(0)
+    program = ck.compile(build().eval(), shape)
+    sizes = [(32, 32), (48, 36), (36, 48)]
+    if quantised:
+        program = ck.quantize(program, [array(2, 3, *s) for s in sizes])
+    proto = ck.io.onnx.to_model(program)
+    assert [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] \
+        == ["N", 3, "H", "W"]
+    session = runtime.InferenceSession(proto.SerializeToString(),
+                                       providers=["CPUExecutionProvider"])
+    name = proto.graph.input[0].name
+    again = ck.compile(ck.io.onnx.from_model(proto, {name: ("N", *shape[1:])}))
+    for h, w in sizes:
+        x = array(2, 3, h, w)
+        mine = program(x)
+        (theirs,) = session.run(None, {name: x})
+        # A byte may be rounded the other way, where the sums before it were rounded differently.
+        bound = 0.05 if quantised else 1e-5
+        assert np.abs(theirs - mine).max() <= bound * np.abs(mine).max()
+        assert np.abs(again(x) - mine).max() <= bound * np.abs(mine).max()
+
+
+def test_networks_on_bytes_take_every_size(tmp_path):
+    program = ck.compile(UNet().eval(), IMAGE)
+    sizes = [(16, 16), (33, 47), (64, 20)]
+    data = [array(4, 3, *s) for s in sizes]
+    small = ck.quantize(program, data, max_error=0.5)
+    assert small.quantized and small.graph.open_sizes() == program.graph.open_sizes()
+    save(small, tmp_path / "small.ckit")
+    again = load(tmp_path / "small.ckit")
+    for h, w in sizes:
+        x = array(3, 3, h, w)
+        want, got = program(x), small(x)
+        assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
+        assert again(x).tobytes() == got.tobytes() == np.concatenate(
+            [small(x[i:i + 1]) for i in range(3)]).tobytes()
+        fixed = ck.compile(small.graph.at_size(H=h, W=w))
+        assert np.linalg.norm(fixed(x) - want) < 0.05 * np.linalg.norm(want)
 
 
 def test_points_of_no_open_sizes_are_the_two_batches():

@@ -137,8 +137,11 @@ def make_points(symbols: tuple[Symbol, ...], probes: tuple[int, int]) -> tuple[P
         near = values[min(number + 1, len(values) - 1)]  # small: the model runs there
         rest = sorted((v for v in values[1:] if v != near),
                       key=lambda v, n=number: (v * 7919 + n * 104_729) % 1009)
-        columns.append([s.low, near, *itertools.islice(
-            itertools.cycle(rest or values), VALUES - 1), s.high])
+        # Each time round, another open size's values come with others of this one's: else, of few
+        # values, one size would seem to follow from the other.
+        again = rest or values
+        columns.append([s.low, near, *[again[(i + i // len(again) * number) % len(again)]
+                                       for i in range(VALUES - 1)], s.high])
     batches = [*probes, *(probes[i * i // 3 % 2] for i in range(VALUES))]
     return tuple(Point(batch, {s.name: v for s, v in zip(symbols, values, strict=True)})
                  for batch, *values in zip(batches, *columns, strict=True))

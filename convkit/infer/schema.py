@@ -21,6 +21,7 @@ import numpy as np
 from convkit._precision import PRECISIONS
 from convkit.errors import ShapeError, UnsupportedOperatorError
 from convkit.infer.dims import Shape
+from convkit.infer.open_dims import OpenDim
 from convkit.ops.cast import DTYPES
 from convkit.ops.image import LAYOUTS
 from convkit.ops.resize import COORDINATES, MODES, NEAREST
@@ -450,8 +451,8 @@ def schema_of(op: str) -> OpSchema:
 
 
 def canonical(value: Any) -> Any:
-    """Return an attribute as a JSON value with tuples; raise TypeError when it is none."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    """Return an attribute as a JSON value with tuples, or open sizes; else raise TypeError."""
+    if value is None or isinstance(value, (bool, int, float, str, OpenDim)):
         return value
     if isinstance(value, (tuple, list)):
         return tuple([canonical(v) for v in value])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convkit.infer.dims import is_open
+from convkit.infer.dims import is_open, points_of
 from convkit.infer.graph import Graph, Growing, Node, Port, Value
 from convkit.infer.schema import complete
 from convkit.infer.verify import infer_node
@@ -92,6 +92,7 @@ class _Fuser(Growing):
         self._aliases: dict[int, int] = {}
         self._taken: set[int] = set()  # quantize_linear nodes that became part of a step
         self._uses = graph.uses()
+        self._points = points_of(graph.shape(p.value) for p in graph.inputs)
         self._readers = {v: node for node in graph.nodes for v in node.inputs if v is not None}
 
     def run(self) -> Graph:
@@ -182,7 +183,7 @@ class _Fuser(Growing):
         inputs = tuple([self.resolve(v) for v in inputs])
         node = Node(op, inputs, (output,), complete(op, attrs), name)
         (self.values[output],) = infer_node(
-            node, [None if v is None else self.values[v] for v in inputs])
+            node, [None if v is None else self.values[v] for v in inputs], self._points)
         self.nodes.append(node)
 
     def look_up(self, x: Real, target: Target, function: Callable[[np.ndarray], np.ndarray],

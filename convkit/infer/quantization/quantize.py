@@ -98,8 +98,6 @@ def quantize(model: Any, calibration_data: Any, *, method: str = "minmax",
         calibration_data = (np.asarray(calibration_data)
                             if hasattr(calibration_data, "__array__") else list(calibration_data))
     base = _compiled(model, calibration_data, input_shape, precision, threads)
-    if base.graph.open_sizes():
-        raise ValueError("expected a network with fixed sizes; compile one for a fixed input_shape")
     work = _Work(base, batches_of(base.graph, calibration_data), method, percentile,
                  bias_correction)
     names = layers_of(base.graph)

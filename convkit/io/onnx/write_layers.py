@@ -238,7 +238,7 @@ def group_norm(w: Writer, s: Step) -> str:
     flat = w.op("Reshape", s.ins[0], w.ints(0, groups, -1))
     y = w.op("InstanceNormalization", flat, *(
         w.constant(np.full(groups, v, s.dtype), "filled") for v in (1, 0)), epsilon=eps)
-    y = w.reshape(y, s.out)
+    y = w.op("Reshape", y, w.op("Shape", s.ins[0]))
     if s.input(1) is not None:
         y = w.op("Mul", y, _column(w, s.ins[1], s.rank))
     return y if s.input(2) is None else w.op("Add", y, _column(w, s.ins[2], s.rank))
@@ -294,10 +294,14 @@ def upsample(w: Writer, s: Step) -> str:
     a, before, after = s.attrs, s.shapes[0][2:], s.out[2:]
     factors = a["scale_factor"] or (None,) * len(after)
     axes = list(range(2, s.rank))
+    whole = all(m % n == 0 and f in (None, m // n)
+                for n, m, f in zip(before, after, factors, strict=True))
+    if whole:
+        times = w.constant(np.asarray([m // n for n, m in zip(before, after, strict=True)],
+                                      np.float32))
     if a["mode"] == "nearest":
-        if a["scale_factor"] is None and all(m % n == 0 for n, m in zip(
-                before, after, strict=True)):
-            return w.op("Resize", s.ins[0], None, None, w.ints(*after), axes=axes, mode="nearest",
+        if whole:
+            return w.op("Resize", s.ins[0], None, times, axes=axes, mode="nearest",
                         coordinate_transformation_mode="asymmetric", nearest_mode="floor")
         y = s.ins[0]
         for axis, (n, m, f) in enumerate(zip(before, after, factors, strict=True), 2):
@@ -306,6 +310,8 @@ def upsample(w: Writer, s: Step) -> str:
         return y if y != s.ins[0] else w.op("Identity", y)
     form = {"mode": "linear", "coordinate_transformation_mode":
             "align_corners" if a["align_corners"] else "half_pixel"}
+    if whole:
+        return w.op("Resize", s.ins[0], None, times, axes=axes, **form)
     if a["scale_factor"] is None or a["align_corners"]:
         return w.op("Resize", s.ins[0], None, None, w.ints(*after), axes=axes, **form)
     scales = [1.0 if n == m else f for n, m, f in zip(before, after, factors, strict=True)]

@@ -258,7 +258,7 @@ def cumsum(w: Writer, s: Step) -> str:
 @writes("reshape", "flatten")
 def reshape(w: Writer, s: Step) -> str:
     """Write Reshape."""
-    return w.reshape(s.ins[0], s.out)
+    return w.reshape(s.ins[0], s.opened, s.shapes[0][:1] == s.out[:1] == (BatchDim(),))
 
 
 @writes("permute")

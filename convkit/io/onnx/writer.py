@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convkit.errors import UnsupportedOperatorError
-from convkit.infer.dims import BatchDim, Shape
+from convkit.infer.dims import Shape, show
 from convkit.infer.graph import Graph, Node
 from convkit.io.onnx.package import require_onnx
 from convkit.io.onnx.types import elem_of
@@ -42,9 +42,13 @@ class Step:
         Shape of its first output.
     dtype : str
         Element type of its first input.
+    opened : Shape
+        Shape of its first output, with open sizes where the file is to leave them open. Rules
+        see them at one value, and what they write must be the same at every one.
     """
 
-    def __init__(self, graph: Graph, node: Node, names: dict[int, str]):
+    def __init__(self, graph: Graph, node: Node, names: dict[int, str], opened: Shape):
+        self.opened = opened
         self.node, self.attrs = node, node.attrs
         self.ins = [None if v is None else names[v] for v in node.inputs]
         self.shapes = [None if v is None else graph.shape(v) for v in node.inputs]
@@ -114,13 +118,20 @@ class Writer:
         """Add a list of int64."""
         return self.constant(np.asarray(values, np.int64).reshape(-1), "list")
 
-    def reshape(self, x: str, shape: Shape) -> str:
-        """Reshape to a shape in which one size at most follows the batch."""
-        if sum(isinstance(d, BatchDim) for d in shape) > 1:
-            raise UnsupportedOperatorError(f"a reshape to {shape}, where several sizes follow the "
-                                           "batch, has no form in ONNX")
-        sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
-        return self.op("Reshape", x, self.ints(*sizes), allowzero=int(0 in sizes) or None)
+    def reshape(self, x: str, shape: Shape, keeps_batch: bool = False) -> str:
+        """Reshape to a shape in which one size at most is unknown.
+
+        `keeps_batch` tells that the first size is that of `x`, so that it may be unknown as well.
+        """
+        sizes = [d if isinstance(d, int) else -1 for d in shape]
+        keeps_batch = keeps_batch and sizes.count(-1) > 1
+        if sizes.count(-1) > 1 + keeps_batch or (keeps_batch and 0 in sizes):
+            raise UnsupportedOperatorError(f"a reshape to {show(shape)}, where several sizes "
+                                           "follow the batch or open sizes, has no form in ONNX")
+        if keeps_batch:
+            sizes[0] = 0
+        return self.op("Reshape", x, self.ints(*sizes),
+                       allowzero=int(0 in sizes and not keeps_batch) or None)
 
 
 def _little(array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from convkit._version import __version__
 from convkit.errors import ConvkitError, UnsupportedOperatorError
 from convkit.infer import Program, compile, verify
-from convkit.infer.dims import Shape
+from convkit.infer.dims import Shape, points_of
 from convkit.infer.graph import Graph
 from convkit.io.atomic import write_atomically
 from convkit.io.onnx import write_layers, write_math, write_quant  # noqa: F401  enter their rules
@@ -49,7 +50,8 @@ def save(model: Any, path: Any, input_shape: Any = None, opset: int = OPSET,
     Raises
     ------
     UnsupportedOperatorError
-        When operations have no form in ONNX; all are listed.
+        When operations have no form in ONNX, or none that holds for every open size; all are
+        listed.
     ValueError
         For an opset that cannot be written, and for networks of 2 GiB or more.
     OSError
@@ -73,13 +75,10 @@ def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
     graph = program.graph if isinstance(program, Program) else program
     own = program.metadata if isinstance(program, Program) else {}
     verify(graph)
-    if graph.open_sizes():
-        raise UnsupportedOperatorError(
-            f"ONNX export takes fixed sizes, this graph is open in {graph.open_sizes()[0]}: "
-            "export graph.at_size(...)")
     opsets = [onnx.helper.make_opsetid("", opset)]
+    body = _open_graph(graph) if graph.open_sizes() else _graph(graph)
     proto = onnx.helper.make_model(
-        _graph(graph), opset_imports=opsets, producer_name="convkit", producer_version=__version__,
+        body, opset_imports=opsets, producer_name="convkit", producer_version=__version__,
         ir_version=onnx.helper.find_min_ir_version_for(opsets))
     onnx.helper.set_model_props(proto, {
         str(k): v if isinstance(v, str) else json.dumps(v, allow_nan=False)
@@ -88,8 +87,35 @@ def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
     return proto
 
 
-def _graph(graph: Graph) -> Any:
-    """Return a graph as a GraphProto."""
+def _open_graph(graph: Graph) -> Any:
+    """Return a graph with open sizes as a GraphProto.
+
+    It is written at several sizes; where all are alike, what is written holds for every size.
+    """
+    points = points_of(graph.shape(p.value) for p in graph.inputs)
+    protos = (_graph(graph.at_size(**points[i].sizes), graph) for i in (0, 1, len(points) // 2, -1))
+    first = next(protos)
+    for other in protos:
+        found = _differences(first, other)
+        if found:
+            raise UnsupportedOperatorError(
+                f"{', '.join(found)}: no form in ONNX for sizes that are open "
+                f"({graph.open_sizes()[0]}); export graph.at_size(...)")
+    return first
+
+
+def _differences(a: Any, b: Any) -> list[str]:
+    """Return the names of layers that were written in two ways."""
+    ours, theirs = ({c.name: c.SerializeToString() for c in g.initializer} for g in (a, b))
+    uneven = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+    found = [(x or y).name for x, y in itertools.zip_longest(a.node, b.node)
+             if x != y or uneven.intersection(x.input)]
+    return list(dict.fromkeys(name.rpartition("/")[0] for name in found))
+
+
+def _graph(graph: Graph, opened: Graph | None = None) -> Any:
+    """Return a graph as a GraphProto, its sizes named as those of `opened`."""
+    opened = opened or graph
     helper = require_onnx().helper
     ports = [p.name for p in (*graph.inputs, *graph.outputs)]
     w = Writer(set(ports))
@@ -100,16 +126,16 @@ def _graph(graph: Graph) -> Any:
         w.constants.append(helper.make_tensor(
             own, elem_of(array.dtype.name), constant.array.shape,
             array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), raw=True))
-    _write_nodes(graph, w, names)
+    _write_nodes(graph, w, names, opened)
     for port in graph.outputs:
         w.nodes.append(helper.make_node("Identity", [names[port.value]], [port.name]))
     _rename_outputs(w.nodes, len(graph.outputs))
     return helper.make_graph(
-        w.nodes, "convkit", [_info(graph, p) for p in graph.inputs],
-        [_info(graph, p) for p in graph.outputs], w.constants)
+        w.nodes, "convkit", [_info(opened, p) for p in graph.inputs],
+        [_info(opened, p) for p in graph.outputs], w.constants)
 
 
-def _write_nodes(graph: Graph, w: Writer, names: dict[int, str]) -> None:
+def _write_nodes(graph: Graph, w: Writer, names: dict[int, str], opened: Graph) -> None:
     """Write every node by its rule; raise UnsupportedOperatorError that lists what has none."""
     problems: dict[str, int] = {}
     for node in graph.nodes:
@@ -119,7 +145,7 @@ def _write_nodes(graph: Graph, w: Writer, names: dict[int, str]) -> None:
         try:
             if node.op not in RULES:
                 raise UnsupportedOperatorError(f"{node.op} has no form in ONNX")
-            made = RULES[node.op](w, Step(graph, node, names))
+            made = RULES[node.op](w, Step(graph, node, names, opened.shape(node.outputs[0])))
         except ConvkitError as error:
             problems[str(error)] = problems.get(str(error), 0) + 1
             continue
