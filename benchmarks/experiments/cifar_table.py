@@ -54,14 +54,22 @@ class Block(nn.Module):
 
 
 def inception(norm: bool) -> nn.Module:
-    """Return the small Inception network."""
+    """Return the small Inception network.
+
+    Without batch norm its weights are He's: from PyTorch's smaller ones it never begins to learn.
+    """
     layers: list[nn.Module] = [Conv(3, 96, 3, 1, norm)]
     channels = 96
     for one, three in ((32, 32), (32, 48), (0, 80), (112, 48), (96, 64), (80, 80), (48, 96),
                        (0, 96), (176, 160), (176, 160)):
         layers.append(Block(channels, one, three, norm))
         channels = layers[-1].channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                            nn.Linear(channels, 10))
+    for module in () if norm else network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network
 
 
 def alexnet() -> nn.Module:
