@@ -5,6 +5,7 @@ Layers of this package, lowest first:
 ``c/``             micro-kernels in C, one table of pointers per instruction set
 ``dispatch.pyx``   which table is used, chosen once at import
 ``threads.pyx``    the one door to threads: ``parallel_for`` over numbered tasks
+``copies.pyx``     copies between arrays that lie differently in memory
 ``memory.pyx``     reused array memory and per-thread scratch
 the other .pyx     one family of kernels each: loops, packing and the cut into tasks
 
