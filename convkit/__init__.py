@@ -30,6 +30,8 @@ from convkit.errors import (
 )
 from convkit.random import manual_seed
 from convkit.runtime import get_num_threads, set_num_threads, show_config, threads
+from convkit.tensors import *  # noqa: F403
+from convkit.tensors import __all__ as _tensor_functions
 
 if TYPE_CHECKING:
     from convkit import (
@@ -105,6 +107,7 @@ __all__ = [
     "training",
     "zeros",
     "zeros_like",
+    *_tensor_functions,
 ]
 
 # Loaded when first asked for, so that `import convkit` costs little.
@@ -112,6 +115,8 @@ _MODULES = ("data", "distributed", "functional", "infer", "io", "models", "nn", 
             "plot", "reference", "training")
 _FUNCTIONS = {"cat": "convkit.functional", "concat": "convkit.functional",
               "flatten": "convkit.functional", "stack": "convkit.functional",
+              **dict.fromkeys(("log_softmax", "relu", "sigmoid", "softmax", "tanh"),
+                              "convkit.functional"),
               "checkpoint": "convkit.recompute",
               "checkpoint_sequential": "convkit.recompute",
               "compile": "convkit.infer", "detect_anomaly": "convkit.training.anomaly",

@@ -22,7 +22,10 @@ from convkit._kernels.tape import Node, Sweep, TensorBase, apply, wrap
 from convkit._kernels.tape import state as _state
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
-from convkit.ops.layout import axis_order, like
+from convkit.ops.layout import FLOATS, axis_order, like
+from convkit.tensors.arranging import sizes_of
+from convkit.tensors.elements import as_operand
+from convkit.tensors.methods import Methods
 
 __all__ = ["Node", "Tensor", "apply", "enable_grad", "forms_made", "is_grad_enabled", "no_grad",
            "tracing", "watching"]
@@ -117,7 +120,7 @@ def watching(watcher: Callable) -> Iterator[None]:
         _state.watchers = before
 
 
-class Tensor(TensorBase):
+class Tensor(TensorBase, Methods):
     """An array that remembers how it was computed.
 
     Parameters
@@ -245,16 +248,13 @@ class Tensor(TensorBase):
     def astype(self, dtype: Any) -> Tensor:
         """Return the tensor in another element type: itself if it has it, else a copy.
 
-        Raises
-        ------
-        RuntimeError
-            When a gradient would have to flow through the conversion.
+        Gradients flow from one floating-point type to the other, and stop at integers.
         """
         dtype = np.dtype(dtype)
         if dtype == self.data.dtype:
             return self
-        if _state.grad and self.requires_grad:
-            raise RuntimeError("a change of dtype is not differentiable; use t.detach().astype()")
+        if _state.tracer is not None or (self.requires_grad and dtype in FLOATS):
+            return apply(OPS["cast"], self, dtype=dtype.name)
         return wrap(self.data.astype(dtype))
 
     to = astype
@@ -459,10 +459,7 @@ class Tensor(TensorBase):
         if not isinstance(other, (Tensor, np.ndarray)):
             if not isinstance(other, (numbers.Real, np.generic)):
                 return NotImplemented
-            kind = self.data.dtype
-            if kind.kind != "f" and isinstance(other, float):
-                kind = np.dtype(np.float32)
-            other = np.asarray(other, dtype=kind)
+            other = as_operand(other, self)
         return apply(OPS[name], other, self) if reflected else apply(OPS[name], self, other)
 
     def __add__(self, other):
@@ -503,29 +500,31 @@ class Tensor(TensorBase):
             return NotImplemented
         return apply(OPS["pow"], self, exponent=exponent)
 
-    def _compare(self, ufunc: np.ufunc, other: Any):
+    def _compare(self, name: str, ufunc: np.ufunc, other: Any):
         if not isinstance(other, (Tensor, np.ndarray, numbers.Real, np.generic)):
             return NotImplemented
-        return wrap(np.asarray(ufunc(self.data, getattr(other, "data", other)
-                                      if isinstance(other, Tensor) else other)))
+        if _state.tracer is not None:
+            return apply(OPS[name], self, as_operand(other, self))
+        other = other.data if isinstance(other, Tensor) else other
+        return wrap(np.asarray(ufunc(self.data, other)))
 
     def __eq__(self, other):
-        return self._compare(np.equal, other)
+        return self._compare("eq", np.equal, other)
 
     def __ne__(self, other):
-        return self._compare(np.not_equal, other)
+        return self._compare("ne", np.not_equal, other)
 
     def __lt__(self, other):
-        return self._compare(np.less, other)
+        return self._compare("lt", np.less, other)
 
     def __le__(self, other):
-        return self._compare(np.less_equal, other)
+        return self._compare("le", np.less_equal, other)
 
     def __gt__(self, other):
-        return self._compare(np.greater, other)
+        return self._compare("gt", np.greater, other)
 
     def __ge__(self, other):
-        return self._compare(np.greater_equal, other)
+        return self._compare("ge", np.greater_equal, other)
 
     def __getitem__(self, index):
         if indexing.is_basic(index):
@@ -545,29 +544,9 @@ class Tensor(TensorBase):
 
     # -- operations as methods ----------------------------------------------------------
 
-    def sum(self, dim=None, keepdim: bool = False) -> Tensor:
-        """Return the sum over `dim` (an int, a tuple, or None for all axes)."""
-        return apply(OPS["sum"], self, dim=_dims(dim), keepdim=keepdim)
-
-    def mean(self, dim=None, keepdim: bool = False) -> Tensor:
-        """Return the mean over `dim` (an int, a tuple, or None for all axes)."""
-        return apply(OPS["mean"], self, dim=_dims(dim), keepdim=keepdim)
-
-    def max(self) -> Tensor:
-        """Return the largest value (a plain number: no gradient flows)."""
-        return wrap(np.asarray(self.data.max()))
-
-    def min(self) -> Tensor:
-        """Return the smallest value (a plain number: no gradient flows)."""
-        return wrap(np.asarray(self.data.min()))
-
-    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        """Return the index of the (first) largest value along `dim`, or of all."""
-        return wrap(np.asarray(self.data.argmax(axis=dim, keepdims=keepdim)))
-
     def reshape(self, *shape: Any) -> Tensor:
         """Return the elements under another shape, in which one size may be -1."""
-        return apply(OPS["reshape"], self, shape=_flat(shape))
+        return apply(OPS["reshape"], self, shape=sizes_of(shape))
 
     view = reshape
 
@@ -577,7 +556,7 @@ class Tensor(TensorBase):
 
     def permute(self, *dims: Any) -> Tensor:
         """Return a view with the axes in the given order."""
-        return apply(OPS["permute"], self, dims=_flat(dims))
+        return apply(OPS["permute"], self, dims=sizes_of(dims))
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         """Return a view with two axes exchanged."""
@@ -604,32 +583,6 @@ class Tensor(TensorBase):
         """The transpose of a matrix."""
         return self.permute(tuple(range(self.data.ndim))[::-1])
 
-    def matmul(self, other: Any) -> Tensor:
-        """Return the matrix product."""
-        return apply(OPS["matmul"], self, other)
-
-    def exp(self) -> Tensor:
-        """Return e to the power of each element."""
-        return apply(OPS["exp"], self)
-
-    def log(self) -> Tensor:
-        """Return the natural logarithm of each element."""
-        return apply(OPS["log"], self)
-
-    def sqrt(self) -> Tensor:
-        """Return the square root of each element."""
-        return apply(OPS["sqrt"], self)
-
-    def abs(self) -> Tensor:
-        """Return the absolute value of each element."""
-        return apply(OPS["abs"], self)
-
-    __abs__ = abs
-
-    def pow(self, exponent: float) -> Tensor:
-        """Return each element to the power `exponent`."""
-        return apply(OPS["pow"], self, exponent=exponent)
-
     def relu(self) -> Tensor:
         """Return max(x, 0) of each element."""
         return apply(OPS["relu"], self)
@@ -649,18 +602,6 @@ class Tensor(TensorBase):
     def log_softmax(self, dim: int) -> Tensor:
         """Return the logarithm of the softmax along `dim`."""
         return apply(OPS["log_softmax"], self, dim=dim)
-
-
-def _flat(values: tuple) -> tuple[int, ...]:
-    """Return sizes given as separate arguments or as one sequence."""
-    if len(values) == 1 and not hasattr(values[0], "__index__"):
-        values = values[0]
-    return tuple([v.__index__() for v in values])
-
-
-def _dims(dim: Any) -> tuple[int, ...] | None:
-    """Return the `dim` of a reduction as the operation wants it: a tuple or None."""
-    return None if dim is None else _flat((dim,))
 
 
 def _rebuild(cls: type[Tensor], data: np.ndarray, requires_grad: bool, grad: Tensor | None):

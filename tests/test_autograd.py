@@ -376,8 +376,10 @@ def test_arrays_and_tensors_share_memory():
     assert not np.shares_memory(ck.tensor(array).data, array)
     with pytest.raises(RuntimeError, match=r"use t.detach\(\).numpy\(\)"):
         leaf(3).numpy()
-    with pytest.raises(RuntimeError, match="not differentiable"):
-        leaf(3).astype(np.float32)
+    x = leaf(3)
+    (x.astype(np.float32) * 2).sum().backward()
+    np.testing.assert_array_equal(x.grad.data, np.full(3, 2.0))
+    assert x.grad.dtype == np.float64 and not x.astype(np.int64).requires_grad
 
 
 def test_byte_order_is_made_native():

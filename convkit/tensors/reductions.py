@@ -1,0 +1,206 @@
+"""Sums, means, extremes and their kin along axes, with PyTorch's names and defaults."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convkit._kernels.tape import TensorBase, apply, wrap
+from convkit.ops import REGISTRY as OPS
+from convkit.tensors import elements
+
+__all__ = [
+    "Picked", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp",
+    "max", "mean", "min", "norm", "prod", "sort", "std", "sum", "topk", "var",
+]
+
+
+class Picked(NamedTuple):
+    """Elements, and their places along the axis that they were picked from."""
+
+    values: Any
+    indices: Any
+
+
+def axes_of(dim: Any) -> tuple[int, ...] | None:
+    """Return the `dim` of a reduction as operations want it: a tuple or None."""
+    if dim is None:
+        return None
+    return tuple([d.__index__() for d in (dim if isinstance(dim, Sequence) else (dim,))])
+
+
+def _reduce(name: str, input: Any, dim: Any, keepdim: bool) -> Any:
+    return apply(OPS[name], input, dim=axes_of(dim), keepdim=keepdim)
+
+
+def _plain(input: Any) -> np.ndarray:
+    return input.data if isinstance(input, TensorBase) else np.asarray(input)
+
+
+def sum(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the sum over `dim` (an int, a tuple, or None for all axes)."""
+    return _reduce("sum", input, dim, keepdim)
+
+
+def mean(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the mean over `dim` (an int, a tuple, or None for all axes)."""
+    return _reduce("mean", input, dim, keepdim)
+
+
+def prod(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the product over `dim` (an int, a tuple, or None for all axes)."""
+    return _reduce("prod", input, dim, keepdim)
+
+
+def amax(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the largest element over `dim`; equal ones share the gradient."""
+    return _reduce("amax", input, dim, keepdim)
+
+
+def amin(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the smallest element over `dim`; equal ones share the gradient."""
+    return _reduce("amin", input, dim, keepdim)
+
+
+def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return the place of the (first) largest element along `dim`, or among all."""
+    return apply(OPS["argmax"], input, dim=dim, keepdim=keepdim)
+
+
+def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return the place of the (first) smallest element along `dim`, or among all."""
+    return apply(OPS["argmin"], input, dim=dim, keepdim=keepdim)
+
+
+def max(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the largest element; along `dim`, with its place; of two tensors, the larger.
+
+    Returns
+    -------
+    Tensor or Picked
+        With `dim` an int: ``values`` and ``indices``.
+    """
+    return _extreme(input, dim, keepdim, "amax", argmax, elements.maximum)
+
+
+def min(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the smallest element; along `dim`, with its place; of two tensors, the smaller.
+
+    Returns
+    -------
+    Tensor or Picked
+        With `dim` an int: ``values`` and ``indices``.
+    """
+    return _extreme(input, dim, keepdim, "amin", argmin, elements.minimum)
+
+
+def _extreme(input: Any, dim: Any, keepdim: bool, name: str, place: Any, of_two: Any) -> Any:
+    if dim is None:
+        return _reduce(name, input, None, False)
+    if isinstance(dim, (TensorBase, np.ndarray)):
+        return of_two(input, dim)
+    indices = place(input, dim, True)
+    values = apply(OPS["gather"], input, indices, dim=dim)
+    return Picked(*(v if keepdim else v.squeeze(dim) for v in (values, indices)))
+
+
+def var(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+        correction: float = 1) -> Any:
+    """Return the variance over `dim`.
+
+    Parameters
+    ----------
+    input : Tensor or array
+        Of floating-point numbers.
+    dim : int, tuple of int or None
+        The axes; None for all.
+    unbiased : bool, optional
+        The old form of `correction`: 1 or 0.
+    keepdim : bool
+        Whether the axes stay, of size 1.
+    correction : float
+        What is taken from the number of elements before dividing by it.
+    """
+    shape = np.shape(_plain(input))
+    axes = range(len(shape)) if dim is None else axes_of(dim)
+    count = math.prod(shape[a] for a in axes)
+    if unbiased is not None:
+        correction = int(unbiased)
+    away = elements.sub(input, mean(input, dim, True))
+    total = sum(elements.square(away), dim, keepdim)
+    left = builtins.max(count - correction, 0)
+    return elements.mul(total, 1 / left if left else math.inf)
+
+
+def std(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+        correction: float = 1) -> Any:
+    """Return the standard deviation over `dim`; parameters are those of `var`."""
+    return elements.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+
+
+def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the p-norm over `dim`: ``sum(|x|^p)^(1/p)``, the largest |x| for infinity.
+
+    The gradient is 0 where all elements are.
+    """
+    size = elements.abs(input)
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(size, dim, keepdim)
+    if p == 0:
+        return sum(elements.where(elements.ne(size, 0), np.ones((), size.dtype),
+                                  np.zeros((), size.dtype)), dim, keepdim)
+    if p == 1:
+        return sum(size, dim, keepdim)
+    total = sum(elements.square(input) if p == 2 else elements.pow(size, p), dim, keepdim)
+    none = elements.eq(total, 0)
+    some = elements.where(none, np.ones((), total.dtype), total)
+    root = elements.sqrt(some) if p == 2 else elements.pow(some, 1 / p)
+    return elements.where(none, np.zeros((), total.dtype), root)
+
+
+def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
+    """Return ``log(sum(exp(x)))`` over `dim`, where the sum itself may be beyond the type."""
+    most = wrap(_plain(input).max(axis=axes_of(dim), keepdims=True))
+    most = elements.where(elements.isfinite(most), most, np.zeros((), most.dtype))
+    total = elements.log(sum(elements.exp(elements.sub(input, most)), dim, True))
+    out = elements.add(total, most)
+    return out if keepdim else sum(out, dim)
+
+
+def cumsum(input: Any, dim: int) -> Any:
+    """Return the running sum along `dim`."""
+    return apply(OPS["cumsum"], input, dim=dim)
+
+
+def topk(input: Any, k: int, dim: int = -1, largest: bool = True) -> Picked:
+    """Return the k largest (or smallest) elements along `dim`, in order, and their places."""
+    return Picked(*apply(OPS["topk"], input, k=k, dim=dim, largest=largest))
+
+
+def argsort(input: Any, dim: int = -1, descending: bool = False) -> Any:
+    """Return the places of the elements along `dim` in order; equal ones keep theirs."""
+    array = _plain(input)
+    if not descending:
+        return wrap(np.argsort(array, axis=dim, kind="stable"))
+    turned = np.argsort(np.flip(array, dim), axis=dim, kind="stable")
+    return wrap(np.ascontiguousarray(array.shape[dim] - 1 - np.flip(turned, dim)))
+
+
+def sort(input: Any, dim: int = -1, descending: bool = False) -> Picked:
+    """Return the elements along `dim` in order, and the places where they were."""
+    indices = argsort(input, dim, descending)
+    return Picked(apply(OPS["gather"], input, indices, dim=dim), indices)
+
+
+def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Tell whether all elements are true (not 0), along `dim` or altogether."""
+    return wrap(np.asarray(_plain(input).all(axis=axes_of(dim), keepdims=keepdim)))
+
+
+def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Tell whether an element is true (not 0), along `dim` or altogether."""
+    return wrap(np.asarray(_plain(input).any(axis=axes_of(dim), keepdims=keepdim)))
