@@ -36,6 +36,14 @@ def test_augmentation():
     assert isinstance(names["lighting"], names["A"].PCALighting)
 
 
+def test_tensors():
+    names = run_python("docs/tensors.md")
+    listed = set(re.findall(r"`(\w+)`", (ROOT / "docs/tensors.md").read_text()))
+    assert names["x"].grad.shape == (2, 6, 8, 8)
+    assert {n for n in ck.tensors.__all__ if n != "Picked"} <= listed
+    assert all(hasattr(ck.Tensor, n) or hasattr(ck, n) for n in listed)
+
+
 def test_pictures(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     run_python("docs/pictures.md")

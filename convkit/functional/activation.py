@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from convkit import tensors as T
 from convkit.autograd import Tensor, apply
 from convkit.errors import ShapeError
 from convkit.functional.arguments import shape_of
@@ -15,6 +16,7 @@ __all__ = [
     "elu",
     "gelu",
     "glu",
+    "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -29,9 +31,13 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "softmin",
     "softplus",
+    "softshrink",
     "softsign",
     "tanh",
+    "tanhshrink",
+    "threshold",
 ]
 
 
@@ -164,3 +170,30 @@ def glu(input: Any, dim: int = -1) -> Tensor:
     input = input if isinstance(input, Tensor) else Tensor(input)
     cut = (slice(None),) * (dim % len(shape))
     return input[(*cut, slice(half))] * sigmoid(input[(*cut, slice(half, None))])
+
+
+def hardshrink(input: Any, lambd: float = 0.5) -> Tensor:
+    """Return x where ``|x| > lambd``, 0 elsewhere."""
+    return T.where(T.gt(T.abs(input), lambd), input, 0.0)
+
+
+def softshrink(input: Any, lambd: float = 0.5) -> Tensor:
+    """Return x moved towards 0 by `lambd`, and 0 where it is no further away."""
+    if lambd < 0:
+        raise ValueError(f"expected lambd of at least 0, got {lambd}")
+    return T.sub(input, T.clamp(input, -lambd, lambd))
+
+
+def tanhshrink(input: Any) -> Tensor:
+    """Return x - tanh(x)."""
+    return T.sub(input, tanh(input))
+
+
+def threshold(input: Any, threshold: float, value: float) -> Tensor:
+    """Return x where it is above `threshold`, `value` elsewhere."""
+    return T.where(T.gt(input, threshold), input, value)
+
+
+def softmin(input: Any, dim: int) -> Tensor:
+    """Return the softmax of -x along `dim`."""
+    return softmax(T.neg(input), dim)

@@ -34,6 +34,11 @@ def _checked(reduction: str) -> str:
     return reduction
 
 
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """Return losses as they are ("none"), their mean or their sum."""
+    return losses if _checked(reduction) == "none" else getattr(losses, reduction)()
+
+
 def _class_loss(name: str, x: Any, target: Any, weight: Any, **attrs: Any) -> Tensor:
     """Run a loss over classes, whose input may be unbatched (C,)."""
     if ndim_of(x) != 1:

@@ -10,7 +10,7 @@ import numpy as np
 
 from convkit.autograd import Tensor, apply
 from convkit.errors import DTypeError, ShapeError
-from convkit.functional.arguments import ndim_of, per_axis, shape_of
+from convkit.functional.arguments import batched, ndim_of, per_axis, shape_of
 from convkit.ops import REGISTRY as OPS
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "stack",
+    "unfold",
     "upsample",
 ]
 
@@ -206,3 +207,42 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
         raise ValueError(f"class indices run from {index.min()} to {index.max()}, "
                          f"expected 0 to {num_classes - 1}")
     return Tensor((index[..., None] == np.arange(num_classes)).astype(np.int64))
+
+
+def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+           stride: Any = 1) -> Tensor:
+    """Return the windows of images as columns.
+
+    Parameters
+    ----------
+    input : Tensor or array
+        (N, C, H, W) or (C, H, W).
+    kernel_size, dilation, padding, stride : int or (int, int)
+        As for `conv2d`; `padding` is of zeros.
+
+    Returns
+    -------
+    Tensor
+        (N, C * kH * kW, L) with the L places of a window, or the same without N.
+    """
+    return batched(input, 2, lambda x: _unfolded(
+        x if isinstance(x, Tensor) else Tensor(x),
+        *(per_axis(v, 2, name) for v, name in ((kernel_size, "kernel_size"),
+                                               (dilation, "dilation"), (padding, "padding"),
+                                               (stride, "stride")))))
+
+
+def _unfolded(x: Tensor, kernel: tuple, dilation: tuple, padding: tuple, stride: tuple) -> Tensor:
+    if any(padding):
+        x = pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    n, channels, *size = x.shape
+    out = [(m - d * (k - 1) - 1) // s + 1
+           for m, k, d, s in zip(size, kernel, dilation, stride, strict=True)]
+    if min(out) < 1:
+        raise ShapeError(f"expected images of at least the window's size, got x of shape {x.shape} "
+                         f"and kernel_size={kernel}")
+    ends = [s * (m - 1) + 1 for s, m in zip(stride, out, strict=True)]
+    taps = [x[:, :, r * dilation[0]:r * dilation[0] + ends[0]:stride[0],
+              c * dilation[1]:c * dilation[1] + ends[1]:stride[1]]
+            for r in range(kernel[0]) for c in range(kernel[1])]
+    return stack(taps, 2).reshape(n, channels * len(taps), math.prod(out))

@@ -17,6 +17,7 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -31,9 +32,14 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softmax2d",
+    "Softmin",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
+    "Tanhshrink",
+    "Threshold",
 ]
 
 
@@ -285,3 +291,68 @@ class GLU(Module):
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return f"dim={self.dim}"
+
+
+class Hardshrink(Module):
+    """x where ``|x| > lambd``, 0 elsewhere."""
+
+    def __init__(self, lambd: float = 0.5):
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.hardshrink(input, self.lambd)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"{self.lambd}"
+
+
+class Softshrink(Hardshrink):
+    """x moved towards 0 by `lambd`, and 0 where it is no further away."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.softshrink(input, self.lambd)
+
+
+class Tanhshrink(Module):
+    """x - tanh(x)."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.tanhshrink(input)
+
+
+class Threshold(Module):
+    """x where it is above `threshold`, `value` elsewhere."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False):
+        super().__init__()
+        self.threshold = threshold
+        self.value = value
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply to each element."""
+        return F.threshold(input, self.threshold, self.value)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"threshold={self.threshold}, value={self.value}"
+
+
+class Softmin(Softmax):
+    """Softmax of -x along `dim`."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply along `dim`."""
+        return F.softmin(input, self.dim)
+
+
+class Softmax2d(Module):
+    """Softmax over the channels of each pixel of (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, input: Any) -> Tensor:
+        """Apply along the axis of channels."""
+        return F.softmax(input, -3)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from convkit import functional as F
+from convkit import tensors as T
 from convkit.autograd import Tensor
 from convkit.nn.module import Module
 
 __all__ = [
     "ChannelShuffle",
+    "CircularPad1d",
     "CircularPad2d",
+    "ConstantPad1d",
     "ConstantPad2d",
     "Flatten",
     "PixelShuffle",
     "PixelUnshuffle",
+    "ReflectionPad1d",
     "ReflectionPad2d",
+    "ReplicationPad1d",
     "ReplicationPad2d",
+    "Unflatten",
+    "Unfold",
     "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
+    "ZeroPad1d",
     "ZeroPad2d",
 ]
 
@@ -37,6 +48,41 @@ class Flatten(Module):
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """Cuts one axis into several, of which one size may be -1."""
+
+    def __init__(self, dim: int, unflattened_size: Sequence[int]):
+        super().__init__()
+        self.dim = dim
+        self.unflattened_size = tuple(unflattened_size)
+
+    def forward(self, input: Any) -> Tensor:
+        """Cut the axis."""
+        return T.unflatten(input, self.dim, self.unflattened_size)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
+
+
+class Unfold(Module):
+    """Makes columns of the windows of images; see `functional.unfold`."""
+
+    def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1):
+        super().__init__()
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.padding, self.stride = padding, stride
+
+    def forward(self, input: Any) -> Tensor:
+        """Return the columns."""
+        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return (f"kernel_size={self.kernel_size}, dilation={self.dilation}, "
+                f"padding={self.padding}, stride={self.stride}")
 
 
 class Upsample(Module):
@@ -61,6 +107,20 @@ class Upsample(Module):
         return f"{what}, mode={self.mode!r}"
 
 
+class UpsamplingNearest2d(Upsample):
+    """Resizes images by the nearest pixel."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None):
+        super().__init__(size, scale_factor, "nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """Resizes images linearly, corners' centres in their place."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None):
+        super().__init__(size, scale_factor, "bilinear", True)
+
+
 class _Pad2d(Module):
     """Base of the padding layers.
 
@@ -72,13 +132,14 @@ class _Pad2d(Module):
 
     mode = "constant"
     value = 0.0
+    axes = 2
 
     def __init__(self, padding: Any):
         super().__init__()
-        self.padding = F.per_axis(padding, 4, "padding")
+        self.padding = F.per_axis(padding, 2 * self.axes, "padding")
 
     def forward(self, input: Any) -> Tensor:
-        """Pad the last two axes."""
+        """Pad the last axes."""
         return F.pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
@@ -118,6 +179,36 @@ class CircularPad2d(_Pad2d):
     """Pads images with their opposite side."""
 
     mode = "circular"
+
+
+class ZeroPad1d(ZeroPad2d):
+    """Pads sequences as `ZeroPad2d` pads images, given one number or (left, right)."""
+
+    axes = 1
+
+
+class ConstantPad1d(ConstantPad2d):
+    """Pads sequences as `ConstantPad2d` pads images, given one number or (left, right)."""
+
+    axes = 1
+
+
+class ReflectionPad1d(ReflectionPad2d):
+    """Pads sequences as `ReflectionPad2d` pads images, given one number or (left, right)."""
+
+    axes = 1
+
+
+class ReplicationPad1d(ReplicationPad2d):
+    """Pads sequences as `ReplicationPad2d` pads images, given one number or (left, right)."""
+
+    axes = 1
+
+
+class CircularPad1d(CircularPad2d):
+    """Pads sequences as `CircularPad2d` pads images, given one number or (left, right)."""
+
+    axes = 1
 
 
 class PixelShuffle(Module):

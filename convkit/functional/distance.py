@@ -1,0 +1,128 @@
+"""Lengths and distances of vectors, and the losses made of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from convkit import tensors as T
+from convkit.autograd import Tensor
+from convkit.functional.loss import reduced
+
+__all__ = ["cosine_embedding_loss", "cosine_similarity", "gaussian_nll_loss", "margin_ranking_loss",
+           "normalize", "pairwise_distance", "poisson_nll_loss", "soft_margin_loss",
+           "triplet_margin_loss"]
+
+
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else Tensor(x)
+
+
+def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """Divide by the p-norm along `dim`, which counts as at least `eps`."""
+    return T.div(input, T.norm(input, p, dim, True).clamp(min=eps))
+
+
+def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Return the cosine of the angle between vectors along `dim`; lengths are at least `eps`."""
+    lengths = [T.norm(x, 2, dim, True).clamp(min=eps) for x in (x1, x2)]
+    return T.sum(T.mul(T.div(x1, lengths[0]), T.div(x2, lengths[1])), dim)
+
+
+def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6,
+                      keepdim: bool = False) -> Tensor:
+    """Return the p-norm of ``x1 - x2 + eps`` along the last axis."""
+    return T.norm(T.add(T.sub(_tensor(x1), x2), eps), p, -1, keepdim)
+
+
+def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0,
+                        reduction: str = "mean") -> Tensor:
+    """Return ``max(0, -target * (input1 - input2) + margin)``; targets are 1 and -1."""
+    away = T.mul(T.neg(_tensor(target)), T.sub(_tensor(input1), input2))
+    return reduced((away + margin).clamp(min=0), reduction)
+
+
+def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
+    """Return ``log(1 + exp(-target * input))``; targets are 1 and -1."""
+    x = T.mul(T.neg(_tensor(target)), input)
+    # Of the two forms of the logarithm that of which nothing overflows.
+    return reduced(x.clamp(min=0) + T.log(1 + T.exp(-T.abs(x))), reduction)
+
+
+def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0,
+                          reduction: str = "mean") -> Tensor:
+    """Return ``1 - cos`` for targets of 1, ``max(0, cos - margin)`` for those of -1.
+
+    Inputs are (N, D) with targets (N,), or (D,) with a target ().
+    """
+    a, b = _tensor(input1), _tensor(input2)
+    squares = [T.sum(T.square(x), -1) + 1e-12 for x in (a, b)]
+    cosine = T.sum(a * b, -1) / T.sqrt(squares[0] * squares[1])
+    return reduced(T.where(T.gt(_tensor(target), 0), 1 - cosine, (cosine - margin).clamp(min=0)),
+                   reduction)
+
+
+def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float = 1.0,
+                        p: float = 2.0, eps: float = 1e-6, swap: bool = False,
+                        reduction: str = "mean") -> Tensor:
+    """Return ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``.
+
+    d is `pairwise_distance`; with `swap`, the negative's is the smaller of its distances to
+    the other two (Balntas et al., "Learning local feature descriptors with triplets and shallow
+    convolutional neural networks", 2016).
+    """
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = T.minimum(far, pairwise_distance(positive, negative, p, eps))
+    return reduced((near - far + margin).clamp(min=0), reduction)
+
+
+def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool = False,
+                     eps: float = 1e-8, reduction: str = "mean") -> Tensor:
+    """Return the negative log likelihood of counts under Poisson distributions.
+
+    Parameters
+    ----------
+    input : Tensor or array
+        The distributions' means, or with `log_input` their logarithms.
+    target : Tensor or array
+        Counts.
+    full : bool
+        Whether the constant is there, by Stirling's formula for counts above 1.
+    eps : float
+        Added to means before their logarithm is taken.
+    reduction : str
+        "mean", "sum" or "none".
+    """
+    x, count = _tensor(input), _tensor(target)
+    loss = T.exp(x) - count * x if log_input else x - count * T.log(x + eps)
+    if full:
+        many = T.gt(count, 1)
+        n = T.where(many, count, 1.0)
+        loss = loss + T.where(many, n * T.log(n) - n + 0.5 * T.log(2 * math.pi * n), 0.0)
+    return reduced(loss, reduction)
+
+
+def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
+                      reduction: str = "mean") -> Tensor:
+    """Return the negative log likelihood of targets under normal distributions.
+
+    Parameters
+    ----------
+    input, var : Tensor or array
+        Means and variances, which count as at least `eps` (gradients pass all the same).
+    target : Tensor or array
+        What was observed.
+    full : bool
+        Whether the constant is there.
+    eps : float
+    reduction : str
+        "mean", "sum" or "none".
+    """
+    spread = _tensor(var)
+    if (spread.data < 0).any():
+        raise ValueError("expected variances of at least 0")
+    spread = spread + (spread.detach().clamp(min=eps) - spread.detach())
+    loss = 0.5 * (T.log(spread) + T.square(T.sub(_tensor(input), target)) / spread)
+    return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
