@@ -43,7 +43,7 @@ def passes(shape: tuple[int, ...], axes: Sequence[Axis | None]) -> list[Pass]:
     shape : tuple of int
         Of the array, in memory order.
     axes : sequence of Axis or None
-        For each axis, where its elements go; None where they stay. At least one is given.
+        For each axis, where its elements go; None where they stay.
     """
     todo = [i for i, axis in enumerate(axes) if axis is not None]
     found = []
