@@ -1028,7 +1028,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
         job.v = <float*>take(bytes)
         if job.v != NULL:
             job.d = job.v + job.stage * job.x.step
-            job.sums = job.taps.sums = job.v + scratch
+            job.sums = job.v + scratch
             job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
             memset(<void*>job.x.proto.zeros, 0, 4 * zeros)
             if job.parts > 1:
