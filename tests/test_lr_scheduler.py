@@ -28,6 +28,13 @@ SCHEDULES = [
                     "pct_start": 0.4, "anneal_strategy": "linear", "three_phase": True}),
     ("OneCycleLR", {"max_lr": 0.5, "total_steps": STEPS, "cycle_momentum": False,
                     "div_factor": 10.0, "final_div_factor": 50.0}),
+    ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.4, "step_size_up": 4}),
+    ("CyclicLR", {"base_lr": [0.01, 0.02], "max_lr": [0.4, 0.3], "step_size_up": 3,
+                  "step_size_down": 5, "mode": "triangular2", "base_momentum": [0.7, 0.6],
+                  "max_momentum": 0.95}),
+    ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.4, "step_size_up": 5, "mode": "exp_range",
+                  "gamma": 0.97, "cycle_momentum": False}),
+    ("MultiplicativeLR", {"lr_lambda": lambda step: 1 - 0.02 * step}),
 ]
 
 
@@ -164,6 +171,9 @@ def test_plateaus_are_pytorchs(torch, args, sign):
     ("OneCycleLR", {"max_lr": 1}, "expected total_steps, or epochs and steps_per_epoch"),
     ("OneCycleLR", {"max_lr": 1, "total_steps": 5, "pct_start": 2}, "pct_start from 0 to 1"),
     ("OneCycleLR", {"max_lr": [1], "total_steps": 5}, "expected 2 values of max_lr, got 1"),
+    ("CyclicLR", {"base_lr": [1], "max_lr": 2}, "expected 2 values of base_lr, got 1"),
+    ("CyclicLR", {"base_lr": 1, "max_lr": 2, "mode": "x"}, "expected mode 'triangular'"),
+    ("CyclicLR", {"base_lr": 1, "max_lr": 2, "step_size_up": 0}, "step sizes above 0"),
     ("OneCycleLR", {"max_lr": 1, "total_steps": 5, "anneal_strategy": "x"}, "'cos' or 'linear'"),
     ("ReduceLROnPlateau", {"factor": 1.0}, "a factor below 1, got"),
     ("ReduceLROnPlateau", {"mode": "x"}, "'min' or 'max'"),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from convkit.optim.lr_scheduler.base import LRScheduler
 from convkit.optim.lr_scheduler.cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts
-from convkit.optim.lr_scheduler.custom import LambdaLR, SequentialLR
+from convkit.optim.lr_scheduler.custom import LambdaLR, MultiplicativeLR, SequentialLR
+from convkit.optim.lr_scheduler.cyclic import CyclicLR
 from convkit.optim.lr_scheduler.decay import ExponentialLR, MultiStepLR, PolynomialLR, StepLR
 from convkit.optim.lr_scheduler.one_cycle import OneCycleLR
 from convkit.optim.lr_scheduler.plateau import ReduceLROnPlateau
@@ -17,11 +18,13 @@ __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",
+    "MultiplicativeLR",
     "OneCycleLR",
     "PolynomialLR",
     "ReduceLROnPlateau",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from convkit.optim.optimizer import Optimizer
 
-__all__ = ["LRScheduler", "at_least_one"]
+__all__ = ["LRScheduler", "at_least_one", "each_group", "set_momentum"]
 
 
 class LRScheduler:
@@ -62,6 +63,22 @@ class LRScheduler:
         """Take over what `state_dict` returned, and set the groups' rates."""
         self.__dict__.update(state_dict)
         self.set_rates(self.last_epoch)
+
+
+def each_group(value: float | Sequence[float], groups: list[dict], what: str) -> list[float]:
+    """Return a setting for each group, given one for all or one each; else raise ValueError."""
+    values = list(value) if isinstance(value, Sequence) else [value] * len(groups)
+    if len(values) != len(groups):
+        raise ValueError(f"expected {len(groups)} values of {what}, got {len(values)}")
+    return values
+
+
+def set_momentum(group: dict[str, Any], momentum: float) -> None:
+    """Set a group's momentum, or its first beta."""
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    else:
+        group["momentum"] = momentum
 
 
 def at_least_one(value: int, what: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from convkit.optim.lr_scheduler.base import LRScheduler
 from convkit.optim.optimizer import Optimizer
 
-__all__ = ["LambdaLR", "SequentialLR"]
+__all__ = ["LambdaLR", "MultiplicativeLR", "SequentialLR"]
 
 
 class LambdaLR(LRScheduler):
@@ -45,6 +45,29 @@ class LambdaLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the optimiser and the functions."""
         return {k: v for k, v in super().state_dict().items() if k != "lr_lambdas"}
+
+
+class MultiplicativeLR(LambdaLR):
+    """The rate, again and again times a function of the number of steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        See `LRScheduler`.
+    lr_lambda : callable or sequence of callable
+        By what step ``epoch`` (from 1 on) multiplies the rate; one for all groups or one each.
+        It is not part of `state_dict`.
+    last_epoch : int
+        See `LRScheduler`.
+    """
+
+    def set_rates(self, epoch: int) -> None:
+        """Set the groups' rates to base * lr_lambda(1) * ... * lr_lambda(epoch)."""
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs,
+                                       self.lr_lambdas, strict=True):
+            for step in range(1, epoch + 1):
+                base *= factor(step)
+            group["lr"] = base
 
 
 class SequentialLR(LRScheduler):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from convkit.optim.lr_scheduler.base import LRScheduler
+from convkit.optim.lr_scheduler.base import LRScheduler, each_group, set_momentum
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["OneCycleLR"]
@@ -92,9 +92,7 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"expected anneal_strategy of 'cos' or 'linear', "
                              f"got {anneal_strategy!r}")
         groups = optimizer.param_groups
-        max_lrs = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * len(groups)
-        if len(max_lrs) != len(groups):
-            raise ValueError(f"expected {len(groups)} values of max_lr, got {len(max_lrs)}")
+        max_lrs = each_group(max_lr, groups, "max_lr")
         if cycle_momentum and not all("momentum" in g or "betas" in g for g in groups):
             raise ValueError("cycle_momentum needs an optimiser with momentum or betas")
         self.total_steps = total_steps
@@ -140,8 +138,4 @@ class OneCycleLR(LRScheduler):
             rates = {"initial": low, "max": high, "min": low / self.final_div_factor}
             group["lr"] = anneal(*(rates[name] for name in phase.rates), share)
             if self.cycle_momentum:
-                momentum = anneal(*(momenta[name] for name in phase.momenta), share)
-                if "betas" in group:
-                    group["betas"] = (momentum, *group["betas"][1:])
-                else:
-                    group["momentum"] = momentum
+                set_momentum(group, anneal(*(momenta[name] for name in phase.momenta), share))
