@@ -485,7 +485,8 @@ def test_import_takes_at_most_50_ms_over_numpys(tmp_path):
 def test_import_loads_little_besides_numpy():
     """Modules are counted, as times depend on what else the machine does.
 
-    On the machine this was written on, 78 modules took 22 ms of CPU time over NumPy's own.
+    On the machine this was written on, 78 modules took 22 ms of CPU time over NumPy's own, and
+    tensors' functions and methods (six modules) take 2 more, of the 50 that are promised.
     """
     code = """
         import sys
@@ -498,7 +499,7 @@ def test_import_loads_little_besides_numpy():
         new = {name for name in new if not name.startswith("_cython_")}
         assert new <= allowed, sorted(new - allowed)
         ours = {name for name in set(sys.modules) - before if name.startswith("convkit")}
-        assert len(ours) < 90, len(ours)
+        assert len(ours) < 95, len(ours)
         for name in ("infer", "io", "nn", "training", "data", "cli", "models"):
             assert f"convkit.{name}" not in sys.modules, name
     """
