@@ -79,6 +79,11 @@ def padding_pairs(
     return tuple((p, p) for p in per_axis(padding, axes, "padding"))
 
 
+def as_tensor(x: Any) -> Tensor:
+    """Return a tensor as it is, and anything else as one."""
+    return x if isinstance(x, Tensor) else Tensor(x)
+
+
 def ndim_of(x: Any) -> int:
     """Return the number of axes of a tensor or array."""
     return x.data.ndim if isinstance(x, Tensor) else np.ndim(x)

@@ -7,15 +7,12 @@ from typing import Any
 
 from convkit import tensors as T
 from convkit.autograd import Tensor
+from convkit.functional.arguments import as_tensor
 from convkit.functional.loss import reduced
 
 __all__ = ["cosine_embedding_loss", "cosine_similarity", "gaussian_nll_loss", "margin_ranking_loss",
            "normalize", "pairwise_distance", "poisson_nll_loss", "soft_margin_loss",
            "triplet_margin_loss"]
-
-
-def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else Tensor(x)
 
 
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
@@ -32,19 +29,19 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Tens
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6,
                       keepdim: bool = False) -> Tensor:
     """Return the p-norm of ``x1 - x2 + eps`` along the last axis."""
-    return T.norm(T.add(T.sub(_tensor(x1), x2), eps), p, -1, keepdim)
+    return T.norm(T.add(T.sub(as_tensor(x1), x2), eps), p, -1, keepdim)
 
 
 def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0,
                         reduction: str = "mean") -> Tensor:
     """Return ``max(0, -target * (input1 - input2) + margin)``; targets are 1 and -1."""
-    away = T.mul(T.neg(_tensor(target)), T.sub(_tensor(input1), input2))
+    away = T.mul(T.neg(as_tensor(target)), T.sub(as_tensor(input1), input2))
     return reduced((away + margin).clamp(min=0), reduction)
 
 
 def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     """Return ``log(1 + exp(-target * input))``; targets are 1 and -1."""
-    x = T.mul(T.neg(_tensor(target)), input)
+    x = T.mul(T.neg(as_tensor(target)), input)
     # Of the two forms of the logarithm that of which nothing overflows.
     return reduced(x.clamp(min=0) + T.log(1 + T.exp(-T.abs(x))), reduction)
 
@@ -55,10 +52,10 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
 
     Inputs are (N, D) with targets (N,), or (D,) with a target ().
     """
-    a, b = _tensor(input1), _tensor(input2)
+    a, b = as_tensor(input1), as_tensor(input2)
     squares = [T.sum(T.square(x), -1) + 1e-12 for x in (a, b)]
     cosine = T.sum(a * b, -1) / T.sqrt(squares[0] * squares[1])
-    return reduced(T.where(T.gt(_tensor(target), 0), 1 - cosine, (cosine - margin).clamp(min=0)),
+    return reduced(T.where(T.gt(as_tensor(target), 0), 1 - cosine, (cosine - margin).clamp(min=0)),
                    reduction)
 
 
@@ -95,7 +92,7 @@ def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool
     reduction : str
         "mean", "sum" or "none".
     """
-    x, count = _tensor(input), _tensor(target)
+    x, count = as_tensor(input), as_tensor(target)
     loss = T.exp(x) - count * x if log_input else x - count * T.log(x + eps)
     if full:
         many = T.gt(count, 1)
@@ -120,9 +117,9 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
     reduction : str
         "mean", "sum" or "none".
     """
-    spread = _tensor(var)
+    spread = as_tensor(var)
     if (spread.data < 0).any():
         raise ValueError("expected variances of at least 0")
     spread = spread + (spread.detach().clamp(min=eps) - spread.detach())
-    loss = 0.5 * (T.log(spread) + T.square(T.sub(_tensor(input), target)) / spread)
+    loss = 0.5 * (T.log(spread) + T.square(T.sub(as_tensor(input), target)) / spread)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)

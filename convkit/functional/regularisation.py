@@ -9,7 +9,7 @@ import numpy as np
 from convkit import random
 from convkit.autograd import Tensor, apply
 from convkit.errors import ShapeError
-from convkit.functional.arguments import shape_of
+from convkit.functional.arguments import as_tensor, shape_of
 from convkit.ops import REGISTRY as OPS
 from convkit.ops.layout import axis_order, like
 
@@ -152,7 +152,7 @@ def _drop(x: Any, shape: tuple[int, ...], p: float, training: bool,
           scaled: bool = True) -> Tensor:
     """Multiply by random factors of a shape, 0 or 1 / (1 - p) (or 1)."""
     _check_probability(p)
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = as_tensor(x)
     if not training or p == 0:
         return x
     factors = like(x.data) if shape == x.shape else np.empty(shape, x.dtype)

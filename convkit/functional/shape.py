@@ -10,7 +10,7 @@ import numpy as np
 
 from convkit.autograd import Tensor, apply
 from convkit.errors import DTypeError, ShapeError
-from convkit.functional.arguments import batched, ndim_of, per_axis, shape_of
+from convkit.functional.arguments import as_tensor, batched, ndim_of, per_axis, shape_of
 from convkit.ops import REGISTRY as OPS
 
 __all__ = [
@@ -40,7 +40,7 @@ def concat(tensors: Sequence[Any], dim: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Any], dim: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis `dim`."""
-    tensors = [t if isinstance(t, Tensor) else Tensor(t) for t in tensors]
+    tensors = [as_tensor(t) for t in tensors]
     shapes = {t.shape for t in tensors}
     if len(shapes) != 1:
         raise ShapeError("expected tensors of one shape to stack, got "
@@ -226,7 +226,7 @@ def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
         (N, C * kH * kW, L) with the L places of a window, or the same without N.
     """
     return batched(input, 2, lambda x: _unfolded(
-        x if isinstance(x, Tensor) else Tensor(x),
+        as_tensor(x),
         *(per_axis(v, 2, name) for v, name in ((kernel_size, "kernel_size"),
                                                (dilation, "dilation"), (padding, "padding"),
                                                (stride, "stride")))))

@@ -11,6 +11,7 @@ import numpy as np
 from convkit._kernels.tape import TensorBase, apply, wrap
 from convkit.errors import ShapeError
 from convkit.ops import REGISTRY as OPS
+from convkit.tensors.elements import where
 
 __all__ = [
     "broadcast_to", "chunk", "diff", "expand", "flip", "gather", "index_select", "movedim",
@@ -237,17 +238,12 @@ def repeat_interleave(input: Any, repeats: int | Sequence[int], dim: int | None 
 
 def tril(input: Any, diagonal: int = 0) -> Any:
     """Return matrices with zeros above a diagonal."""
-    return _masked(input, np.tri(*input.shape[-2:], diagonal, dtype=bool))
+    return where(np.tri(*input.shape[-2:], diagonal, dtype=bool), input, 0)
 
 
 def triu(input: Any, diagonal: int = 0) -> Any:
     """Return matrices with zeros below a diagonal."""
-    return _masked(input, ~np.tri(*input.shape[-2:], diagonal - 1, dtype=bool))
-
-
-def _masked(input: Any, keep: np.ndarray) -> Any:
-    """Return the elements to keep, and zeros elsewhere."""
-    return apply(OPS["where"], keep, input, np.zeros((), input.dtype))
+    return where(~np.tri(*input.shape[-2:], diagonal - 1, dtype=bool), input, 0)
 
 
 def diff(input: Any, n: int = 1, dim: int = -1) -> Any:

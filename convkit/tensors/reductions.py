@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from convkit._kernels.tape import TensorBase, apply, wrap
 from convkit.ops import REGISTRY as OPS
 from convkit.tensors import elements
+from convkit.tensors.arranging import sizes_of
 
 __all__ = [
     "Picked", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp",
@@ -28,9 +28,7 @@ class Picked(NamedTuple):
 
 def axes_of(dim: Any) -> tuple[int, ...] | None:
     """Return the `dim` of a reduction as operations want it: a tuple or None."""
-    if dim is None:
-        return None
-    return tuple([d.__index__() for d in (dim if isinstance(dim, Sequence) else (dim,))])
+    return None if dim is None else sizes_of((dim,))
 
 
 def _reduce(name: str, input: Any, dim: Any, keepdim: bool) -> Any:
@@ -157,15 +155,15 @@ def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> An
         return sum(size, dim, keepdim)
     total = sum(elements.square(input) if p == 2 else elements.pow(size, p), dim, keepdim)
     none = elements.eq(total, 0)
-    some = elements.where(none, np.ones((), total.dtype), total)
+    some = elements.where(none, 1.0, total)
     root = elements.sqrt(some) if p == 2 else elements.pow(some, 1 / p)
-    return elements.where(none, np.zeros((), total.dtype), root)
+    return elements.where(none, 0.0, root)
 
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """Return ``log(sum(exp(x)))`` over `dim`, where the sum itself may be beyond the type."""
     most = wrap(_plain(input).max(axis=axes_of(dim), keepdims=True))
-    most = elements.where(elements.isfinite(most), most, np.zeros((), most.dtype))
+    most = elements.where(elements.isfinite(most), most, 0.0)
     total = elements.log(sum(elements.exp(elements.sub(input, most)), dim, True))
     out = elements.add(total, most)
     return out if keepdim else sum(out, dim)

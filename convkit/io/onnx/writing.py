@@ -96,7 +96,7 @@ def _open_graph(graph: Graph) -> Any:
     protos = (_graph(graph.at_size(**points[i].sizes), graph) for i in (0, 1, len(points) // 2, -1))
     first = next(protos)
     for other in protos:
-        found = _differences(first, other)
+        found = _differences(first, other, len(graph.constants))
         if found:
             raise UnsupportedOperatorError(
                 f"{', '.join(found)}: no form in ONNX for sizes that are open "
@@ -104,9 +104,10 @@ def _open_graph(graph: Graph) -> Any:
     return first
 
 
-def _differences(a: Any, b: Any) -> list[str]:
-    """Return the names of layers that were written in two ways."""
-    ours, theirs = ({c.name: c.SerializeToString() for c in g.initializer} for g in (a, b))
+def _differences(a: Any, b: Any, shared: int) -> list[str]:
+    """Return the names of layers that were written in two ways; the first constants are shared."""
+    ours, theirs = ({c.name: c.SerializeToString() for c in g.initializer[shared:]}
+                    for g in (a, b))
     uneven = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     found = [(x or y).name for x, y in itertools.zip_longest(a.node, b.node)
              if x != y or uneven.intersection(x.input)]
