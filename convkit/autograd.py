@@ -18,8 +18,7 @@ import numpy as np
 
 from convkit import indexing
 from convkit._kernels import tape
-from convkit._kernels.tape import Node, Sweep, TensorBase, apply, wrap
-from convkit._kernels.tape import state as _state
+from convkit._kernels.tape import Forms, Holder, Node, Sweep, TensorBase, apply, here, wrap
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
 from convkit.ops.layout import FLOATS, axis_order, like
@@ -35,32 +34,32 @@ _any_post_hook = False  # whether there ever was one, so that others pay nothing
 
 def is_grad_enabled() -> bool:
     """Tell whether operations are recorded for backward in this thread."""
-    return _state.grad
+    return here().grad
 
 
 def is_tracing() -> bool:
     """Tell whether operations of this thread are reported to a tracer."""
-    return _state.tracer is not None
+    return here().tracer is not None
 
 
 def is_recomputing() -> bool:
     """Tell whether a part of the network runs once more, for backward (`checkpoint`)."""
-    return _state.recomputing
+    return here().recomputing
 
 
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
     """Mark what runs within the block as a repetition, which counts no batches."""
-    before, _state.recomputing = _state.recomputing, True
+    before, here().recomputing = here().recomputing, True
     try:
         yield
     finally:
-        _state.recomputing = before
+        here().recomputing = before
 
 
 def after_backward(callback: Callable[[], None]) -> None:
     """Call a function once, at the end of the backward that runs in this thread."""
-    _state.after = (*_state.after, callback)
+    here().after = (*here().after, callback)
 
 
 class _GradMode(contextlib.ContextDecorator):
@@ -71,12 +70,12 @@ class _GradMode(contextlib.ContextDecorator):
         self._before: list[bool] = []
 
     def __enter__(self):
-        self._before.append(_state.grad)
-        _state.grad = self._enabled
+        self._before.append(here().grad)
+        here().grad = self._enabled
         return self
 
     def __exit__(self, *exc):
-        _state.grad = self._before.pop()
+        here().grad = self._before.pop()
         return False
 
 
@@ -99,11 +98,11 @@ def tracing(tracer: Any) -> Iterator[None]:
     ``tracer.run(op, arrays, attrs)``, where there is one, makes the outputs instead of the
     operation's forward.
     """
-    before, _state.tracer = _state.tracer, tracer
+    before, here().tracer = here().tracer, tracer
     try:
         yield
     finally:
-        _state.tracer = before
+        here().tracer = before
 
 
 @contextlib.contextmanager
@@ -113,11 +112,11 @@ def watching(watcher: Callable) -> Iterator[None]:
     Unlike tracing, this leaves everything else as it is: values change in place where they
     would, and outputs have their nodes already.
     """
-    before, _state.watchers = _state.watchers, (*_state.watchers, watcher)
+    before, here().watchers = here().watchers, (*here().watchers, watcher)
     try:
         yield
     finally:
-        _state.watchers = before
+        here().watchers = before
 
 
 class Tensor(TensorBase, Methods):
@@ -239,7 +238,7 @@ class Tensor(TensorBase, Methods):
 
     def clone(self) -> Tensor:
         """Return a copy through which gradients flow."""
-        if _state.tracer is None and not (_state.grad and self.requires_grad):
+        if here().tracer is None and not (here().grad and self.requires_grad):
             copy = like(self.data)
             np.copyto(copy, self.data)
             return wrap(copy)
@@ -253,7 +252,7 @@ class Tensor(TensorBase, Methods):
         dtype = np.dtype(dtype)
         if dtype == self.data.dtype:
             return self
-        if _state.tracer is not None or (self.requires_grad and dtype in FLOATS):
+        if here().tracer is not None or (self.requires_grad and dtype in FLOATS):
             return apply(OPS["cast"], self, dtype=dtype.name)
         return wrap(self.data.astype(dtype))
 
@@ -295,7 +294,7 @@ class Tensor(TensorBase, Methods):
         try:
             sweep.run(retain_graph)
         finally:
-            after, _state.after = _state.after, ()
+            after, here().after = here().after, ()
         for callback in after:
             callback()
 
@@ -423,7 +422,7 @@ class Tensor(TensorBase, Methods):
     def _operand(self, other: Any) -> np.ndarray:
         """Return the array of what is combined with this tensor in place."""
         if isinstance(other, Tensor):
-            if _state.grad and other.requires_grad:
+            if here().grad and other.requires_grad:
                 raise RuntimeError("a change in place by a tensor that requires grad is not "
                                    "recorded; do so within convkit.no_grad()")
             return other.data
@@ -436,7 +435,7 @@ class Tensor(TensorBase, Methods):
 
     def _inplace(self, other: Any, change: Callable, combine: Callable) -> Tensor:
         """Run ``t += other``: in place, or out of place where a record of it is wanted."""
-        if _state.tracer is not None or (_state.grad and (
+        if here().tracer is not None or (here().grad and (
                 self._edge is not None or getattr(other, "requires_grad", False))):
             return combine(other)
         return change(other)
@@ -503,7 +502,7 @@ class Tensor(TensorBase, Methods):
     def _compare(self, name: str, ufunc: np.ufunc, other: Any):
         if not isinstance(other, (Tensor, np.ndarray, numbers.Real, np.generic)):
             return NotImplemented
-        if _state.tracer is not None:
+        if here().tracer is not None:
             return apply(OPS[name], self, as_operand(other, self))
         other = other.data if isinstance(other, Tensor) else other
         return wrap(np.asarray(ufunc(self.data, other)))
@@ -531,7 +530,7 @@ class Tensor(TensorBase, Methods):
             cut, shape = indexing.resolve(self.shape, index)
             out = self if cut is None else apply(OPS["slice"], self, **cut)
             return out if shape is None else apply(OPS["reshape"], out, shape=shape)
-        if _state.grad and self.requires_grad:
+        if here().grad and self.requires_grad:
             raise TypeError("only numbers, slices, ... and None can index a tensor that requires "
                             "grad; use t.detach()[index]")
         if isinstance(index, tuple):
@@ -636,36 +635,16 @@ def _count_ways(root: Node | Tensor) -> dict[Tensor, int | None]:
 tape.bind(Tensor, OPS["add"])
 
 
-class _Forms(dict):
-    """Forms derived from a parameter's values; how many were ever made is counted."""
-
-    made = 0
-
-    def __setitem__(self, key: Any, form: Any) -> None:
-        _Forms.made += 1
-        super().__setitem__(key, form)
-
-
-class _Passing(_Forms):
-    """Forms that are there already; those made now are counted, but not kept."""
-
-    def __setitem__(self, key: Any, form: Any) -> None:
-        _Forms.made += 1
-
-
-_NOTHING_KEPT = _Passing()
-
-
 def forms_made() -> int:
     """Return how many forms of parameters (packed or transformed weights) were made so far.
 
     A training step makes each form that its passes read once; prediction makes none after
     the first.
     """
-    return _Forms.made
+    return Forms.made
 
 
-class _Cached(Tensor):
+class _Cached(Holder, Tensor):
     """A leaf whose derived forms (packed weights) are kept while its values stay.
 
     `data` is a read-only view: values change only by assigning `data` or by the methods
@@ -673,11 +652,7 @@ class _Cached(Tensor):
     be stale.
     """
 
-    __slots__ = ("_again", "_cache", "_cached_from", "_readings", "_store")
-
-    def __init__(self, data: Any, requires_grad: bool = False):
-        self._forget()
-        super().__init__(data, requires_grad)
+    __slots__ = ()
 
     def _keep(self, array: Any) -> None:
         """Take other values; what is seen of them is not writable."""
@@ -691,42 +666,9 @@ class _Cached(Tensor):
         self._store = array
         super()._keep(view)
 
-    def _writable(self) -> np.ndarray:
-        return self._store
-
     def detach(self) -> Tensor:
         """Return a tensor over the same memory that is cut off from the tape."""
         out = _Cached.__new__(_Cached)
         Tensor.__init__(out, self._store)  # its own memory: a read-only view would be copied
         out._cell = self._cell
-        out._forget()
         return out
-
-    def _forget(self) -> None:
-        """Start without derived forms."""
-        self._keeps_forms = True
-        self._cached_from = (None, 0)
-        self._readings, self._again = 0, False
-
-    def _packed(self, recorded: bool = False, once: bool = False) -> dict:
-        """Return the dictionary of derived forms, emptied whenever the values changed.
-
-        A call that is made `once`, to trace a model, leaves nothing there.
-
-        A call that is recorded reads one form, and its backward another. Kept until the next
-        step, they would be the largest thing in memory; so nothing new is kept there, unless
-        several such calls read the same values, these or those before the latest change.
-        """
-        array, version = self._cached_from
-        if array is not self._store or version != self._cell[0]:
-            self._cache = _Forms()
-            self._cached_from = (self._store, self._cell[0])
-            self._again = self._readings > 1
-            self._readings = 0
-        if once:
-            return _Passing(self._cache)
-        if recorded:
-            self._readings += 1
-            if self._readings == 1 and not self._again:
-                return _Passing(self._cache) if self._cache else _NOTHING_KEPT
-        return self._cache

@@ -10,41 +10,70 @@ cimport cython
 import threading
 import weakref
 from heapq import heappop, heappush
-from itertools import count
 
 import numpy as np
 cimport numpy as cnp
 
 from cpython.contextvars cimport get_value
+from cpython.object cimport PyObject
 
 from convkit import _precision, runtime
 
 cnp.import_array()
 
 
-class State(threading.local):
-    """Per-thread switches."""
+cdef extern from *:
+    """
+    /* The present thread's Switches, which threading.local would take a look-up of its own for. */
+    static _Thread_local PyObject *ck_here;
 
-    grad = True
-    tracer = None
-    recomputing = False
-    after = ()
-    watchers = ()
+    /* An object without a call of its class, nor of its constructor. */
+    static inline PyObject *ck_new(PyObject *cls, PyObject *no_arguments) {
+        return ((PyTypeObject *)cls)->tp_new((PyTypeObject *)cls, no_arguments, NULL);
+    }
+    """
+    PyObject* ck_here
+    object ck_new(object cls, object no_arguments)
 
 
-state = State()
-cdef object _state = state
-cdef object _next_order = count().__next__
+cdef class Switches:
+    """What is switched on in one thread."""
+
+    cdef public bint grad, recomputing
+    cdef public object tracer
+    cdef public tuple after, watchers
+
+    def __cinit__(self):
+        self.grad = True
+        self.after = self.watchers = ()
+
+    def __dealloc__(self):
+        global ck_here
+        if ck_here == <PyObject*>self:
+            ck_here = NULL
+
+
+_kept = threading.local()  # keeps each thread's switches for as long as there is the thread
+
+
+cpdef Switches here():
+    """Return the switches of the present thread."""
+    global ck_here
+    if ck_here == NULL:
+        _kept.switches = Switches()
+        ck_here = <PyObject*>_kept.switches
+    return <Switches>ck_here
+
+
 # The class of tensors and the operation of addition, which are defined above this (`bind`).
 cdef object _Tensor = None
-cdef object _new = None
 cdef object _add = None
 
 
 def bind(tensor, add):
     """Say what results are made of and what adds two gradients of one value."""
-    global _Tensor, _new, _add
-    _Tensor, _new, _add = tensor, tensor.__new__, add
+    global _Tensor, _add
+    _Tensor, _add = tensor, add
 
 
 # The settings of this thread or task, read without a call of Python code for each operation.
@@ -121,7 +150,7 @@ cdef class TensorBase:
 
     cdef object __weakref__
     cdef public object grad, _edge, _cell, _values, _deferred, _hooks, _post_hooks
-    cdef public bint requires_grad, _keeps_forms
+    cdef public bint requires_grad
 
     @property
     def data(self):
@@ -177,7 +206,7 @@ cdef class TensorBase:
         RuntimeError
             When a gradient is being recorded, which a change in place would falsify.
         """
-        if self.requires_grad and _state.grad:
+        if self.requires_grad and here().grad:
             what = "a leaf" if self._edge is None else "a tensor"
             raise RuntimeError(
                 f"{what} that requires grad cannot be changed in place while gradients are "
@@ -204,12 +233,73 @@ cdef class TensorBase:
             own._cell[0] += 1
 
 
+class Forms(dict):
+    """Forms derived from a parameter's values; how many were ever made is counted."""
+
+    made = 0
+
+    def __setitem__(self, key, form):
+        Forms.made += 1
+        dict.__setitem__(self, key, form)
+
+
+class Passing(Forms):
+    """Forms that are there already; those made now are counted, but not kept."""
+
+    def __setitem__(self, key, form):
+        Forms.made += 1
+
+
+cdef object _NOTHING_KEPT = Passing()
+
+
+cdef class Holder(TensorBase):
+    """A tensor's fields and those that keep forms derived from its values (packed weights)."""
+
+    cdef public object _store, _cache, _cached_from
+    cdef Py_ssize_t _version, _readings
+    cdef bint _again
+
+    def __cinit__(self):
+        self._cached_from = None
+
+    def _writable(self):
+        """Return the array that changes in place are written to."""
+        return self._store
+
+    cpdef _packed(self, bint recorded=False, bint once=False):
+        """Return the dictionary of derived forms, emptied whenever the values changed.
+
+        A call that is made `once`, to trace a model, leaves nothing there.
+
+        A call that is recorded reads one form, and its backward another. Kept until the next
+        step, they would be the largest thing in memory; so nothing new is kept there, unless
+        several such calls read the same values, these or those before the latest change.
+        """
+        cdef Py_ssize_t version = self._cell[0]
+        if self._cached_from is not self._store or self._version != version:
+            self._cache = Forms()
+            self._cached_from, self._version = self._store, version
+            self._again = self._readings > 1
+            self._readings = 0
+        if once:
+            return Passing(self._cache)
+        if recorded:
+            self._readings += 1
+            if self._readings == 1 and not self._again:
+                return Passing(self._cache) if self._cache else _NOTHING_KEPT
+        return self._cache
+
+
 cpdef wrap(array):
     """Make a Tensor of an operation's result without the constructor's checks."""
-    cdef TensorBase t = _new(_Tensor)
+    cdef TensorBase t = ck_new(_Tensor, ())
     t._values = array
     t._cell = [0]
     return t
+
+
+cdef long long _count = 0   # of nodes
 
 
 @cython.trashcan(True)
@@ -236,13 +326,15 @@ cdef class Node:
     cdef bint owned              # whether the tape alone holds the first output's gradient
 
     def __init__(self, op, ctx, edges, versions, Py_ssize_t n_outputs):
+        global _count
         self.op = op
         self.ctx = ctx
         self.edges = edges
         self.versions = versions
         self.n_outputs = n_outputs
         self.leaves = ()
-        self.order = _next_order()
+        _count += 1
+        self.order = _count
 
     def __lt__(self, Node other not None):
         """Newer nodes come first."""
@@ -364,15 +456,19 @@ cdef class Sweep:
         cdef Node node
         cdef TensorBase leaf
         cdef bint owned
+        cdef Py_ssize_t i
+        cdef tuple results
         while self._heap:
             node = heappop(self._heap)
             results = node.run(self._pending.pop(node))
             edges, owned = node.edges, not node.op.passes_gradient
             if not retain:
                 node.free()
-            for edge, value in zip(edges, results, strict=True):
-                if edge is not None and value is not None:
-                    self.send(edge, value, owned)
+            if len(results) != len(edges):
+                raise ValueError(f"expected {len(edges)} gradients, got {len(results)}")
+            for i in range(len(results)):
+                if edges[i] is not None and results[i] is not None:
+                    self.send(edges[i], results[i], owned)
         for leaf, value in self._hooked.values():
             for hook in tuple(leaf._hooks):
                 value = _hooked(hook, value)
@@ -380,6 +476,29 @@ cdef class Sweep:
         for leaf in tuple(self._open):
             if leaf.grad is not None:
                 _call_post_hooks(leaf)
+
+
+cdef class Kind:
+    """What an operation's class says of itself (`ops.op.Op`), looked up once."""
+
+    cdef bint takes_deferred, packs, views, reads_output
+    cdef Py_ssize_t defers, differentiable
+    cdef tuple reads
+
+    def __init__(self, op):
+        self.takes_deferred, self.packs, self.views = op.takes_deferred, op.packs, op.views
+        self.reads, self.reads_output = op.reads, op.reads_output
+        self.defers, self.differentiable = op.defers, op.differentiable
+
+
+cdef dict _kinds = {}
+
+
+cdef Kind _kind(op):
+    kind = _kinds.get(op)
+    if kind is None:
+        kind = _kinds[op] = Kind(op)
+    return kind
 
 
 def apply(op, *inputs, **attrs):
@@ -399,49 +518,56 @@ def apply(op, *inputs, **attrs):
     Tensor or tuple of Tensor
         As many as the operation has outputs.
     """
-    cdef object tracer = _state.tracer
-    cdef tuple watchers = _state.watchers
+    return perform(op, inputs, attrs)
+
+
+cpdef perform(op, tuple inputs, dict attrs):
+    """Do what `apply` does, with attributes that many calls share."""
+    cdef Switches now = here()
+    cdef object tracer = now.tracer
+    cdef tuple watchers = now.watchers
+    cdef Kind kind = _kind(op)
     cdef bint watched = tracer is not None or len(watchers) > 0
-    cdef bint takes_deferred = not watched and op.takes_deferred
+    cdef bint takes_deferred = not watched and kind.takes_deferred
     cdef bint wanted = False
     cdef Context ctx = Context.__new__(Context)
-    cdef list arguments = [ctx], needs = []
+    cdef Py_ssize_t i, count = len(inputs), sources
+    cdef list arguments = [ctx]
     cdef TensorBase t
     for x in inputs:
         if isinstance(x, TensorBase):
             t = x
             arguments.append(t._now() if takes_deferred else t._computed())
-            needs.append(t.requires_grad)
             wanted = wanted or t.requires_grad
         else:
             if not (x is None or isinstance(x, cnp.ndarray)):
                 x = _Tensor(x).data
             arguments.append(x)
-            needs.append(False)
-    wanted = wanted and _state.grad
-    ctx.needs = tuple(needs) if wanted else (False,) * len(inputs)
+    wanted = wanted and now.grad
+    ctx.needs = tuple([wanted and isinstance(x, TensorBase) and (<TensorBase>x).requires_grad
+                       for x in inputs])
     ctx.threads = _threads()
     ctx.precision = _present_precision()
     ctx.cache = tuple([
-        x._packed(wanted and x.requires_grad, tracer is not None)
-        if isinstance(x, TensorBase) and (<TensorBase>x)._keeps_forms else None
-        for x in inputs]) if op.packs else ()
-    cdef Py_ssize_t sources = op.defers if wanted and not watched else 0
-    if sources:
-        ctx.defer = all([isinstance(x, TensorBase) and (<TensorBase>x)._edge is not None
-                         for x in inputs[:sources]])
+        (<Holder>x)._packed(wanted and (<TensorBase>x).requires_grad, tracer is not None)
+        if isinstance(x, Holder) else None for x in inputs]) if kind.packs else ()
+    sources = kind.defers if wanted and not watched else 0
+    ctx.defer = sources > 0
+    for i in range(sources):
+        ctx.defer = ctx.defer and isinstance(inputs[i], TensorBase) \
+            and (<TensorBase>inputs[i])._edge is not None
     result = op.forward(*arguments, **attrs)
     cdef bint several = isinstance(result, tuple)
-    cdef tuple tensors = tuple([_result(y, inputs, sources) for y in result]) if several \
+    cdef tuple tensors = tuple([_result(y, inputs, sources) for y in <tuple>result]) if several \
         else (_result(result, inputs, sources),)
-    if op.views and isinstance(inputs[0], TensorBase):
+    if kind.views and isinstance(inputs[0], TensorBase):
         (<TensorBase>tensors[0])._cell = (<TensorBase>inputs[0])._cell
     if wanted:
-        _record(op, ctx, inputs, tensors)
+        _record(op, kind, ctx, inputs, tensors)
     if tracer is not None:
-        tracer.record(op, inputs, attrs, tensors)
+        tracer.record(op, inputs, dict(attrs), tensors)
     for watcher in watchers:
-        watcher(op, inputs, attrs, tensors)
+        watcher(op, inputs, dict(attrs), tensors)
     return tensors if several else tensors[0]
 
 
@@ -458,10 +584,10 @@ cdef TensorBase _result(y, tuple inputs, Py_ssize_t sources):
     return out
 
 
-cdef _record(op, Context ctx, tuple inputs, tuple outputs):
+cdef _record(op, Kind kind, Context ctx, tuple inputs, tuple outputs):
     """Leave a node on the differentiable outputs."""
     cdef list edges = [], versions = []
-    cdef Py_ssize_t i, count = op.differentiable
+    cdef Py_ssize_t i, count = kind.differentiable
     cdef TensorBase t
     for x, need in zip(inputs, ctx.needs):
         if need:
@@ -469,11 +595,11 @@ cdef _record(op, Context ctx, tuple inputs, tuple outputs):
             edges.append(t if t._edge is None else t._edge)
         else:
             edges.append(None)
-    for i in op.reads:
+    for i in kind.reads:
         if i < len(inputs) and isinstance(inputs[i], TensorBase):
             cell = (<TensorBase>inputs[i])._cell
             versions += [cell, cell[0]]
-    if op.reads_output:
+    if kind.reads_output:
         cell = (<TensorBase>outputs[0])._cell
         versions += [cell, cell[0]]
     node = Node(op, ctx, edges, versions, count)
