@@ -264,3 +264,19 @@ def test_the_emulation_stops_at_what_the_processor_refuses(run):
     configure(17, 32)
     """, check=False)
     assert done.returncode == 3 or "raw[" in done.stderr or "rows <= 16" in done.stderr
+
+
+def test_moments_are_gathered_strip_by_strip(run):
+    run("""
+    import test_gathered_moments as gathered
+    for _, shape, outputs, more in gathered.PROBLEMS:
+        attrs = gathered.attributes(**more)
+        if attrs["groups"] * 4 > shape[1] and shape[1] > 1:
+            continue
+        x, weight = gathered.make("", shape, outputs, attrs, "float32")
+        for algorithm in BOUNDS:
+            y, alone = gathered.convolve(x, weight, attrs, algorithm=algorithm)
+            gathered.check_moments(y, alone, gathered.BOUND["float32"], f"{algorithm} {shape}")
+            _, together = gathered.convolve(x, weight, attrs, 3, algorithm=algorithm)
+            assert_same_bits(alone, together)
+    """)

@@ -63,7 +63,7 @@ cdef void _make_wide(Chain* chain, Job* job, Py_ssize_t low, Py_ssize_t high, Py
     cdef Py_ssize_t row = job.in_w * job.x_pixel * job.itemsize, y_row
     if not job.pointwise:
         job.y = wide - low * chain.wide_row
-        run_rows(job, 0, low, high, 0, job.all_blocks, strip)
+        run_rows(job, 0, low, high, 0, job.all_blocks, 0, strip)
         return
     ahead.count = 0
     look_at(&ahead, job.x + high * row, (high - low) * row, job.x, job.x + job.in_h * row)

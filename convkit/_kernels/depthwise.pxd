@@ -1,6 +1,7 @@
 """Depthwise convolution as the steps around it see it: see depthwise.pyx."""
 
 from convkit._kernels.dispatch cimport ck_unary_fn
+from convkit._kernels.gather cimport Gather
 
 cdef extern from "depthwise.h" nogil:
     ctypedef struct ck_depthwise_args:
@@ -97,6 +98,8 @@ cdef struct Problem:
     Py_ssize_t sums_step, tasks
     # Whether y is stored past the caches: see FAR_BYTES.
     bint far
+    # What the output's moments are gathered in, a part for each block of rows; or NULL.
+    Gather* gathered
 
 
 cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil

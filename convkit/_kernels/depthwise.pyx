@@ -15,6 +15,7 @@ cimport numpy as cnp
 import numpy as np
 
 from convkit._kernels.dispatch cimport CK_ACT_UNARY, activation_map, table
+from convkit._kernels.gather cimport Gathered, add_pixels
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -87,6 +88,16 @@ cdef void _forward_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             g.residual = p.residual + y_at if p.residual != NULL else NULL
             p.kernels.row(&g)
         g.from_ = g.to
+    _gather_moments(p, index, start, stop)
+
+
+cdef void _gather_moments(const Problem* p, Py_ssize_t index, Py_ssize_t start,
+                          Py_ssize_t stop) noexcept nogil:
+    """Gather the moments of the block of rows that a task has computed."""
+    if p.gathered != NULL and start < stop:
+        add_pixels(p.gathered, index, True, 0, p.c,
+                   p.y + (index // p.blocks * p.oh + start) * p.ow * p.c * p.item, 1,
+                   (stop - start) * p.ow, 0, p.c)
 
 
 cdef Columns _taps_reaching(Py_ssize_t position, Py_ssize_t stride, Py_ssize_t dilation,
@@ -197,7 +208,9 @@ cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Compute one block of output rows."""
     cdef Problem* p = <Problem*>ctx
     cdef Py_ssize_t start = (index % p.blocks) * p.block
-    gather_rows(p, index // p.blocks, start, min(start + p.block, p.oh))
+    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    gather_rows(p, index // p.blocks, start, stop)
+    _gather_moments(p, index, start, stop)
 
 
 cdef void gather_rows(const Problem* p, Py_ssize_t n, Py_ssize_t start,
@@ -312,6 +325,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     cdef const ck_depthwise_table* kernels = <const ck_depthwise_table*>table().depthwise
     if dtype != np.float32 and dtype != np.float64:
         raise ValueError(f"expected float32 or float64, got {dtype}")
+    p.gathered = NULL
     p.h, p.width, p.c = x_shape
     p.oh, p.ow = y_shape[:2]
     p.group = 1 if w.ndim == 3 else w.shape[-4]
@@ -431,7 +445,7 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     cdef Py_ssize_t vector = p.kernels.vector_length
     cdef Py_ssize_t line = vector * p.item
     p.far = (line == 64 and p.map == NULL and p.n * sample >= FAR_BYTES and <Py_ssize_t>p.y % line == 0
-             and p.c % vector == 0)
+             and p.c % vector == 0 and p.gathered == NULL)
     cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
                                 p.c * p.item // RUN_BYTES)
     p.channels = max(_ceil_div(_ceil_div(p.c, max(parts, 1)), vector), 1) * vector
@@ -488,7 +502,7 @@ def pack_groups(weight, bint backward, bint turned):
 
 
 def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, double alpha,
-            double beta, int threads):
+            double beta, int threads, Gathered gathered=None):
     """Write the depthwise convolution of x with w into y.
 
     Parameters
@@ -509,6 +523,8 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
         `elementwise.fused` returns.
     threads : int
         At most so many threads work.
+    gathered : Gathered, optional
+        What the moments of y are gathered in.
     """
     cdef Problem p = _problem(x, y, w, stride, pad, dilation)
     cdef char* at[4]
@@ -520,6 +536,9 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     if y.size == 0:
         return
     _choose_forward(&p, residual is not None, activation, alpha, beta)
+    if gathered is not None:
+        _cut_rows(&p)
+        p.gathered = gathered.begin(p.n * p.blocks, p.c, p.item)
     launch(run_step, scratch_size, &p, at, p.n, threads)
 
 

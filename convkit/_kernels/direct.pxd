@@ -1,5 +1,6 @@
 """One direct convolution as the steps around it see it: see direct.pyx."""
 
+from convkit._kernels.gather cimport Gather
 from convkit._kernels.gemm cimport ck_gemm_args, ck_gemm_kernels
 from convkit._kernels.lookahead cimport LookAhead
 from convkit._kernels.strips cimport Source
@@ -33,6 +34,7 @@ cdef struct Job:
     int width, team                                 # vectors of a packed block; threads
     bint pointwise
     Source source
+    Gather* gathered                # or NULL; a part is a strip of a sample
 
 
 cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil
@@ -41,6 +43,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
 cdef bint alone(Job* job) noexcept nogil
 cdef double multiply_adds(const Job* job) noexcept nogil
 cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t last,
-                   Py_ssize_t first_block, Py_ssize_t last_block, char* scratch) noexcept nogil
+                   Py_ssize_t first_block, Py_ssize_t last_block, Py_ssize_t part,
+                   char* scratch) noexcept nogil
 cdef void run_pixels(Job* job, const char* x, char* y, const char* residual, Py_ssize_t pixels,
                      LookAhead* ahead) noexcept nogil

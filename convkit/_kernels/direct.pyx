@@ -21,6 +21,7 @@ that are added in order: the cut changes no bit.
 import numpy as np
 
 from convkit._kernels.address cimport address
+from convkit._kernels.gather cimport Gathered, add_pixels
 from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
@@ -156,19 +157,29 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
              part_start(job.grid_h, job.strips, strip + 1),
              part_start(job.all_blocks, job.chunks, chunk),
              part_start(job.all_blocks, job.chunks, chunk + 1),
-             job.scratch + slot * job.scratch_bytes)
+             sample * job.strips + strip, job.scratch + slot * job.scratch_bytes)
+
+
+cdef inline Py_ssize_t _first_column(const Job* job, Py_ssize_t block) noexcept nogil:
+    """Return the first output channel of a block."""
+    return block // job.blocks * job.out_group + block % job.blocks * job.columns
 
 
 cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t last,
-                   Py_ssize_t first_block, Py_ssize_t last_block, char* scratch) noexcept nogil:
-    """Compute rows [first, last) of a sample's grid; `scratch` is for their padded input."""
+                   Py_ssize_t first_block, Py_ssize_t last_block, Py_ssize_t part,
+                   char* scratch) noexcept nogil:
+    """Compute rows [first, last) of a sample's grid; `scratch` is for their padded input.
+
+    `part` is what their moments are gathered in, where they are.
+    """
     cdef Py_ssize_t size = job.itemsize
     cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
     cdef Py_ssize_t row_count = (last - 1 - first) * job.stride_h + job.row_hi - job.row_lo + 1
     cdef Py_ssize_t filled = row_count, needed
     cdef const char* x = job.x + sample * job.in_h * job.in_w * job.x_pixel * size
     cdef const char* a
-    cdef Py_ssize_t a_row, i, at
+    cdef Py_ssize_t a_row, i, at, width
+    cdef Py_ssize_t column = _first_column(job, first_block)
     cdef ck_gemm_args args = job.proto
     cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
@@ -192,10 +203,13 @@ cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t las
         _look_ahead(job, &ahead, sample, i, first_block, last_block)
         at = ((sample * job.out_h + i * job.step_h + job.start_h) * job.out_w
               + job.start_w) * job.y_pixel * size
+        width = job.last_w if i == job.grid_h - 1 else job.grid_w
         _run_row(job, &args, a + (i - first) * a_row, job.y + at,
-                 job.residual + at if job.residual != NULL else NULL,
-                 job.last_w if i == job.grid_h - 1 else job.grid_w, first_block, last_block,
-                 &ahead)
+                 job.residual + at if job.residual != NULL else NULL, width, first_block,
+                 last_block, &ahead)
+        if job.gathered != NULL:
+            add_pixels(job.gathered, part, i == first, column, _first_column(job, last_block) - column,
+                   job.y + at + column * size, 1, width, 0, job.step_w * job.y_pixel)
 
 
 cdef bint alone(Job* job) noexcept nogil:
@@ -204,6 +218,7 @@ cdef bint alone(Job* job) noexcept nogil:
     job.last_w = job.grid_w
     job.reuse = job.grid_h * job.grid_w
     job.bias = job.residual = NULL
+    job.gathered = NULL
     _set_distances(job)
     return (job.step_h == 1 and job.step_w == 1 and job.grid_h == job.out_h
             and job.grid_w == job.out_w)
@@ -236,6 +251,7 @@ cdef tuple _describe(Job* job, tuple x_shape, tuple y_shape, Py_ssize_t size, Pa
     job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
     job.x_pixel = job.in_c
     job.y_pixel = job.out_c
+    job.gathered = NULL
     job.itemsize = size
     job.kernels = kernels_for(size)
     job.weights = weights.pointer
@@ -326,7 +342,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
 
 def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
         bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
-        int threads=1):
+        Gathered gathered=None, int threads=1):
     """Compute every pixel of a grid of the output as a sum over taps.
 
     Parameters
@@ -350,14 +366,20 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
         Added before the activation.
     activation, alpha, beta
         As in c/gemm.h.
+    gathered : Gathered, optional
+        What the computed pixels' moments are gathered in.
     threads : int
     """
-    cdef Job job
+    cdef Job job, cut
     cdef char* at[4]
     if not (y.size and (grid is None or (grid[0] and grid[1]))):
         return
     kept = _describe(&job, x.shape[1:], y.shape[1:], x.itemsize, weights, rows, cols, stride,
                      grid, step, start, activation, alpha, beta)
+    if gathered is not None:
+        cut = job
+        _for_samples(&cut, x.shape[0], threads)
+        job.gathered = gathered.begin(cut.samples * cut.strips, job.out_c, job.itemsize)
     at[0] = <char*>_address(x)
     at[1] = <char*>_address(bias)
     at[2] = <char*>_address(residual)

@@ -76,6 +76,21 @@ cdef extern from "table.h" nogil:
         ck_prelu_fn prelu[2]
         ck_prelu_grad_fn prelu_grad[2]
 
+    ctypedef struct ck_gather_args:
+        const void* y
+        Py_ssize_t rows, cols, row_step, pixel_step, channels
+        int begin
+        void* shift
+        double* sum
+        double* square
+    ctypedef void (*ck_gather_add_fn)(const ck_gather_args*) noexcept nogil
+    ctypedef void (*ck_gather_merge_fn)(
+        double* mean, double* squares, double before, const void* shift, const double* sum,
+        const double* square, double count, Py_ssize_t channels) noexcept nogil
+    ctypedef struct ck_gather_table:
+        ck_gather_add_fn add[2]
+        ck_gather_merge_fn merge[2]
+
     ctypedef struct ck_cross_entropy:
         Py_ssize_t classes
         const void* x
@@ -154,6 +169,7 @@ cdef extern from "table.h" nogil:
         const ck_elementwise_table* elementwise
         const ck_fold_table* fold
         const ck_loss_table* loss
+        const ck_gather_table* gather
         const ck_norm_table* norm
         const ck_optim_table* optim
         const ck_pool_table* pool

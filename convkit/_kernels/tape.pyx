@@ -111,12 +111,15 @@ cdef class Context:
         "highest", "high" or "medium": how products are computed (`convkit.precision`).
     defer : bool
         Whether forward may put its output off now.
+    moments : tuple or None
+        Mean, biased variance and number of values of each channel: of the first input, or what
+        forward leaves of its output (see `Op`).
     owned : bool
         In backward: whether nobody else holds the (first) output's gradient, so that it may be
         overwritten.
     """
 
-    cdef public object needs, saved, cache, precision
+    cdef public object needs, saved, cache, precision, moments
     cdef public int threads
     cdef public bint defer, owned
 
@@ -145,11 +148,12 @@ cdef class TensorBase:
 
     `_edge` says where gradients of a recorded result go: (node, output number). `_cell` counts
     changes in place and is shared by tensors over the same memory. `_values` is None while a
-    result is put off; `_deferred` is then what it will be computed from.
+    result is put off; `_deferred` is then what it will be computed from. `_moments` is what the
+    operation that made the values knows of their channels, as long as nothing has changed in place.
     """
 
     cdef object __weakref__
-    cdef public object grad, _edge, _cell, _values, _deferred, _hooks, _post_hooks
+    cdef public object grad, _edge, _cell, _values, _deferred, _hooks, _post_hooks, _moments
     cdef public bint requires_grad
 
     @property
@@ -163,7 +167,7 @@ cdef class TensorBase:
 
     def _keep(self, array):
         """Take other values."""
-        self._values, self._deferred = array, None
+        self._values, self._deferred, self._moments = array, None, None
 
     cdef object _computed(self):
         if self._values is None:
@@ -481,7 +485,7 @@ cdef class Sweep:
 cdef class Kind:
     """What an operation's class says of itself (`ops.op.Op`), looked up once."""
 
-    cdef bint takes_deferred, packs, views, reads_output
+    cdef bint takes_deferred, packs, views, reads_output, leaves_moments, takes_moments
     cdef Py_ssize_t defers, differentiable
     cdef tuple reads
 
@@ -489,6 +493,7 @@ cdef class Kind:
         self.takes_deferred, self.packs, self.views = op.takes_deferred, op.packs, op.views
         self.reads, self.reads_output = op.reads, op.reads_output
         self.defers, self.differentiable = op.defers, op.differentiable
+        self.leaves_moments, self.takes_moments = op.leaves_moments, op.takes_moments
 
 
 cdef dict _kinds = {}
@@ -556,10 +561,15 @@ cpdef perform(op, tuple inputs, dict attrs):
     for i in range(sources):
         ctx.defer = ctx.defer and isinstance(inputs[i], TensorBase) \
             and (<TensorBase>inputs[i])._edge is not None
+    if kind.takes_moments and isinstance(inputs[0], TensorBase):
+        t = inputs[0]
+        ctx.moments = t._moments if t._cell[0] == 0 else None
     result = op.forward(*arguments, **attrs)
     cdef bint several = isinstance(result, tuple)
     cdef tuple tensors = tuple([_result(y, inputs, sources) for y in <tuple>result]) if several \
         else (_result(result, inputs, sources),)
+    if kind.leaves_moments:
+        (<TensorBase>tensors[0])._moments = ctx.moments
     if kind.views and isinstance(inputs[0], TensorBase):
         (<TensorBase>tensors[0])._cell = (<TensorBase>inputs[0])._cell
     if wanted:

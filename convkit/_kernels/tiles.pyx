@@ -21,6 +21,7 @@ import numpy as np
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.dispatch cimport activation_map, ck_unary_fn
+from convkit._kernels.gather cimport Gather, Gathered, add_pixels
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
 from convkit._kernels.runner cimport launch, new_step
@@ -253,6 +254,7 @@ cdef struct Job:
     ptrdiff_t* offsets                              # the same in a strip
     bint pointwise
     int team
+    Gather* gathered                                # or NULL; a part is a strip of a sample
 
 
 cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i,
@@ -327,6 +329,25 @@ cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
             job.form.run[tiles - 1][wide](args)
 
 
+cdef inline Py_ssize_t _first_column(const Job* job, Py_ssize_t block) noexcept nogil:
+    """Return the first output channel of a block."""
+    return block // job.blocks * job.out_group + block % job.blocks * COLUMNS
+
+
+cdef void _gather_rows(const Job* job, Py_ssize_t part, Py_ssize_t origin, Py_ssize_t row,
+                       Py_ssize_t stop, bint begin, Py_ssize_t first_block,
+                       Py_ssize_t last_block) noexcept nogil:
+    """Gather the moments of rows that a task has finished."""
+    cdef Py_ssize_t column = _first_column(job, first_block)
+    cdef Py_ssize_t channels = _first_column(job, last_block) - column
+    while row < stop:
+        add_pixels(job.gathered, part, begin, column, channels, <const char*>(
+            job.y + (origin + row * job.step_h * job.out_w) * job.y_pixel + column), 1,
+            job.last_w if row == job.grid_h - 1 else job.grid_w, 0, job.step_w * job.y_pixel)
+        begin = False
+        row += 1
+
+
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     # Chunks are outermost, so that their weights stay in cache from sample to sample.
@@ -342,7 +363,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
     cdef Py_ssize_t positions = (last - 1 - first) * job.pitch
     cdef Py_ssize_t origin = (sample * job.out_h + job.start_h) * job.out_w + job.start_w
-    cdef Py_ssize_t filled = 0, needed, i, start, at, second
+    cdef Py_ssize_t filled = 0, needed, i, start, at, second, done, gathered = first
     cdef Py_ssize_t blocks
     cdef ptrdiff_t rows[32]
     cdef bint infinite = False
@@ -370,6 +391,11 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         args.a = a + at * args.lda
         args.a_next = (second - at) * args.lda
         _run_blocks(job, &args, tiles, infinite, first_block, last_block)
+        if job.gathered != NULL:
+            done = last if i + 2 >= blocks else first + (second + args.rows) // job.pitch
+            _gather_rows(job, sample * job.strips + strip, origin, gathered, done,
+                         gathered == first, first_block, last_block)
+            gathered = done
     job.table.release()
 
 
@@ -382,6 +408,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.in_h, job.in_w, job.in_c = x_shape
     job.out_h, job.out_w, job.out_c = y_shape
     job.y_pixel = job.out_c
+    job.gathered = NULL
     job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
     job.table = _table()
     job.form = _form(weights.planes)
@@ -467,17 +494,21 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
 
 def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), start=(0, 0),
         bias=None, residual=None, int activation=0, double alpha=0, double beta=0,
-        int threads=1):
+        Gathered gathered=None, int threads=1):
     """Compute every pixel of a grid of the output as a sum over taps.
 
     Arguments as for `direct.run`; all arrays are float32.
     """
-    cdef Job job
+    cdef Job job, cut
     cdef char* at[4]
     if not (y.size and (grid is None or (grid[0] and grid[1]))):
         return
     kept = _describe(&job, x.shape[1:], weights, y.shape[1:], rows, cols, stride, grid, step,
                      start, activation, alpha, beta)
+    if gathered is not None:
+        cut = job
+        _for_samples(&cut, x.shape[0], threads)
+        job.gathered = gathered.begin(cut.samples * cut.strips, job.out_c, 4)
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)
     launch(run_step, scratch_size, &job, at, x.shape[0], threads)

@@ -27,6 +27,7 @@ import numpy as np
 
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
+from convkit._kernels.gather cimport Gather, Gathered, add_pixels
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
@@ -387,6 +388,7 @@ cdef struct Job:
     int team
     bint whole                            # whether a task takes all columns of its tiles
     bint stream                           # whether weights come from beyond the cache
+    Gather* gathered                      # or NULL; a part is a block of tiles
     int32_t* peaks
     Py_ssize_t span                       # samples that one task's tiles belong to, at most
 
@@ -459,16 +461,19 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
            source.channels // job.parts)
 
 
-cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const float* m,
-                            Py_ssize_t column, Py_ssize_t columns, int32_t* peaks) noexcept nogil:
-    """Transform columns of tiles [first, last) back; the first tile's products are at `m`.
+cdef void _transform_output(Job* job, Py_ssize_t tile_block, const float* m, Py_ssize_t column,
+                            Py_ssize_t columns, int32_t* peaks) noexcept nogil:
+    """Transform columns of a block of tiles back; the first tile's products are at `m`.
 
     `peaks` has one vector for each sample from that of the first tile on.
     """
     cdef ck_winograd_output_args args = job.output
+    cdef Py_ssize_t first = part_start(job.total, job.tile_blocks, tile_block)
+    cdef Py_ssize_t last = part_start(job.total, job.tile_blocks, tile_block + 1)
     cdef Place place = _place(&job.source, first)
     cdef Py_ssize_t first_sample = place.sample
     cdef Py_ssize_t t, row, col, at
+    cdef bint begin = True
     args.channels = columns
     args.bias = job.output.bias + column if job.output.bias != NULL else NULL
     for t in range(first, last):
@@ -482,6 +487,10 @@ cdef void _transform_output(Job* job, Py_ssize_t first, Py_ssize_t last, const f
         args.residual = job.output.residual + at if job.output.residual != NULL else NULL
         args.peak = peaks + (place.sample - first_sample) * job.vector
         job.kernels.output(&args)
+        if job.gathered != NULL and args.rows > 0 and args.cols > 0:
+            add_pixels(job.gathered, tile_block, begin, column, columns, <const char*>args.y, args.rows,
+                   args.cols, args.row_step, args.pixel_step)
+            begin = False
         m += job.m_tile
         _next(&job.source, &place)
 
@@ -499,7 +508,7 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     _look_ahead(job, tile_block, chunk, &ahead)
     for b in range(block, end):
         _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
-    _transform_output(job, first, last, m, column,
+    _transform_output(job, tile_block, m, column,
                       min(end * job.block_columns, job.out_c) - column, peaks)
 
 
@@ -554,6 +563,7 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.out_h, job.out_w, job.out_c = y_shape
     job.y_pixel = job.out_c
     job.together = together
+    job.gathered = NULL
     job.kernels = &table.sizes[weights.tile // 4]
     job.gemm = kernels_for(4)
     job.vector = table.vector_length
@@ -660,8 +670,8 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
 
 
 def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1), *, bias=None,
-        residual=None, int activation=0, double alpha=0, double beta=0, int threads=1,
-        together=None):
+        residual=None, int activation=0, double alpha=0, double beta=0, Gathered gathered=None,
+        int threads=1, together=None):
     """Convolve with 3x3 kernels: ``y[i, j] = sum over r, s of x[i + r * dilation[0] + top,
     j + s * dilation[1] + left] @ weights[r, s]`` with zeros outside x, then bias, residual and
     activation.
@@ -681,6 +691,8 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
         Added before the activation; must not share memory with y.
     activation, alpha, beta
         As in c/gemm.h.
+    gathered : Gathered, optional
+        What the result's moments are gathered in.
     threads : int
     together : bool, optional
         Whether a task takes all columns of a block of tiles; by default where there are
@@ -703,6 +715,9 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
         return peaks
     cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, dilation, activation,
                              alpha, beta, -1 if together is None else together)
+    if gathered is not None:
+        _for_samples(&job, samples, threads)
+        job.gathered = gathered.begin(job.tile_blocks, job.out_c, 4)
     cdef float* of_samples = <float*>address(peaks)
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)

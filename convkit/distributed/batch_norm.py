@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from convkit._kernels import norm
 from convkit.distributed.group import Group, default_group, tree_sum
 from convkit.ops.norm import BatchNormTrain
 from convkit.ops.op import Context
@@ -42,10 +41,9 @@ class SyncBatchNormTrain(BatchNormTrain):
         return y, mean, var, np.array(count)
 
     @classmethod
-    def moments(cls, last: Array, threads: int) -> tuple[Array, Array, int]:
+    def moments(cls, last: Array, ctx: Context) -> tuple[Array, Array, int]:
         """Return mean and variance over the samples of all processes, and how many values."""
-        mean, var = norm.moments(last, threads)
-        return _global_moments(default_group(), mean, var, last.size // last.shape[-1])
+        return _global_moments(default_group(), *super().moments(last, ctx))
 
     @classmethod
     def totals(cls, sums: Array, products: Array) -> tuple[Array, Array]:

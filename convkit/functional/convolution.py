@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from convkit._precision import checked_precision
-from convkit.autograd import Tensor, apply
+from convkit.autograd import Tensor, apply, is_tracing
 from convkit.errors import ShapeError
 from convkit.functional.arguments import (
     batched,
@@ -41,7 +41,7 @@ def _geometry(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any)
 
 
 def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
-          precision):
+          precision, moments=False):
     kernel = shape_of(weight)[2:]
     if len(kernel) != axes:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
@@ -49,6 +49,8 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode
     geometry = (_geometry if known else _geometry.__wrapped__)(kernel, stride, padding, dilation)
     attrs = {**geometry, "groups": groups, "padding_mode": padding_mode, "algorithm": algorithm,
              "precision": None if precision is None else checked_precision(precision)}
+    if moments and not is_tracing():
+        attrs["moments"] = True
     if ndim_of(x) != axes + 1:
         return apply(OPS["conv"], x, weight, bias, **attrs)
     return batched(x, axes, lambda x: apply(OPS["conv"], x, weight, bias, **attrs))
@@ -57,17 +59,17 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode
 def conv1d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
-    precision: str | None = None,
+    precision: str | None = None, moments: bool = False,
 ) -> Tensor:
     """Cross-correlate sequences (N, C, L) with kernels; see `conv2d`."""
     return _conv(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
-                 precision)
+                 precision, moments)
 
 
 def conv2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, padding_mode: str = "zeros", algorithm: str = "auto",
-    precision: str | None = None,
+    precision: str | None = None, moments: bool = False,
 ) -> Tensor:
     """Cross-correlate images with kernels.
 
@@ -92,6 +94,9 @@ def conv2d(
         "im2col", "depthwise", "winograd", ...
     precision : {"highest", "high", "medium"}, optional
         See `convkit.precision`; by default the setting at the time of the call.
+    moments : bool
+        Whether each channel's mean and variance are gathered on the way, for a batch norm in
+        training that gets the result next: it need not read all of it for them then.
 
     Returns
     -------
@@ -104,7 +109,7 @@ def conv2d(
         When sizes or element types do not fit.
     """
     return _conv(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
-                 precision)
+                 precision, moments)
 
 
 def _convolve(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,

@@ -111,8 +111,10 @@ class Conv1d(_Plain):
 
     def forward(self, input: Any) -> Tensor:
         """Map (N, in_channels, L) to (N, out_channels, L')."""
-        return F.conv1d(input, *weight_and_bias(self), self.stride, self.padding, self.dilation,
-                        self.groups, padding_mode=self.padding_mode, algorithm=self.algorithm)
+        weight, bias = weight_and_bias(self)
+        return F.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups,
+                        padding_mode=self.padding_mode, algorithm=self.algorithm,
+                        moments=self.training and bias is None)
 
 
 class Conv2d(_Plain):
@@ -151,8 +153,10 @@ class Conv2d(_Plain):
 
     def forward(self, input: Any) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
-        return F.conv2d(input, *weight_and_bias(self), self.stride, self.padding, self.dilation,
-                        self.groups, padding_mode=self.padding_mode, algorithm=self.algorithm)
+        weight, bias = weight_and_bias(self)
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups,
+                        padding_mode=self.padding_mode, algorithm=self.algorithm,
+                        moments=self.training and bias is None)
 
 
 class _Transposed(_Conv):

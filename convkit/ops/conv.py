@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import elementwise, gradweight, memory
+from convkit._kernels import elementwise, gather, gradweight, memory
 from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv_problem import (
@@ -98,18 +98,20 @@ class Conv(Op):
     (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016).
 
     `residual` (like y) is added and `activation` applied last; both are forms that compiled
-    programs use and have no backward.
+    programs use and have no backward. `moments`: leave the moments of y in the context, for
+    the batch norm that follows; they are gathered while y is in cache.
     """
 
     name = "conv"
     onnx = "Conv"
     packs = True
     reads = (0, 1)
+    leaves_moments = True
 
     @staticmethod
     def shape(x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
               padding_mode="zeros", algorithm="auto", precision=None, activation=None,
-              activation_args=()):
+              activation_args=(), moments=False):
         """Return (N, O, spatial...)."""
         out = output_shape(x, weight, stride=stride, padding=padding, dilation=dilation,
                            groups=groups)
@@ -126,7 +128,7 @@ class Conv(Op):
     @staticmethod
     def forward(ctx: Context, x, weight, bias=None, residual=None, *, stride, padding, dilation,
                 groups, padding_mode="zeros", algorithm="auto", precision=None, activation=None,
-                activation_args=()):
+                activation_args=(), moments=False):
         """Compute y, channels-last in memory."""
         x, weight, bias = _prepare(x, weight, bias)
         rank = x.ndim
@@ -149,8 +151,12 @@ class Conv(Op):
             residual = _four(residual, ctx.threads)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         epilogue = {} if activation is None else activation_arguments(activation, activation_args)
+        if moments and planner.gathers(problem, algorithm):
+            epilogue["gathered"] = gather.Gathered()
         planner.run("forward", problem, algorithm, x_last, taps, y, cache, ctx.threads, bias=bias,
                     residual=residual, **epilogue)
+        if "gathered" in epilogue:
+            ctx.moments = epilogue["gathered"].moments(ctx.threads)
         if True in ctx.needs:
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "

@@ -137,6 +137,7 @@ class BatchNormTrain(Op):
     reads = (0,)
     defers = 1
     takes_masked = True
+    takes_moments = True
 
     @staticmethod
     def shape(x, weight, bias, *, eps: float = 1e-5):
@@ -147,9 +148,9 @@ class BatchNormTrain(Op):
         return x
 
     @classmethod
-    def moments(cls, last: Array, threads: int) -> tuple[Array, Array, int]:
+    def moments(cls, last: Array, ctx: Context) -> tuple[Array, Array, int]:
         """Return mean, biased variance (float64) and number of values of each channel."""
-        return *norm.moments(last, threads), last.size // last.shape[-1]
+        return ctx.moments or (*norm.moments(last, ctx.threads), last.size // last.shape[-1])
 
     @classmethod
     def totals(cls, sums: Array, products: Array) -> tuple[Array, Array]:
@@ -171,7 +172,7 @@ class BatchNormTrain(Op):
                 and weight.shape == expected == bias.shape):
             cls.shape(x.shape, _shape_of(weight), _shape_of(bias))
         last = to_last(native(x), ctx.threads)
-        mean, var, count = cls.moments(last, ctx.threads)
+        mean, var, count = cls.moments(last, ctx)
         inverse, scale, *numbers, narrow_var = norm.train_numbers(
             mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
             last.itemsize == 8)

@@ -46,6 +46,12 @@ class Op:
         Whether the first two inputs may be outputs that were put off (`ops.deferred`).
     takes_masked : bool
         Whether backward's gradient may still have to go back through an activation.
+    leaves_moments : bool
+        Whether forward may set ``ctx.moments``: mean, biased variance and number of values of
+        each channel of the (first) output.
+    takes_moments : bool
+        Whether ``ctx.moments`` are those of the first input, where that was left with them and
+        has not been changed since.
     packs : bool
         Whether forward keeps forms of its inputs in ``ctx.cache``.
     differentiable : int
@@ -61,6 +67,8 @@ class Op:
     defers: ClassVar[int] = 0
     takes_deferred: ClassVar[bool] = False
     takes_masked: ClassVar[bool] = False
+    leaves_moments: ClassVar[bool] = False
+    takes_moments: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     differentiable: ClassVar[int] = 1
 

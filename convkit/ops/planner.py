@@ -24,7 +24,7 @@ from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["choose", "explain", "run", "steps"]
+__all__ = ["choose", "explain", "gathers", "run", "steps"]
 
 _verbose = "dispatch" in os.environ.get("CONVKIT_VERBOSE", "").split(",")
 _printed: set[tuple[Task, str]] = set()
@@ -83,6 +83,11 @@ def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: 
         print(_line(task, problem, chosen, spent), file=sys.stderr)
     else:
         work(problem, *arrays, **more)
+
+
+def gathers(problem: ConvProblem, algorithm: str) -> bool:
+    """Tell whether the forward pass leaves its output's moments in what is given as `gathered`."""
+    return choose(problem, "forward", algorithm).gathers
 
 
 def steps(b: Any, task: Task, problem: ConvProblem, chosen: type[Algorithm], weight: Any,

@@ -11,6 +11,7 @@
 #include "gemm.body.h"
 #include "depthwise.body.h"
 #include "fold.body.h"
+#include "gather.body.h"
 #include "softmax.body.h"
 #include "loss.body.h"
 #include "norm.body.h"
@@ -32,6 +33,7 @@
         .depthwise = &depthwise_table,          \
         .elementwise = &elementwise_table,      \
         .fold = &fold_table,                    \
+        .gather = &gather_table,                  \
         .loss = &loss_table,                    \
         .norm = &norm_table,                    \
         .optim = &optim_table,                  \

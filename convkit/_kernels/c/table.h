@@ -10,6 +10,7 @@
 #include "depthwise.h"
 #include "elementwise.h"
 #include "fold.h"
+#include "gather.h"
 #include "gemm.h"
 #include "int8.h"
 #include "loss.h"
@@ -31,6 +32,7 @@ typedef struct ck_table {
     const ck_depthwise_table *depthwise;
     const ck_elementwise_table *elementwise;
     const ck_fold_table *fold;
+    const ck_gather_table *gather;
     const ck_loss_table *loss;
     const ck_norm_table *norm;
     const ck_optim_table *optim;

@@ -20,6 +20,9 @@ class Algorithm:
     name: ClassVar[str]
     # Whether steps of the gradient of the input add the bias that a transposed convolution has.
     gradient_adds_bias: ClassVar[bool] = True
+    # Whether the forward pass takes `gathered`, a `_kernels.gather.Gathered`, and leaves the
+    # output's moments there.
+    gathers: ClassVar[bool] = False
 
     @classmethod
     def refuses(cls, problem: ConvProblem, task: Task) -> str | None:

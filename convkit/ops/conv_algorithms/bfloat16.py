@@ -21,6 +21,7 @@ LEAST_USED = 0.25
 class _Tiles(Algorithm):
     """What both forms share: the loops of `_kernels.tiles`, and when they pay."""
 
+    gathers = True
     planes: ClassVar[int]
     precisions: ClassVar[tuple[str, ...]]
 

@@ -16,6 +16,7 @@ class Depthwise(Algorithm):
     """One filter for each channel: vectors run over channels, nothing is reduced."""
 
     name = "depthwise"
+    gathers = True
     gradient_adds_bias = False
 
     @classmethod
@@ -46,10 +47,11 @@ class Depthwise(Algorithm):
 
     @staticmethod
     def forward(problem, x, weight, y, cache, threads, *, bias=None, residual=None,
-                activation=0, alpha=0.0, beta=0.0):
+                activation=0, alpha=0.0, beta=0.0, gathered=None):
         """Sum over taps, channels side by side."""
         depthwise.forward(x, Depthwise._taps_first(problem, weight, cache), bias, residual, y,
-                          *Depthwise._geometry(problem), activation, alpha, beta, threads)
+                          *Depthwise._geometry(problem), activation, alpha, beta, threads,
+                          gathered)
 
     @classmethod
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,

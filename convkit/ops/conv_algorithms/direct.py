@@ -17,6 +17,7 @@ class Direct(Algorithm):
     """Loops around the GEMM over the input itself; gradients likewise."""
 
     name = "direct"
+    gathers = True
 
     @staticmethod
     def forward(problem, x, weight, y, cache, threads, **epilogue):

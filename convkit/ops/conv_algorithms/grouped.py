@@ -19,6 +19,7 @@ class Grouped(Algorithm):
     """Walk along rows as the depthwise kernels do, each input of a group in its turn."""
 
     name = "grouped"
+    gathers = True
 
     @classmethod
     def refuses(cls, problem, task):
@@ -58,7 +59,8 @@ class Grouped(Algorithm):
             return
         depthwise.forward(x, Grouped._packed(problem, weight, cache, False),
                           epilogue.get("bias"), None, y, *Grouped._geometry(problem), activation,
-                          epilogue.get("alpha", 0.0), epilogue.get("beta", 0.0), threads)
+                          epilogue.get("alpha", 0.0), epilogue.get("beta", 0.0), threads,
+                          epilogue.get("gathered"))
 
     @classmethod
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,

@@ -87,6 +87,7 @@ class Winograd(Algorithm):
     """
 
     name = "winograd"
+    gathers = True
 
     @classmethod
     def refuses(cls, problem, task):
@@ -263,7 +264,9 @@ def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: 
 def _redo(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
           cache: dict | None, threads: int, epilogue: dict, samples: list[int]) -> None:
     """Compute single samples by direct convolution."""
-    residual = epilogue.pop("residual", None)
+    residual, gathered = epilogue.pop("residual", None), epilogue.pop("gathered", None)
+    if gathered is not None and samples:
+        gathered.clear()
     for n in samples:
         one = slice(n, n + 1)
         more = {} if residual is None else {"residual": residual[one]}
