@@ -15,6 +15,8 @@ from harness import (
 )
 from tolerances import assert_close, tolerance
 
+import convkit as ck
+from convkit import reference
 from convkit._kernels import winograd as kernel
 from convkit.autograd import Tensor, apply
 from convkit.ops import planner
@@ -35,6 +37,9 @@ def attributes(padding=((1, 1), (1, 1)), **more):
     """Return the attributes of a convolution that Winograd takes."""
     return {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1,
             "algorithm": "winograd", **more}
+
+
+GEOMETRY = {k: v for k, v in attributes().items() if k != "algorithm"}
 
 
 def problem(x, w, padding=1, **more):
@@ -117,13 +122,30 @@ def test_padding_modes(mode):
              attributes(((2, 1), (1, 2)), padding_mode=mode), dtypes=["float32"])
 
 
-def test_the_gradient_of_the_input_is_taken_by_winograd(monkeypatch):
-    calls = []
-    run = kernel.run
-    monkeypatch.setattr(kernel, "run", lambda *a, **k: calls.append(a) or run(*a, **k))
+def test_the_gradient_of_the_input_is_taken_by_winograd():
     x, w = Tensor(random_array((1, 32, 12, 12)), True), random_array((32, 32, 3, 3), seed=1)
     apply(Conv, x, w, None, **attributes()).backward(random_array((1, 32, 12, 12), seed=2))
-    assert len(calls) == 2
+    calls = problem(x.shape, w.shape).calls
+    assert {type(call) for key, call in calls.items() if "grad_weight" not in key} \
+        == {kernel.Convolution}
+
+
+def test_prepared_calls_see_what_changes_from_call_to_call():
+    """Weights, the bias, threads and the batch are the call's; the rest is the problem's."""
+    x, w = random_array((3, 16, 12, 12)), random_array((16, 16, 3, 3), seed=1)
+    bias = random_array((16,), seed=2)
+    for inputs in ((x, w, None), (x, 2 * w, None), (x[:1], w, bias), (x, w, None),
+                   (x.astype(np.float64), w.astype(np.float64), None)):
+        expected = reference.conv(*inputs, **GEOMETRY)
+        for threads in (1, 2):
+            with ck.threads(threads):
+                y = apply(Conv, *inputs, **GEOMETRY).data
+            assert y.dtype == inputs[0].dtype
+            assert_close(y, expected, tolerance("forward", y.dtype))
+    for level in ("highest", "high"):
+        with ck.precision(level):
+            assert_close(apply(Conv, x, w, None, **GEOMETRY).data,
+                         reference.conv(x, w, None, **GEOMETRY), tolerance("forward", x.dtype))
 
 
 @pytest.mark.parametrize("tile", winograd.TILES)
@@ -316,16 +338,16 @@ def test_zeros_give_zeros():
     assert not apply(Conv, w, np.zeros_like(w), None, **attributes()).data.any()
 
 
-def test_weights_are_transformed_once_while_they_stay(monkeypatch):
-    packs = []
-    pack = kernel.pack
-    monkeypatch.setattr(kernel, "pack", lambda *a: packs.append(a) or pack(*a))
+def test_weights_are_transformed_once_while_they_stay():
     x, w, cache = random_array((1, 12, 12, 16)), random_array((16, 16, 3, 3), seed=1), {}
     y = np.empty((1, 12, 12, 16), np.float32)
+    kept = []
     for _ in range(2):
         Winograd.forward(problem((1, 16, 12, 12), w.shape), x, w, y, cache, 1)
         Winograd.grad_input(problem((1, 16, 12, 12), w.shape), x, w, y, cache, 1)
-    assert len(packs) == 2
+        kept.append(dict(cache))
+    assert len(kept[0]) == 2
+    assert all(kept[1][key] is packed for key, packed in kept[0].items())
 
 
 def test_what_winograd_takes_and_why_it_does_not():

@@ -17,7 +17,8 @@ cdef extern from "blockpool.h" nogil:
 cnp.import_array()
 
 # Below this NumPy's own small-block cache is faster than an exporter object.
-cdef Py_ssize_t SMALL = 4096
+cdef double SMALL = 4096
+cdef double MOST_BYTES = 2.0**52
 
 cdef enum:
     MOST_AXES = 32
@@ -50,7 +51,7 @@ cdef class Block:
         PyBuffer_FillInfo(view, self, self.pointer, self.size, 0, flags)
 
 
-def empty(shape, dtype=np.float32, apart=None):
+cpdef empty(shape, dtype=np.float32, apart=None):
     """Return an uninitialised C-contiguous array over pooled memory aligned to 64 bytes.
 
     Parameters
@@ -65,29 +66,31 @@ def empty(shape, dtype=np.float32, apart=None):
     """
     cdef cnp.dtype kind = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
     cdef cnp.npy_intp sizes[MOST_AXES]
-    cdef object count = 1
+    cdef double bytes = kind.itemsize
     cdef int axes = 0
-    for size in shape:
-        count *= size
-        axes += 1
-    count *= kind.itemsize
-    if count < SMALL or axes > MOST_AXES:
-        return np.empty(shape, kind)
-    if count > <Py_ssize_t>(<size_t>-1 >> 2):
+    cdef Py_ssize_t n
+    try:
+        for n in shape:
+            if axes == MOST_AXES or n < 0:
+                return np.empty(shape, kind)  # or what it has to say
+            sizes[axes] = n
+            bytes *= n
+            axes += 1
+    except OverflowError:
+        bytes = 2 * MOST_BYTES
+    if bytes > MOST_BYTES:
         raise MemoryError(f"an array of shape {tuple(shape)} and {kind} is too large")
-    axes = 0
-    for size in shape:
-        sizes[axes] = size
-        axes += 1
-    cdef Block block = Block(count if apart is None else count + 64)
+    cdef bint plain = cnp.PyTypeNum_ISNUMBER(kind.type_num) and kind.byteorder in b"=|"
+    if bytes < SMALL:
+        return cnp.PyArray_EMPTY(axes, sizes, kind.type_num, 0) if plain else np.empty(shape, kind)
+    cdef Block block = Block(<Py_ssize_t>bytes + (0 if apart is None else 64))
     cdef char* start = <char*>block.pointer
     if apart is not None and not (
             (<size_t>start >> 6) ^ (<size_t>cnp.PyArray_DATA(apart) >> 6)) & 1:
         start += 64
-    cdef cnp.ndarray array
-    if not cnp.PyTypeNum_ISNUMBER(kind.type_num) or kind.byteorder not in b"=|":
+    if not plain:
         return np.ndarray(shape, kind, block, start - <char*>block.pointer)
-    array = cnp.PyArray_SimpleNewFromData(axes, sizes, kind.type_num, start)
+    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(axes, sizes, kind.type_num, start)
     cnp.set_array_base(array, block)
     return array
 

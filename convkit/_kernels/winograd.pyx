@@ -31,9 +31,8 @@ from convkit._kernels.gather cimport Gather, Gathered, add_pixels
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
-from convkit._kernels import memory
 from convkit._kernels.gemm import parts_of
-from convkit._kernels.memory cimport give, take
+from convkit._kernels.memory cimport empty, give, take
 from convkit._kernels.runner cimport Step, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from libc.stddef cimport ptrdiff_t
@@ -111,8 +110,18 @@ cdef float LEAST_SUM = 2.0**-60
 # Numbers below this are denormal: kernels read them as zeros.
 cdef float LEAST_NORMAL = 2.0**-126
 cdef int32_t INFINITE_BITS = 0x7f800000
+# Weights within these bounds are far enough from the ends of float32's range for the transforms.
+cdef float LEAST_WEIGHT = 2.0**-20
+cdef float MOST_WEIGHT = 2.0**20
+# The same for the gradient of the weight: bounds on the output's gradient, and on the result.
+cdef float LEAST_GRADIENT = 2.0**-96
+cdef float MOST_GRADIENT = 2.0**20
+cdef float LEAST_RESULT = 2.0**-50
 # Scratch memory of this size lies in huge pages.
 cdef Py_ssize_t HUGE_BYTES = 4 << 20
+
+
+cdef object _FLOAT = np.dtype(np.float32)
 
 
 cdef const ck_winograd_table* _table() noexcept nogil:
@@ -139,6 +148,10 @@ cdef class Weights:
     cdef readonly float least            # sums below this may have lost something
     cdef Py_ssize_t block_columns, blocks, block_size, position_step
     cdef float* pointer
+
+    def bearable(self):
+        """Tell whether the transforms keep what is in the weights; nothing is in denormal ones."""
+        return self.least == 0 or LEAST_WEIGHT <= self.peak <= MOST_WEIGHT
 
 
 cdef struct PackJob:
@@ -187,9 +200,40 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     -------
     Weights
     """
+    cdef PackJob job
+    cdef Weights weights = _start_packing(&job, tile, columns, depth, column_step, depth_step, turned)
+    cdef Py_ssize_t runs = _runs(depth), tasks = weights.blocks * runs
+    peaks = np.zeros((tasks, job.vector), np.int32)
+    cdef int team = threads_for(threads, tasks, _packing_work(weights))
+    cdef bint by_columns = column_step >= depth_step and source.shape[0] == columns
+    for first, part in parts_of(source, weights.block_columns if by_columns else 0):
+        job.proto.w = <const float*>(address(part) - <size_t>(first * column_step * 4))
+        job.begin = first // weights.block_columns
+        job.blocks = weights.blocks
+        if by_columns:
+            job.blocks = (len(part) + weights.block_columns - 1) // weights.block_columns
+        job.peaks = <int32_t*>address(peaks) + job.begin * runs * job.vector
+        tasks = job.blocks * runs
+        with nogil:
+            parallel_for(_pack_task, &job, tasks, team)
+    return _with_peak(weights, <int32_t*>address(peaks), peaks.size)
+
+
+cdef inline Py_ssize_t _runs(Py_ssize_t depth) noexcept nogil:
+    """Return how many tasks pack a block of columns."""
+    return (depth + PACK_DEPTHS - 1) // PACK_DEPTHS
+
+
+cdef inline double _packing_work(Weights weights):
+    return <double>weights.blocks * weights.block_size * 2
+
+
+cdef Weights _start_packing(PackJob* job, int tile, Py_ssize_t columns, Py_ssize_t depth,
+                            Py_ssize_t column_step, Py_ssize_t depth_step, bint turned):
+    """Describe the packing of all blocks, but for where weights and peaks lie; return its target."""
     cdef const ck_winograd_table* table = _table()
     cdef Py_ssize_t positions = (tile + 2) * (tile + 2), vector = table.vector_length
-    cdef Weights weights = Weights()
+    cdef Weights weights = Weights.__new__(Weights)
     weights.tile = tile
     weights.columns = columns
     weights.depth = depth
@@ -198,13 +242,14 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     # One vector more, so that the positions' stores fall into different sets of a cache.
     weights.position_step = depth * weights.block_columns + vector
     weights.block_size = positions * weights.position_step
-    weights.array = memory.empty((weights.blocks * weights.block_size,), np.float32)
+    weights.array = empty((weights.blocks * weights.block_size,), _FLOAT)
     weights.pointer = <float*>address(weights.array)
-    cdef PackJob job
     job.kernels = &table.sizes[tile // 4]
     job.block_columns = weights.block_columns
     job.block_size = weights.block_size
     job.vector = vector
+    job.blocks = weights.blocks
+    job.begin = 0
     job.u = weights.pointer
     job.proto.column_step = column_step
     job.proto.depth_step = depth_step
@@ -212,21 +257,12 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     job.proto.columns = columns
     job.proto.depth = depth
     job.proto.position_step = weights.position_step
-    cdef Py_ssize_t runs = (depth + PACK_DEPTHS - 1) // PACK_DEPTHS, tasks = weights.blocks * runs
-    peaks = np.zeros((tasks, vector), np.int32)
-    cdef int team = threads_for(threads, tasks, <double>weights.array.size * 2)
-    cdef bint by_columns = column_step >= depth_step and source.shape[0] == columns
-    for first, part in parts_of(source, weights.block_columns if by_columns else 0):
-        job.proto.w = <const float*>(address(part) - <size_t>(first * column_step * 4))
-        job.begin = first // weights.block_columns
-        job.blocks = weights.blocks
-        if by_columns:
-            job.blocks = (len(part) + weights.block_columns - 1) // weights.block_columns
-        job.peaks = <int32_t*>address(peaks) + job.begin * runs * vector
-        tasks = job.blocks * runs
-        with nogil:
-            parallel_for(_pack_task, &job, tasks, team)
-    weights.peak = _largest(<int32_t*>address(peaks), peaks.size)
+    return weights
+
+
+cdef Weights _with_peak(Weights weights, const int32_t* bits, Py_ssize_t count):
+    """Return packed weights, after a look at the largest of them."""
+    weights.peak = _largest(bits, count)
     weights.least = LEAST_SUM
     if weights.peak < LEAST_NORMAL:
         weights.array.fill(0)
@@ -234,7 +270,7 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     return weights
 
 
-cdef _largest(const int32_t* bits, Py_ssize_t count):
+cdef float _largest(const int32_t* bits, Py_ssize_t count) noexcept nogil:
     """Return the largest of float32 numbers given by their bits, infinity where that is a NaN."""
     cdef int32_t largest = 0
     cdef float value
@@ -243,7 +279,7 @@ cdef _largest(const int32_t* bits, Py_ssize_t count):
         largest = max(largest, bits[i])
     largest = min(largest, INFINITE_BITS)
     memcpy(&value, &largest, sizeof(value))
-    return np.float32(value)
+    return value
 
 
 # -- convolution ---------------------------------------------------------------------------
@@ -571,13 +607,7 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.positions = (job.tile + 2) * (job.tile + 2)
     job.source = _source(x_shape, job.tile + 2, weights.tile, top, left,
                          (job.out_h, job.out_w), dilation, x_pixel)
-    job.least = weights.least
-    job.u = weights.pointer
-    job.block_columns = weights.block_columns
-    job.blocks = weights.blocks
-    job.block_size = weights.block_size
-    job.weight_step = weights.position_step
-    job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
+    _use(&job, weights)
     job.parts = (job.source.channels + MOST_CHANNELS - 1) // MOST_CHANNELS
     job.output.activation = activation
     job.output.alpha = alpha
@@ -587,6 +617,17 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.product.k = job.source.channels // job.parts
     job.product.lda = job.source.step
     return job
+
+
+cdef void _use(Job* job, Weights weights) noexcept:
+    """Take transformed weights."""
+    job.least = weights.least
+    job.u = weights.pointer
+    job.block_columns = weights.block_columns
+    job.blocks = weights.blocks
+    job.block_size = weights.block_size
+    job.weight_step = weights.position_step
+    job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
 
 
 cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
@@ -706,31 +747,124 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
         through it, differences of values near the ends of float32's range overflow or
         vanish. A sample whose peak tells of that is to be computed in another way.
     """
+    cdef Py_ssize_t samples = x.shape[0]
+    if not y.size:
+        return np.zeros(samples, np.float32)
+    cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, dilation, activation,
+                             alpha, beta, -1 if together is None else together)
+    _gather_in(&job, gathered, samples, threads)
+    return _convolve(&job, x, bias, residual, y, samples, threads, True)
+
+
+cdef _gather_in(Job* job, Gathered gathered, Py_ssize_t samples, int threads):
+    """Have the result's moments gathered, where they are wanted."""
+    if gathered is not None:
+        _for_samples(job, samples, threads)
+        job.gathered = gathered.begin(job.tile_blocks, job.out_c, 4)
+
+
+cdef object _convolve(const Job* job, x, bias, residual, y, Py_ssize_t samples, int threads,
+                      bint always):
+    """Convolve; return the samples' peaks, or None unless `always` where all are well."""
     cdef char* at[4]
     cdef size_t size
     cdef char* scratch
-    cdef Py_ssize_t samples = x.shape[0]
-    peaks = np.zeros(samples, np.float32)
-    if not y.size:
-        return peaks
-    cdef Job job = _describe(x.shape[1:], weights, y.shape[1:], top, left, dilation, activation,
-                             alpha, beta, -1 if together is None else together)
-    if gathered is not None:
-        _for_samples(&job, samples, threads)
-        job.gathered = gathered.begin(job.tile_blocks, job.out_c, 4)
-    cdef float* of_samples = <float*>address(peaks)
+    cdef bint told = False
+    cdef object peaks = None
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)
     with nogil:
-        size = scratch_size(&job, samples, threads)
+        size = scratch_size(job, samples, threads)
         scratch = <char*>take(size)
         if scratch != NULL:
-            run_step(&job, at, samples, threads, scratch)
-            memcpy(of_samples, scratch, 4 * samples)
-            give(scratch, size)
+            told = run_step(job, at, samples, threads, scratch)
     if scratch == NULL:
         raise MemoryError(f"no memory for {size} bytes of scratch")
+    if told or always:
+        peaks = np.empty(samples, np.float32)
+        memcpy(<void*>address(peaks), scratch, 4 * samples)
+    give(scratch, size)
     return peaks
+
+
+cdef class Convolution:
+    """A problem's convolution, of which only what depends on the call is left to work out.
+
+    Parameters
+    ----------
+    x_shape, y_shape : (int, int, int)
+        Height, width and channels of a sample.
+    samples : int
+    packing : tuple
+        Tile, columns, depth, column step, depth step and turned, as for `pack`.
+    top, left, dilation
+        As for `run`.
+    key : object
+        Under which a dictionary keeps transformed weights.
+    redo : callable
+        ``redo(peaks, weights, x, weight, y, cache, threads, epilogue)`` computes in another way
+        samples that the transforms cannot bear: those that `outside` names, or where `peaks`
+        is None all.
+    """
+
+    cdef Job _job
+    cdef Py_ssize_t _samples, _column_step, _depth_step
+    cdef bint _turned
+    cdef object _key, _redo
+
+    def __init__(self, tuple x_shape, tuple y_shape, Py_ssize_t samples, tuple packing,
+                 Py_ssize_t top, Py_ssize_t left, dilation, key, redo):
+        cdef Weights form = Weights()
+        form.tile, form.columns, form.depth, self._column_step, self._depth_step, self._turned = packing
+        self._key, self._redo = key, redo
+        self._samples = samples if y_shape[0] * y_shape[1] else 0
+        self._job = _describe(x_shape, form, y_shape, top, left, dilation, 0, 0, 0, -1)
+
+    def __call__(self, x, weight, y, cache, int threads, *, bias=None, residual=None,
+                 int activation=0, double alpha=0, double beta=0, Gathered gathered=None):
+        """Write the convolution of `x` into `y`; see `run`."""
+        cdef Weights weights = self._weights(weight, cache, threads)
+        cdef object peaks = None
+        cdef Job job = self._job
+        if not self._samples:
+            return
+        if weights.bearable():
+            _use(&job, weights)
+            job.output.activation, job.output.alpha, job.output.beta = activation, alpha, beta
+            _gather_in(&job, gathered, self._samples, threads)
+            peaks = _convolve(&job, x, bias, residual, y, self._samples, threads, False)
+            if peaks is None:
+                return
+        self._redo(peaks, weights, x, weight, y, cache, threads, {
+            "bias": bias, "residual": residual, "activation": activation, "alpha": alpha,
+            "beta": beta, "gathered": gathered})
+
+    cdef Weights _weights(self, weight, cache, int threads):
+        """Return transformed weights: those that the cache has, or new ones."""
+        cdef object known = None if cache is None else cache.get(self._key)
+        cdef PackJob job
+        cdef Weights weights
+        cdef Py_ssize_t tasks
+        cdef size_t size
+        if known is not None:
+            return known
+        weights = _start_packing(&job, self._job.tile, self._job.out_c, self._job.source.channels,
+                                 self._column_step, self._depth_step, self._turned)
+        tasks = weights.blocks * _runs(weights.depth)
+        size = tasks * job.vector * sizeof(int32_t)
+        job.proto.w = _address(weight)
+        job.peaks = <int32_t*>take(size)
+        if job.peaks == NULL:
+            raise MemoryError(f"no memory for {size} bytes of scratch")
+        memset(job.peaks, 0, size)
+        cdef int team = threads_for(threads, tasks, _packing_work(weights))
+        with nogil:
+            parallel_for(_pack_task, &job, tasks, team)
+        _with_peak(weights, job.peaks, tasks * job.vector)
+        give(job.peaks, size)
+        if cache is not None:
+            cache[self._key] = weights
+        return weights
 
 
 def step(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t left, recover, *,
@@ -987,72 +1121,125 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
 
     Returns
     -------
-    tuple of two numpy.float32
+    tuple of two floats
         The largest absolute value of `gy` and of `gw`; infinity where one is infinite or NaN.
         See `run` for what they are good for.
     """
     cdef GradientJob job
-    cdef const ck_winograd_table* table = _table()
-    cdef ptrdiff_t no_offset = 0
-    cdef Py_ssize_t bytes, zeros, scratch
     if not (x.size and gy.size):
         gw.fill(0)
-        return np.float32(0), np.float32(0)
+        return 0.0, 0.0
+    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], tile, top, left, dilation)
+    if parts is not None:
+        _cut_gradient(&job, max(1, min(<Py_ssize_t>parts, job.total)))
+    return _sum_gradient(&job, x, gy, gw, threads)
+
+
+cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samples, int tile,
+                            Py_ssize_t top, Py_ssize_t left, dilation) except -1:
+    """Describe the gradient of a weight, without its data."""
+    cdef const ck_winograd_table* table = _table()
     job.kernels = &table.sizes[tile // 4]
     job.gemm = kernels_for(4)
     job.vector = table.vector_length
     job.positions = (tile + 2) * (tile + 2)
-    job.x = _source(x.shape[1:], tile + 2, tile, top, left, gy.shape[1:3], dilation)
-    job.gy = _source(gy.shape[1:], tile, tile, 0, 0, gy.shape[1:3], dilation)
-    job.x.proto.x = _address(x)
-    job.gy.proto.x = _address(gy)
-    job.in_c, job.out_c = x.shape[3], gy.shape[3]
+    job.x = _source(x_shape, tile + 2, tile, top, left, gy_shape[:2], dilation)
+    job.gy = _source(gy_shape, tile, tile, 0, 0, gy_shape[:2], dilation)
+    job.in_c, job.out_c = x_shape[2], gy_shape[2]
     job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
     job.blocks = (job.out_c + job.columns - 1) // job.columns
     job.chunks = min(job.blocks, 2)
     job.row = _round_up(job.out_c, job.vector)
     job.position_step = job.in_c * job.row + job.vector
     memset(&job.product, 0, sizeof(ck_gemm_args))
-    job.product.a_offsets = &no_offset
     job.product.batch = 1
     job.product.lda = job.x.step
     job.product.ldb = job.gy.step
     job.product.ldc = job.row
     job.taps.position_step = job.position_step
     job.taps.row = job.row
-    job.taps.w = <float*>_address(gw)
     job.taps.column_step = 9 * job.in_c
     job.taps.depth_step = 9
-
-    job.total = x.shape[0] * job.x.per_sample
+    job.total = samples * job.x.per_sample
     job.part_step = job.positions * job.position_step
-    job.parts = _parts(&job) if parts is None else max(1, min(<Py_ssize_t>parts, job.total))
-    _choose_stage(&job)
+    _cut_gradient(job, _parts(job))
+    return 0
+
+
+cdef void _cut_gradient(GradientJob* job, Py_ssize_t parts) noexcept nogil:
+    job.parts = parts
+    _choose_stage(job)
+    job.slot_step = job.stage * (job.x.step + job.gy.step)
+
+
+cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
+    """Write the gradient that a job describes; return what `grad_weight` returns."""
+    cdef ptrdiff_t no_offset = 0
     cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
     cdef Py_ssize_t tasks = job.parts if job.parts > 1 else job.positions * job.chunks
-    cdef Py_ssize_t takes = job.row // job.vector * ((job.in_c + PACK_DEPTHS - 1) // PACK_DEPTHS)
+    cdef Py_ssize_t takes = job.row // job.vector * _runs(job.in_c)
     cdef int team = threads_for(threads, tasks, work)
-    job.slot_step = job.stage * (job.x.step + job.gy.step)
-    zeros = _round_up(max(job.in_c, job.out_c), job.vector)
-    scratch = job.slot_step * (team if job.parts > 1 else 1)
-    bytes = max(HUGE_BYTES, 4 * (scratch + job.parts * job.part_step + zeros))
-    peaks = np.zeros((2, team, job.vector), np.int32)
-    job.gy_peaks = <int32_t*>address(peaks)
-    job.w_peaks = job.gy_peaks + team * job.vector
+    cdef Py_ssize_t zeros = _round_up(max(job.in_c, job.out_c), job.vector)
+    cdef Py_ssize_t scratch = job.slot_step * (team if job.parts > 1 else 1)
+    cdef Py_ssize_t peaks = team * job.vector
+    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + job.parts * job.part_step + zeros + 2 * peaks))
+    cdef float gy_peak = 0, w_peak = 0
+    job.x.proto.x = _address(x)
+    job.gy.proto.x = _address(gy)
+    job.taps.w = <float*>_address(gw)
+    job.product.a_offsets = &no_offset
     with nogil:
         job.v = <float*>take(bytes)
         if job.v != NULL:
             job.d = job.v + job.stage * job.x.step
             job.sums = job.v + scratch
             job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
-            memset(<void*>job.x.proto.zeros, 0, 4 * zeros)
+            job.gy_peaks = <int32_t*>(job.x.proto.zeros + zeros)
+            job.w_peaks = job.gy_peaks + peaks
+            memset(<void*>job.x.proto.zeros, 0, 4 * (zeros + 2 * peaks))
             if job.parts > 1:
-                _sum_parts(&job, team)
+                _sum_parts(job, team)
             else:
-                _sum_stages(&job, tasks, team)
-            parallel_for(_taps_task, &job, takes,
+                _sum_stages(job, tasks, team)
+            parallel_for(_taps_task, job, takes,
                          threads_for(team, takes, <double>job.part_step))
+            gy_peak, w_peak = _largest(job.gy_peaks, peaks), _largest(job.w_peaks, peaks)
             give(job.v, bytes)
     if job.v == NULL:
         raise MemoryError(f"no memory for {bytes} bytes of scratch")
-    return (_largest(job.gy_peaks, team * job.vector), _largest(job.w_peaks, team * job.vector))
+    return gy_peak, w_peak
+
+
+cdef class Gradient:
+    """The gradient of a problem's weight, of which only what depends on the call is left.
+
+    Parameters
+    ----------
+    x_shape, gy_shape : (int, int, int)
+        Height, width and channels of a sample.
+    samples : int
+    tile, top, left, dilation
+        As for `grad_weight`.
+    redo : callable
+        ``redo(x, gy, gw, threads)`` computes the gradient in another way, where the values are
+        such that transforms may have lost some.
+    """
+
+    cdef GradientJob _job
+    cdef object _redo
+
+    def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, Py_ssize_t top,
+                 Py_ssize_t left, dilation, redo):
+        self._redo = redo
+        _describe_gradient(&self._job, x_shape, gy_shape, samples, tile, top, left, dilation)
+
+    def __call__(self, x, gy, gw, int threads):
+        """Write the gradient into `gw`."""
+        cdef GradientJob job = self._job
+        cdef float gy_peak, w_peak
+        if job.total == 0:
+            gw.fill(0)
+            return
+        gy_peak, w_peak = _sum_gradient(&job, x, gy, gw, threads)
+        if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= w_peak < INFINITY):
+            self._redo(x, gy, gw, threads)

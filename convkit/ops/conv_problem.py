@@ -41,6 +41,8 @@ class ConvProblem:
     # What was worked out from the problem alone, kept with it: task -> the candidate that takes
     # it, and what candidates keep under keys of their own.
     plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # The prepared calls of its tasks: by task, or by task and algorithm.
+    calls: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def in_group(self) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,18 +71,44 @@ def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str
 
 def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: Any) -> None:
     """Do a task by the algorithm that `choose` returns; arguments as for `Algorithm`'s method."""
-    chosen = problem.plans.get(task)
-    if chosen is None or algorithm != "auto" or autotune.enabled():
-        chosen = choose(problem, task, algorithm)
-    work = getattr(chosen, task)
-    if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
-        _printed.add(key)
+    call = problem.calls.get(task)
+    if call is None or algorithm != "auto" or autotune.enabled():
+        call = _call(task, problem, algorithm)
+    call(*arrays, **more)
+
+
+def _call(task: Task, problem: ConvProblem, algorithm: str) -> Callable[..., None]:
+    """Return what does a task, from what is kept with the problem."""
+    chosen = choose(problem, task, algorithm)
+    key = task if chosen is problem.plans.get(task) else (task, chosen)
+    call = problem.calls.get(key)
+    if call is None:
+        call = chosen.call(problem, task)
+        if _verbose:
+            call = _Told(task, problem, chosen, call)
+        problem.calls[key] = call
+    return call
+
+
+class _Told:
+    """A call that says on stderr what it is, the first time."""
+
+    def __init__(self, task: Task, problem: ConvProblem, chosen: type[Algorithm], call: Callable):
+        self._what, self._call = (task, problem, chosen), call
+
+    def __call__(self, *arrays: Any, **more: Any) -> None:
         start = time.perf_counter()
-        work(problem, *arrays, **more)
+        self._call(*arrays, **more)
         spent = time.perf_counter() - start
-        print(_line(task, problem, chosen, spent), file=sys.stderr)
-    else:
-        work(problem, *arrays, **more)
+        _tell(*self._what, spent)
+
+
+def _tell(task: Task, problem: ConvProblem, chosen: type[Algorithm], seconds: float) -> None:
+    """Print a choice, unless that was done before."""
+    key = (task, str(problem))
+    if key not in _printed and len(_printed) < MOST_LINES:
+        _printed.add(key)
+        print(_line(task, problem, chosen, seconds), file=sys.stderr)
 
 
 def gathers(problem: ConvProblem, algorithm: str) -> bool:
@@ -111,9 +137,8 @@ def steps(b: Any, task: Task, problem: ConvProblem, chosen: type[Algorithm], wei
     start = time.perf_counter()
     made = chosen.steps(problem, task, Taps(weight), b.cache(weight), b.threads, **more)
     b.algorithm = chosen.name
-    if _verbose and (key := (task, str(problem))) not in _printed and len(_printed) < MOST_LINES:
-        _printed.add(key)
-        print(_line(task, problem, chosen, time.perf_counter() - start), file=sys.stderr)
+    if _verbose:
+        _tell(task, problem, chosen, time.perf_counter() - start)
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +39,14 @@ class Algorithm:
         batch.
         """
         return None
+
+    @classmethod
+    def call(cls, problem: ConvProblem, task: Task) -> Callable[..., None]:
+        """Return what does a task, to be called with its method's arguments but the problem.
+
+        It is kept with the problem: what depends on that alone is worked out here.
+        """
+        return functools.partial(getattr(cls, task), problem)
 
     @staticmethod
     def forward(problem: ConvProblem, x: np.ndarray, weight: np.ndarray, y: np.ndarray,

@@ -21,13 +21,6 @@ __all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
 # Tiles there are kernels for: F(2x2, 3x3) and F(4x4, 3x3). F(6x6, 3x3) is left out: its error
 # reaches 3e-5 with 512 channels (docs/performance.md).
 TILES = (2, 4)
-# Weights within these bounds are far enough from the ends of float32's range for the transforms;
-# the kernels tell of sums that are not.
-LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**20
-# The same for the gradient of the weight: bounds on the output's gradient, and on the result.
-LEAST_GRADIENT, MOST_GRADIENT = 2.0**-96, 2.0**20
-LEAST_RESULT = 2.0**-50
-
 # The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
 # layers. Transforms move and add, and wait for memory: so many multiply-adds for each
 # transformed value, in vectors of so many channels. Transformed weights that do not stay in
@@ -115,18 +108,31 @@ class Winograd(Algorithm):
                     f"{sizes[2][0]}x{sizes[2][1]} pixels cost more than they save")
         return None
 
-    @staticmethod
-    def forward(problem, x, weight, y, cache, threads, **epilogue):
+    @classmethod
+    def call(cls, problem, task):
+        """Return the transforms, prepared."""
+        (_, _, tile), origin, packing = _plan(problem, task)
+        if task == "grad_weight":
+            return winograd.Gradient(*sides(problem, "forward"), problem.batch, tile, *origin,
+                                     problem.dilation, Direct.call(problem, task))
+        return winograd.Convolution(*sides(problem, task), problem.batch, packing, *origin,
+                                    problem.dilation, ("winograd", task, tile),
+                                    functools.partial(_redo, problem, task))
+
+    @classmethod
+    def forward(cls, problem, *arrays, **epilogue):
         """Convolve tile by tile."""
-        if not _run(problem, "forward", x, weight, y, cache, threads, epilogue):
-            Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
+        cls.call(problem, "forward")(*arrays, **epilogue)
 
-    @staticmethod
-    def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
+    @classmethod
+    def grad_input(cls, problem, *arrays, **epilogue):
         """Convolve the output's gradient with the kernels turned and channels exchanged."""
-        if not _run(problem, "grad_input", gy, weight, gx, cache, threads, epilogue):
-            Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
+        cls.call(problem, "grad_input")(*arrays, **epilogue)
 
+    @classmethod
+    def grad_weight(cls, problem, *arrays):
+        """Sum tiles of x times tiles of the output's gradient, transform back once."""
+        cls.call(problem, "grad_weight")(*arrays)
 
     @classmethod
     def reads_parts(cls, problem):
@@ -145,20 +151,12 @@ class Winograd(Algorithm):
         packed = _pack(problem, task, weight, cache, threads)
         fallback = _Fallback(problem, task, weight, packed, cache, residual, x_pixel, y_pixel,
                              epilogue)
-        if not _bearable(packed):
+        if not packed.bearable():
             return [fallback.step(threads)] if x_pixel is None else None
         x, y = sides(problem, task)
         return [winograd.step(x, packed, y, *_plan(problem, task)[1], fallback,
                               dilation=problem.dilation, x_pixel=x_pixel, y_pixel=y_pixel,
                               **epilogue)]
-
-    @staticmethod
-    def grad_weight(problem, x, gy, gw, threads):
-        """Sum tiles of x times tiles of the output's gradient, transform back once."""
-        (_, _, tile), origin, _ = _plan(problem, "grad_weight")
-        gy_peak, gw_peak = winograd.grad_weight(x, gy, gw, tile, *origin, problem.dilation, threads)
-        if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= gw_peak < np.inf):
-            Direct.grad_weight(problem, x, gy, gw, threads)
 
 
 def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
@@ -191,11 +189,6 @@ def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | Non
         if cache is not None:
             cache[key] = packed
     return packed
-
-
-def _bearable(packed: winograd.Weights) -> bool:
-    """Tell whether the transforms keep what is in the weights; nothing is in denormal ones."""
-    return packed.least == 0 or LEAST_WEIGHT <= packed.peak <= MOST_WEIGHT
 
 
 def _blank(peak: float, x: np.ndarray) -> bool:
@@ -246,28 +239,19 @@ class _Fallback:
                 y + n * y_bytes), 1, threads)
 
 
-def _run(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
-         cache: dict | None, threads: int, epilogue: dict) -> bool:
-    """Compute `y`; return False, with `y` undefined, where the weights do not allow it."""
-    packed = _pack(problem, task, weight, cache, threads)
-    if not _bearable(packed):
-        return False
-    (top, left), dilation = problem.plans["winograd", task][1], problem.dilation
-    peaks = winograd.run(x, packed, y, top, left, dilation, threads=threads, **epilogue)
-    outside = winograd.outside(peaks, packed)
-    if outside:
-        _redo(problem, task, x, weight, y, cache, threads, epilogue,
-              [n for n in outside if not _blank(peaks[n], x[n:n + 1])])
-    return True
-
-
-def _redo(problem: ConvProblem, task: str, x: np.ndarray, weight: np.ndarray, y: np.ndarray,
-          cache: dict | None, threads: int, epilogue: dict, samples: list[int]) -> None:
-    """Compute single samples by direct convolution."""
-    residual, gathered = epilogue.pop("residual", None), epilogue.pop("gathered", None)
+def _redo(problem: ConvProblem, task: str, peaks: np.ndarray | None, packed: winograd.Weights,
+          x: np.ndarray, weight: np.ndarray, y: np.ndarray, cache: dict | None, threads: int,
+          epilogue: dict) -> None:
+    """Compute by direct convolution samples that transforms cannot bear; without peaks all."""
+    again = getattr(Direct, task)
+    if peaks is None:
+        again(problem, x, weight, y, cache, threads, **epilogue)
+        return
+    residual, gathered = epilogue.pop("residual"), epilogue.pop("gathered")
+    samples = [n for n in winograd.outside(peaks, packed) if not _blank(peaks[n], x[n:n + 1])]
     if gathered is not None and samples:
         gathered.clear()
     for n in samples:
         one = slice(n, n + 1)
-        more = {} if residual is None else {"residual": residual[one]}
-        getattr(Direct, task)(problem, x[one], weight, y[one], cache, threads, **epilogue, **more)
+        again(problem, x[one], weight, y[one], cache, threads, **epilogue,
+              residual=None if residual is None else residual[one])
