@@ -18,7 +18,7 @@ from convkit.ops import planner
 def seen(monkeypatch):
     """Record the precision and task of every problem that reaches the planner."""
     calls = []
-    real = planner.run
+    real = planner.prepared
 
     def spy(task, problem, *arguments, **more):
         calls.append((task, problem.precision))
@@ -30,7 +30,7 @@ def seen(monkeypatch):
         calls.append((task, problem.precision))
         return made(b, task, problem, *arguments, **more)
 
-    monkeypatch.setattr(planner, "run", spy)
+    monkeypatch.setattr(planner, "prepared", spy)
     monkeypatch.setattr(planner, "steps", spy_steps)
     return calls
 

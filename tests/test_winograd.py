@@ -126,7 +126,7 @@ def test_the_gradient_of_the_input_is_taken_by_winograd():
     x, w = Tensor(random_array((1, 32, 12, 12)), True), random_array((32, 32, 3, 3), seed=1)
     apply(Conv, x, w, None, **attributes()).backward(random_array((1, 32, 12, 12), seed=2))
     calls = problem(x.shape, w.shape).calls
-    assert {type(call) for key, call in calls.items() if "grad_weight" not in key} \
+    assert {type(call) for key, (_, call) in calls.items() if "grad_weight" not in key} \
         == {kernel.Convolution}
 
 

@@ -138,10 +138,17 @@ def address_of(cnp.ndarray array not None):
     return <size_t>cnp.PyArray_DATA(array)
 
 
-def is_plain(cnp.ndarray x not None):
+cpdef bint is_plain(cnp.ndarray x) except -1:
     """Tell whether an array holds float32 or float64 as kernels read them: native and aligned."""
     return (cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
             and cnp.PyArray_ISBEHAVED_RO(x))
+
+
+cpdef bint of_one_kind(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray bias):
+    """Tell whether arrays hold numbers of one type as kernels read them, weight and bias in order."""
+    return is_plain(x) and is_plain(weight) and cnp.PyArray_TYPE(weight) == cnp.PyArray_TYPE(x) \
+        and cnp.PyArray_IS_C_CONTIGUOUS(weight) and (
+            bias is None or is_plain(bias) and cnp.PyArray_TYPE(bias) == cnp.PyArray_TYPE(x))
 
 
 def alike(tuple arrays not None):

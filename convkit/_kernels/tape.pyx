@@ -482,6 +482,19 @@ cdef class Sweep:
                 _call_post_hooks(leaf)
 
 
+cpdef bint literal(value):
+    """Tell whether a value is a string, an int, None or a tuple of such.
+
+    Equal ones then mean the same (1.0 and True equal 1, but are no numbers of pixels).
+    """
+    if type(value) is tuple:
+        for v in <tuple>value:
+            if not literal(v):
+                return False
+        return True
+    return type(value) is int or type(value) is str or value is None
+
+
 cdef class Kind:
     """What an operation's class says of itself (`ops.op.Op`), looked up once."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from convkit._precision import checked_precision
+from convkit._kernels.tape import literal, perform
 from convkit.autograd import Tensor, apply, is_tracing
 from convkit.errors import ShapeError
 from convkit.functional.arguments import (
@@ -17,7 +17,6 @@ from convkit.functional.arguments import (
     shape_of,
 )
 from convkit.ops import REGISTRY as OPS
-from convkit.ops.conv_problem import plain
 
 __all__ = [
     "conv1d",
@@ -30,14 +29,20 @@ __all__ = [
 ]
 
 
-@functools.lru_cache(maxsize=4096)
-def _geometry(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
-    """Return a convolution's attributes that have a number for each axis."""
+def _attributes(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int,
+                padding_mode: str, algorithm: str, precision: str | None,
+                moments: bool) -> dict[str, Any]:
+    """Return a convolution's attributes."""
     axes = len(kernel)
     stride = per_axis(stride, axes, "stride")
     dilation = per_axis(dilation, axes, "dilation")
-    return {"stride": stride, "padding": padding_pairs(padding, kernel, stride, dilation),
-            "dilation": dilation}
+    attrs = {"stride": stride, "padding": padding_pairs(padding, kernel, stride, dilation),
+             "dilation": dilation, "groups": groups, "padding_mode": padding_mode,
+             "algorithm": algorithm, "precision": precision_of(precision)}
+    return {**attrs, "moments": True} if moments else attrs
+
+
+_known_attributes = functools.lru_cache(maxsize=4096)(_attributes)
 
 
 def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm,
@@ -45,15 +50,12 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, padding_mode
     kernel = shape_of(weight)[2:]
     if len(kernel) != axes:
         raise ShapeError(f"expected a weight with {axes + 2} axes, got shape {shape_of(weight)}")
-    known = plain(stride) and plain(padding) and plain(dilation)
-    geometry = (_geometry if known else _geometry.__wrapped__)(kernel, stride, padding, dilation)
-    attrs = {**geometry, "groups": groups, "padding_mode": padding_mode, "algorithm": algorithm,
-             "precision": None if precision is None else checked_precision(precision)}
-    if moments and not is_tracing():
-        attrs["moments"] = True
+    given = (kernel, stride, padding, dilation, groups, padding_mode, algorithm, precision)
+    attrs = (_known_attributes if literal(given) else _attributes)(
+        *given, moments and not is_tracing())
     if ndim_of(x) != axes + 1:
-        return apply(OPS["conv"], x, weight, bias, **attrs)
-    return batched(x, axes, lambda x: apply(OPS["conv"], x, weight, bias, **attrs))
+        return perform(OPS["conv"], (x, weight, bias), attrs)
+    return batched(x, axes, lambda x: perform(OPS["conv"], (x, weight, bias), attrs))
 
 
 def conv1d(

@@ -69,11 +69,13 @@ def _check_bias(bias: np.ndarray | None, channels: int) -> np.ndarray | None:
         return None
     if bias.shape != (channels,):
         raise ShapeError(f"expected bias of shape ({channels},), got {bias.shape}")
-    return np.ascontiguousarray(bias)
+    return bias if memory.alike((bias,)) else np.ascontiguousarray(bias)
 
 
 def _prepare(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None):
     """Bring inputs to native order and check that their types agree."""
+    if memory.of_one_kind(x, weight, bias):
+        return x, weight, bias
     x, weight = native(x), native(weight, "weight")
     if weight.dtype is not x.dtype or bias is not None:
         bias = None if bias is None else native(bias, "bias")
@@ -151,10 +153,10 @@ class Conv(Op):
             residual = _four(residual, ctx.threads)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         epilogue = {} if activation is None else activation_arguments(activation, activation_args)
-        if moments and planner.gathers(problem, algorithm):
+        chosen, call = planner.prepared("forward", problem, algorithm)
+        if moments and chosen.gathers:
             epilogue["gathered"] = gather.Gathered()
-        planner.run("forward", problem, algorithm, x_last, taps, y, cache, ctx.threads, bias=bias,
-                    residual=residual, **epilogue)
+        call(x_last, taps, y, cache, ctx.threads, bias=bias, residual=residual, **epilogue)
         if "gathered" in epilogue:
             ctx.moments = epilogue["gathered"].moments(ctx.threads)
         if True in ctx.needs:

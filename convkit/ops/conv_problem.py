@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from convkit._kernels.tape import literal
 from convkit.errors import DTypeError, ShapeError
 
-__all__ = ["ConvProblem", "check_dtypes", "plain", "tuple_of_ints"]
+__all__ = ["ConvProblem", "check_dtypes", "tuple_of_ints"]
 
 Pair = tuple[int, int]
-
-# Tuples remembered at most.
-MOST_TUPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class ConvProblem:
     # What was worked out from the problem alone, kept with it: task -> the candidate that takes
     # it, and what candidates keep under keys of their own.
     plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    # The prepared calls of its tasks: by task, or by task and algorithm.
+    # Its tasks, each an algorithm and its prepared call: by task, or by task and algorithm.
     calls: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -158,7 +156,7 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
     ShapeError
         When anything does not fit; the text says what was expected and what came.
     """
-    if _all_plain(stride, padding, dilation, groups):
+    if literal((stride, padding, dilation, groups)):
         return _known_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
                               precision)
     return _problem(x_shape, w_shape, dtype, precision,
@@ -168,34 +166,8 @@ def forward_problem(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: n
 def output_shape(x_shape: tuple[int, ...], w_shape: tuple[int, ...], *, stride: Any, padding: Any,
                  dilation: Any, groups: Any) -> tuple[int, ...]:
     """Return the shape of what `forward_problem` describes, with the same checks."""
-    layer = _known_layer if _all_plain(stride, padding, dilation, groups) else _layer
+    layer = _known_layer if literal((stride, padding, dilation, groups)) else _layer
     return (x_shape[0], w_shape[0], *layer(x_shape, w_shape, stride, padding, dilation, groups)[0])
-
-
-_INTS = {int}
-# Tuples that `plain` has looked through, by their identity: layers hand in the same ones.
-_looked_through: dict[int, tuple] = {}
-
-
-def plain(value: Any) -> bool:
-    """Tell whether a value is a string, an int or a tuple of plain values.
-
-    Equal ones then mean the same (1.0 and True equal 1, but are refused).
-    """
-    if _looked_through.get(id(value)) is value:
-        return True
-    if type(value) is not tuple:
-        return type(value) in (int, str)
-    if not (_INTS.issuperset(map(type, value)) or all([plain(v) for v in value])):
-        return False
-    if len(_looked_through) >= MOST_TUPLES:
-        _looked_through.clear()
-    _looked_through[id(value)] = value
-    return True
-
-
-def _all_plain(stride: Any, padding: Any, dilation: Any, groups: Any) -> bool:
-    return type(groups) is int and plain(stride) and plain(padding) and plain(dilation)
 
 
 # A network's layers come back with the same few shapes; checking them took half of the time

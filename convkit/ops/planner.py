@@ -24,7 +24,7 @@ from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["choose", "explain", "gathers", "run", "steps"]
+__all__ = ["choose", "explain", "prepared", "run", "steps"]
 
 _verbose = "dispatch" in os.environ.get("CONVKIT_VERBOSE", "").split(",")
 _printed: set[tuple[Task, str]] = set()
@@ -71,23 +71,22 @@ def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str
 
 def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: Any) -> None:
     """Do a task by the algorithm that `choose` returns; arguments as for `Algorithm`'s method."""
-    call = problem.calls.get(task)
-    if call is None or algorithm != "auto" or autotune.enabled():
-        call = _call(task, problem, algorithm)
-    call(*arrays, **more)
+    prepared(task, problem, algorithm)[1](*arrays, **more)
 
 
-def _call(task: Task, problem: ConvProblem, algorithm: str) -> Callable[..., None]:
-    """Return what does a task, from what is kept with the problem."""
+def prepared(task: Task, problem: ConvProblem, algorithm: str
+             ) -> tuple[type[Algorithm], Callable[..., None]]:
+    """Return the algorithm that `choose` returns, and what does the task (`Algorithm.call`)."""
+    if algorithm == "auto" and not autotune.enabled():
+        known = problem.calls.get(task)
+        if known is not None:
+            return known
     chosen = choose(problem, task, algorithm)
     key = task if chosen is problem.plans.get(task) else (task, chosen)
-    call = problem.calls.get(key)
-    if call is None:
+    if key not in problem.calls:
         call = chosen.call(problem, task)
-        if _verbose:
-            call = _Told(task, problem, chosen, call)
-        problem.calls[key] = call
-    return call
+        problem.calls[key] = chosen, _Told(task, problem, chosen, call) if _verbose else call
+    return problem.calls[key]
 
 
 class _Told:
@@ -109,11 +108,6 @@ def _tell(task: Task, problem: ConvProblem, chosen: type[Algorithm], seconds: fl
     if key not in _printed and len(_printed) < MOST_LINES:
         _printed.add(key)
         print(_line(task, problem, chosen, seconds), file=sys.stderr)
-
-
-def gathers(problem: ConvProblem, algorithm: str) -> bool:
-    """Tell whether the forward pass leaves its output's moments in what is given as `gathered`."""
-    return choose(problem, "forward", algorithm).gathers
 
 
 def steps(b: Any, task: Task, problem: ConvProblem, chosen: type[Algorithm], weight: Any,
