@@ -276,3 +276,30 @@ def test_the_average_of_weights_in_one_pass(rng):
         if ours.dtype.kind == "f":
             expected = before[name] + share * (t.data - before[name])
             np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_arrays_that_were_replaced_are_the_ones_that_change(rng):
+    """What a step changes is looked up anew: values, gradients and state of other layouts too."""
+    start = rng.standard_normal((4, 3, 2, 2)).astype(np.float32)
+    for make in (lambda p: optim.SGD(p, lr=0.1, momentum=0.5), lambda p: optim.Adam(p, lr=0.1),
+                 lambda p: optim.RMSprop(p, lr=0.1, momentum=0.5, centered=True),
+                 lambda p: optim.Adagrad(p, lr=0.1), lambda p: optim.Adadelta(p, lr=0.1)):
+        plain, turned = nn.Parameter(start), nn.Parameter(start)
+        optimizers = [make([plain]), make([turned])]
+        for lie in ((0, 1, 2, 3), (2, 3, 0, 1), (1, 0, 3, 2)):
+            grad = rng.standard_normal(start.shape).astype(np.float32)
+            turned.data = np.array(turned.data.transpose(lie), order="C").transpose(np.argsort(lie))
+            for p, optimizer, g in zip((plain, turned), optimizers, (grad, np.asfortranarray(grad)),
+                                       strict=True):
+                version = p._cell[0]
+                p.grad = ck.Tensor(g)
+                optimizer.step()
+                assert p._cell[0] > version
+            optimizers[1].load_state_dict(optimizers[1].state_dict())
+        np.testing.assert_array_equal(plain.data, turned.data)
+        assert not np.array_equal(plain.data, start)
+    idle = nn.Parameter(start)
+    optimizer = optim.SGD([idle], lr=0.1)
+    idle.grad = ck.Tensor(start)
+    optimizer.step()
+    assert not optimizer.state_dict()["state"]

@@ -6,5 +6,6 @@ cdef void* take(size_t size) noexcept nogil
 # Gives back what `take(size)` returned. NULL is allowed.
 cdef void give(void* pointer, size_t size) noexcept nogil
 
-# A new array over pooled memory; see the Python function of this name.
+# See the Python functions of these names.
 cpdef empty(shape, dtype=*, apart=*)
+cpdef bint alike(tuple arrays) except -1

@@ -151,7 +151,7 @@ cpdef bint of_one_kind(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray bias):
             bias is None or is_plain(bias) and cnp.PyArray_TYPE(bias) == cnp.PyArray_TYPE(x))
 
 
-def alike(tuple arrays not None):
+cpdef bint alike(tuple arrays) except -1:
     """Tell whether arrays (or None) are C-contiguous and of one type."""
     cdef cnp.ndarray first = arrays[0], other
     cdef bint same = cnp.PyArray_IS_C_CONTIGUOUS(first)

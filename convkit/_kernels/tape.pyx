@@ -18,6 +18,7 @@ from cpython.contextvars cimport get_value
 from cpython.object cimport PyObject
 
 from convkit import _precision, runtime
+from convkit._kernels cimport memory
 
 cnp.import_array()
 
@@ -293,6 +294,58 @@ cdef class Holder(TensorBase):
             if self._readings == 1 and not self._again:
                 return Passing(self._cache) if self._cache else _NOTHING_KEPT
         return self._cache
+
+
+def updates(state, params, tuple names, make, ordered, bint counts):
+    """Return what an optimiser's kernel changes, and count the changes.
+
+    Parameters
+    ----------
+    state : defaultdict
+        Parameter -> name -> a tensor of its shape.
+    params : list of Tensor
+        Those without a gradient are passed over.
+    names : tuple of str or None
+        Of the state; None stays None. ``make(parameter)`` makes what is missing.
+    ordered : callable
+        ``ordered(parameter, state, names)`` returns the arrays where they do not lie as kernels
+        want them.
+    counts : bool
+        Whether the state counts steps, as "step".
+
+    Returns
+    -------
+    arrays : list of tuple
+        (parameter, gradient, state...) of each parameter.
+    fresh, steps : list
+        Whether some of its state was made now; the number of its step.
+    """
+    cdef list arrays = [], fresh = [], steps = [], row
+    cdef TensorBase p
+    cdef dict own
+    cdef bint new, keeps = counts or any(names)
+    for p in params:
+        if p.grad is None:
+            continue
+        own = state[p] if keeps else None
+        if counts:
+            own["step"] = own.get("step", 0) + 1
+            steps.append(own["step"])
+        new = False
+        row = [p._writable(), (<TensorBase>p.grad)._computed()]
+        for name in names:
+            kept = None
+            if name is not None:
+                kept = own.get(name)
+                if kept is None:
+                    kept = own[name] = make(p)
+                    new = True
+                kept = (<TensorBase?>kept)._computed()
+            row.append(kept)
+        arrays.append(tuple(row) if memory.alike(tuple(row)) else ordered(p, own, names))
+        fresh.append(new)
+        p._cell[0] += 1
+    return arrays, fresh, steps
 
 
 cpdef wrap(array):

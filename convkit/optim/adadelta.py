@@ -7,7 +7,7 @@ from typing import Any
 
 from convkit import runtime
 from convkit._kernels import optim as kernels
-from convkit.optim.optimizer import Optimizer, at_least, memory_order, zeros_for
+from convkit.optim.optimizer import Optimizer, at_least
 
 __all__ = ["Adadelta"]
 
@@ -52,15 +52,6 @@ class Adadelta(Optimizer):
             raise ValueError(f"expected rho from 0 to 1, got {group['rho']}")
 
     def _update(self, group: dict[str, Any]) -> None:
-        arrays = []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                state.update(step=0, square_avg=zeros_for(p), acc_delta=zeros_for(p))
-            state["step"] += 1
-            arrays.append(memory_order(p, p.grad, state["square_avg"], state["acc_delta"]))
-            p._cell[0] += 1
+        arrays, _, _ = self._due(group, "square_avg", "acc_delta")
         kernels.adadelta(arrays, group["lr"], group["rho"], group["eps"], group["weight_decay"],
                          runtime.get_num_threads())

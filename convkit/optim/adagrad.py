@@ -9,7 +9,7 @@ from convkit import runtime
 from convkit._kernels import optim as kernels
 from convkit.autograd import Tensor
 from convkit.ops.layout import like
-from convkit.optim.optimizer import Optimizer, at_least, memory_order
+from convkit.optim.optimizer import Optimizer, at_least
 
 __all__ = ["Adagrad"]
 
@@ -57,18 +57,12 @@ class Adagrad(Optimizer):
         at_least(group, 0.0, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
 
     def _update(self, group: dict[str, Any]) -> None:
-        arrays, rates = [], []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                array = like(p.data)
-                array.fill(group["initial_accumulator_value"])
-                state.update(step=0, sum=Tensor(array))
-            state["step"] += 1
-            rates.append(group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"]))
-            arrays.append(memory_order(p, p.grad, state["sum"]))
-            p._cell[0] += 1
+        def filled(p: Tensor) -> Tensor:
+            array = like(p.data)
+            array.fill(group["initial_accumulator_value"])
+            return Tensor(array)
+
+        arrays, _, steps = self._due(group, "sum", make=filled)
+        rates = [group["lr"] / (1 + (step - 1) * group["lr_decay"]) for step in steps]
         kernels.adagrad(arrays, rates, group["eps"], group["weight_decay"],
                         runtime.get_num_threads())

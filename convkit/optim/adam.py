@@ -7,7 +7,7 @@ from typing import Any
 
 from convkit import runtime
 from convkit._kernels import optim as kernels
-from convkit.optim.optimizer import Optimizer, at_least, memory_order, zeros_for
+from convkit.optim.optimizer import Optimizer, at_least
 
 __all__ = ["Adam", "AdamW"]
 
@@ -58,20 +58,8 @@ class Adam(Optimizer):
             raise ValueError(f"expected two betas from 0 to below 1, got {group['betas']}")
 
     def _update(self, group: dict[str, Any]) -> None:
-        arrays, steps = [], []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                state.update(step=0, exp_avg=zeros_for(p), exp_avg_sq=zeros_for(p))
-            if group["amsgrad"] and "max_exp_avg_sq" not in state:
-                state["max_exp_avg_sq"] = zeros_for(p)
-            state["step"] += 1
-            steps.append(state["step"])
-            arrays.append(memory_order(p, p.grad, state["exp_avg"], state["exp_avg_sq"],
-                                       state["max_exp_avg_sq"] if group["amsgrad"] else None))
-            p._cell[0] += 1
+        arrays, _, steps = self._due(group, "exp_avg", "exp_avg_sq",
+                                     "max_exp_avg_sq" if group["amsgrad"] else None)
         kernels.adam(arrays, steps, group["lr"], *group["betas"], group["eps"],
                      group["weight_decay"], self._decoupled, runtime.get_num_threads())
 

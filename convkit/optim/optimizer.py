@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit._kernels import memory
+from convkit._kernels.tape import updates
 from convkit.autograd import Tensor, enable_grad
 from convkit.ops.layout import axis_order, like
 
@@ -94,6 +95,14 @@ class Optimizer:
     def _update(self, group: dict[str, Any]) -> None:
         """Change the parameters of one group that have gradients."""
         raise NotImplementedError
+
+    def _due(self, group: dict[str, Any], *names: str | None, make: Callable | None = None,
+             counts: bool = True) -> tuple[list[tuple], list[bool], list[int]]:
+        """Return the arrays to update, whose state is new, and the numbers of their steps.
+
+        See `_kernels.tape.updates`; `make` makes state, by default zeros.
+        """
+        return updates(self.state, group["params"], names, make or zeros_for, _in_order, counts)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change all parameters that have gradients.
@@ -187,30 +196,33 @@ def _order(p: Tensor) -> tuple[int, ...] | None:
     return order if array.transpose(order).flags.c_contiguous else None
 
 
-def memory_order(p: Tensor, *others: Tensor | None) -> tuple[np.ndarray | None, ...]:
-    """Return a parameter's array and others of its shape as kernels want them.
+def _in_order(p: Tensor, state: dict[str, Any] | None, names: tuple[str | None, ...]
+              ) -> tuple[np.ndarray | None, ...]:
+    """Return the arrays of a parameter, its gradient and state as kernels want them.
 
-    All are C-contiguous, in the order in which the parameter lies in memory, and share
-    memory with the tensors where those are laid out that way.
+    All are C-contiguous, in the order in which the parameter lies in memory. State that lay
+    otherwise (the parameter was replaced) is replaced.
     """
     own = p._writable()
-    given = (own, *[None if t is None else t.data for t in others])
-    if memory.alike(given):
-        return given
-    plain = own.flags.c_contiguous
-    order = None if plain else _order(p)
-    if order is None and not plain:
+    order = axis_order(own)
+    if not _moved(own, order).flags.c_contiguous:
         raise ValueError("expected a parameter without gaps in memory")
-    arrays: list[np.ndarray | None] = [own if plain else own.transpose(order)]
-    for array in given[1:]:
-        if array is not None and not plain:
-            array = array.transpose(order)
-        if array is not None and not (array.flags.c_contiguous and array.dtype == p.dtype):
-            copy = memory.empty(array.shape, p.dtype)
-            np.copyto(copy, array)
-            array = copy
-        arrays.append(array)
+    arrays: list[np.ndarray | None] = [_moved(own, order), _moved(p.grad.data, order)]
+    for name in names:
+        kept = None if name is None else _moved(state[name].data, order)
+        if kept is not None and not (kept.flags.c_contiguous and kept.dtype == own.dtype):
+            state[name] = _loaded(name, state[name], p)
+            kept = _moved(state[name].data, order)
+        arrays.append(kept)
+    if not (arrays[1].flags.c_contiguous and arrays[1].dtype == own.dtype):
+        copy = memory.empty(arrays[1].shape, own.dtype)
+        np.copyto(copy, arrays[1])
+        arrays[1] = copy
     return tuple(arrays)
+
+
+def _moved(array: np.ndarray, order: tuple[int, ...] | None) -> np.ndarray:
+    return array if order is None else array.transpose(order)
 
 
 def zeros_for(p: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from convkit import runtime
 from convkit._kernels import optim as kernels
-from convkit.optim.optimizer import Optimizer, at_least, memory_order, zeros_for
+from convkit.optim.optimizer import Optimizer, at_least
 
 __all__ = ["RMSprop"]
 
@@ -58,22 +58,8 @@ class RMSprop(Optimizer):
         at_least(group, 0.0, "lr", "alpha", "eps", "weight_decay", "momentum")
 
     def _update(self, group: dict[str, Any]) -> None:
-        arrays = []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                state.update(step=0, square_avg=zeros_for(p))
-            for key, wanted in (("momentum_buffer", group["momentum"]),
-                                ("grad_avg", group["centered"])):
-                if wanted and key not in state:
-                    state[key] = zeros_for(p)
-            state["step"] += 1
-            arrays.append(memory_order(
-                p, p.grad, state["square_avg"],
-                state["momentum_buffer"] if group["momentum"] else None,
-                state["grad_avg"] if group["centered"] else None))
-            p._cell[0] += 1
+        arrays, _, _ = self._due(group, "square_avg",
+                                 "momentum_buffer" if group["momentum"] else None,
+                                 "grad_avg" if group["centered"] else None)
         kernels.rmsprop(arrays, group["lr"], group["alpha"], group["eps"], group["weight_decay"],
                         group["momentum"], runtime.get_num_threads())

@@ -7,7 +7,7 @@ from typing import Any
 
 from convkit import runtime
 from convkit._kernels import optim as kernels
-from convkit.optim.optimizer import Optimizer, at_least, memory_order, zeros_for
+from convkit.optim.optimizer import Optimizer, at_least
 
 __all__ = ["SGD"]
 
@@ -56,19 +56,7 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum and no dampening")
 
     def _update(self, group: dict[str, Any]) -> None:
-        arrays, fresh = [], []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            buffer = None
-            if group["momentum"]:
-                buffer = self.state[p].get("momentum_buffer")
-                fresh.append(buffer is None)
-                if buffer is None:
-                    buffer = self.state[p]["momentum_buffer"] = zeros_for(p)
-            else:
-                fresh.append(False)
-            arrays.append(memory_order(p, p.grad, buffer))
-            p._cell[0] += 1
+        arrays, fresh, _ = self._due(group, "momentum_buffer" if group["momentum"] else None,
+                                     counts=False)
         kernels.sgd(arrays, fresh, group["lr"], group["momentum"], group["dampening"],
                     group["weight_decay"], group["nesterov"], runtime.get_num_threads())
