@@ -166,7 +166,7 @@ def test_errors_say_what_was_expected():
                                          r"\(N, C, H, W\), got \(5,\)"):
         apply(TRAIN, np.zeros(5, np.float32), None, None)
     for shape in ((1, 3), (1, 3, 1, 1), (0, 3, 4, 4)):
-        with pytest.raises(ShapeError, match="Expected more than 1 value per channel when "
+        with pytest.raises(ShapeError, match="expected more than 1 value per channel when "
                                              "training, got x of shape"):
             apply(TRAIN, np.zeros(shape, np.float32), None, None)
 

@@ -376,17 +376,24 @@ def follow(mean, cnp.ndarray batch_mean not None, var, batch_var, double share, 
 
 # -- batch norm's numbers for each channel, in double -----------------------------------------
 
-cdef inline void _put(cnp.ndarray array, Py_ssize_t i, double value) noexcept:
-    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32:
-        (<float*>cnp.PyArray_DATA(array))[i] = <float>value
+cdef struct Numbers:
+    char* at
+    bint double_
+
+
+cdef inline Numbers _of(cnp.ndarray array) noexcept:
+    return Numbers(<char*>cnp.PyArray_DATA(array), cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT32)
+
+
+cdef inline void _put(Numbers numbers, Py_ssize_t i, double value) noexcept nogil:
+    if numbers.double_:
+        (<double*>numbers.at)[i] = value
     else:
-        (<double*>cnp.PyArray_DATA(array))[i] = value
+        (<float*>numbers.at)[i] = <float>value
 
 
-cdef inline double _get(cnp.ndarray array, Py_ssize_t i) noexcept:
-    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32:
-        return (<float*>cnp.PyArray_DATA(array))[i]
-    return (<double*>cnp.PyArray_DATA(array))[i]
+cdef inline double _get(Numbers numbers, Py_ssize_t i) noexcept nogil:
+    return (<double*>numbers.at)[i] if numbers.double_ else (<float*>numbers.at)[i]
 
 
 cdef cnp.ndarray _numbers(values, cnp.npy_intp channels):
@@ -428,22 +435,30 @@ def train_numbers(cnp.ndarray mean not None, cnp.ndarray var not None, weight, b
         with what rounding takes from the mean) and the variance.
     """
     cdef cnp.npy_intp channels = cnp.PyArray_SIZE(mean), i
-    cdef cnp.ndarray m = _numbers(mean, channels), v = _numbers(var, channels)
-    cdef cnp.ndarray w = None if weight is None else _numbers(weight, channels)
-    cdef cnp.ndarray b = None if bias is None else _numbers(bias, channels)
+    cdef cnp.ndarray own_weight = None if weight is None else _numbers(weight, channels)
+    cdef cnp.ndarray own_bias = None if bias is None else _numbers(bias, channels)
     cdef cnp.ndarray inverse = _new(channels, True), scale = _new(channels, True)
     cdef cnp.ndarray center = _new(channels, double_), factor = _new(channels, double_)
     cdef cnp.ndarray shift = _new(channels, double_), variance = _new(channels, double_)
+    mean, var = _numbers(mean, channels), _numbers(var, channels)
+    cdef Numbers m = _of(mean), v = _of(var)
+    cdef Numbers w, b, to_center = _of(center), to_factor = _of(factor), to_shift = _of(shift)
+    cdef Numbers to_inverse = _of(inverse), to_scale = _of(scale), to_variance = _of(variance)
     cdef double one, by
+    if weight is not None:
+        w = _of(own_weight)
+    if bias is not None:
+        b = _of(own_bias)
     for i in range(channels):
         one = 1.0 / sqrt(_get(v, i) + eps)
-        by = one if w is None else _get(w, i) * one
-        _put(inverse, i, one)
-        _put(scale, i, by)
-        _put(center, i, _get(m, i))
-        _put(factor, i, by)
-        _put(shift, i, (0.0 if b is None else _get(b, i)) + (_get(center, i) - _get(m, i)) * by)
-        _put(variance, i, _get(v, i))
+        by = one if weight is None else _get(w, i) * one
+        _put(to_inverse, i, one)
+        _put(to_scale, i, by)
+        _put(to_center, i, _get(m, i))
+        _put(to_factor, i, by)
+        _put(to_shift, i, (0.0 if bias is None else _get(b, i))
+             + (_get(to_center, i) - _get(m, i)) * by)
+        _put(to_variance, i, _get(v, i))
     return inverse, scale, center, factor, shift, variance
 
 
@@ -458,13 +473,15 @@ def parameter_gradients(cnp.ndarray sums not None, cnp.ndarray products not None
     cdef cnp.npy_intp channels = cnp.PyArray_SIZE(sums), i
     cdef bint double_ = cnp.PyArray_TYPE(center) == cnp.NPY_FLOAT64
     cdef cnp.ndarray g_weight = _new(channels, double_), g_bias = _new(channels, double_)
-    cdef cnp.ndarray m = _numbers(mean, channels), c = _numbers(center, channels)
-    cdef cnp.ndarray by = _numbers(inverse, channels), p = _numbers(products, channels)
-    cdef cnp.ndarray s = _numbers(sums, channels)
+    mean, center = _numbers(mean, channels), _numbers(center, channels)
+    inverse, products = _numbers(inverse, channels), _numbers(products, channels)
+    sums = _numbers(sums, channels)
+    cdef Numbers m = _of(mean), c = _of(center), by = _of(inverse), p = _of(products), s = _of(sums)
+    cdef Numbers to_weight = _of(g_weight), to_bias = _of(g_bias)
     for i in range(channels):
         _put(p, i, _get(p, i) + (_get(c, i) - _get(m, i)) * _get(s, i))
-        _put(g_weight, i, _get(p, i) * _get(by, i))
-        _put(g_bias, i, _get(s, i))
+        _put(to_weight, i, _get(p, i) * _get(by, i))
+        _put(to_bias, i, _get(s, i))
     return g_weight, g_bias
 
 
@@ -479,14 +496,17 @@ def input_numbers(cnp.ndarray sums not None, cnp.ndarray products not None,
     cdef cnp.npy_intp channels = cnp.PyArray_SIZE(sums), i
     cdef bint double_ = cnp.PyArray_TYPE(center) == cnp.NPY_FLOAT64
     cdef cnp.ndarray slopes = _new(channels, double_), shifts = _new(channels, double_)
-    cdef cnp.ndarray m = _numbers(mean, channels), c = _numbers(center, channels)
-    cdef cnp.ndarray one = _numbers(inverse, channels), by = _numbers(scale, channels)
-    cdef cnp.ndarray p = _numbers(products, channels), s = _numbers(sums, channels)
+    mean, center = _numbers(mean, channels), _numbers(center, channels)
+    inverse, scale = _numbers(inverse, channels), _numbers(scale, channels)
+    products, sums = _numbers(products, channels), _numbers(sums, channels)
+    cdef Numbers m = _of(mean), c = _of(center), one = _of(inverse), by = _of(scale)
+    cdef Numbers p = _of(products), s = _of(sums)
+    cdef Numbers to_slopes = _of(slopes), to_shifts = _of(shifts)
     cdef double slope
     for i in range(channels):
         slope = -_get(by, i) * _get(one, i) * _get(one, i) * _get(p, i) / count
-        _put(slopes, i, slope)
-        _put(shifts, i, (_get(c, i) - _get(m, i)) * slope - _get(by, i) * _get(s, i) / count)
+        _put(to_slopes, i, slope)
+        _put(to_shifts, i, (_get(c, i) - _get(m, i)) * slope - _get(by, i) * _get(s, i) / count)
     return slopes, shifts
 
 

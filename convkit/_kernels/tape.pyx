@@ -238,6 +238,36 @@ cdef class TensorBase:
             own._cell[0] += 1
 
 
+def to_change(x):
+    """Return the array of a tensor that is kept beside the tape (running estimates), to write to.
+
+    The change is counted. What is no tensor is returned as it is.
+    """
+    cdef Switches now
+    cdef bint before
+    if not isinstance(x, TensorBase):
+        return x
+    if not (<TensorBase>x).requires_grad:
+        return x._change()
+    now = here()
+    before, now.grad = now.grad, False
+    try:
+        return x._change()
+    finally:
+        now.grad = before
+
+
+def count_up(TensorBase counter not None):
+    """Add one to an integer tensor, unless a part of the network runs once more for backward."""
+    cdef cnp.ndarray array
+    if not here().recomputing:
+        array = to_change(counter)
+        if cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and cnp.PyArray_SIZE(array) == 1:
+            (<cnp.npy_int64*>cnp.PyArray_DATA(array))[0] += 1
+        else:
+            array[()] = array.item() + 1
+
+
 class Forms(dict):
     """Forms derived from a parameter's values; how many were ever made is counted."""
 

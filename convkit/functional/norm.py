@@ -10,7 +10,8 @@ import numpy as np
 
 from convkit import runtime
 from convkit._kernels import norm
-from convkit.autograd import Tensor, apply, is_recomputing, no_grad
+from convkit._kernels.tape import to_change
+from convkit.autograd import Tensor, apply, is_recomputing
 from convkit.errors import ShapeError
 from convkit.functional.arguments import shape_of
 from convkit.ops import REGISTRY as OPS
@@ -56,15 +57,11 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise ValueError("expected running_mean and running_var unless training")
         return apply(OPS["batch_norm"], input, weight, bias, running_mean, running_var, eps=eps)
-    shape = shape_of(input)
-    count = math.prod(shape) // shape[1] if len(shape) > 1 and shape[1] else 0
-    if count == 1:
-        raise ShapeError(f"expected more than 1 value per channel when training, got x of "
-                         f"shape {shape}")
-    op = OPS["batch_norm_train"] if op is None else op
-    y, mean, var, *total = apply(op, input, weight, bias, eps=eps)
-    count = total[0].item() if total else count
-    follow(running_mean, mean.data, running_var, var.data, momentum, count / max(count - 1, 1))
+    y, mean, var, *total = apply(op or OPS["batch_norm_train"], input, weight, bias, eps=eps)
+    if running_mean is not None or running_var is not None:
+        mean = mean.data
+        count = total[0].item() if total else math.prod(y.shape) // max(mean.size, 1)
+        follow(running_mean, mean, running_var, var.data, momentum, count / max(count - 1, 1))
     return y
 
 
@@ -73,23 +70,13 @@ def follow(running_mean: Any, mean: np.ndarray, running_var: Any, var: np.ndarra
     """Move running estimates, where there are any, towards a batch's, in place."""
     if is_recomputing() or (running_mean is None and running_var is None):
         return
-    arrays = [_changed(running_mean), _changed(running_var)]
+    arrays = to_change(running_mean), to_change(running_var)
     if norm.follow(arrays[0], mean, arrays[1], var, momentum, unbiased):
         return
     for array, batch, scale in zip(arrays, (mean, var), (1.0, unbiased), strict=True):
         if array is not None:
             np.multiply(array, 1 - momentum, out=array, casting="same_kind")
             np.add(array, batch * (momentum * scale), out=array, casting="same_kind")
-
-
-def _changed(running: Any) -> np.ndarray | None:
-    """Return the array to write to, after counting the change."""
-    if not isinstance(running, Tensor):
-        return running
-    if running.requires_grad:
-        with no_grad():
-            return running._change()
-    return running._change()
 
 
 def layer_norm(input: Any, normalized_shape: int | Sequence[int], weight: Any = None,

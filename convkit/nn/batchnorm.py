@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from convkit import functional as F
-from convkit.autograd import Tensor, is_recomputing
+from convkit._kernels.tape import count_up
+from convkit.autograd import Tensor
 from convkit.errors import ShapeError
 from convkit.nn import init
 from convkit.nn.linear import positive
@@ -62,26 +63,21 @@ class _BatchNorm(Module):
                              f"got x of shape {shape}")
         if shape[1] != self.num_features:
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
-        mean, var, batches = self._running()
-        tracked = mean is not None
-        factor = self._count_batch(batches) if self.training and tracked else 0.0
-        return F.batch_norm(input, mean, var, *weight_and_bias(self),
-                            self.training or not tracked, factor, self.eps, op=self._op)
-
-    def _running(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return the running estimates and the number of batches; see `weight_and_bias`."""
         own = self._buffers
         try:
-            return own["running_mean"], own["running_var"], own["num_batches_tracked"]
-        except KeyError:
-            return self.running_mean, self.running_var, self.num_batches_tracked
+            mean, var = own["running_mean"], own["running_var"]
+        except KeyError:  # one was replaced by a plain tensor
+            mean, var = self.running_mean, self.running_var
+        training = self.training or mean is None
+        factor = self._count_batch() if training and mean is not None else 0.0
+        return F.batch_norm(input, mean, var, *weight_and_bias(self), training, factor, self.eps,
+                            op=self._op)
 
-    def _count_batch(self, batches: Tensor) -> float:
+    def _count_batch(self) -> float:
         """Count this batch and return its weight in the running estimates."""
-        if not is_recomputing():
-            count = batches._change()
-            count[()] = count.item() + 1
-        return 1.0 / batches.item() if self.momentum is None else self.momentum
+        batches, momentum = self.num_batches_tracked, self.momentum
+        count_up(batches)
+        return 1.0 / batches.item() if momentum is None else momentum
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

@@ -144,7 +144,7 @@ class BatchNormTrain(Op):
         """Return the input's shape."""
         if math.prod(x) <= _check(x, weight=weight, bias=bias):
             raise ShapeError(
-                f"Expected more than 1 value per channel when training, got x of shape {x}")
+                f"expected more than 1 value per channel when training, got x of shape {x}")
         return x
 
     @classmethod
