@@ -101,6 +101,29 @@ def test_a_chain_gives_the_bits_of_its_layers(name):
     check(name)
 
 
+class Adding(Block):
+    """A block that adds something before or behind the filter, which a chain cannot."""
+
+    def __init__(self, *args, before, **more):
+        super().__init__(*args, **more)
+        self.before = before
+        self.beside = nn.Conv2d(args[0], args[1], 1)
+
+    def forward(self, x):
+        y, beside = self.widen(x), self.beside(x)
+        y = self.filter(self.act(y + beside)) if self.before else self.act(self.filter(y) + beside)
+        return self.narrow(y)
+
+
+@pytest.mark.parametrize("narrows", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_added_within_is_not_lost(before, narrows):
+    ck.manual_seed(1)
+    made = program(Adding(16, 48, 16, before=before, narrows=narrows), (16, 9, 11))
+    x = image(3, (16, 9, 11))
+    assert_same_bits(made(x), op_by_op(made.graph, [x])[0])
+
+
 @pytest.mark.parametrize("isa", dispatch.supported_isas()[:-1])
 def test_a_chain_gives_the_bits_of_its_layers_on_older_processors(isa):
     run_python("""

@@ -60,6 +60,8 @@ def _chain(emitted: Sequence[Emitted], at: int, handed_out: set[Block]
         count += 1
     for length in range(count, 1, -1):
         steps = emitted[at:at + length]
+        if any(e.operands[RESIDUAL] is not None for e in steps[:2]):    # only the last adds one
+            continue
         step = chain.step(*[e.step for e in steps], *[None] * (3 - length))
         if step is not None:
             first, middle, last = steps[0], steps[1], steps[-1]
