@@ -210,6 +210,26 @@ def test_outputs_that_are_inputs_constants_or_twice_the_same():
     assert [y.tolist() for y in got] == [[3, 4], [1, 2], [4, 6], [4, 6]]
 
 
+@pytest.mark.parametrize("op", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("counted", [True, False])
+def test_windows_of_ceil_mode(op, counted):
+    """Every way in which the last windows of two axes may end."""
+    refused = 0
+    for (h, k, s, p), w in itertools.product(
+            itertools.product((3, 5, 6), (2, 3), (2, 3), (0, 1)), (4, 5, 7)):
+        attrs = {"kernel_size": (k, 2), "stride": (s, 2), "padding": (p, 1), "ceil_mode": True}
+        attrs |= {"count_include_pad": counted} if op == "avg_pool" else {
+            "dilation": (1, 1), "return_indices": False}
+        attrs |= {"divisor_override": None} if op == "avg_pool" else {}
+        x = random_array((1, 2, h, w))
+        try:
+            check(single(op, [x], attrs), [x], f"{op} {h} {k} {s} {p} {w}")
+        except ck.UnsupportedOperatorError as error:
+            assert "counted padding" in str(error) and op == "avg_pool" and counted
+            refused += 1
+    assert (refused > 0) == (op == "avg_pool" and counted)
+
+
 def test_what_cannot_be_written_is_listed(tmp_path):
     path = tmp_path / "old.onnx"
     path.write_bytes(b"old")

@@ -12,7 +12,7 @@ from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 from convkit.ops.resample import nearest_sources
 
-__all__ = ["flat_pads"]
+__all__ = ["flat_pads", "windows"]
 
 PAD_MODES = {"zeros": "constant", "constant": "constant", "reflect": "reflect",
              "replicate": "edge", "circular": "wrap"}
@@ -78,16 +78,37 @@ def linear(w: Writer, s: Step) -> str:
 # -- pools ------------------------------------------------------------------------------------
 
 
-def _pool(s: Step) -> dict:
-    a = s.attrs
-    return {"kernel_shape": list(a["kernel_size"]), "strides": list(a["stride"]),
-            "pads": list(a["padding"]) * 2, "ceil_mode": int(a["ceil_mode"])}
+def windows(s: Step, counted: bool = False) -> dict:
+    """Return a pool's windows as attributes.
+
+    With ceil_mode PyTorch drops a last window that would begin in the padding behind; some readers of
+    ONNX do not. Such windows are written without ceil_mode, and where other axes need that, by
+    explicit padding, unless that is `counted`.
+    """
+    a, out = s.attrs, s.out[2:]
+    dilation = a.get("dilation", (1,) * len(out))
+    axes = list(zip(s.shapes[0][2:], a["kernel_size"], a["stride"], a["padding"], dilation,
+                    strict=True))
+    spans = [n + 2 * p - d * (k - 1) - 1 for n, k, _, p, d in axes]
+    strides = [st for _, _, st, _, _ in axes]
+    below = all(span // st + 1 == m for span, st, m in zip(spans, strides, out, strict=True))
+    above = all(-(-span // st) + 1 == m for span, st, m in zip(spans, strides, out, strict=True))
+    form = {"kernel_shape": list(a["kernel_size"]), "strides": strides,
+            "pads": list(a["padding"]) * 2, "ceil_mode": int(a["ceil_mode"] and above)}
+    if not a["ceil_mode"] or below or above:
+        return form
+    if counted:
+        raise UnsupportedOperatorError("an average pool whose windows reach beyond counted padding "
+                                       "on one axis and are dropped there on another")
+    after = [max(0, (m - 1) * st + d * (k - 1) + 1 - n - p)
+             for m, (n, k, st, p, d) in zip(out, axes, strict=True)]
+    return {**form, "pads": [*a["padding"], *after]}
 
 
 @writes("max_pool")
 def max_pool(w: Writer, s: Step):
     """Write MaxPool; its indices count over the whole tensor, ours over the spatial axes."""
-    form = {**_pool(s), "dilations": list(s.attrs["dilation"])}
+    form = {**windows(s), "dilations": list(s.attrs["dilation"])}
     if not s.attrs["return_indices"]:
         return w.op("MaxPool", s.ins[0], **form)
     return _with_places(w, s, form)
@@ -102,13 +123,15 @@ def _with_places(w: Writer, s: Step, form: dict) -> tuple[str, str]:
 @writes("avg_pool")
 def avg_pool(w: Writer, s: Step) -> str:
     """Write AveragePool; with a divisor of its own, over explicit zeros."""
-    a, form = s.attrs, _pool(s)
+    a = s.attrs
     if a["divisor_override"] is None:
-        return w.op("AveragePool", s.ins[0], count_include_pad=int(a["count_include_pad"]), **form)
+        counted = a["count_include_pad"] and any(a["padding"])
+        return w.op("AveragePool", s.ins[0], count_include_pad=int(counted),
+                    **windows(s, counted))
     edges = [(p, (o - 1) * st + k - n - p) for p, o, st, k, n in zip(
         a["padding"], s.out[2:], a["stride"], a["kernel_size"], s.shapes[0][2:], strict=True)]
     x = w.op("Pad", s.ins[0], w.ints(*flat_pads(((0, 0), (0, 0), *edges))))
-    y = w.op("AveragePool", x, kernel_shape=form["kernel_shape"], strides=form["strides"])
+    y = w.op("AveragePool", x, kernel_shape=list(a["kernel_size"]), strides=list(a["stride"]))
     return w.op("Mul", y, w.scalar(math.prod(a["kernel_size"]) / a["divisor_override"], s.dtype))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convkit.io.onnx.write_layers import flat_pads
+from convkit.io.onnx.write_layers import flat_pads, windows
 from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 
@@ -94,10 +94,9 @@ def quant_avg_pool(w: Writer, s: Step) -> str:
     """Write AveragePool between conversions."""
     a = s.attrs
     x = _real(w, s.ins[0], s.dtypes[0], a["x_scale"], a["x_zero"])
-    return _held(w, s, w.op(
-        "AveragePool", x, kernel_shape=list(a["kernel_size"]), strides=list(a["stride"]),
-        pads=list(a["padding"]) * 2, ceil_mode=int(a["ceil_mode"]),
-        count_include_pad=int(a["count_include_pad"])))
+    counted = a["count_include_pad"] and any(a["padding"])
+    return _held(w, s, w.op("AveragePool", x, count_include_pad=int(counted),
+                            **windows(s, counted)))
 
 
 @writes("lookup")
