@@ -81,9 +81,9 @@ def linear(w: Writer, s: Step) -> str:
 def windows(s: Step, counted: bool = False) -> dict:
     """Return a pool's windows as attributes.
 
-    With ceil_mode PyTorch drops a last window that would begin in the padding behind; some readers of
-    ONNX do not. Such windows are written without ceil_mode, and where other axes need that, by
-    explicit padding, unless that is `counted`.
+    With ceil_mode PyTorch drops a last window that would begin in the padding behind; some
+    readers of ONNX do not. Such windows are written without ceil_mode, and where other axes need
+    that, by explicit padding, unless that is `counted`.
     """
     a, out = s.attrs, s.out[2:]
     dilation = a.get("dilation", (1,) * len(out))
