@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import assert_same_bits, check_batch_invariance, run_python
+from harness import assert_same_bits, check_batch_invariance, random_array, run_python
 
 import convkit as ck
 from convkit import nn
@@ -168,6 +168,18 @@ def test_bias_correction_lowers_the_mean_error():
     error = [np.abs((ck.quantize(model, x, bias_correction=c).run(x) - want).mean((0, 2, 3))).mean()
              for c in (False, True)]
     assert error[1] < 0.5 * error[0], error
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("spread", [0.0, 1e-4])
+def test_values_that_hardly_differ(method, spread):
+    """Fewer floats between the ends of a range than the histogram has bins."""
+    ck.manual_seed(0)
+    x = (1000 + spread * random_array((8, 3, 6, 6))).astype(np.float32)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    made = ck.quantize(network.eval(), x, method=method)
+    want = network(x).data
+    assert np.abs(made(x) - want).max() <= 0.02 * np.abs(want).max()
 
 
 def test_percentile_and_mse_cut_long_tails():

@@ -53,7 +53,9 @@ class Statistics:
 
     def count(self, x: np.ndarray) -> None:
         """Add a batch to the histogram; after all batches were seen."""
-        self._histogram += np.histogram(x, BINS, (self.low, max(self.high, self.low + 1e-30)))[0]
+        if self.low < self.high:    # in double: there may be fewer numbers of x's type than bins
+            wide = x.astype(np.float64)
+            self._histogram += np.histogram(wide, BINS, (self.low, self.high))[0]
 
     def range(self, method: str, percentile: float) -> Range:
         """Return the range that a method chooses."""
