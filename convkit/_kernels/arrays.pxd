@@ -29,3 +29,19 @@ cdef inline void* out_pointer(cnp.ndarray x, int kind, Py_ssize_t size) except? 
     if not cnp.PyArray_ISWRITEABLE(x):
         raise ValueError("kernel called with a read-only array for its result")
     return pointer(x, kind, size)
+
+
+cdef inline char* halves(cnp.ndarray x, Py_ssize_t size) except NULL:
+    """Return the data of a C-contiguous array of `size` bfloat16 numbers, held as uint16."""
+    if (cnp.PyArray_TYPE(x) != cnp.NPY_UINT16 or cnp.PyArray_SIZE(x) != size
+            or not cnp.PyArray_IS_C_CONTIGUOUS(x) or not cnp.PyArray_ISBEHAVED_RO(x)):
+        raise TypeError(f"kernel called with an array of {x.dtype} and {cnp.PyArray_SIZE(x)} "
+                        f"numbers, expected {size} of bfloat16, contiguous in memory")
+    return <char*>cnp.PyArray_DATA(x)
+
+
+cdef inline char* out_halves(cnp.ndarray x, Py_ssize_t size) except NULL:
+    """Return the data of such an array that is written to."""
+    if not cnp.PyArray_ISWRITEABLE(x):
+        raise ValueError("kernel called with a read-only array for its result")
+    return halves(x, size)

@@ -1,6 +1,6 @@
 """C declarations of the kernel table, for the other extension modules."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 
 cdef extern from "table.h" nogil:
     ctypedef struct ck_gemm_table
@@ -65,14 +65,27 @@ cdef extern from "table.h" nogil:
     ctypedef void (*ck_masked_input_fn)(
         const ck_norm_masked*, Py_ssize_t rows, Py_ssize_t columns, const void* factor,
         const void* slope, const void* offset) noexcept nogil
+    ctypedef struct ck_norm_kept:
+        const float* x
+        const float* residual
+        uint16_t* kept
+        uint16_t* rounded
+        float* y
+        const float* center
+        const float* scale
+        const float* shift
+        float low, high
     ctypedef struct ck_norm_table:
         ck_moments_fn moments[2]
         ck_merge_moments_fn merge_moments
         ck_affine_fn affine[2]
         ck_grad_sums_fn grad_sums[2]
         ck_grad_input_fn grad_input[2]
-        ck_masked_sums_fn masked_sums[2]
-        ck_masked_input_fn masked_input[2]
+        ck_masked_sums_fn masked_sums[3]
+        ck_masked_input_fn masked_input[3]
+        void (*affine_kept)(const ck_norm_kept*, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil
+        void (*narrow)(const float* x, uint16_t* y, Py_ssize_t n) noexcept nogil
+        void (*widen)(const uint16_t* x, float* y, Py_ssize_t n) noexcept nogil
         ck_prelu_fn prelu[2]
         ck_prelu_grad_fn prelu_grad[2]
 

@@ -9,3 +9,4 @@ cdef void give(void* pointer, size_t size) noexcept nogil
 # See the Python functions of these names.
 cpdef empty(shape, dtype=*, apart=*)
 cpdef bint alike(tuple arrays) except -1
+cpdef forget(x)

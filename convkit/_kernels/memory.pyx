@@ -37,6 +37,9 @@ cdef class Block:
 
     cdef void* pointer
     cdef Py_ssize_t size
+    cdef object note             # of whoever wrote the numbers at `noted`, so many bytes
+    cdef void* noted
+    cdef Py_ssize_t noted_bytes
 
     def __cinit__(self, Py_ssize_t size):
         self.pointer = ck_pool_take(<size_t>size)
@@ -93,6 +96,44 @@ cpdef empty(shape, dtype=np.float32, apart=None):
     cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(axes, sizes, kind.type_num, start)
     cnp.set_array_base(array, block)
     return array
+
+
+# -- notes ------------------------------------------------------------------------------------
+
+cdef Block _block_of(cnp.ndarray x):
+    """Return the block that an array lies in, or None."""
+    cdef object base = cnp.get_array_base(x)
+    while isinstance(base, cnp.ndarray):
+        base = cnp.get_array_base(<cnp.ndarray>base)
+    return base if isinstance(base, Block) else None
+
+
+def note(cnp.ndarray x not None, what):
+    """Note something about the numbers of an array, contiguous in memory, as long as they are there.
+
+    Arrays that are not over pooled memory take no notes. Changes of a tensor in place drop them.
+    """
+    cdef Block block = _block_of(x)
+    if block is not None:
+        block.note = what
+        block.noted = cnp.PyArray_DATA(x)
+        block.noted_bytes = cnp.PyArray_NBYTES(x)
+
+
+def noted(cnp.ndarray x not None):
+    """Return what was noted about the very numbers of a C-contiguous array, or None."""
+    cdef Block block = _block_of(x)
+    if (block is None or block.note is None or not cnp.PyArray_IS_C_CONTIGUOUS(x)
+            or block.noted != cnp.PyArray_DATA(x) or block.noted_bytes != cnp.PyArray_NBYTES(x)):
+        return None
+    return block.note
+
+
+cpdef forget(x):
+    """Drop what was noted about numbers in the same block as an array's."""
+    cdef Block block = _block_of(x) if isinstance(x, cnp.ndarray) else None
+    if block is not None:
+        block.note = None
 
 
 # -- channels-last ---------------------------------------------------------------------------

@@ -16,12 +16,13 @@ import numpy as np
 
 cimport numpy as cnp
 from libc.math cimport NAN, sqrt
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy
 
 from convkit._kernels cimport memory
-from convkit._kernels.arrays cimport out_pointer, pointer, real_index
+from convkit._kernels.arrays cimport halves, out_halves, out_pointer, pointer, real_index
 from convkit._kernels.dispatch cimport (
-    activation_map, ck_norm_masked, ck_norm_table, ck_unary_fn, table)
+    activation_map, ck_norm_kept, ck_norm_masked, ck_norm_table, ck_unary_fn, table)
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.runner cimport new_step
 from convkit._kernels.threads cimport parallel_for, task_fn, threads_for
@@ -68,6 +69,9 @@ cdef struct Run:
     ck_unary_fn after           # of the result, or NULL
     double alpha, beta
     const char* y  # of a masked gradient, or the residual; or NULL
+    bint halves                 # whether x and y of a masked gradient are kept as bfloat16
+    char* kept                  # x - center as bfloat16, and the result
+    char* rounded
     const char* factor
     const char* offset
     double low, high
@@ -135,6 +139,7 @@ cdef _start(Run* run, cnp.ndarray x, Py_ssize_t samples=1):
     run.x = <const char*>pointer(x, run.kind, size)
     run.step = 0
     run.y = NULL
+    run.halves = False
     run.cut = _cut(samples, pixels // samples if samples else 0, channels if channels else 1)
 
 
@@ -895,7 +900,8 @@ def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.n
 
 cdef ck_norm_masked _masked(const Run* run, Py_ssize_t offset) noexcept nogil:
     cdef ck_norm_masked masked
-    masked.gy, masked.x, masked.y = run.gy + offset, run.x + offset, _at(run.y, offset)
+    cdef Py_ssize_t at = offset // 2 if run.halves else offset
+    masked.gy, masked.x, masked.y = run.gy + offset, run.x + at, _at(run.y, at)
     masked.out = <char*>_at(run.out, offset)
     masked.center, masked.scale, masked.shift = run.center, run.scale, run.shift
     masked.low, masked.high = run.low, run.high
@@ -906,7 +912,7 @@ cdef void _masked_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nog
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     cdef ck_norm_masked masked = _masked(run, p.offset)
-    run.kernels.masked_sums[run.kind](&masked, p.rows, p.columns, run.first + p.partial,
+    run.kernels.masked_sums[2 if run.halves else run.kind](&masked, p.rows, p.columns, run.first + p.partial,
                                       run.second + p.partial)
 
 
@@ -914,15 +920,23 @@ cdef void _masked_input_block(void* ctx, Py_ssize_t index, int slot) noexcept no
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     cdef ck_norm_masked masked = _masked(run, p.offset)
-    run.kernels.masked_input[run.kind](&masked, p.rows, p.columns, run.factor, run.slope,
+    run.kernels.masked_input[2 if run.halves else run.kind](&masked, p.rows, p.columns, run.factor, run.slope,
                                        run.offset)
+
+
+cdef const char* _values(const Run* run, cnp.ndarray x) except NULL:
+    """Return the data of an array that may be kept as bfloat16."""
+    cdef Py_ssize_t size = run.cut.pixels * run.cut.channels
+    return halves(x, size) if run.halves else <const char*>pointer(x, run.kind, size)
 
 
 cdef tuple _start_masked(Run* run, cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale,
                          shift):
     """Describe a gradient behind an activation; return what keeps its parameters alive."""
-    _start(run, x)
-    run.gy = <const char*>pointer(gy, run.kind, cnp.PyArray_SIZE(x))
+    _start(run, gy)
+    run.gy = run.x
+    run.halves = run.kind == 0 and cnp.PyArray_TYPE(x) == cnp.NPY_UINT16
+    run.x = _values(run, x)
     run.out = NULL
     run.low, run.high = mask
     cdef cnp.ndarray m = _folded(run, center), a = _folded(run, scale), b = _folded(run, shift)
@@ -939,15 +953,16 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     Parameters
     ----------
     gy, x : numpy.ndarray
-        Channels-last, C-contiguous, of one type (float32 or float64) and size.
+        Channels-last, C-contiguous, of one type (float32 or float64) and size; or `x` is what
+        `affine_kept` keeps.
     mask : tuple of float
         (low, high): the gradient is 0 unless the activation's value lies between (a high of
-        NaN: no upper end).
+        NaN: no upper end; both NaN: it passes).
     center, scale, shift : numpy.ndarray
         (C,); the activation's argument was ``(x - center) * scale + shift``.
     y, out : numpy.ndarray or None
-        The activation's value, where its argument was another (a residual was added); then
-        the gradient behind the activation is written to `out`. Neither or both.
+        The activation's value, where its argument was another (a residual was added), kept as `x`
+        is; then the gradient behind the activation is written to `out`. Neither or both.
     threads : int
         How many threads may be used.
 
@@ -961,7 +976,7 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     if (y is None) != (out is None):
         raise ValueError("kernel called with a value but no place for the gradient")
     if y is not None:
-        run.y = <const char*>pointer(y, run.kind, cnp.PyArray_SIZE(x))
+        run.y = _values(&run, y)
         run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
     sums, products = _two_results(&run, False)
     _sum_blocks(&run, _masked_sums_block, threads, sums, products)
@@ -991,6 +1006,105 @@ def masked_input(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift
     run.offset = _data(c)
     with nogil:
         parallel_for(_masked_input_block, &run, run.cut.tasks, _threads(&run, threads))
+
+
+# -- bfloat16 that is kept for backward -------------------------------------------------------
+
+cdef void _affine_kept_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Run* run = <Run*>ctx
+    cdef Part p = _part(run, index)
+    cdef ck_norm_kept block
+    block.x, block.residual = <const float*>_at(run.x, p.offset), <const float*>_at(run.y, p.offset)
+    block.kept = <uint16_t*>(run.kept + p.offset // 2)
+    block.rounded = <uint16_t*>_at(run.rounded, p.offset // 2)
+    block.y = <float*>(run.out + p.offset)
+    block.center, block.scale = <const float*>run.center, <const float*>run.scale
+    block.shift = <const float*>run.shift
+    block.low, block.high = <float>run.low, <float>run.high
+    run.kernels.affine_kept(&block, p.rows, p.columns)
+
+
+def affine_kept(x, cnp.ndarray kept not None, center, scale, shift, tuple ends,
+                cnp.ndarray out not None, int threads, residual=None, rounded=None):
+    """Set `kept` to ``x - center`` as bfloat16, and `out` to what `affine` makes of that.
+
+    Parameters
+    ----------
+    x : numpy.ndarray or None
+        Channels-last, C-contiguous, float32. None: `kept` is there already.
+    kept : numpy.ndarray
+        uint16, of the size of `out`, C-contiguous.
+    out, residual : numpy.ndarray
+        As `x`.
+    rounded : numpy.ndarray, optional
+        As `kept`; becomes `out` as bfloat16.
+    ends : tuple of float
+        (low, high): what is below or above becomes these.
+    center, scale, shift, threads
+        As for `affine`.
+    """
+    cdef Run run
+    _start(&run, out)
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(out)
+    run.out = <char*>out_pointer(out, 0, size)
+    run.x = NULL if x is None else <const char*>pointer(x, 0, size)
+    run.kept = out_halves(kept, size)
+    run.rounded = NULL if rounded is None else out_halves(rounded, size)
+    if residual is not None:
+        run.y = <const char*>pointer(residual, 0, size)
+    cdef cnp.ndarray m = _folded(&run, center), a = _folded(&run, scale), b = _folded(&run, shift)
+    run.center, run.scale, run.shift = _data(m), _data(a), _data(b)
+    run.low, run.high = ends
+    with nogil:
+        parallel_for(_affine_kept_block, &run, run.cut.tasks, _threads(&run, threads))
+
+
+cdef struct Turn:
+    const ck_norm_table* kernels
+    char* floats
+    char* halves
+    Py_ssize_t size
+    bint widens
+
+
+cdef void _turn_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    cdef Turn* turn = <Turn*>ctx
+    cdef Py_ssize_t first = index * BLOCK, count = min(BLOCK, turn.size - first)
+    cdef float* floats = <float*>turn.floats + first
+    cdef uint16_t* narrow = <uint16_t*>turn.halves + first
+    if turn.widens:
+        turn.kernels.widen(narrow, floats, count)
+    else:
+        turn.kernels.narrow(floats, narrow, count)
+
+
+cdef void _turn(Turn* turn, int threads) noexcept nogil:
+    cdef Py_ssize_t blocks = (turn.size + BLOCK - 1) // BLOCK
+    turn.kernels = table().norm
+    parallel_for(_turn_block, turn, blocks, threads_for(threads, blocks, <double>turn.size))
+
+
+def narrow(cnp.ndarray x not None, cnp.ndarray out not None, int threads):
+    """Set `out` (uint16) to the bfloat16 nearest to `x` (float32); both C-contiguous.
+
+    Infinities and NaN stay what they are, and no finite number becomes infinite.
+    """
+    cdef Turn turn
+    turn.size = cnp.PyArray_SIZE(out)
+    turn.floats, turn.halves = <char*>pointer(x, 0, turn.size), out_halves(out, turn.size)
+    turn.widens = False
+    with nogil:
+        _turn(&turn, threads)
+
+
+def widen(cnp.ndarray x not None, cnp.ndarray out not None, int threads):
+    """Set `out` (float32) to the bfloat16 numbers of `x` (uint16); both C-contiguous."""
+    cdef Turn turn
+    turn.size = cnp.PyArray_SIZE(out)
+    turn.floats, turn.halves = <char*>out_pointer(out, 0, turn.size), halves(x, turn.size)
+    turn.widens = True
+    with nogil:
+        _turn(&turn, threads)
 
 
 # -- PReLU -----------------------------------------------------------------------------------

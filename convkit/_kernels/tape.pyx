@@ -222,7 +222,9 @@ cdef class TensorBase:
             deferred = cell.pop()()
             if deferred is not None:
                 deferred.array()
-        return self._writable()
+        array = self._writable()
+        memory.forget(array)
+        return array
 
     def _accumulate(self, grad, bint owned):
         """Add `grad` to a leaf's gradient; `owned` says that nobody else holds the array."""

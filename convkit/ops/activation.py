@@ -15,6 +15,7 @@ import numpy as np
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.deferred import Deferred, Masked, space_for_gradient
+from convkit.ops.kept import LEAST_BYTES, Kept, Remade, keep, restored
 from convkit.ops.layout import (
     FLOATS,
     axis_order,
@@ -146,15 +147,34 @@ class _Absorbing(_FromOutput):
              else apply_kernel(cls.kernel, native(x), ctx.threads, ()))
         if ctx.needs[0]:
             # Where the mask can be told from the norm's input, the value is not kept.
-            ctx.saved = (x if put_off and x.residual is None else y), put_off
+            value, order = (x, None) if put_off and x.residual is None else cls._kept(ctx, x, y)
+            ctx.saved = value, put_off, order
         return y
+
+    @classmethod
+    def _kept(cls, ctx: Context, x: np.ndarray | Deferred, y: np.ndarray
+              ) -> tuple[np.ndarray | Kept, tuple[int, ...] | None]:
+        """Return what to keep of the value `y` of `x`, and the order of its axes in memory."""
+        if y.nbytes < LEAST_BYTES:
+            return y, None
+        order = axis_order(y)
+        flat = y if order is None else y.transpose(order)
+        if not isinstance(x, Deferred):
+            made = memory.noted(x if order is None else x.transpose(order))
+            if isinstance(made, Remade) and made.kernel is None:
+                memory.note(flat, Remade(made.source, cls.kernel))
+        kept = keep(flat, ctx.precision, ctx.threads)
+        return (kept, order) if isinstance(kept, Kept) else (y, None)
 
     @classmethod
     def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | Masked]:
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
-        value, put_off = ctx.saved
+        value, put_off, order = ctx.saved
         if put_off:
             return (Masked(gy, value, cls.kernel, ctx.threads, ctx.owned),)
+        if isinstance(value, Kept):
+            shape = gy.shape if order is None else tuple([gy.shape[i] for i in order])
+            value = logical(restored(value, shape, ctx.threads), order)
         return (_map_grad(cls.kernel, gy, value, ctx.threads, (), ctx.owned),)
 
 

@@ -16,6 +16,7 @@ from convkit.ops.conv_problem import (
     output_shape,
     transposed_problem,
 )
+from convkit.ops.kept import keep_input, restored
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -163,7 +164,7 @@ class Conv(Op):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, algorithm, x_last, taps, cache, rank, pad_ctx)
+            ctx.saved = (problem, algorithm, keep_input(ctx, x_last), taps, cache, rank, pad_ctx)
         return _logical(y, rank)
 
     @staticmethod
@@ -202,16 +203,18 @@ class Conv(Op):
         problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
         gy = to_last(gy, ctx.threads) if rank == 4 else _four(gy, ctx.threads)
         gx = gw = gb = None
+        shape = problem.batch, *problem.in_size, problem.in_channels
+        if ctx.needs[1]:        # first: what is restored for it is let go
+            gw = memory.empty(weight.shape, weight.dtype)
+            planner.run("grad_weight", problem, algorithm, restored(x, shape, ctx.threads), gy, gw,
+                        ctx.threads)
+            gw = gw if rank == 4 else gw[:, :, 0]
         if ctx.needs[0]:
-            gx = memory.empty(x.shape, x.dtype, gy if problem.groups > 1 else None)
+            gx = memory.empty(shape, gy.dtype, gy if problem.groups > 1 else None)
             planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
             gx = from_last(gx) if rank == 4 else _logical(gx, rank)
             if pad_ctx is not None:
                 gx = _pad_op().backward(pad_ctx, gx)[0]
-        if ctx.needs[1]:
-            gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, algorithm, x, gy, gw, ctx.threads)
-            gw = gw if rank == 4 else gw[:, :, 0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
@@ -291,7 +294,7 @@ class ConvTranspose(Op):
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         planner.run("grad_input", problem, "auto", x_last, taps, y, cache, ctx.threads, bias=bias)
         if any(ctx.needs):
-            ctx.saved = (problem, x_last, taps, cache, x.ndim)
+            ctx.saved = (problem, keep_input(ctx, x_last), taps, cache, x.ndim)
         return _logical(y, x.ndim)
 
     @staticmethod
@@ -324,14 +327,16 @@ class ConvTranspose(Op):
         problem, x, weight, cache, rank = ctx.saved
         gy = _four(gy, ctx.threads)
         gx = gw = gb = None
-        if ctx.needs[0]:
-            gx = memory.empty(x.shape, x.dtype)
-            planner.run("forward", problem, "auto", gy, weight, gx, cache, ctx.threads)
-            gx = _logical(gx, rank)
+        shape = problem.batch, *problem.out_size, problem.out_channels
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, "auto", gy, x, gw, ctx.threads)
+            planner.run("grad_weight", problem, "auto", gy, restored(x, shape, ctx.threads), gw,
+                        ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
+        if ctx.needs[0]:
+            gx = memory.empty(shape, gy.dtype)
+            planner.run("forward", problem, "auto", gy, weight, gx, cache, ctx.threads)
+            gx = _logical(gx, rank)
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb)[:len(ctx.needs)]

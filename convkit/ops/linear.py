@@ -11,6 +11,7 @@ from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv import activation_arguments, constants, contiguous
 from convkit.ops.conv_problem import ConvProblem, check_dtypes
+from convkit.ops.kept import keep_input, restored
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
 
@@ -84,7 +85,7 @@ class Linear(Op):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, x.shape, pixels, weight, cache)
+            ctx.saved = (problem, x.shape, keep_input(ctx, pixels), weight, cache)
         return y
 
     @staticmethod
@@ -115,14 +116,15 @@ class Linear(Op):
         problem, shape, x, weight, cache = ctx.saved
         gy = np.ascontiguousarray(gy).reshape(problem.batch, 1, 1, weight.shape[0])
         gx = gw = gb = None
-        if ctx.needs[0]:
-            gx = memory.empty(shape, x.dtype)
-            planner.run("grad_input", problem, "auto", gy, weight[:, :, None, None],
-                        gx.reshape(x.shape), cache, ctx.threads)
-        if ctx.needs[1]:
+        pixels = problem.batch, 1, 1, weight.shape[1]
+        if ctx.needs[1]:        # first: what is restored for it is let go
             gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, "auto", x, gy, gw[:, :, None, None],
-                        ctx.threads)
+            planner.run("grad_weight", problem, "auto", restored(x, pixels, ctx.threads), gy,
+                        gw[:, :, None, None], ctx.threads)
+        if ctx.needs[0]:
+            gx = memory.empty(shape, gy.dtype)
+            planner.run("grad_input", problem, "auto", gy, weight[:, :, None, None],
+                        gx.reshape(pixels), cache, ctx.threads)
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]

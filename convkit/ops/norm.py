@@ -14,7 +14,15 @@ import numpy as np
 from convkit._kernels import memory, norm
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.affine import lower_affine
-from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, space_for_gradient
+from convkit.ops.deferred import (
+    ACTIVATIONS,
+    PASSES_ALL,
+    Deferred,
+    Masked,
+    NormInput,
+    space_for_gradient,
+)
+from convkit.ops.kept import Rounded, rounds
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -176,9 +184,10 @@ class BatchNormTrain(Op):
         inverse, scale, *numbers, narrow_var = norm.train_numbers(
             mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
             last.itemsize == 8)
-        y = Deferred(last, *numbers, ctx.threads, x.shape)
+        source = NormInput(last, tuple(numbers), rounds(last, ctx.precision), ctx.defer)
+        y = Deferred(source, ctx.threads, x.shape, last.dtype)
         if True in ctx.needs:
-            ctx.saved = (last, mean, inverse, scale, numbers, count)
+            ctx.saved = (source, mean, inverse, scale, count)
         return y if ctx.defer else y.array(), numbers[0], narrow_var, count
 
     @classmethod
@@ -188,46 +197,47 @@ class BatchNormTrain(Op):
         With n values per channel, z the normalised input, s = weight / sqrt(var + eps):
         gx = s * (gy - mean(gy) - z * mean(gy * z)).
         """
-        last, mean, inverse, scale, numbers, count = ctx.saved
-        center, factor, _ = numbers
+        source, mean, inverse, scale, count = ctx.saved
+        center, factor, _ = numbers = source.numbers
         masked, owned = None, ctx.owned
         if isinstance(gy, Masked):
             owned = owned and gy.owned
-            gy, masked, sums, products = _masked_sums(gy, last, numbers, ctx.threads)
+            gy, masked, sums, products = _masked_sums(gy, source, ctx.threads)
         else:
             gy = to_last(gy, ctx.threads)
-            sums, products = norm.grad_sums(gy, last, center, ctx.threads)
+            sums, products = source.sums(gy, ctx.threads)
         g_weight, g_bias = norm.parameter_gradients(sums, products, mean, center, inverse)
         gx = None
         if ctx.needs[0]:
             slope, shift = norm.input_numbers(*cls.totals(sums, products), mean, center, inverse,
                                               scale, count)
-            gx = space_for_gradient(gy, last, owned)
-            if masked is None:
-                norm.grad_input(gy, last, center, factor, slope, shift, gx, ctx.threads)
+            gx, values = space_for_gradient(gy, gy, owned), source.values(ctx.threads)
+            if masked is None and not source.rounds:
+                norm.grad_input(gy, values, center, factor, slope, shift, gx, ctx.threads)
             else:
-                norm.masked_input(gy, last, masked, *numbers, factor, slope, shift, gx,
-                                  ctx.threads)
+                norm.masked_input(gy, values, masked or PASSES_ALL, *numbers, factor, slope,
+                                  shift, gx, ctx.threads)
             gx = from_last(gx)
         return gx, g_weight if ctx.needs[1] else None, g_bias if ctx.needs[2] else None
 
 
-def _masked_sums(
-    gradient: Masked, last: Array, numbers: tuple[Array, Array, Array], threads: int,
-) -> tuple[Array, tuple[float, float] | None, Array, Array]:
+def _masked_sums(gradient: Masked, source: NormInput, threads: int,
+                 ) -> tuple[Array, tuple[float, float] | None, Array, Array]:
     """Return a gradient, the mask it is still to pass, and the sums of `norm.grad_sums`.
 
-    Where the mask can be told from `last`, the gradient stays as it came; else the pass that
-    takes the sums also masks it, for whoever else has a part in it.
+    Where the mask can be told from the norm's input, the gradient stays as it came; else the pass
+    that takes the sums also masks it, for whoever else has a part in it.
     """
-    if gradient.gy is None:     # it has been worked out
-        gy = to_last(gradient.array(), threads)
-        return gy, None, *norm.grad_sums(gy, last, numbers[0], threads)
+    value, values = gradient.value, source.values(threads)
+    if isinstance(value, Deferred):
+        gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
+        return gy, mask, *norm.masked_sums(gy, values, mask, *source.numbers, None, None, threads)
+    if value is None or isinstance(value, Rounded) != source.rounds:
+        gy = to_last(gradient.array(), threads)  # worked out before, or not to be on the way
+        return gy, None, *source.sums(gy, threads)
     gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
-    if isinstance(gradient.value, Deferred):
-        return gy, mask, *norm.masked_sums(gy, last, mask, *numbers, None, None, threads)
-    out = space_for_gradient(gy, last, gradient.owned)
-    value = to_last(gradient.value, threads)
-    sums, products = norm.masked_sums(gy, last, mask, *numbers, value, out, threads)
+    value = value.halves if source.rounds else to_last(value, threads)
+    out = space_for_gradient(gy, gy, gradient.owned)
+    sums, products = norm.masked_sums(gy, values, mask, *source.numbers, value, out, threads)
     gradient.put(out)
     return out, None, sums, products

@@ -6,6 +6,7 @@
 #define CK_NORM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* A gradient that has not gone back through an activation yet. Where `y`, the activation's
    value, is NULL, its argument is worked out again: (x - center) * scale + shift. What is
@@ -16,6 +17,17 @@ typedef struct ck_norm_masked {
     void *out; /* the gradient after the activation, or gx */
     double low, high;
 } ck_norm_masked;
+
+/* y = v * scale + shift + residual between low and high, v being x - center rounded to bfloat16, which is
+   put into `kept`; where x is NULL, v is read from there. `rounded`: y as bfloat16. `residual` and
+   `rounded` may be NULL. */
+typedef struct ck_norm_kept {
+    const float *x, *residual;
+    uint16_t *kept, *rounded;
+    float *y;
+    const float *center, *scale, *shift;
+    float low, high;
+} ck_norm_kept;
 
 typedef struct ck_norm_table {
     /* Mean and sum of squared deviations of each column. */
@@ -38,11 +50,16 @@ typedef struct ck_norm_table {
                           ptrdiff_t columns, const void *center, const void *scale,
                           const void *slope, const void *shift);
     /* The same two behind an activation; where `y` is there the sums
-       also write `out`; gx is for a mask worked out anew. */
-    void (*masked_sums[2])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns, double *sum,
+       also write `out`; gx is for a mask worked out anew. Index 2: gradients are float, x is what
+       ck_norm_kept keeps, y is bfloat16. */
+    void (*masked_sums[3])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns, double *sum,
                            double *product);
-    void (*masked_input[2])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns,
+    void (*masked_input[3])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns,
                             const void *factor, const void *slope, const void *offset);
+    void (*affine_kept)(const ck_norm_kept *, ptrdiff_t rows, ptrdiff_t columns);
+    /* Floats as bfloat16 (halves.h), and back. */
+    void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
+    void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y = x > 0 ? x : w * x. */
     void (*prelu[2])(const void *x, const void *w, void *y, ptrdiff_t rows, ptrdiff_t columns);
     /* Its gradients: gx, and for each column the gradient of w. */

@@ -3,16 +3,6 @@
    Reductions go down a few vectors of columns at a time with the sums in registers; a block
    of rows is small enough to be in the cache when it is read a second time. */
 
-/* Vectors j of nv at column c; only the last of an array's columns may be a part. */
-#define EACH(j) _Pragma("GCC unroll 4") for (int j = 0; j < nv; j++)
-#define AT(p, r, j) FN(load_some)((const T *)(p) + (r) * columns + c + (j) * VL, left - (j) * VL)
-#define OVER_COLUMNS(call)                                        \
-    {                                                             \
-        ptrdiff_t c = 0;                                          \
-        for (; c + 4 * VL <= columns; c += 4 * VL) call(4, 4 * VL); \
-        for (; c < columns; c += VL) call(1, columns - c);        \
-    }
-
 /* Corrected two-pass sums: the second pass also sums the deviations from the rounded mean,
    which puts right both results (the reference is at merge_moments). */
 CK_INLINE void FN(moments_columns)(const void *x, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c,
@@ -70,8 +60,6 @@ static void FN(grad_sums)(const void *gy, const void *x, ptrdiff_t rows, ptrdiff
 
 /* Maps go down the columns as well, with the parameters in registers. */
 #define OF(p) (p ? AT(p, 0, j) : (V){0})
-#define PUT_AT(p, v) \
-    FN(store_some)((T *)(p) + r * columns + c + j * VL, (v), left - j * VL)
 
 /* `residual`, `center`, `kind` (0, 1 or any other): constants wherever it is inlined. */
 CK_INLINE void FN(affine_columns)(const void *x, const void *residual, void *y, ptrdiff_t rows,
@@ -152,70 +140,10 @@ CK_INLINE V FN(through)(const FN(mask) *m, V v, V g) {
     return FN(select)((v <= m->low) | (v >= m->high), (V){0}, g);
 }
 
-/* `anew`: a constant wherever it is inlined; a mask that was kept is put to use once. */
-CK_INLINE void FN(masked_sums_columns)(const ck_norm_masked *run, int anew, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c, int nv,
-                                       ptrdiff_t left, double *sum, double *product) {
-    const FN(mask) mask = FN(mask_of)(run);
-    V s[4], p[4], m[4], scale[4], shift[4];
-    EACH(j) {
-        s[j] = p[j] = (V){0};
-        m[j] = AT(run->center, 0, j);
-        scale[j] = anew ? AT(run->scale, 0, j) : (V){0};
-        shift[j] = anew ? AT(run->shift, 0, j) : (V){0};
-    }
-    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
-        V x = AT(run->x, r, j);
-        V v = anew ? (x - m[j]) * scale[j] + shift[j] : AT(run->y, r, j);
-        V g = FN(through)(&mask, v, AT(run->gy, r, j));
-        if (!anew) PUT_AT(run->out, g);
-        s[j] += g;
-        p[j] += g * (x - m[j]);
-    }
-    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++) {
-        sum[c + j * VL + lane] = (double)s[j][lane];
-        product[c + j * VL + lane] = (double)p[j][lane];
-    }
-}
-static void FN(masked_sums)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
-                            double *sum, double *product) {
-#define ANEW(nv, left) \
-    FN(masked_sums_columns)(run, 1, rows, columns, c, nv, left, sum, product)
-#define KEPT(nv, left) \
-    FN(masked_sums_columns)(run, 0, rows, columns, c, nv, left, sum, product)
-    if (run->y) OVER_COLUMNS(KEPT)
-    else OVER_COLUMNS(ANEW)
-#undef ANEW
-#undef KEPT
-}
-
-CK_INLINE void FN(masked_input_columns)(const ck_norm_masked *run, ptrdiff_t rows,
-                                        ptrdiff_t columns, const void *factor,
-                                        const void *slope, const void *offset, ptrdiff_t c,
-                                        int nv, ptrdiff_t left) {
-    const FN(mask) mask = FN(mask_of)(run);
-    V m[4], scale[4], shift[4], a[4], s[4], b[4];
-    EACH(j) {
-        m[j] = AT(run->center, 0, j);
-        scale[j] = AT(run->scale, 0, j);
-        shift[j] = AT(run->shift, 0, j);
-        a[j] = AT(factor, 0, j);
-        s[j] = AT(slope, 0, j);
-        b[j] = AT(offset, 0, j);
-    }
-    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
-        V x = AT(run->x, r, j) - m[j];
-        V g = FN(through)(&mask, x * scale[j] + shift[j], AT(run->gy, r, j));
-        V v = x * s[j] + b[j];
-        PUT_AT(run->out, g * a[j] + v);
-    }
-}
-static void FN(masked_input)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
-                             const void *factor, const void *slope, const void *offset) {
-#define CALL(nv, left) \
-    FN(masked_input_columns)(run, rows, columns, factor, slope, offset, c, nv, left)
-    OVER_COLUMNS(CALL)
-#undef CALL
-}
+#define CENTRED(r, j) (AT(run->x, r, j) - m[j])
+#define VALUE(r, j) AT(run->y, r, j)
+#define MASKED(name) FN(name)
+#include "norm.masked.h"
 
 /* One row's worth of vectors, for PReLU; parameters from the cache. */
 #define OVER_ROWS \
@@ -258,10 +186,6 @@ static void FN(prelu_grad_rows)(const void *gy, const void *x, const void *w, vo
 }
 
 #undef OF
-#undef PUT_AT
-#undef EACH
-#undef AT
-#undef OVER_COLUMNS
 #undef OVER_ROWS
 #undef HERE
 #undef OF_COLUMN

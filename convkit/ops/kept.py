@@ -1,0 +1,118 @@
+"""What an operation keeps of its input or its value for backward, in less memory than the array.
+
+Who makes values says so by a note on them (`_kernels.memory.note`), and who keeps them takes that:
+
+- `Remade`: what a batch norm gave, perhaps behind an activation, is computed again from the norm's
+  input, which is kept anyway. The bits are the same.
+- `Rounded`: under precision "medium", whose products are of bfloat16 in any case, the values are
+  kept as bfloat16, once for all who keep them.
+
+A note is about numbers as they lie in memory, channels-last where they are activations, whatever
+shape and order of axes somebody sees them in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit._kernels import memory, norm
+from convkit._kernels.memory import noted
+from convkit.ops.op import Context
+
+__all__ = ["LEAST_BYTES", "Kept", "Remade", "Rounded", "keep", "restored", "rounds"]
+
+# Arrays of fewer bytes are kept as they are: a network of such arrays has no need of memory, and
+# a pass over so many takes no longer than the calls around it.
+LEAST_BYTES = 64 << 10
+
+_FLOAT = np.dtype(np.float32)
+
+
+def rounds(array: np.ndarray, precision: str) -> bool:
+    """Tell whether an array is kept as bfloat16."""
+    return precision == "medium" and array.nbytes >= LEAST_BYTES and array.dtype is _FLOAT
+
+
+class Kept:
+    """Base: something that ``array(threads)`` makes the numbers from, in the order of memory."""
+
+    __slots__ = ()
+
+
+class Rounded(Kept):
+    """Numbers as bfloat16.
+
+    Parameters
+    ----------
+    halves : numpy.ndarray
+        uint16, C-contiguous.
+    """
+
+    __slots__ = ("halves",)
+
+    def __init__(self, halves: np.ndarray):
+        self.halves = halves
+
+    @classmethod
+    def of(cls, array: np.ndarray, threads: int) -> Rounded:
+        """Round a C-contiguous float32 array, and note that."""
+        halves = memory.empty(array.shape, np.uint16)
+        norm.narrow(array, halves, threads)
+        kept = cls(halves)
+        memory.note(array, kept)
+        return kept
+
+    def array(self, threads: int) -> np.ndarray:
+        """Return the numbers in float32."""
+        array = memory.empty(self.halves.shape)
+        norm.widen(self.halves, array, threads)
+        return array
+
+
+class Remade(Kept):
+    """What a training batch norm's input gives, perhaps behind an activation.
+
+    Parameters
+    ----------
+    source : NormInput
+    kernel : str or None
+        The activation's.
+    """
+
+    __slots__ = ("kernel", "source")
+
+    def __init__(self, source: Any, kernel: str | None):
+        self.source = source
+        self.kernel = kernel
+
+    def array(self, threads: int) -> np.ndarray:
+        """Compute the numbers again."""
+        return self.source.output(self.kernel, None, threads)
+
+
+def keep(array: np.ndarray, precision: str, threads: int) -> np.ndarray | Kept:
+    """Return what to save of a C-contiguous result of an operation."""
+    if array.nbytes < LEAST_BYTES:
+        return array
+    kept = noted(array)
+    if kept is not None:
+        return kept
+    return Rounded.of(array, threads) if rounds(array, precision) else array
+
+
+def keep_input(ctx: Context, x: np.ndarray, reader: int = 1) -> np.ndarray | Kept | None:
+    """Return what to save of an operation's first input, C-contiguous, for gradient `reader`.
+
+    An input that has no gradient of its own is data, which somebody else holds: it is saved as it
+    is.
+    """
+    if not ctx.needs[reader]:
+        return None
+    return keep(x, ctx.precision, ctx.threads) if ctx.needs[0] else x
+
+
+def restored(kept: np.ndarray | Kept, shape: tuple[int, ...], threads: int) -> np.ndarray:
+    """Return an array that was saved so, in the shape in which it was."""
+    return kept.array(threads).reshape(shape) if isinstance(kept, Kept) else kept
