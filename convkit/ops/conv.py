@@ -164,7 +164,8 @@ class Conv(Op):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, algorithm, keep_input(ctx, x_last), taps, cache, rank, pad_ctx)
+            ctx.saved = (problem, algorithm, keep_input(ctx, x_last, problem.precision), taps,
+                         cache, rank, pad_ctx)
         return _logical(y, rank)
 
     @staticmethod
@@ -294,7 +295,7 @@ class ConvTranspose(Op):
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         planner.run("grad_input", problem, "auto", x_last, taps, y, cache, ctx.threads, bias=bias)
         if any(ctx.needs):
-            ctx.saved = (problem, keep_input(ctx, x_last), taps, cache, x.ndim)
+            ctx.saved = (problem, keep_input(ctx, x_last, problem.precision), taps, cache, x.ndim)
         return _logical(y, x.ndim)
 
     @staticmethod

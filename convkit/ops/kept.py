@@ -97,20 +97,20 @@ def keep(array: np.ndarray, precision: str, threads: int) -> np.ndarray | Kept:
     if array.nbytes < LEAST_BYTES:
         return array
     kept = noted(array)
-    if kept is not None:
+    if isinstance(kept, Remade) or (kept is not None and rounds(array, precision)):
         return kept
     return Rounded.of(array, threads) if rounds(array, precision) else array
 
 
-def keep_input(ctx: Context, x: np.ndarray, reader: int = 1) -> np.ndarray | Kept | None:
-    """Return what to save of an operation's first input, C-contiguous, for gradient `reader`.
+def keep_input(ctx: Context, x: np.ndarray, precision: str) -> np.ndarray | Kept | None:
+    """Return what to save of a first input, C-contiguous, for the gradient of the second.
 
     An input that has no gradient of its own is data, which somebody else holds: it is saved as it
     is.
     """
-    if not ctx.needs[reader]:
+    if not ctx.needs[1]:
         return None
-    return keep(x, ctx.precision, ctx.threads) if ctx.needs[0] else x
+    return keep(x, precision, ctx.threads) if ctx.needs[0] else x
 
 
 def restored(kept: np.ndarray | Kept, shape: tuple[int, ...], threads: int) -> np.ndarray:

@@ -85,7 +85,8 @@ class Linear(Op):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, x.shape, keep_input(ctx, pixels), weight, cache)
+            ctx.saved = (problem, x.shape, keep_input(ctx, pixels, problem.precision), weight,
+                         cache)
         return y
 
     @staticmethod
