@@ -7,7 +7,8 @@ highest   plain float32 multiply-adds; normwise error of a layer about 1e-6
 high      float32-grade: error of any layer at most 1e-5, by whatever means is fastest
           (Winograd, or float32 split into two bfloat16 where the CPU multiplies those)
 medium    products of bfloat16 summed in float32: error at most 1e-2; layers for which
-          that is no faster on this CPU are computed as under "high"
+          that is no faster on this CPU are computed as under "high"; in training, large
+          activations are kept in bfloat16 for backward, on any CPU
 ========= ===============================================================================
 
 Errors are normwise: the norm of the difference from float64 over the norm of the result.
