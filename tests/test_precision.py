@@ -80,7 +80,7 @@ def test_backward_has_the_precision_of_its_forward(seen):
     with ck.precision("highest"):
         loss = layer(x).sum()
     loss.backward()
-    assert seen == [("forward", "highest"), ("grad_input", "highest"), ("grad_weight", "highest")]
+    assert seen == [("forward", "highest"), ("grad_weight", "highest"), ("grad_input", "highest")]
 
 
 def test_a_call_can_say_its_own(seen):
