@@ -22,7 +22,7 @@ import numpy as np
 
 from convkit._kernels.address cimport address
 from convkit._kernels.gather cimport Gathered, add_pixels
-from convkit._kernels.gemm cimport (Packed, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
+from convkit._kernels.gemm cimport (PackJob, Packed, Packing, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels.runner cimport launch, new_step
@@ -370,21 +370,65 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
         What the computed pixels' moments are gathered in.
     threads : int
     """
-    cdef Job job, cut
-    cdef char* at[4]
+    cdef Job job
     if not (y.size and (grid is None or (grid[0] and grid[1]))):
         return
     kept = _describe(&job, x.shape[1:], y.shape[1:], x.itemsize, weights, rows, cols, stride,
                      grid, step, start, activation, alpha, beta)
+    _convolve(&job, x, bias, residual, y, gathered, x.shape[0], threads)
+
+
+cdef int _convolve(Job* job, x, bias, residual, y, Gathered gathered, Py_ssize_t samples,
+                   int threads) except -1:
+    """Compute what a job describes from arrays into `y`."""
+    cdef Job cut
+    cdef char* at[4]
     if gathered is not None:
-        cut = job
-        _for_samples(&cut, x.shape[0], threads)
+        cut = job[0]
+        _for_samples(&cut, samples, threads)
         job.gathered = gathered.begin(cut.samples * cut.strips, job.out_c, job.itemsize)
     at[0] = <char*>_address(x)
     at[1] = <char*>_address(bias)
     at[2] = <char*>_address(residual)
     at[3] = <char*>_address(y)
-    launch(run_step, scratch_size, &job, at, x.shape[0], threads)
+    return launch(run_step, scratch_size, job, at, samples, threads)
+
+
+cdef class Convolution:
+    """A problem's convolution, of which only what depends on the call is left to work out.
+
+    Parameters
+    ----------
+    x_shape, y_shape : (int, int, int)
+        Height, width and channels of a sample.
+    packing : Packing
+        Of its weights.
+    rows, cols, stride, grid, step, start
+        As for `run`.
+    """
+
+    cdef Job _job
+    cdef Packing _packing
+    cdef object _kept
+
+    def __init__(self, tuple x_shape, tuple y_shape, Packing packing not None, rows, cols, stride,
+                 grid=None, step=(1, 1), start=(0, 0)):
+        cdef PackJob form = packing.job
+        cdef Packed packed = packing.blank(&form)
+        self._packing = packing
+        self._kept = _describe(&self._job, x_shape, y_shape, form.itemsize, packed, rows, cols,
+                               stride, grid, step, start, 0, 0, 0)[1:]
+
+    def __call__(self, x, weight, y, cache, int threads, *, bias=None, residual=None,
+                 int activation=0, double alpha=0, double beta=0, Gathered gathered=None):
+        """Write the convolution of `x` into `y`; see `run`."""
+        cdef Packed packed = self._packing.weights(weight, cache, threads)
+        cdef Job job = self._job
+        cdef Py_ssize_t samples = len(x)
+        if samples:
+            job.weights = packed.pointer
+            job.proto.activation, job.proto.alpha, job.proto.beta = activation, alpha, beta
+            _convolve(&job, x, bias, residual, y, gathered, samples, threads)
 
 
 def step(x_shape, Packed weights, y_shape, itemsize, rows, cols, stride, *, grid=None,

@@ -76,3 +76,13 @@ cdef class Packed:
     # Elements from one block to the next.
     cdef inline Py_ssize_t block_size(self) noexcept nogil:
         return self.taps * self.depth * self.width * self.vector
+
+
+cdef class Packing:
+    cdef PackJob job                    # but for the source and the target
+    cdef object dtype, key, kept
+    cdef Py_ssize_t groups
+
+    cdef double work(self)
+    cdef Packed blank(self, PackJob* job)
+    cdef Packed weights(self, source, cache, int threads)

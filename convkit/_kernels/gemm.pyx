@@ -10,7 +10,7 @@ import numpy as np
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.threads cimport parallel_for, threads_for
-from convkit._kernels import memory
+from convkit._kernels cimport memory
 from libc.string cimport memcpy, memset
 
 
@@ -147,49 +147,88 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     -------
     Packed
     """
-    cdef const ck_gemm_kernels* kernels = kernels_for(source.itemsize)
-    cdef int width = choose_width(kernels, row_width, columns), vector = kernels.vector_length
-    steps = np.array(tap_steps, dtype=np.intp)
-    cdef Py_ssize_t taps = steps.size
-    cdef Py_ssize_t blocks = (columns + width * vector - 1) // (width * vector)
-    array = memory.empty((groups * blocks * taps * depth * width * vector,), source.dtype)
-    cdef Packed packed = Packed(array, groups, taps, depth, columns, width, vector)
-    cdef PackJob job
-    job.target = packed.pointer
-    job.itemsize = source.itemsize
-    job.vector = vector
-    job.width = width
-    job.columns = columns
-    job.blocks = blocks
-    job.depth = depth
-    job.taps = taps
-    job.block_size = packed.block_size()
-    job.group_step = group_step
-    job.column_step = column_step
-    job.depth_step = depth_step
-    job.transpose = dispatch.table().transpose
-    job.tap_steps = <const Py_ssize_t*>address(steps)
-    job.span = max(tap_steps) + 1
-    places = np.empty(job.span, np.intp)
-    cdef Py_ssize_t* place = <Py_ssize_t*>address(places)
-    cdef Py_ssize_t i
-    for i in range(job.span):
-        place[i] = -1
-    for i in range(taps):
-        place[job.tap_steps[i]] = i
-    job.places = place
-    cdef Py_ssize_t together = width * vector, count = groups * blocks
-    cdef int team = threads_for(threads, count, <double>array.size * 8)
+    cdef Packing packing = Packing(source.dtype, groups, columns, depth, tap_steps, group_step,
+                                   column_step, depth_step, row_width)
+    cdef PackJob job = packing.job
+    cdef Packed packed = packing.blank(&job)
+    cdef Py_ssize_t together = job.width * job.vector, count = groups * job.blocks
+    cdef int team = threads_for(threads, count, packing.work())
     cdef bint by_columns = groups == 1 and column_step >= depth_step and source.shape[0] == columns
     for first, part in parts_of(source, together * min(team, MOST_BLOCKS) if by_columns else 0):
         job.source = <const char*>(address(part)
-                                   - <size_t>(first * column_step * source.itemsize))
+                                   - <size_t>(first * column_step * job.itemsize))
         job.begin = first // together
         if by_columns:
             count = (len(part) + together - 1) // together
         with nogil:
             parallel_for(pack_block, &job, count, team)
     return packed
+
+
+cdef class Packing:
+    """How a layer's weights are packed: the arguments of `pack` but for the weights and threads.
+
+    Parameters
+    ----------
+    key : object
+        Under which a dictionary keeps packed weights.
+    """
+
+    def __init__(self, dtype, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_steps,
+                 Py_ssize_t group_step, Py_ssize_t column_step, Py_ssize_t depth_step,
+                 Py_ssize_t row_width, key=None):
+        cdef PackJob* job = &self.job
+        cdef const ck_gemm_kernels* kernels = kernels_for(dtype.itemsize)
+        cdef Py_ssize_t i
+        self.dtype, self.groups, self.key = dtype, groups, key
+        job.itemsize = dtype.itemsize
+        job.vector = kernels.vector_length
+        job.width = choose_width(kernels, row_width, columns)
+        job.columns = columns
+        job.blocks = (columns + job.width * job.vector - 1) // (job.width * job.vector)
+        job.depth = depth
+        steps = np.array(tap_steps, dtype=np.intp)
+        job.taps = steps.size
+        job.block_size = job.taps * depth * job.width * job.vector
+        job.group_step = group_step
+        job.column_step = column_step
+        job.depth_step = depth_step
+        job.transpose = dispatch.table().transpose
+        job.tap_steps = <const Py_ssize_t*>address(steps)
+        job.span = max(tap_steps) + 1
+        places = np.full(job.span, -1, np.intp)
+        places[steps] = np.arange(job.taps)
+        job.places = <const Py_ssize_t*>address(places)
+        job.begin = 0
+        self.kept = steps, places
+
+    cdef double work(self):
+        """Return what a call costs, for `threads_for`."""
+        return 8.0 * self.groups * self.job.blocks * self.job.block_size
+
+    cdef Packed blank(self, PackJob* job):
+        """Return what weights are to be packed into, and have a job do so."""
+        array = memory.empty((self.groups * job.blocks * job.block_size,), self.dtype)
+        cdef Packed packed = Packed(array, self.groups, job.taps, job.depth, job.columns,
+                                    <int>job.width, <int>job.vector)
+        job.target = packed.pointer
+        return packed
+
+    cdef Packed weights(self, source, cache, int threads):
+        """Return packed weights: those that the cache has, or new ones."""
+        cdef object known = None if cache is None else cache.get(self.key)
+        if known is not None:
+            return known
+        cdef PackJob job = self.job
+        cdef Packed packed = self.blank(&job)
+        cdef Py_ssize_t count = self.groups * job.blocks
+        cdef int team = threads_for(threads, count, self.work())
+        job.source = <const char*>address(source)
+        with nogil:
+            parallel_for(pack_block, &job, count, team)
+        if cache is not None:
+            cache[self.key] = packed
+        return packed
 
 
 def parts_of(source, Py_ssize_t rows):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from convkit.ops import autotune
-from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task
+from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["choose", "explain", "prepared", "run", "steps"]
@@ -84,7 +84,7 @@ def prepared(task: Task, problem: ConvProblem, algorithm: str
     chosen = choose(problem, task, algorithm)
     key = task if chosen is problem.plans.get(task) else (task, chosen)
     if key not in problem.calls:
-        call = chosen.call(problem, task)
+        call = known_call(chosen, problem, task)
         problem.calls[key] = chosen, _Told(task, problem, chosen, call) if _verbose else call
     return problem.calls[key]
 

@@ -7,7 +7,7 @@ refuses nor declines a task. All take and return channels-last (N, H, W, C) arra
 
 from __future__ import annotations
 
-from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task
+from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task, known_call
 from convkit.ops.conv_algorithms.bfloat16 import Bfloat16, SplitBfloat16
 from convkit.ops.conv_algorithms.depthwise import Depthwise
 from convkit.ops.conv_algorithms.direct import Direct
@@ -16,7 +16,7 @@ from convkit.ops.conv_algorithms.im2col import Im2col
 from convkit.ops.conv_algorithms.multiplied import Multiplied
 from convkit.ops.conv_algorithms.winograd import Winograd
 
-__all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task"]
+__all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task", "known_call"]
 
 CANDIDATES: tuple[type[Algorithm], ...] = (
     Depthwise, Multiplied, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Direct)

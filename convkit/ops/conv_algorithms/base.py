@@ -10,7 +10,7 @@ import numpy as np
 
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["TASKS", "Algorithm", "Task"]
+__all__ = ["TASKS", "Algorithm", "Task", "known_call"]
 
 Task = Literal["forward", "grad_input", "grad_weight"]
 TASKS: tuple[Task, ...] = ("forward", "grad_input", "grad_weight")
@@ -103,3 +103,12 @@ class Algorithm:
                     threads: int) -> None:
         """Write the gradient with respect to the weight into `gw` (O, C/g, kH, kW)."""
         raise NotImplementedError
+
+
+def known_call(algorithm: type[Algorithm], problem: ConvProblem, task: Task) -> Callable[..., None]:
+    """Return `Algorithm.call`, worked out once and kept with the problem."""
+    key = "call", algorithm, task
+    call = problem.plans.get(key)
+    if call is None:
+        call = problem.plans[key] = algorithm.call(problem, task)
+    return call

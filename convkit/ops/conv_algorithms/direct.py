@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from convkit._kernels import direct, gemm, gradweight
-from convkit.ops.conv_algorithms.base import Algorithm, Task
+from convkit.ops.conv_algorithms.base import Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Direct"]
@@ -19,11 +20,27 @@ class Direct(Algorithm):
     name = "direct"
     gathers = True
 
-    @staticmethod
-    def forward(problem, x, weight, y, cache, threads, **epilogue):
+    @classmethod
+    def call(cls, problem, task):
+        """Return the engine, prepared; for the gradient of the input one for each phase."""
+        if task == "grad_weight":
+            return super().call(problem, task)
+        x, y = sides(problem, task)
+        if task == "forward":
+            return direct.Convolution(x, y, _packing(problem, *_forward_taps(problem)),
+                                      problem.rows, problem.cols, problem.stride)
+        phases = [direct.Convolution(x, y, _packing(problem, *_phase_taps(problem, phase)),
+                                     phase.rows, phase.cols, (1, 1), phase.grid, problem.stride,
+                                     phase.start)
+                  for phase in all_phases(problem)]
+        if len(phases) == 1 and not lonely(problem):
+            return phases[0]
+        return functools.partial(_run_phases, phases, lonely(problem))
+
+    @classmethod
+    def forward(cls, problem, *arrays, **epilogue):
         """Sum over kernel rows and columns at each output pixel."""
-        direct.run(x, _pack_forward(problem, weight, cache, threads), y, problem.rows,
-                   problem.cols, problem.stride, threads=threads, **epilogue)
+        known_call(cls, problem, "forward")(*arrays, **epilogue)
 
     @classmethod
     def reads_parts(cls, problem):
@@ -42,35 +59,23 @@ class Direct(Algorithm):
         x, y = sides(problem, task)
         size = problem.dtype.itemsize
         if task == "forward":
-            return [direct.step(x, _pack_forward(problem, weight, cache, threads), y, size,
-                                problem.rows, problem.cols, problem.stride, x_pixel=x_pixel,
-                                y_pixel=y_pixel, **epilogue)]
+            packed = _pack(problem, weight, cache, threads, *_forward_taps(problem))
+            return [direct.step(x, packed, y, size, problem.rows, problem.cols, problem.stride,
+                                x_pixel=x_pixel, y_pixel=y_pixel, **epilogue)]
         return None if lonely(problem) else [
-            direct.step(x, cls._pack_phase(problem, weight, cache, phase, threads), y, size,
-                        phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
+            direct.step(x, _pack(problem, weight, cache, threads, *_phase_taps(problem, phase)), y,
+                        size, phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
                         start=phase.start, y_pixel=y_pixel, **epilogue)
             for phase in all_phases(problem)]
 
-    @staticmethod
-    def _pack_phase(problem, weight, cache, phase, threads):
-        """Pack the weights that the pixels of one phase see."""
-        return pack_taps(problem, weight, cache, phase.key(problem),
-                         row_width=row_width(problem, phase.grid[1]), taps=phase.taps,
-                         backward=True, threads=threads)
-
-    @staticmethod
-    def grad_input(problem, gy, weight, gx, cache, threads, **epilogue):
+    @classmethod
+    def grad_input(cls, problem, *arrays, **epilogue):
         """Convolve the output's gradient with the kernel turned by 180 degrees.
 
         With a stride, input pixels fall into stride x stride phases; those of one phase
         see the same taps, and each phase is a convolution with stride 1 of its own.
         """
-        if lonely(problem):
-            fill(gx, epilogue.get("bias"))
-        for phase in all_phases(problem):
-            direct.run(gy, Direct._pack_phase(problem, weight, cache, phase, threads), gx,
-                       phase.rows, phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
-                       start=phase.start, threads=threads, **epilogue)
+        known_call(cls, problem, "grad_input")(*arrays, **epilogue)
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
@@ -145,15 +150,6 @@ def sides(problem: ConvProblem, task: Task) -> tuple[tuple[int, ...], tuple[int,
     return (x, y) if task == "forward" else (y, x)
 
 
-def _pack_forward(problem: ConvProblem, weight: np.ndarray, cache: dict | None,
-                  threads: int) -> gemm.Packed:
-    """Pack (or find packed) weights for the forward pass."""
-    return pack_taps(problem, weight, cache, ("forward",),
-                     row_width=row_width(problem, problem.out_size[1]),
-                     taps=list(range(problem.kernel[0] * problem.kernel[1])),
-                     backward=False, threads=threads)
-
-
 def phases(problem: ConvProblem, axis: int) -> list[list[tuple[int, int]]]:
     """For each phase along an axis, the (offset in gy, kernel index) of its taps, ascending."""
     stride, dilation = problem.stride[axis], problem.dilation[axis]
@@ -171,22 +167,55 @@ def fill(gx: np.ndarray, bias: np.ndarray | None) -> None:
     gx[...] = 0 if bias is None else bias
 
 
-def pack_taps(problem: ConvProblem, weight: np.ndarray, cache: dict | None, key: tuple, *,
-          row_width: int, taps: list[int], backward: bool, threads: int) -> gemm.Packed:
-    """Pack (or find packed) weights for the forward pass or the gradient of the input."""
+def _run_phases(phases: list[direct.Convolution], lonely: bool, gy: np.ndarray,
+                weight: np.ndarray, gx: np.ndarray, *more: Any, **epilogue: Any) -> None:
+    """Run the phases of a gradient of the input, after filling pixels that are in none."""
+    if lonely:
+        fill(gx, epilogue.get("bias"))
+    for phase in phases:
+        phase(gy, weight, gx, *more, **epilogue)
+
+
+def _forward_taps(problem: ConvProblem) -> tuple[tuple, int, list[int], bool]:
+    """Return what tells packed weights of the forward pass from others: see `_form`."""
+    return (("forward",), row_width(problem, problem.out_size[1]),
+            list(range(problem.kernel[0] * problem.kernel[1])), False)
+
+
+def _phase_taps(problem: ConvProblem, phase: Phase) -> tuple[tuple, int, list[int], bool]:
+    """Return the same for the pixels of one phase of the gradient of the input."""
+    return phase.key(problem), row_width(problem, phase.grid[1]), phase.taps, True
+
+
+def _form(problem: ConvProblem, key: tuple, row_width: int, taps: list[int], backward: bool
+          ) -> tuple[tuple, tuple]:
+    """Return the arguments of `gemm.pack` between weights and threads, and the form's key."""
     kernel_size = problem.kernel[0] * problem.kernel[1]
     o_step, c_step = problem.in_group * kernel_size, kernel_size
     columns, depth = problem.out_group, problem.in_group
     column_step, depth_step = o_step, c_step
     if backward:
         columns, depth, column_step, depth_step = depth, columns, c_step, o_step
-    key = (*key, gemm.tile_width(weight.itemsize, row_width, columns))
-    if cache is not None and key in cache:
-        return cache[key]
-    packed = gemm.pack(weight, problem.groups, columns, depth, taps,
-                       problem.out_group * o_step, column_step, depth_step, row_width, threads)
-    if cache is not None:
-        cache[key] = packed
+    key = (*key, gemm.tile_width(problem.dtype.itemsize, row_width, columns))
+    return (problem.groups, columns, depth, taps, problem.out_group * o_step, column_step,
+            depth_step, row_width), key
+
+
+def _packing(problem: ConvProblem, *form: Any) -> gemm.Packing:
+    """Return how weights are packed in a form."""
+    arguments, key = _form(problem, *form)
+    return gemm.Packing(problem.dtype, *arguments, key)
+
+
+def _pack(problem: ConvProblem, weight: Any, cache: dict | None, threads: int, *form: Any
+          ) -> gemm.Packed:
+    """Pack (or find packed) weights of a Program in a form."""
+    arguments, key = _form(problem, *form)
+    packed = None if cache is None else cache.get(key)
+    if packed is None:
+        packed = gemm.pack(weight, *arguments, threads)
+        if cache is not None:
+            cache[key] = packed
     return packed
 
 

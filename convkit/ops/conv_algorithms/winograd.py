@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from convkit._kernels import memory, runner, winograd
-from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.base import Algorithm, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
@@ -122,17 +122,17 @@ class Winograd(Algorithm):
     @classmethod
     def forward(cls, problem, *arrays, **epilogue):
         """Convolve tile by tile."""
-        cls.call(problem, "forward")(*arrays, **epilogue)
+        known_call(cls, problem, "forward")(*arrays, **epilogue)
 
     @classmethod
     def grad_input(cls, problem, *arrays, **epilogue):
         """Convolve the output's gradient with the kernels turned and channels exchanged."""
-        cls.call(problem, "grad_input")(*arrays, **epilogue)
+        known_call(cls, problem, "grad_input")(*arrays, **epilogue)
 
     @classmethod
     def grad_weight(cls, problem, *arrays):
         """Sum tiles of x times tiles of the output's gradient, transform back once."""
-        cls.call(problem, "grad_weight")(*arrays)
+        known_call(cls, problem, "grad_weight")(*arrays)
 
     @classmethod
     def reads_parts(cls, problem):
