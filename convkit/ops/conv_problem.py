@@ -171,8 +171,8 @@ def output_shape(x_shape: tuple[int, ...], w_shape: tuple[int, ...], *, stride: 
 
 
 # A network's layers come back with the same few shapes; checking them took half of the time
-# that a call spends around its kernel. Problems keep prepared calls, a few kilobytes: no more of them
-# than several networks have.
+# that a call spends around its kernel. Problems keep prepared calls, a few kilobytes: no more are
+# remembered than several networks have.
 @lru_cache(maxsize=1024)
 def _known_problem(x_shape, w_shape, dtype, stride, padding, dilation, groups,
                    precision) -> ConvProblem:
