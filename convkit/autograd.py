@@ -9,6 +9,7 @@ which gradients are summed is fixed.
 from __future__ import annotations
 
 import contextlib
+import math
 import numbers
 import weakref
 from collections.abc import Callable, Iterator
@@ -117,6 +118,13 @@ def watching(watcher: Callable) -> Iterator[None]:
         yield
     finally:
         here().watchers = before
+
+
+def _plain_index(index: Any) -> Any:
+    """Return an index with arrays for tensors."""
+    if isinstance(index, tuple):
+        return tuple([i.data if isinstance(i, Tensor) else i for i in index])
+    return index.data if isinstance(index, Tensor) else index
 
 
 class Tensor(TensorBase, Methods):
@@ -530,16 +538,35 @@ class Tensor(TensorBase, Methods):
             cut, shape = indexing.resolve(self.shape, index)
             out = self if cut is None else apply(OPS["slice"], self, **cut)
             return out if shape is None else apply(OPS["reshape"], out, shape=shape)
-        if here().grad and self.requires_grad:
-            raise TypeError("only numbers, slices, ... and None can index a tensor that requires "
-                            "grad; use t.detach()[index]")
-        if isinstance(index, tuple):
-            index = tuple([i.data if isinstance(i, Tensor) else i for i in index])
-        return wrap(np.asarray(self.data[index.data if isinstance(index, Tensor) else index]))
+        if here().tracer is not None and isinstance(index, Tensor) and index.dtype.kind in "iu":
+            return apply(OPS["take"], self, index, dim=0)
+        pick = indexing.pick(self.shape, _plain_index(index))
+        if here().tracer is None and not (here().grad and self.requires_grad):
+            return wrap(self.data[pick.basic][pick.index()])
+        return self._picked(pick)
+
+    def _picked(self, pick: indexing.Pick) -> Tensor:
+        """Return picked elements: slices of the picked axes, laid in one, which come first."""
+        whole = self[pick.basic]
+        at = pick.flat(whole.shape)
+        if len(pick.axes) == 1 and not pick.front:
+            return apply(OPS["take"], whole, at, dim=pick.axes[0])
+        rest = [i for i in range(whole.ndim) if i not in pick.axes]
+        sizes = tuple([whole.shape[i] for i in rest])
+        rows = whole.permute(*pick.axes, *rest).reshape(
+            math.prod([whole.shape[i] for i in pick.axes]), *sizes)
+        y = apply(OPS["take"], rows, at, dim=0)
+        before = 0 if pick.front else pick.axes[0]
+        kept = [at.ndim + i for i in range(len(rest))]
+        return y.permute(*kept[:before], *range(at.ndim), *kept[before:])
 
     def __setitem__(self, index, value):
         value = self._operand(value)
-        self._change()[index.data if isinstance(index, Tensor) else index] = value
+        if indexing.is_basic(index):
+            self._change()[index] = value
+            return
+        pick = indexing.pick(self.shape, _plain_index(index))
+        self._change()[pick.basic][pick.index()] = value
 
     # -- operations as methods ----------------------------------------------------------
 

@@ -1,10 +1,16 @@
-"""What ``t[index]`` means for numbers, slices, ``...`` and None: a slice, then a reshape."""
+"""What ``t[index]`` means.
+
+Numbers, slices, ``...`` and None are a slice, then a reshape; where there are arrays of integers or
+truth values too, they pick from what these leave.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["is_basic", "resolve"]
+import numpy as np
+
+__all__ = ["Pick", "is_basic", "pick", "resolve"]
 
 
 def _is_int(i: Any) -> bool:
@@ -20,7 +26,7 @@ def is_basic(index: Any) -> bool:
 def _expand(ndim: int, index: Any) -> list:
     """Return the index as a list in which every axis has its entry."""
     parts = list(index) if isinstance(index, tuple) else [index]
-    named = sum(i is not None and i is not Ellipsis for i in parts)
+    named = sum(i.ndim if _is_mask(i) else i is not None and i is not Ellipsis for i in parts)
     dots = [n for n, i in enumerate(parts) if i is Ellipsis]
     if named > ndim or len(dots) > 1:
         raise IndexError(f"too many indices for a tensor of {ndim} axes: {index!r}")
@@ -73,3 +79,109 @@ def resolve(shape: tuple[int, ...], index: Any) -> tuple[dict | None, tuple[int,
     starts, stops, steps = zip(*cuts, strict=True) if cuts else ((), (), ())
     return (None if whole else {"starts": starts, "stops": stops, "steps": steps},
             tuple(new_shape) if reshaped else None)
+
+
+class Pick(NamedTuple):
+    """Elements at places along some axes, as PyTorch means them.
+
+    Unlike NumPy it does not count numbers among the arrays: they are applied before.
+
+    Attributes
+    ----------
+    basic : tuple
+        The index that is applied before: numbers, slices and None, all of the picked axes.
+    axes : tuple of int
+        Axes, after that, along which elements are picked; ascending.
+    places : tuple of numpy.ndarray
+        For each of them, integers of shapes that broadcast together.
+    front : bool
+        Whether the new axes come first, as where other axes stand between the picked ones; else
+        they take the place of `axes`.
+    """
+
+    basic: tuple
+    axes: tuple[int, ...]
+    places: tuple[np.ndarray, ...]
+    front: bool
+
+    def index(self) -> tuple:
+        """Return what NumPy takes for the picked axes, after `basic`."""
+        index: list = [slice(None)] * (self.axes[-1] + 1)
+        for axis, at in zip(self.axes, self.places, strict=True):
+            index[axis] = at
+        return tuple(index)
+
+    def flat(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the places among the elements of the picked axes, counted in order.
+
+        Raises
+        ------
+        IndexError
+            When places do not broadcast together or one is out of range. `shape` is that to which
+            `basic` leads.
+        """
+        try:
+            places = np.broadcast_arrays(*self.places)
+        except ValueError:
+            raise IndexError(f"indices of shapes {[p.shape for p in self.places]} do not broadcast "
+                             f"together") from None
+        flat = np.zeros(places[0].shape, np.int64)
+        for axis, at in zip(self.axes, places, strict=True):
+            size = shape[axis]
+            outside = (at < -size) | (at >= size)
+            if outside.any():
+                raise IndexError(f"index {at[outside][0]} is out of range for axis {axis} of size "
+                                 f"{size}")
+            flat = flat * size + np.where(at < 0, at + size, at)
+        return flat
+
+
+def _read(entry: Any) -> Any:
+    """Return an entry of an index, arrays as NumPy's."""
+    if entry is None or entry is Ellipsis or isinstance(entry, slice) or _is_int(entry):
+        return entry
+    array = np.asarray(entry)
+    if array.size == 0 and array.dtype.kind == "f":      # []
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iub" or (array.dtype.kind == "b" and array.ndim == 0):
+        raise TypeError(f"expected numbers, slices, ..., None, and arrays of integers or truth "
+                        f"values as an index, got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _is_mask(entry: Any) -> bool:
+    return isinstance(entry, np.ndarray) and entry.dtype.kind == "b"
+
+
+def pick(shape: tuple[int, ...], index: Any) -> Pick:
+    """Return what an index that is not basic means for a tensor of a shape.
+
+    Raises
+    ------
+    IndexError, TypeError
+        When there are too many indices, a mask does not fit, or an entry is of another kind.
+    """
+    parts = tuple([_read(i) for i in (index if isinstance(index, tuple) else (index,))])
+    basic: list = []
+    axes: list[int] = []
+    places: list[np.ndarray] = []
+    axis = new = 0      # of the shape, and of what `basic` leads to
+    for entry in _expand(len(shape), parts):
+        if not isinstance(entry, np.ndarray):
+            basic.append(entry)
+            axis += entry is not None
+            new += not _is_int(entry)
+            continue
+        found = (entry,)
+        if _is_mask(entry):
+            if shape[axis:axis + entry.ndim] != entry.shape:
+                raise IndexError(f"a mask of shape {entry.shape} does not fit axes of sizes "
+                                 f"{shape[axis:axis + entry.ndim]}")
+            found = entry.nonzero()
+        for array in found:
+            axes.append(new)
+            places.append(array)
+            basic.append(slice(None))
+            new += 1
+        axis += len(found)
+    return Pick(tuple(basic), tuple(axes), tuple(places), axes[-1] - axes[0] + 1 != len(axes))

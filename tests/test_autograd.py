@@ -13,6 +13,7 @@ import pytest
 
 import convkit as ck
 from convkit import autograd
+from convkit import functional as F
 from convkit.nn import Parameter
 
 
@@ -359,10 +360,99 @@ def test_bad_indices():
                            (-4, "index -4"), ((Ellipsis, Ellipsis), "too many indices")]:
         with pytest.raises(IndexError, match=message):
             x[index]
-    with pytest.raises(TypeError, match="can index a tensor that requires grad"):
-        x[np.array([0, 1])]
-    assert x.detach()[np.array([0, 1])].shape == (2, 4)
-    assert x.detach()[x.detach() > 0].ndim == 1
+    for index, message in [(([0, 3],), "index 3 is out of range for axis 0 of size 3"),
+                           (([0, 1], [0, 1, 2]), "do not broadcast"),
+                           (np.ones((3, 5), bool), r"mask of shape \(3, 5\) does not fit"),
+                           (([0], [0], [0]), "too many indices")]:
+        with pytest.raises(IndexError, match=message):
+            x[index]
+    for index in ("a", 1.5, np.array([0.5])):
+        with pytest.raises(TypeError, match="expected numbers, slices"):
+            x[index]
+
+
+def _random_index(rng, shape):
+    """Return an index with slices, numbers, None, arrays and masks in it."""
+    index, axis, ends = [], 0, [(3,), (2, 2), (1,), ()][rng.integers(4)]
+    while axis < len(shape) and rng.random() < 0.85:
+        size, kind = shape[axis], rng.random()
+        if 0.4 <= kind < 0.5:
+            index.append(None)
+            continue
+        if kind < 0.25:
+            ends_and_step = [(None, -1, 2), (1, None, None), (None, None, -1)][rng.integers(3)]
+            index.append(slice(*ends_and_step))
+        elif kind < 0.4:
+            index.append(int(rng.integers(-size, size)))
+        elif kind < 0.85 or axis + 2 > len(shape) or ends != (3,):
+            index.append(rng.integers(-size, size, ends))
+        else:
+            index.append(rng.random(shape[axis:axis + 2]) > 0.4)
+            axis += 1
+        axis += 1
+    return tuple(index)
+
+
+def _numbers_first(array, index):
+    """Return the array after the numbers, and the index without them, as PyTorch does it."""
+    before, after, axis = [], [], 0
+    for i in index:
+        if i is None:
+            after.append(i)
+            continue
+        width = i.ndim if isinstance(i, np.ndarray) and i.dtype == bool else 1
+        before += [i] if isinstance(i, int) else [slice(None)] * width
+        after += [] if isinstance(i, int) else [i]
+        axis += width
+    return array[(*before, ...)], tuple(after)
+
+
+def test_arrays_and_masks_as_indices_with_gradients():
+    rng = np.random.default_rng(0)
+    compared = 0
+    for _ in range(400):
+        shape = tuple(int(n) for n in rng.integers(1, 6, rng.integers(1, 5)))
+        index, array = _random_index(rng, shape), rng.standard_normal(shape)
+        try:
+            part, rest = _numbers_first(array, index)
+            want = part[rest]
+        except IndexError:
+            with pytest.raises(IndexError):
+                ck.Tensor(array, requires_grad=True)[index]
+            continue
+        x = ck.Tensor(array, requires_grad=True)
+        y = x[index]
+        np.testing.assert_array_equal(y.data, want, str(index))
+        np.testing.assert_array_equal(x.detach()[index].data, want, str(index))
+        changed = ck.Tensor(array.copy())
+        changed[index] = 7.0
+        part[rest] = 7.0
+        np.testing.assert_array_equal(changed.data, array, str(index))
+        weights = rng.standard_normal(want.shape)
+        (y * ck.Tensor(np.asarray(weights))).sum().backward()
+        grad = np.zeros(shape)
+        part, rest = _numbers_first(grad, index)
+        np.add.at(part, rest, weights)
+        np.testing.assert_allclose(x.grad.data, grad, atol=1e-12, err_msg=str(index))
+        compared += 1
+    assert compared > 300
+
+
+def test_tensors_as_indices_and_compiled_ones():
+    x = leaf(4, 6)
+    at = ck.tensor(np.array([3, 0, 3]))
+    assert x[at].shape == (3, 6)
+    picked = x[ck.tensor(np.arange(4)), ck.tensor(np.array([5, 0, 2, 2]))]
+    picked.sum().backward()
+    assert x.grad.data.sum() == 4 and x.grad.data[0, 5] == 1
+
+    class Columns(ck.nn.Module):
+        def forward(self, x):
+            return x[:, [2, 0, -1]] + x[:, np.array([True, False, True, True])]
+
+    array = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    made = ck.compile(Columns(), (1, 4))
+    np.testing.assert_array_equal(made(array), array[:, [2, 0, -1]] + array[:, [0, 2, 3]])
 
 
 # -- coming and going -----------------------------------------------------------------------
@@ -435,3 +525,33 @@ def test_tracing_reports_every_operation():
     x + 1
     assert [name for name, *_ in recorder.calls] == ["mul", "slice", "reshape", "mul"]
     assert recorder.calls[1][2] == {"starts": (0, None), "stops": (1, None), "steps": (None, None)}
+
+
+SCALARS = {
+    "a mean twice": lambda a, b: a.mean() * 2,
+    "from a number": lambda a, b: 2 - a.mean(),
+    "mean and mean": lambda a, b: a.mean() + b.mean(),
+    "quotient": lambda a, b: a.mean() / (b.mean() + 3),
+    "function": lambda a, b: a.mean().exp() + (a.mean() ** 2).sqrt(),
+    "activation": lambda a, b: F.relu(a.mean()) + a.mean().clamp(0, 1),
+    "element": lambda a, b: a[0, 0] * b[1, 2],
+    "used twice": lambda a, b: a.mean() * a.mean() + a.sum() * a.std(),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_results_without_axes_are_arrays_that_everything_takes(name):
+    """NumPy makes scalars of them, which compiled kernels refuse."""
+    arrays = [np.random.default_rng(s).standard_normal((3, 4)) for s in (0, 1)]
+    ours = [ck.Tensor(a, requires_grad=True) for a in arrays]
+    y = SCALARS[name](*ours)
+    assert isinstance(y.data, np.ndarray) and y.shape == ()
+    y.backward()
+    for i, (tensor, array) in enumerate(zip(ours, arrays, strict=True)):
+        if tensor.grad is None:
+            continue
+        assert isinstance(tensor.grad.data, np.ndarray)
+        moved = [a.copy() for a in arrays]
+        moved[i] += 1e-6 * tensor.grad.data
+        rise = SCALARS[name](*map(ck.Tensor, moved)).item() - y.item()
+        assert rise == pytest.approx(1e-6 * (tensor.grad.data**2).sum(), rel=1e-4), array.shape

@@ -30,7 +30,9 @@ F.normalize(z) | F.normalize(x, dim=2) | F.cosine_similarity(a, b) | F.cosine_si
 F.pairwise_distance(a, b) | F.pairwise_distance(a, b, 1.0, keepdim=True)
 F.pairwise_distance(a, b, 3.0) | F.margin_ranking_loss(a, b, t)
 F.margin_ranking_loss(a, b, t, 0.5, reduction="sum") | F.soft_margin_loss(a, t)
-F.soft_margin_loss(far, t, reduction="none") | F.cosine_embedding_loss(a, b, y)
+F.hinge_embedding_loss(v, t) | F.hinge_embedding_loss(v, t, 0.4, reduction="none")
+nn.HingeEmbeddingLoss(1.5, reduction="sum")(v, t) | F.soft_margin_loss(far, t, reduction="none")
+F.cosine_embedding_loss(a, b, y)
 F.cosine_embedding_loss(a, b, y, 0.1, reduction="none") | F.triplet_margin_loss(a, b, n)
 F.triplet_margin_loss(a, b, n, 2.0, 1.0, swap=True)
 F.triplet_margin_loss(a, b, n, reduction="sum")
@@ -49,6 +51,19 @@ nn.GaussianNLLLoss()(a, b, v) | nn.Unfold(3, padding=1)(x) | nn.Unflatten(1, (3,
 nn.ZeroPad1d(2)(s) | nn.ConstantPad1d((1, 3), 2.5)(s) | nn.ReflectionPad1d((2, 1))(s)
 nn.ReplicationPad1d(3)(s) | nn.CircularPad1d((3, 0))(s) | nn.UpsamplingNearest2d(scale_factor=2)(x)
 nn.UpsamplingBilinear2d((9, 11))(x)
+F.interpolate(x, 9, mode="nearest-exact") | F.interpolate(x, (3, 13), mode="nearest-exact")
+F.interpolate(x, scale_factor=1.7, mode="nearest-exact") | F.interpolate(s, 5, mode="nearest-exact")
+F.interpolate(x, (4, 9), mode="area") | F.interpolate(s, scale_factor=0.6, mode="area")
+F.interpolate(x, (11, 3), mode="bicubic") | F.interpolate(x, scale_factor=2.3, mode="bicubic")
+F.interpolate(x, scale_factor=0.45, mode="bicubic")
+F.interpolate(x, 9, mode="bicubic", align_corners=True)
+F.interpolate(x, scale_factor=(2, 0.5), mode="bicubic", recompute_scale_factor=True)
+F.interpolate(x, scale_factor=1.3, mode="bilinear", recompute_scale_factor=True)
+F.interpolate(x, (3, 4), mode="bilinear", antialias=True)
+F.interpolate(x, (3, 2), mode="bicubic", antialias=True)
+F.interpolate(x, (12, 4), mode="bicubic", antialias=True)
+F.interpolate(x, scale_factor=0.4, mode="bilinear", antialias=True)
+nn.Upsample(scale_factor=1.5, mode="bicubic")(x)
 """
 LISTED = [e.strip() for line in EXPRESSIONS.splitlines() for e in line.split("|") if e.strip()]
 
@@ -79,6 +94,11 @@ def test_values_and_gradients_are_pytorchs(torch, expression):
     (lambda x: F.unfold(x, 9), ck.ShapeError, "at least the window's size"),
     (lambda x: F.softshrink(x, -1.0), ValueError, "lambd of at least 0"),
     (lambda x: F.gaussian_nll_loss(x, x, -x), ValueError, "variances of at least 0"),
+    (lambda x: F.interpolate(x, 3, mode="bicubic", antialias=True, align_corners=True), ValueError,
+     "without align_corners"),
+    (lambda x: F.interpolate(x, 3, mode="area", antialias=True), ValueError, "antialias is for"),
+    (lambda x: F.interpolate(x, 3, recompute_scale_factor=True), ValueError, "for scale_factor"),
+    (lambda x: F.interpolate(x, 3, mode="spline"), ValueError, "expected 'nearest',"),
     (lambda x: F.soft_margin_loss(x, x, reduction="average"), ValueError, "reduction must be"),
 ])
 def test_bad_arguments(call, error, message):

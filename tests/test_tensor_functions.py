@@ -49,7 +49,8 @@ a.norm(dim=1) | m.norm(a, 1) | m.norm(a, 3, 2) | m.norm(a, math.inf, 1) | a.norm
 z.norm(dim=1) | m.norm(a, 0, 1) | m.logsumexp(a, 1) | far.logsumexp(1)
 far.logsumexp((0, 1), keepdim=True) | a.cumsum(1) | m.topk(a, 3)[0] | a.topk(2, 1).indices
 a.topk(2, 0, False)[0] | m.sort(a).values | a.sort(1, True)[0]
-a.sort(0, descending=True).indices | m.argsort(a, 2) | a.argsort(1, descending=True)
+a.sort(0, descending=True).indices | a.median() | m.median(a, 1).values | a.median(2, True)[1]
+a.median(0)[0] * a.mean() | m.argsort(a, 2) | a.argsort(1, descending=True)
 (a > 5).any() | m.all(a > -9) | (a > 0).any(1) | (a > 0).all(2, keepdim=True) | a.split(2, 1)[0]
 a.split(2, 2)[2] | m.split(a, [1, 3], 1)[1] | a.chunk(2, -1)[1] | m.chunk(a, 3, 1)[1]
 m.unbind(a, 1)[2] | a.unbind()[1] | a.narrow(2, 1, 3) | m.select(a, 1, -1) | a.select(0, 1)
@@ -57,7 +58,8 @@ m.flip(a, (0, 2)) | a.flip(1) | a.flip(0, -1) | m.roll(a, 2, 1) | a.roll((1, -2)
 a.roll(7) | m.movedim(a, 0, 2) | a.movedim((0, 1), (2, 0)) | a.swapaxes(0, 2)
 m.swapaxes(a, 1, -1) | mm.t() | v.t() | a.unflatten(1, (2, 2)) | m.unflatten(a, -1, (-1, 5))
 one.expand(3, -1, 5) | one.expand(2, 1, 4, 3) | m.broadcast_to(one, (3, 4, 5)) | a.repeat(2, 1, 3)
-v.repeat(2, 3) | a.repeat_interleave(2, dim=1) | a.repeat_interleave(3) | m.tril(a) | a.triu(1)
+v.repeat(2, 3) | m.tile(a, (2,)) | one.tile(2, 1, 1, 3) | a.repeat_interleave(2, dim=1)
+a.repeat_interleave(3) | m.tril(a) | a.triu(1)
 a.tril(-1) | m.diff(a) | a.diff(2, 1) | one.expand_as(a)
 m.index_select(a, 1, m.tensor([3, 0, 0])) | a.index_select(-1, m.tensor([4]))
 m.gather(a, 1, m.argsort(b, 1)) | a.gather(2, m.argsort(b, 2)) | a.view_as(b.reshape(5, 12))

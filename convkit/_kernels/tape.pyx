@@ -144,6 +144,12 @@ cdef inline object _plain(value):
     return value if isinstance(value, cnp.ndarray) else value.array()
 
 
+cdef inline object _array(value):
+    """Return what an operation made, as an array where NumPy made a scalar of no axes at all."""
+    return np.asarray(value) if not isinstance(value, cnp.ndarray) \
+        and isinstance(value, np.generic) else value
+
+
 cdef class TensorBase:
     """A tensor's fields.
 
@@ -557,7 +563,7 @@ cdef class Sweep:
                 raise ValueError(f"expected {len(edges)} gradients, got {len(results)}")
             for i in range(len(results)):
                 if edges[i] is not None and results[i] is not None:
-                    self.send(edges[i], results[i], owned)
+                    self.send(edges[i], _array(results[i]), owned)
         for leaf, value in self._hooked.values():
             for hook in tuple(leaf._hooks):
                 value = _hooked(hook, value)
@@ -684,7 +690,7 @@ cdef TensorBase _result(y, tuple inputs, Py_ssize_t sources):
 
     Changes in place of these have it computed first: their cells know of it.
     """
-    cdef TensorBase out = wrap(y)
+    cdef TensorBase out = wrap(_array(y))
     if isinstance(y, PutOff):
         out._values, out._deferred = None, y
         for source in inputs[:sources]:

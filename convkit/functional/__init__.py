@@ -50,6 +50,7 @@ from convkit.functional.distance import (
     cosine_embedding_loss,
     cosine_similarity,
     gaussian_nll_loss,
+    hinge_embedding_loss,
     margin_ranking_loss,
     normalize,
     pairwise_distance,
@@ -57,6 +58,7 @@ from convkit.functional.distance import (
     soft_margin_loss,
     triplet_margin_loss,
 )
+from convkit.functional.interpolation import interpolate, upsample
 from convkit.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -104,14 +106,12 @@ from convkit.functional.shape import (
     channel_shuffle,
     concat,
     flatten,
-    interpolate,
     one_hot,
     pad,
     pixel_shuffle,
     pixel_unshuffle,
     stack,
     unfold,
-    upsample,
 )
 
 __all__ = [
@@ -154,6 +154,7 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
     "instance_norm",

@@ -10,9 +10,9 @@ from convkit.autograd import Tensor
 from convkit.functional.arguments import as_tensor
 from convkit.functional.loss import reduced
 
-__all__ = ["cosine_embedding_loss", "cosine_similarity", "gaussian_nll_loss", "margin_ranking_loss",
-           "normalize", "pairwise_distance", "poisson_nll_loss", "soft_margin_loss",
-           "triplet_margin_loss"]
+__all__ = ["cosine_embedding_loss", "cosine_similarity", "gaussian_nll_loss",
+           "hinge_embedding_loss", "margin_ranking_loss", "normalize", "pairwise_distance",
+           "poisson_nll_loss", "soft_margin_loss", "triplet_margin_loss"]
 
 
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
@@ -37,6 +37,17 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
     """Return ``max(0, -target * (input1 - input2) + margin)``; targets are 1 and -1."""
     away = T.mul(T.neg(as_tensor(target)), T.sub(as_tensor(input1), input2))
     return reduced((away + margin).clamp(min=0), reduction)
+
+
+def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0,
+                         reduction: str = "mean") -> Tensor:
+    """Return distances for targets of 1, ``max(0, margin - input)`` for those of -1.
+
+    Both are added for any other target.
+    """
+    x, t = as_tensor(input), as_tensor(target)
+    return reduced(T.where(T.ne(t, -1), x, 0.0)
+                   + T.where(T.ne(t, 1), (margin - x).clamp(min=0), 0.0), reduction)
 
 
 def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:

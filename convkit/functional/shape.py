@@ -17,14 +17,12 @@ __all__ = [
     "channel_shuffle",
     "concat",
     "flatten",
-    "interpolate",
     "one_hot",
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
     "stack",
     "unfold",
-    "upsample",
 ]
 
 
@@ -75,56 +73,6 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0
     pairs += [(0, 0)] * (ndim - len(pairs))
     return apply(OPS["pad"], input, padding=tuple(pairs[::-1]), mode=mode,
                  value=0.0 if value is None else value)
-
-
-def interpolate(
-    input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-    align_corners: bool | None = None,
-) -> Tensor:
-    """Resize (N, C, L) or (N, C, H, W).
-
-    Parameters
-    ----------
-    input : Tensor or array
-        Sequences or images.
-    size : int or tuple, optional
-        Spatial size of the output.
-    scale_factor : float or tuple, optional
-        Output size over input size (rounded down); one of the two is given.
-    mode : str
-        "nearest", "linear" (sequences) or "bilinear" (images).
-    align_corners : bool, optional
-        For the linear modes: corners' centres keep their place, instead of corners.
-
-    Raises
-    ------
-    ValueError
-        When both or neither of `size` and `scale_factor` are given, or the mode is unknown
-        or does not fit the number of axes or `align_corners`.
-    """
-    axes = ndim_of(input) - 2
-    if axes not in (1, 2):
-        raise ShapeError(f"expected x with 3 or 4 axes, got shape {shape_of(input)}")
-    if (size is None) == (scale_factor is None):
-        raise ValueError("exactly one of size and scale_factor must be given")
-    if mode != "nearest" and mode != ("linear", "bilinear")[axes - 1]:
-        raise ValueError(f"mode {mode!r} does not fit x of shape {shape_of(input)}")
-    if mode == "nearest" and align_corners is not None:
-        raise ValueError("align_corners is for the modes 'linear' and 'bilinear'")
-    scales = None
-    if size is None:
-        scales = tuple(float(s) for s in scale_factor) if isinstance(scale_factor, Sequence) \
-            else (float(scale_factor),) * axes
-        if len(scales) != axes:
-            raise ShapeError(f"expected {axes} scale factors, got {scale_factor!r}")
-        if not all(0 < s < math.inf for s in scales):
-            raise ValueError(f"scale factors must be positive, got {scale_factor!r}")
-        size = tuple(math.floor(n * s) for n, s in zip(shape_of(input)[2:], scales, strict=True))
-    return apply(OPS["upsample"], input, size=per_axis(size, axes, "size"), mode=mode,
-                 align_corners=bool(align_corners), scale_factor=scales)
-
-
-upsample = interpolate
 
 
 def _regrouped(x: Any, axes: int, run: Callable[[tuple[int, ...]], tuple]) -> Tensor:

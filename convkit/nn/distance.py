@@ -8,8 +8,9 @@ from convkit import functional as F
 from convkit.autograd import Tensor
 from convkit.nn.module import Module
 
-__all__ = ["CosineEmbeddingLoss", "CosineSimilarity", "GaussianNLLLoss", "MarginRankingLoss",
-           "PairwiseDistance", "PoissonNLLLoss", "SoftMarginLoss", "TripletMarginLoss"]
+__all__ = ["CosineEmbeddingLoss", "CosineSimilarity", "GaussianNLLLoss", "HingeEmbeddingLoss",
+           "MarginRankingLoss", "PairwiseDistance", "PoissonNLLLoss", "SoftMarginLoss",
+           "TripletMarginLoss"]
 
 
 class CosineSimilarity(Module):
@@ -66,6 +67,18 @@ class SoftMarginLoss(Module):
     def forward(self, input: Any, target: Any) -> Tensor:
         """Return the loss for targets of 1 and -1."""
         return F.soft_margin_loss(input, target, self.reduction)
+
+
+class HingeEmbeddingLoss(Module):
+    """Alike or not, from distances; see `functional.hinge_embedding_loss`."""
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean"):
+        super().__init__()
+        self.settings = margin, reduction
+
+    def forward(self, input: Any, target: Any) -> Tensor:
+        """Return the loss of distances for targets of 1 and -1."""
+        return F.hinge_embedding_loss(input, target, *self.settings)
 
 
 class TripletMarginLoss(Module):

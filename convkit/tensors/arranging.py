@@ -16,7 +16,7 @@ from convkit.tensors.elements import where
 __all__ = [
     "broadcast_to", "chunk", "diff", "expand", "flip", "gather", "index_select", "movedim",
     "narrow", "repeat", "repeat_interleave", "roll", "select", "split", "swapaxes", "t",
-    "tril", "triu", "unbind", "unflatten",
+    "tile", "tril", "triu", "unbind", "unflatten",
 ]
 
 
@@ -219,6 +219,13 @@ def repeat(input: Any, *repeats: Any) -> Any:
     apart = input.reshape(*[n for size in shape for n in (1, size)])
     wide = expand(apart, *[n for k, size in zip(times, shape, strict=True) for n in (k, size)])
     return wide.reshape(*[k * size for k, size in zip(times, shape, strict=True)])
+
+
+def tile(input: Any, *dims: Any) -> Any:
+    """Return the tensor again and again along its last axes, or along new ones before."""
+    input = _tensor(input)
+    times = sizes_of(dims)
+    return repeat(input, (1,) * (len(input.shape) - len(times)) + times)
 
 
 def repeat_interleave(input: Any, repeats: int | Sequence[int], dim: int | None = None) -> Any:

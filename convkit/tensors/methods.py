@@ -78,6 +78,7 @@ class Methods:
     logsumexp = reductions.logsumexp
     max = reductions.max
     mean = reductions.mean
+    median = reductions.median
     min = reductions.min
     norm = reductions.norm
     prod = reductions.prod
@@ -103,6 +104,7 @@ class Methods:
     split = arranging.split
     swapaxes = arranging.swapaxes
     t = arranging.t
+    tile = arranging.tile
     tril = arranging.tril
     triu = arranging.triu
     unbind = arranging.unbind

@@ -15,7 +15,7 @@ from convkit.tensors.arranging import sizes_of
 
 __all__ = [
     "Picked", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp",
-    "max", "mean", "min", "norm", "prod", "sort", "std", "sum", "topk", "var",
+    "max", "mean", "median", "min", "norm", "prod", "sort", "std", "sum", "topk", "var",
 ]
 
 
@@ -192,6 +192,26 @@ def sort(input: Any, dim: int = -1, descending: bool = False) -> Picked:
     """Return the elements along `dim` in order, and the places where they were."""
     indices = argsort(input, dim, descending)
     return Picked(apply(OPS["gather"], input, indices, dim=dim), indices)
+
+
+def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return the middle element, the lower of two; NaN where there is one.
+
+    Without `dim` of all elements, else along `dim`, with its place.
+    """
+    if dim is None:
+        return median(input.reshape(-1) if isinstance(input, TensorBase)
+                      else wrap(_plain(input).reshape(-1)), 0).values
+    array = _plain(input)
+    order = np.argsort(array, axis=dim, kind="stable")
+    size = array.shape[dim]
+    last = np.take(order, [size - 1], axis=dim)
+    middle = np.take(order, [(size - 1) // 2], axis=dim)
+    places = np.where(np.isnan(np.take_along_axis(array, last, dim)), last, middle)
+    values = apply(OPS["gather"], input, places, dim=dim)
+    if keepdim:
+        return Picked(values, wrap(places))
+    return Picked(sum(values, dim), wrap(places.squeeze(dim)))
 
 
 def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
