@@ -6,11 +6,17 @@ truth values too, they pick from what these leave.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkit._kernels.tape import literal
+
 __all__ = ["Pick", "is_basic", "pick", "resolve"]
+
+# What stands for an ellipsis where indices are compared.
+_DOTS = "..."
 
 
 def _is_int(i: Any) -> bool:
@@ -32,6 +38,28 @@ def _expand(ndim: int, index: Any) -> list:
         raise IndexError(f"too many indices for a tensor of {ndim} axes: {index!r}")
     at = dots[0] if dots else len(parts)
     return parts[:at] + [slice(None)] * (ndim - named) + parts[at + 1:]
+
+
+def _plain(index: Any) -> tuple | None:
+    """Return a basic index of plain numbers as something to look up, or None for others."""
+    parts = []
+    for i in index if type(index) is tuple else (index,):
+        if type(i) is slice:
+            parts.append((i.start, i.stop, i.step))
+        elif i is None or type(i) is int:
+            parts.append(i)
+        elif i is Ellipsis:
+            parts.append(_DOTS)
+        else:
+            return None
+    return tuple(parts) if literal(tuple(parts)) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(shape: tuple[int, ...], parts: tuple) -> tuple:
+    """Return `resolve` of what `_plain` returned."""
+    return _resolve(shape, tuple([
+        slice(*i) if type(i) is tuple else Ellipsis if i is _DOTS else i for i in parts]))
 
 
 def resolve(shape: tuple[int, ...], index: Any) -> tuple[dict | None, tuple[int, ...] | None]:
@@ -56,6 +84,11 @@ def resolve(shape: tuple[int, ...], index: Any) -> tuple[dict | None, tuple[int,
     IndexError
         When there are too many indices or one is out of range.
     """
+    parts = _plain(index)
+    return _resolve(shape, index) if parts is None else _known(shape, parts)
+
+
+def _resolve(shape: tuple[int, ...], index: Any) -> tuple[dict | None, tuple[int, ...] | None]:
     cuts: list[tuple] = []
     new_shape: list[int] = []
     reshaped = False

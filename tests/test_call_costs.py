@@ -207,6 +207,30 @@ def test_errors_name_this_calls_shape():
             output_shape((batch, 3, 9, 11), (6, 2, 3, 3), **GEOMETRY)
 
 
+def test_pads_and_slices_are_those_of_this_call(rng):
+    """Ways through memory are remembered by shape, order, place and mode."""
+    for shape in ((2, 3, 8, 9), (2, 3, 6, 7), (2, 3, 8, 9)):
+        for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+            array = rng.standard_normal([shape[i] for i in order]).transpose(np.argsort(order))
+            for index in ((..., slice(None, None, 2)), (slice(1, None), 2),
+                          (None, 0, ..., slice(2, 5))):
+                x = ck.Tensor(array, requires_grad=True)
+                x[index].backward(np.ones(array[index].shape))
+                expected = np.zeros(shape)
+                expected[index] = 1
+                np.testing.assert_array_equal(x[index].data, array[index])
+                np.testing.assert_array_equal(x.grad.data, expected)
+            for mode in ("constant", "reflect", "circular"):
+                for pairs in (((0, 0), (1, 2)), ((0, 3), (2, 1))):
+                    expected = np.pad(array, [(0, 0), (0, 0), *pairs],
+                                      "wrap" if mode == "circular" else mode)
+                    pad = (*pairs[1], *pairs[0])
+                    np.testing.assert_array_equal(F.pad(array, pad, mode).data, expected)
+    for bad in ((True, 2), (1.0, 2)):  # which equal (1, 2)
+        with pytest.raises(TypeError, match="integers"):
+            F.pad(array, bad)
+
+
 # -- files ------------------------------------------------------------------------------------
 
 

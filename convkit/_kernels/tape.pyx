@@ -18,6 +18,7 @@ from cpython.contextvars cimport get_value
 from cpython.object cimport PyObject
 
 from convkit import _precision, runtime
+from convkit.errors import ConvkitError
 from convkit._kernels cimport memory
 
 cnp.import_array()
@@ -384,6 +385,33 @@ def updates(state, params, tuple names, make, ordered, bint counts):
         fresh.append(new)
         p._cell[0] += 1
     return arrays, fresh, steps
+
+
+# -- modules (`nn.Module`) --------------------------------------------------------------------
+
+
+@cython.binding(True)  # a method
+def entry_of(module, str name not None):
+    """Return a parameter, module or buffer of a module; what `Module.__getattr__` is."""
+    cdef dict rooms = module.__dict__
+    if "_modules" in rooms:
+        for room in (rooms["_parameters"], rooms["_modules"], rooms["_buffers"]):
+            if name in <dict?>room:
+                return (<dict>room)[name]
+    raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
+
+
+@cython.binding(True)
+def run_module(module, *args, **kwargs):
+    """Run a module's `forward`, with hooks around it, and name the layer in what it raises."""
+    cdef dict rooms = module.__dict__
+    try:
+        if rooms["_forward_pre_hooks"] or rooms["_forward_hooks"]:
+            return module._call_hooked(args, kwargs)
+        return module.forward(*args, **kwargs)
+    except ConvkitError as error:
+        module._locate(error)
+        raise
 
 
 cpdef wrap(array):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from convkit._kernels.tape import literal
 from convkit.autograd import Tensor, apply
 from convkit.errors import DTypeError, ShapeError
 from convkit.functional.arguments import as_tensor, batched, ndim_of, per_axis, shape_of
@@ -64,15 +66,23 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0
     value : float or None
         What constant padding holds.
     """
-    ndim = ndim_of(input)
     pad = tuple(pad)
+    pairs = (_known_pairs if literal(pad) else _pairs)(pad, ndim_of(input))
+    return apply(OPS["pad"], input, padding=pairs, mode=mode,
+                 value=0.0 if value is None else value)
+
+
+def _pairs(pad: tuple, ndim: int) -> tuple[tuple[int, int], ...]:
+    """Return (before, after) for each of `ndim` axes."""
     if len(pad) % 2 or len(pad) > 2 * ndim:
         raise ShapeError(f"expected (before, after) for at most {ndim} axes, got pad={pad}")
     pad = per_axis(pad, len(pad), "pad") if pad else ()
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
     pairs += [(0, 0)] * (ndim - len(pairs))
-    return apply(OPS["pad"], input, padding=tuple(pairs[::-1]), mode=mode,
-                 value=0.0 if value is None else value)
+    return tuple(pairs[::-1])
+
+
+_known_pairs = functools.lru_cache(maxsize=1024)(_pairs)
 
 
 def _regrouped(x: Any, axes: int, run: Callable[[tuple[int, ...]], tuple]) -> Tensor:

@@ -63,19 +63,23 @@ class _BatchNorm(Module):
                              f"got x of shape {shape}")
         if shape[1] != self.num_features:
             raise ShapeError(f"expected {self.num_features} channels, got x of shape {shape}")
-        own = self._buffers
-        try:
-            mean, var = own["running_mean"], own["running_var"]
-        except KeyError:  # one was replaced by a plain tensor
-            mean, var = self.running_mean, self.running_var
+        mean, var, batches = self._running()
         training = self.training or mean is None
-        factor = self._count_batch() if training and mean is not None else 0.0
+        factor = self._count_batch(batches) if training and mean is not None else 0.0
         return F.batch_norm(input, mean, var, *weight_and_bias(self), training, factor, self.eps,
                             op=self._op)
 
-    def _count_batch(self) -> float:
+    def _running(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the running estimates and the number of batches; see `weight_and_bias`."""
+        own = self._buffers
+        try:
+            return own["running_mean"], own["running_var"], own["num_batches_tracked"]
+        except KeyError:
+            return self.running_mean, self.running_var, self.num_batches_tracked
+
+    def _count_batch(self, batches: Tensor) -> float:
         """Count this batch and return its weight in the running estimates."""
-        batches, momentum = self.num_batches_tracked, self.momentum
+        momentum = self.momentum
         count_up(batches)
         return 1.0 / batches.item() if momentum is None else momentum
 

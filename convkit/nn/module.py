@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkit._kernels.tape import entry_of, run_module
 from convkit.autograd import Tensor, no_grad
 from convkit.errors import ConvkitError
 from convkit.nn.hooks import RemovableHandle
@@ -79,13 +80,7 @@ class Module:
         else:
             object.__setattr__(self, name, value)
 
-    def __getattr__(self, name: str) -> Any:
-        rooms = self.__dict__
-        if "_modules" in rooms:
-            for room in (rooms["_parameters"], rooms["_modules"], rooms["_buffers"]):
-                if name in room:
-                    return room[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    __getattr__ = entry_of
 
     def __delattr__(self, name: str) -> None:
         for room in (self._parameters, self._modules, self._buffers):
@@ -147,15 +142,7 @@ class Module:
         """Compute the output; defined by subclasses."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward`, with hooks around it, and name this layer in what it raises."""
-        try:
-            if self._forward_pre_hooks or self._forward_hooks:
-                return self._call_hooked(args, kwargs)
-            return self.forward(*args, **kwargs)
-        except ConvkitError as error:
-            self._locate(error)
-            raise
+    __call__ = run_module
 
     def _call_hooked(self, args: tuple, kwargs: dict) -> Any:
         for hook in tuple(self._forward_pre_hooks.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from convkit._kernels import memory
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
+from convkit._kernels.tape import literal
 from convkit.errors import ShapeError
 from convkit.ops.layout import FLOATS, axis_order, in_order, logical, native
 from convkit.ops.op import Context, Op, register
@@ -59,8 +61,14 @@ def _padded(x: tuple[int, ...], padding: Any, mode: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _passes(x: tuple[int, ...], padding: list[tuple[int, int]], mode: str) -> list[Pass]:
-    """Cut the padding of an array in memory order into passes."""
+# Layers pad the same few shapes again and again.
+_known_shape = functools.lru_cache(maxsize=1024)(_padded)
+
+
+@remembered
+def _passes(size: int, outputs: int, x: tuple[int, ...], padding: tuple[tuple[int, int], ...],
+            mode: str) -> list[Pass]:
+    """Cut the padding of an array in memory order, of at most so large axes, into passes."""
     axes = [_pad_axis(n, n + sum(pair), pair[0], mode) if any(pair) else None
             for n, pair in zip(x, padding, strict=True)]
     if not any(axis is not None for axis in axes):
@@ -99,19 +107,20 @@ class Pad(Op):
     @staticmethod
     def forward(ctx: Context, x, *, padding, mode="constant", value=0.0):
         """Pad an array of one axis or more."""
-        shape = _padded(x.shape, padding, mode)
+        shape = (_known_shape if literal((padding, mode)) else _padded)(x.shape, padding, mode)
         if x.dtype.kind in "iub":
             return _pad_integers(x, padding, mode, value)
         memory.empty(shape, x.dtype)  # refuses sizes beyond memory before lists are made
         x = native(x)
         order = axis_order(x)
         array = in_order(x, order, ctx.threads)
-        pads = [tuple(padding[i]) for i in order or range(x.ndim)]
-        walk = _passes(array.shape, pads, mode)
+        pads = tuple([tuple(padding[i]) for i in order or range(x.ndim)])
+        walk = _passes(max(x.shape), max(shape), array.shape, pads, mode)
         fill = float(value) if mode == "constant" else 0.0
         for one in walk:
             out = memory.empty(one.after, x.dtype)
-            kernels.copy(one.view(array), one.view(out), one.h, one.w, fill, ctx.threads)
+            kernels.copy(array.reshape(one.source), out.reshape(one.target), one.h, one.w, fill,
+                         ctx.threads)
             array = out
         if any(ctx.needs):
             ctx.saved = order, walk, x.dtype, mode
@@ -127,12 +136,13 @@ class Pad(Op):
         x = b.compact(x)
         order = x.order
         fill = float(value) if mode == "constant" else 0.0
-        for one in _passes(tuple([sample[i] for i in order]), [padding[i] for i in order], mode):
+        pads = tuple([tuple(padding[i]) for i in order])
+        for one in _passes(max(sample), max(sample), tuple([sample[i] for i in order]), pads, mode):
             shape = [0] * len(order)
             for axis, size in zip(order, one.after, strict=True):
                 shape[axis] = size
             y = b.new((x.shape[0], *shape[1:]), x.dtype, order)
-            outer, inner = one.around()
+            outer, _, _, inner = one.source
             b.step(kernels.step(True, inner, x.dtype.itemsize, one.h, one.w, fill), (x, y),
                    tuple([n * outer for n in x.samples]))
             x = y
@@ -145,7 +155,8 @@ class Pad(Op):
         array = in_order(g.astype(dtype, copy=False), order, ctx.threads)
         for one in reversed(walk):
             out = memory.empty(one.before, dtype)
-            args = one.view(array), one.view(out), one.h.transposed(), one.w.transposed()
+            args = (array.reshape(one.target), out.reshape(one.source), one.h.transposed(),
+                    one.w.transposed())
             if mode in ("constant", "zeros"):  # one copy of each element at most
                 kernels.copy(*args, 0.0, ctx.threads)
             else:

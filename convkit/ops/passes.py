@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from convkit._kernels.axis import Axis
 from convkit.ops.spatial import UNIT
 
@@ -19,20 +17,10 @@ class Pass(NamedTuple):
 
     before: tuple[int, ...]  # shape in memory order before the pass, and after it
     after: tuple[int, ...]
-    at: int  # the axis in memory order that is the width; the one before it is the height
+    source: tuple[int, int, int, int]  # the same in the four axes of the kernel
+    target: tuple[int, int, int, int]
     h: Axis
     w: Axis
-
-    def around(self) -> tuple[int, int]:
-        """Return how many elements there are outside and inside of height and width."""
-        pair = self.h is not UNIT
-        return math.prod(self.before[:self.at - pair]), math.prod(self.before[self.at + 1:])
-
-    def view(self, array: np.ndarray) -> np.ndarray:
-        """Return the array in the four axes of the kernel."""
-        outer, inner = self.around()
-        height = array.shape[self.at - 1] if self.h is not UNIT else 1
-        return array.reshape(outer, height, array.shape[self.at], inner)
 
 
 def passes(shape: tuple[int, ...], axes: Sequence[Axis | None]) -> list[Pass]:
@@ -56,6 +44,8 @@ def passes(shape: tuple[int, ...], axes: Sequence[Axis | None]) -> list[Pass]:
         after = list(shape)
         for i in here:
             after[i] = axes[i].targets
-        found.append(Pass(shape, tuple(after), at, *[UNIT, *[axes[i] for i in here]][-2:]))
+        outer, inner = math.prod(shape[:here[0]]), math.prod(shape[at + 1:])
+        sizes = [(outer, s[at - 1] if pair else 1, s[at], inner) for s in (shape, after)]
+        found.append(Pass(shape, tuple(after), *sizes, *[UNIT, *[axes[i] for i in here]][-2:]))
         shape = tuple(after)
     return found

@@ -12,7 +12,7 @@ from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.layout import axis_order, dense_strides, empty_ordered, in_order, logical
 from convkit.ops.op import Context, Op, register
-from convkit.ops.passes import passes
+from convkit.ops.passes import Pass, passes
 from convkit.ops.spatial import remembered
 
 __all__ = ["Concat", "Flatten", "Permute", "Reshape", "Slice", "resolve_shape"]
@@ -313,7 +313,7 @@ class Slice(Op):
     def forward(ctx: Context, x, *, starts, stops, steps):
         """Cut out a view, or a copy where steps are negative."""
         index = _slices(x.shape, starts, stops, steps)
-        ctx.saved = x.shape, axis_order(x), index
+        ctx.saved = x.shape, axis_order(x), starts, stops, steps
         y = _native_order(x)[index]
         return y if all(n >= 0 for n in y.strides) else y.copy()
 
@@ -330,19 +330,29 @@ class Slice(Op):
     @staticmethod
     def backward(ctx, g):
         """Put the gradient in its place, with zeros around it."""
-        shape, order, index = ctx.saved
+        shape, order, *cut = ctx.saved
         array = in_order(g, order, ctx.threads)
-        axes = [None if g.shape[i] == shape[i] and index[i].step in (None, 1)
-                else _kept_axis(shape[i], *index[i].indices(shape[i]))
-                for i in order or range(len(shape))]
-        walk = passes(array.shape, axes)
+        walk = _ways_back(max(shape, default=0), 1, shape, order, *[tuple(part) for part in cut])
         if not walk:                       # everything was kept; others may hold `g`
             return (g.copy(order="K"),)
         for one in walk:
             out = memory.empty(one.after, g.dtype)
-            resample.copy(one.view(array), one.view(out), one.h, one.w, 0.0, ctx.threads)
+            resample.copy(array.reshape(one.source), out.reshape(one.target), one.h, one.w, 0.0,
+                          ctx.threads)
             array = out
         return (logical(array, order),)
+
+
+@remembered
+def _ways_back(size: int, outputs: int, shape: tuple[int, ...], order: tuple[int, ...] | None,
+               *cut: tuple) -> list[Pass]:
+    """Return the passes that put what a slice kept of axes of at most `size` back among zeros."""
+    index = _slices(shape, *cut)
+    kept = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
+    order = order or tuple(range(len(shape)))
+    axes = [None if kept[i] == shape[i] and index[i].step in (None, 1)
+            else _kept_axis(shape[i], *index[i].indices(shape[i])) for i in order]
+    return passes(tuple([kept[i] for i in order]), axes)
 
 
 @remembered
