@@ -13,6 +13,7 @@ from test_onnx_quantized import WRITTEN
 from tolerances import Tolerance, assert_close
 
 import convkit as ck
+from convkit import functional as F
 from convkit import models, nn
 from convkit.autograd import apply
 from convkit.infer import verify
@@ -228,6 +229,20 @@ def test_windows_of_ceil_mode(op, counted):
             assert "counted padding" in str(error) and op == "avg_pool" and counted
             refused += 1
     assert (refused > 0) == (op == "avg_pool" and counted)
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 1, 2, 0)])
+def test_zeros_around_a_maximum_stay_zeros(pads, tmp_path):
+    """onnxruntime takes a Pad for a part of the MaxPool behind it."""
+    class Padded(nn.Module):
+        def forward(self, x):
+            return F.max_pool2d(F.pad(x, pads), 3, 2)
+
+    x = random_array((2, 3, 8, 8)) - 5
+    save(Padded(), tmp_path / "a.onnx", x.shape)
+    got, = session((tmp_path / "a.onnx").read_bytes()).run(None, {"x": x})
+    np.testing.assert_array_equal(got, Padded()(x).data)
+    assert got.max() == 0
 
 
 def test_what_cannot_be_written_is_listed(tmp_path):

@@ -110,6 +110,10 @@ def max_pool(w: Writer, s: Step):
     """Write MaxPool; its indices count over the whole tensor, ours over the spatial axes."""
     form = {**windows(s), "dilations": list(s.attrs["dilation"])}
     if not s.attrs["return_indices"]:
+        # onnxruntime (its pull request 18136; still in 1.31) lets MaxPool, which pads with -inf,
+        # do what a Pad before it does with any number; not where there are indices as well.
+        if w.makes(s.ins[0]) == "Pad":
+            return w.op("MaxPool", s.ins[0], outputs=2, **form)[0]
         return w.op("MaxPool", s.ins[0], **form)
     return _with_places(w, s, form)
 

@@ -96,6 +96,10 @@ class Writer:
             op_type, [n or "" for n in names], made, name=made[0], **given))
         return made[0] if outputs == 1 else made
 
+    def makes(self, name: str) -> str | None:
+        """Return which operator makes a value; None for inputs and constants."""
+        return next((n.op_type for n in reversed(self.nodes) if name in n.output), None)
+
     def constant(self, array: Any, name: str = "constant") -> str:
         """Add a constant; return its name. Equal small ones are written once."""
         shape = np.shape(array)
