@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class Importer:
             scope[info.name] = walk.builder.add_input(shapes[info.name], held(info.elem), info.elem)
             ports.append(Port(info.name, scope[info.name].number))
         walk.names = {p.value: p.name for p in ports}
-        walk.nodes(self._graph.node, scope, {}, 0)
+        walk.nodes(self._graph.node, self.outputs, scope, {}, 0)
         walk.report()
         outputs = []
         for name in self.outputs:
@@ -175,6 +176,7 @@ class _Walk:
         self._places: dict[str, list[str]] = {}
         self._needed: set[str] = set()
         self._steps_left = steps
+        self._wanted: set[str] = set()      # what the nodes now walked over make for somebody
 
     def report(self) -> None:
         """Raise UnsupportedOperatorError that lists everything that is not supported."""
@@ -195,10 +197,18 @@ class _Walk:
         if len(places) < 3:
             places.append(place)
 
-    def nodes(self, nodes: Any, scope: Scope, bound: dict[str, Any], depth: int) -> None:
-        """Walk over nodes; what they make enters the scope."""
+    def nodes(self, nodes: Any, outputs: Iterable[str], scope: Scope, bound: dict[str, Any],
+              depth: int) -> None:
+        """Walk over nodes; what they make enters the scope, and `outputs` leave it."""
         if depth > MAX_DEPTH:
             raise ModelFormatError(f"functions or branches in one another deeper than {MAX_DEPTH}")
+        outer, self._wanted = self._wanted, _wanted(nodes, outputs)
+        try:
+            self._walk(nodes, scope, bound, depth)
+        finally:
+            self._wanted = outer
+
+    def _walk(self, nodes: Any, scope: Scope, bound: dict[str, Any], depth: int) -> None:
         for node in nodes:
             self._steps_left -= 1
             if self._steps_left < 0:
@@ -218,7 +228,7 @@ class _Walk:
                     scope[name] = UNSUPPORTED
                 elif i < len(results):
                     scope[name] = results[i]
-                else:
+                elif name in self._wanted:
                     self._problem(f"output {i} of {_title(node)}", place)
                     scope[name] = UNSUPPORTED
 
@@ -288,7 +298,8 @@ class _Walk:
             return self._branch(attrs, inputs, scope, bound, depth)
         if node.op_type in HANDLERS:
             return HANDLERS[node.op_type](self.builder, Operator(
-                node.op_type, self._opsets[""], inputs, attrs, tuple(node.output)))
+                node.op_type, self._opsets[""], inputs, attrs,
+                tuple([name if name in self._wanted else "" for name in node.output])))
         defaults = {n: a.default_value for n, a in schema.attributes.items()
                     if a.default_value.name}
         return self._call(node, _body(schema, self._opsets[""]), inputs,
@@ -306,8 +317,9 @@ class _Walk:
                 raise ModelFormatError(f"{what} is defined twice")
             array = read_tensor(tensor, self._folder, what)
             inner[tensor.name] = self.builder.constant(array, tensor.name, tensor.data_type)
-        self.nodes(graph.node, inner, bound, depth + 1)
-        return _named(inner, [o.name for o in graph.output])
+        outputs = [o.name for o in graph.output]
+        self.nodes(graph.node, outputs, inner, bound, depth + 1)
+        return _named(inner, outputs)
 
     def _call(self, node: Any, function: Any, inputs: list, attrs: dict[str, Any], depth: int,
               opsets: dict[str, int]) -> tuple:
@@ -318,7 +330,7 @@ class _Walk:
         inner.update(zip(function.input, inputs, strict=False))
         outer, self._opsets = self._opsets, opsets
         try:
-            self.nodes(function.node, inner, attrs, depth + 1)
+            self.nodes(function.node, function.output, inner, attrs, depth + 1)
         finally:
             self._opsets = outer
         return _named(inner, function.output)
@@ -337,6 +349,19 @@ class NeedsInputs(UnsupportedOperatorError):
         super().__init__(f"the values of inputs {sorted(names)} decide shapes: give them as "
                          "`values`")
         self.names = names
+
+
+def _wanted(nodes: Any, outputs: Iterable[str]) -> set[str]:
+    """Return the names that nodes and what is within them read, and the outputs'."""
+    names, left = set(outputs), list(nodes)
+    while left:
+        node = left.pop()
+        names.update(node.input)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                names.update(o.name for o in graph.output)
+                left.extend(graph.node)
+    return names
 
 
 def _title(node: Any) -> str:

@@ -12,7 +12,7 @@ from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 from convkit.ops.resample import nearest_sources
 
-__all__ = ["flat_pads", "windows"]
+__all__ = ["average", "flat_pads"]
 
 PAD_MODES = {"zeros": "constant", "constant": "constant", "reflect": "reflect",
              "replicate": "edge", "circular": "wrap"}
@@ -78,12 +78,12 @@ def linear(w: Writer, s: Step) -> str:
 # -- pools ------------------------------------------------------------------------------------
 
 
-def windows(s: Step, counted: bool = False) -> dict:
+def windows(s: Step) -> dict:
     """Return a pool's windows as attributes.
 
     With ceil_mode PyTorch drops a last window that would begin in the padding behind; some
     readers of ONNX do not. Such windows are written without ceil_mode, and where other axes need
-    that, by explicit padding, unless that is `counted`.
+    that, by explicit padding.
     """
     a, out = s.attrs, s.out[2:]
     dilation = a.get("dilation", (1,) * len(out))
@@ -97,12 +97,20 @@ def windows(s: Step, counted: bool = False) -> dict:
             "pads": list(a["padding"]) * 2, "ceil_mode": int(a["ceil_mode"] and above)}
     if not a["ceil_mode"] or below or above:
         return form
-    if counted:
-        raise UnsupportedOperatorError("an average pool whose windows reach beyond counted padding "
-                                       "on one axis and are dropped there on another")
     after = [max(0, (m - 1) * st + d * (k - 1) + 1 - n - p)
              for m, (n, k, st, p, d) in zip(out, axes, strict=True)]
     return {**form, "pads": [*a["padding"], *after]}
+
+
+def average(w: Writer, s: Step, x: str) -> str:
+    """Write AveragePool of `x`; padding that counts is put around it where the form is explicit."""
+    padding, form = s.attrs["padding"], windows(s)
+    counted = s.attrs["count_include_pad"] and any(padding)
+    if counted and form["pads"] != list(padding) * 2:
+        rest = [max(0, e - p) for p, e in zip(padding, form["pads"][len(padding):], strict=True)]
+        around = flat_pads(((0, 0), (0, 0), *((p, p) for p in padding)))
+        x, form["pads"], counted = w.op("Pad", x, w.ints(*around)), [0] * len(rest) + rest, False
+    return w.op("AveragePool", x, count_include_pad=int(counted), **form)
 
 
 @writes("max_pool")
@@ -129,9 +137,7 @@ def avg_pool(w: Writer, s: Step) -> str:
     """Write AveragePool; with a divisor of its own, over explicit zeros."""
     a = s.attrs
     if a["divisor_override"] is None:
-        counted = a["count_include_pad"] and any(a["padding"])
-        return w.op("AveragePool", s.ins[0], count_include_pad=int(counted),
-                    **windows(s, counted))
+        return average(w, s, s.ins[0])
     edges = [(p, (o - 1) * st + k - n - p) for p, o, st, k, n in zip(
         a["padding"], s.out[2:], a["stride"], a["kernel_size"], s.shapes[0][2:], strict=True)]
     x = w.op("Pad", s.ins[0], w.ints(*flat_pads(((0, 0), (0, 0), *edges))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convkit.io.onnx.write_layers import flat_pads, windows
+from convkit.io.onnx.write_layers import average, flat_pads
 from convkit.io.onnx.write_math import activated
 from convkit.io.onnx.writer import Step, Writer, writes
 
@@ -94,9 +94,7 @@ def quant_avg_pool(w: Writer, s: Step) -> str:
     """Write AveragePool between conversions."""
     a = s.attrs
     x = _real(w, s.ins[0], s.dtypes[0], a["x_scale"], a["x_zero"])
-    counted = a["count_include_pad"] and any(a["padding"])
-    return _held(w, s, w.op("AveragePool", x, count_include_pad=int(counted),
-                            **windows(s, counted)))
+    return _held(w, s, average(w, s, x))
 
 
 @writes("lookup")
