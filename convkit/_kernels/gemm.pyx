@@ -196,9 +196,13 @@ cdef class Packing:
         job.transpose = dispatch.table().transpose
         job.tap_steps = <const Py_ssize_t*>address(steps)
         job.span = max(tap_steps) + 1
-        places = np.full(job.span, -1, np.intp)
-        places[steps] = np.arange(job.taps)
-        job.places = <const Py_ssize_t*>address(places)
+        places = np.empty(job.span, np.intp)
+        cdef Py_ssize_t* place = <Py_ssize_t*>address(places)
+        for i in range(job.span):
+            place[i] = -1
+        for i in range(job.taps):
+            place[job.tap_steps[i]] = i
+        job.places = place
         job.begin = 0
         self.kept = steps, places
 

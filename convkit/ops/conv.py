@@ -65,9 +65,7 @@ def _taps(weight: np.ndarray) -> np.ndarray:
     return weight if weight.ndim == 4 else weight[:, :, None]
 
 
-def _check_bias(bias: np.ndarray | None, channels: int) -> np.ndarray | None:
-    if bias is None:
-        return None
+def _checked_bias(bias: np.ndarray, channels: int) -> np.ndarray:
     if bias.shape != (channels,):
         raise ShapeError(f"expected bias of shape ({channels},), got {bias.shape}")
     return bias if memory.alike((bias,)) else np.ascontiguousarray(bias)
@@ -142,17 +140,17 @@ class Conv(Op):
         problem = forward_problem(x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
                                   dilation=dilation, groups=groups,
                                   precision=precision or ctx.precision)
-        bias = _check_bias(bias, problem.out_channels)
-        x_last, taps = _four(x, ctx.threads), _taps(weight)
-        y = memory.empty((problem.batch, *problem.out_size, problem.out_channels), x.dtype,
-                         x_last if groups > 1 else None)
+        if bias is not None:
+            bias = _checked_bias(bias, problem.out_channels)
+        x_last, taps = _four(x, ctx.threads), weight if rank == 4 else weight[:, :, None]
+        y = memory.empty(problem.y_last, x.dtype, x_last if groups > 1 else None)
         if residual is not None:
             check_dtypes(x, residual=residual)
             expected = _logical(y, rank).shape
             if residual.shape != expected:
                 raise ShapeError(f"expected residual of shape {expected}, got {residual.shape}")
             residual = _four(residual, ctx.threads)
-        cache = ctx.cache[1] if len(ctx.cache) > 1 else None
+        cache = ctx.cache[1] if ctx.cache else None
         epilogue = {} if activation is None else activation_arguments(activation, activation_args)
         chosen, call = planner.prepared("forward", problem, algorithm)
         if moments and chosen.gathers:
@@ -166,7 +164,7 @@ class Conv(Op):
                                  "they are for compiled programs")
             ctx.saved = (problem, algorithm, keep_input(ctx, x_last, problem.precision), taps,
                          cache, rank, pad_ctx)
-        return _logical(y, rank)
+        return from_last(y) if rank == 4 else _logical(y, rank)
 
     @staticmethod
     def lower(b, x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
@@ -204,14 +202,13 @@ class Conv(Op):
         problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
         gy = to_last(gy, ctx.threads) if rank == 4 else _four(gy, ctx.threads)
         gx = gw = gb = None
-        shape = problem.batch, *problem.in_size, problem.in_channels
         if ctx.needs[1]:        # first: what is restored for it is let go
             gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, algorithm, restored(x, shape, ctx.threads), gy, gw,
-                        ctx.threads)
+            planner.run("grad_weight", problem, algorithm,
+                        restored(x, problem.x_last, ctx.threads), gy, gw, ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
         if ctx.needs[0]:
-            gx = memory.empty(shape, gy.dtype, gy if problem.groups > 1 else None)
+            gx = memory.empty(problem.x_last, gy.dtype, gy if problem.groups > 1 else None)
             planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
             gx = from_last(gx) if rank == 4 else _logical(gx, rank)
             if pad_ctx is not None:
@@ -289,9 +286,10 @@ class ConvTranspose(Op):
             x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
             output_padding=output_padding, dilation=dilation, groups=groups,
             precision=precision or ctx.precision)
-        bias = _check_bias(bias, problem.in_channels)
+        if bias is not None:
+            bias = _checked_bias(bias, problem.in_channels)
         x_last, taps = _four(x, ctx.threads), _taps(weight)
-        y = memory.empty((problem.batch, *problem.in_size, problem.in_channels), x.dtype)
+        y = memory.empty(problem.x_last, x.dtype)
         cache = ctx.cache[1] if len(ctx.cache) > 1 else None
         planner.run("grad_input", problem, "auto", x_last, taps, y, cache, ctx.threads, bias=bias)
         if any(ctx.needs):
@@ -328,7 +326,7 @@ class ConvTranspose(Op):
         problem, x, weight, cache, rank = ctx.saved
         gy = _four(gy, ctx.threads)
         gx = gw = gb = None
-        shape = problem.batch, *problem.out_size, problem.out_channels
+        shape = problem.y_last
         if ctx.needs[1]:
             gw = memory.empty(weight.shape, weight.dtype)
             planner.run("grad_weight", problem, "auto", gy, restored(x, shape, ctx.threads), gw,

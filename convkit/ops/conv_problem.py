@@ -53,6 +53,16 @@ class ConvProblem:
         return self.out_channels // self.groups
 
     @cached_property
+    def x_last(self) -> tuple[int, int, int, int]:
+        """The shape (N, H, W, C) of x."""
+        return self.batch, *self.in_size, self.in_channels
+
+    @cached_property
+    def y_last(self) -> tuple[int, int, int, int]:
+        """The shape (N, H, W, C) of y."""
+        return self.batch, *self.out_size, self.out_channels
+
+    @cached_property
     def pointwise(self) -> bool:
         """Whether each output pixel depends on the one input pixel at its place."""
         return self.kernel == (1, 1) == self.stride and self.padding == ((0, 0), (0, 0))

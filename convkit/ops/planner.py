@@ -77,10 +77,9 @@ def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: 
 def prepared(task: Task, problem: ConvProblem, algorithm: str
              ) -> tuple[type[Algorithm], Callable[..., None]]:
     """Return the algorithm that `choose` returns, and what does the task (`Algorithm.call`)."""
-    if algorithm == "auto" and not autotune.enabled():
-        known = problem.calls.get(task)
-        if known is not None:
-            return known
+    known = problem.calls.get(task)
+    if known is not None and algorithm == "auto" and not autotune.enabled():
+        return known
     chosen = choose(problem, task, algorithm)
     key = task if chosen is problem.plans.get(task) else (task, chosen)
     if key not in problem.calls:

@@ -127,12 +127,14 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the parameters' gradients (or set them to zero)."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
-                    p.grad.detach().zero_()
+        params = [p for group in self.param_groups for p in group["params"]]
+        if set_to_none:
+            for p in params:
+                p.grad = None
+            return
+        for p in params:
+            if p.grad is not None:
+                p.grad.detach().zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and settings; parameters are numbered in the order of the groups."""
