@@ -46,7 +46,8 @@ a.max(1)[0] | a.max(1)[1] | a.max(1, keepdim=True).values | a.min(2).indices | m
 m.min(a, b) | a.min(-1).values | a.var() | a.var(1) | m.var(a, (0, 2), correction=0)
 a.var(1, False) | a.std(2) | m.std(a, 1, keepdim=True) | m.std(a, correction=0) | a.norm()
 a.norm(dim=1) | m.norm(a, 1) | m.norm(a, 3, 2) | m.norm(a, math.inf, 1) | a.norm(2, (1, 2), True)
-z.norm(dim=1) | m.norm(a, 0, 1) | m.logsumexp(a, 1) | far.logsumexp(1)
+z.norm(dim=1) | z.std(1) | m.std(one, 1, correction=0) | m.norm(a, 0, 1) | m.logsumexp(a, 1)
+far.logsumexp(1)
 far.logsumexp((0, 1), keepdim=True) | a.cumsum(1) | m.topk(a, 3)[0] | a.topk(2, 1).indices
 a.topk(2, 0, False)[0] | m.sort(a).values | a.sort(1, True)[0]
 a.sort(0, descending=True).indices | a.median() | m.median(a, 1).values | a.median(2, True)[1]

@@ -136,8 +136,17 @@ def var(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool
 
 def std(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
         correction: float = 1) -> Any:
-    """Return the standard deviation over `dim`; parameters are those of `var`."""
-    return elements.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+    """Return the standard deviation over `dim`; parameters are those of `var`.
+
+    The gradient is 0 where all elements are equal.
+    """
+    return _root(var(input, dim, unbiased, keepdim, correction=correction))
+
+
+def _root(square: Any) -> Any:
+    """Return the square root, with a gradient of 0 at 0."""
+    none = elements.eq(square, 0)
+    return elements.where(none, 0.0, elements.sqrt(elements.where(none, 1.0, square)))
 
 
 def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
@@ -154,9 +163,10 @@ def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> An
     if p == 1:
         return sum(size, dim, keepdim)
     total = sum(elements.square(input) if p == 2 else elements.pow(size, p), dim, keepdim)
+    if p == 2:
+        return _root(total)
     none = elements.eq(total, 0)
-    some = elements.where(none, 1.0, total)
-    root = elements.sqrt(some) if p == 2 else elements.pow(some, 1 / p)
+    root = elements.pow(elements.where(none, 1.0, total), 1 / p)
     return elements.where(none, 0.0, root)
 
 
