@@ -23,23 +23,28 @@ cdef extern from "resample.h" nogil:
     ctypedef struct ck_resample_table:
         ck_resample_kernels f32, f64
 
-# One call. Sizes of a sample are in bytes; a task is a block of rows of the targets.
+# Samples of one task at most.
+cdef Py_ssize_t MOST_TOGETHER = 256
+
+# One call. Sizes of a sample are in bytes; a task is a block of rows of the targets, or where samples
+# are small some of these. (They are where the last axis in memory is padded: each pixel is one.)
 cdef struct Job:
     ck_resample_args args
     ck_resample_fn kernel
     const char* source
     char* target
     Py_ssize_t source_bytes, target_bytes
-    Py_ssize_t rows, rows_per_task, tasks_per_sample
+    Py_ssize_t rows, rows_per_task, tasks_per_sample, samples, together
     double work                 # of a sample
 
 
 cdef void _run_task(void* ctx, Py_ssize_t task, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
-    cdef Py_ssize_t n = task // job.tasks_per_sample
+    cdef Py_ssize_t first = task // job.tasks_per_sample * job.together, n
     cdef Py_ssize_t row = (task % job.tasks_per_sample) * job.rows_per_task
-    job.kernel(&job.args, job.source + n * job.source_bytes, job.target + n * job.target_bytes,
-               row, min(row + job.rows_per_task, job.rows))
+    for n in range(first, min(first + job.together, job.samples)):
+        job.kernel(&job.args, job.source + n * job.source_bytes,
+                   job.target + n * job.target_bytes, row, min(row + job.rows_per_task, job.rows))
 
 
 cdef int _describe(Job* job, bint copy, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis w,
@@ -61,6 +66,9 @@ cdef int _describe(Job* job, bint copy, Py_ssize_t channels, Py_ssize_t item, Ax
     row_bytes = (job.source_bytes + job.target_bytes) // job.rows
     job.rows_per_task = rows_per_task(job.rows, row_bytes)
     job.tasks_per_sample = (job.rows + job.rows_per_task - 1) // job.rows_per_task
+    job.together = 1
+    if job.tasks_per_sample == 1:
+        job.together = max(<Py_ssize_t>1, rows_per_task(MOST_TOGETHER, row_bytes * job.rows))
     job.work = job.target_bytes + <double>h.entries * w.entries * channels * item
     return 0
 
@@ -68,7 +76,8 @@ cdef int _describe(Job* job, bint copy, Py_ssize_t channels, Py_ssize_t item, Ax
 cdef int _run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                    char* scratch) noexcept nogil:
     cdef Job job = (<const Job*>params)[0]
-    cdef Py_ssize_t tasks = samples * job.tasks_per_sample
+    cdef Py_ssize_t tasks = (samples + job.together - 1) // job.together * job.tasks_per_sample
+    job.samples = samples
     job.source = at[0]
     job.target = at[1]
     parallel_for(_run_task, &job, tasks, threads_for(threads, tasks, samples * job.work))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import memory
+from convkit._kernels import copies, memory
 from convkit._kernels import resample as kernels
 from convkit._kernels.axis import Axis
 from convkit._kernels.tape import literal
@@ -59,6 +59,17 @@ def _padded(x: tuple[int, ...], padding: Any, mode: str) -> tuple[int, ...]:
             raise ShapeError(f"padding {(before, after)} makes an axis of size {n} one of {size}")
         shape.append(size)
     return tuple(shape)
+
+
+def _inner(x: tuple[int, ...], pads: tuple[tuple[int, int], ...], mode: str
+           ) -> tuple[slice, ...] | None:
+    """Return where an array lies in its padded form where filling that and a copy do best.
+
+    That is where the last axis in memory gets numbers: passes would move it number by number.
+    """
+    if mode not in ("constant", "zeros") or not any(pads[-1]) or min(map(min, pads)) < 0:
+        return None
+    return tuple([slice(before, before + n) for n, (before, _) in zip(x, pads, strict=True)])
 
 
 # Layers pad the same few shapes again and again.
@@ -115,15 +126,23 @@ class Pad(Op):
         order = axis_order(x)
         array = in_order(x, order, ctx.threads)
         pads = tuple([tuple(padding[i]) for i in order or range(x.ndim)])
-        walk = _passes(max(x.shape), max(shape), array.shape, pads, mode)
         fill = float(value) if mode == "constant" else 0.0
+        inner = _inner(array.shape, pads, mode)
+        if inner is not None:
+            walk = []
+            out = memory.empty(tuple([shape[i] for i in order or range(x.ndim)]), x.dtype)
+            out.fill(fill)
+            copies.copyto(out[inner], array, ctx.threads)
+            array = out
+        else:
+            walk = _passes(max(x.shape), max(shape), array.shape, pads, mode)
         for one in walk:
             out = memory.empty(one.after, x.dtype)
             kernels.copy(array.reshape(one.source), out.reshape(one.target), one.h, one.w, fill,
                          ctx.threads)
             array = out
         if any(ctx.needs):
-            ctx.saved = order, walk, x.dtype, mode
+            ctx.saved = order, walk, inner, x.dtype, mode
         return logical(array, order)
 
     @staticmethod
@@ -151,8 +170,12 @@ class Pad(Op):
     @staticmethod
     def backward(ctx: Context, g):
         """Give each element the sum of the gradients of its copies."""
-        order, walk, dtype, mode = ctx.saved
+        order, walk, inner, dtype, mode = ctx.saved
         array = in_order(g.astype(dtype, copy=False), order, ctx.threads)
+        if inner is not None:
+            kept = array[inner]
+            array = memory.empty(kept.shape, dtype)
+            copies.copyto(array, kept, ctx.threads)
         for one in reversed(walk):
             out = memory.empty(one.before, dtype)
             args = (array.reshape(one.target), out.reshape(one.source), one.h.transposed(),
