@@ -147,3 +147,36 @@ def test_networks_made_of_them_compile():
     x = rng.standard_normal((3, 6, 8, 8), dtype=np.float32)
     program = ck.compile(network, (1, 6, 8, 8))
     np.testing.assert_allclose(program(x), network(ck.tensor(x)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+NETWORKS = {
+    "repeated": lambda x: x.repeat(1, 2, 1, 3) * ck.tile(x, (2, 1, 3)),
+    "expanded": lambda x: x.mean(1, keepdim=True).expand(*x.shape) + x[:, :1].expand_as(x),
+    "truth values as numbers": lambda x: (x > 0) * x + (x < -1) * 2.0 + (x > 1) * x.sum(1)[:, None],
+    "places as numbers": lambda x: x.argmax(1) * 0.5 + x.argmax(1) / x.amax(1).exp(),
+    "elements at places": lambda x: x[:, [2, 0], 1:] - x[:, -1:, [3, 3, 1]],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_go_through_files(name, tmp_path):
+    """As Programs, .ckit files and ONNX files, for any batch."""
+    network = NETWORKS[name]
+    x = np.random.default_rng(0).standard_normal((5, 3, 4, 4), dtype=np.float32)
+    want = network(ck.tensor(x)).numpy()
+    program = ck.compile(network, (1, 3, 4, 4))
+    ck.save(program, tmp_path / "a.ckit")
+    for made in (program, ck.load(tmp_path / "a.ckit")):
+        for batch in (1, 5):
+            np.testing.assert_allclose(made(x[:batch]), want[:batch], rtol=1e-5, atol=1e-6)
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    ck.io.onnx.save(program, tmp_path / "a.onnx")
+    session = runtime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_file_cannot_hold_is_not_saved(tmp_path):
+    program = ck.compile(lambda x: x.reshape(-1, 1, 1, 1, 1, 1, 1, 1, 3) * 2.0, (1, 3))
+    with pytest.raises(ValueError, match="at most 8 axes"):
+        ck.save(program, tmp_path / "a.ckit")

@@ -146,10 +146,15 @@ class OpSchema:
         if len(set(dtypes) - {None}) == 1:
             only = next(d for d in dtypes if d is not None)
             return "int64" if self.gives == "sum" and _kind(only) != "f" else only
-        given = [np.dtype(d) for d in dtypes if d is not None]
+        widest = self.widest([d for d in dtypes if d is not None])
+        return "int64" if self.gives == "sum" and _kind(widest) != "f" else widest
+
+    @staticmethod
+    def widest(dtypes: Sequence[str]) -> str:
+        """Return the type to which operands are brought: a float wins over integers."""
+        given = [np.dtype(d) for d in dtypes]
         floats = [d for d in given if d.kind == "f"]
-        widest = max(floats, key=lambda d: d.itemsize) if floats else np.result_type(*given)
-        return "int64" if self.gives == "sum" and widest.kind != "f" else widest.name
+        return (max(floats, key=lambda d: d.itemsize) if floats else np.result_type(*given)).name
 
     def extras(self, first: Shape, dtype: str, attrs: dict[str, Any]) -> list[tuple[Shape, str]]:
         """Return shape and dtype of the outputs after the first."""
@@ -292,7 +297,7 @@ _PRECISION = {"precision": Attr(optional(choice(*PRECISIONS)), None)}
 _POOL = {"kernel_size": _steps, "stride": _steps, "padding": Attr(per_spatial(_size))}
 _INDICES = (("same", "int64", "return_indices"),)
 _unary = OpSchema("x")
-_binary = OpSchema("a b", kinds="fiu")
+_binary = OpSchema("a b", kinds="fiub")
 _test = OpSchema("a b", kinds="fiub", gives="bool")
 _logic = OpSchema("a b", kinds="b", gives="bool")
 _over_axes = {"dim": Attr(optional(axes), None), "keepdim": Attr(flag, False)}
@@ -368,11 +373,11 @@ SCHEMAS: dict[str, OpSchema] = {
     "gelu": OpSchema("x", {"approximate": Attr(choice("none", "tanh"), "none")}),
     "softmax": OpSchema("x", {"dim": Attr(axis)}),
     "log_softmax": OpSchema("x", {"dim": Attr(axis)}),
-    "add": OpSchema("a b", dict(_ACTIVATION), kinds="fiu"),
+    "add": OpSchema("a b", dict(_ACTIVATION), kinds="fiub"),
     **dict.fromkeys(("sub", "mul", "maximum", "minimum", "power", "remainder", "fmod"),
                     _binary),
     "div": OpSchema("a b", {"rounding_mode": Attr(optional(choice("trunc", "floor")), None)},
-                    kinds="fiu"),
+                    kinds="fiub"),
     "clamp": OpSchema("x", {name: Attr(optional(real()), None) for name in ("min", "max")},
                       kinds="fiu"),
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), _test),

@@ -487,6 +487,10 @@ def join_attr(position: int, calls: Sequence[_Call], key: str, values: dict[int,
         return _open_shape(position, x.attrs[key], values[x.outputs[0]])
     if all(f == found[0] for f in found):
         return found[0]
+    if key == "shape" and x.op == "expand":
+        found = _kept_sizes(found, values[x.inputs[0]].shape, values[x.outputs[0]].shape)
+        if all(f == found[0] for f in found):
+            return found[0]
     if key == "stops" and x.op == "slice":
         return tuple([_open_stop(position, stops, d, points, known) for *stops, d
                       in zip(*found, values[x.inputs[0]].shape, strict=True)])
@@ -527,6 +531,14 @@ def _open_shape(position: int, shape: tuple[int, ...], result: Value) -> tuple:
         raise ShapeError(f"operation {position} (reshape): the batch is in {len(batch)} axes of "
                          f"{result.shape}, expected one")
     return tuple([-1 if i == free[0] else d for i, d in enumerate(result.shape)])
+
+
+def _kept_sizes(found: Sequence[tuple[int, ...]], before: Shape, after: Shape
+                ) -> list[tuple[int, ...]]:
+    """Return targets of an expansion with -1 where an axis is as long as it was."""
+    extra = len(after) - len(before)
+    kept = [i >= extra and before[i - extra] == d for i, d in enumerate(after)]
+    return [tuple([-1 if k else n for n, k in zip(shape, kept, strict=True)]) for shape in found]
 
 
 def _open_stop(position: int, stops: Sequence[int | None], size: Dim, points: Sequence[Point],

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convkit.errors import ConvkitError, ModelFormatError
-from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of
+from convkit.infer.dims import BatchDim, Dim, Shape, at_sizes, points_of, show
 from convkit.infer.graph import Constant, Graph, Node, Port, Value, type_name
 from convkit.infer.open_dims import OpenDim, Point, Symbol, Term
 from convkit.infer.schema import SCHEMAS
@@ -67,6 +67,8 @@ def _dtype_out(dtype: str) -> str:
 
 
 def _shape_out(shape: Shape) -> list[Any]:
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"a file takes values of at most {MAX_RANK} axes, got shape {show(shape)}")
     return [_size_out(d) for d in shape]
 
 

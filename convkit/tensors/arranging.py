@@ -215,10 +215,14 @@ def repeat(input: Any, *repeats: Any) -> Any:
     if extra < 0 or min(times, default=1) < 0:
         raise ShapeError(f"expected a number of at least 0 for each axis of shape {input.shape}, "
                          f"got {times}")
-    shape = (1,) * extra + tuple(input.shape)
-    apart = input.reshape(*[n for size in shape for n in (1, size)])
-    wide = expand(apart, *[n for k, size in zip(times, shape, strict=True) for n in (k, size)])
-    return wide.reshape(*[k * size for k, size in zip(times, shape, strict=True)])
+    out = input.reshape(*(1,) * extra, *input.shape) if extra else input
+    for axis, k in enumerate(times):    # one by one: files take 8 axes at most
+        if k != 1:
+            shape = out.shape
+            wide = [-1] * axis + [k] + [-1] * (len(shape) - axis)
+            out = expand(out.unsqueeze(axis), *wide).reshape(
+                *shape[:axis], k * shape[axis], *shape[axis + 1:])
+    return out
 
 
 def tile(input: Any, *dims: Any) -> Any:

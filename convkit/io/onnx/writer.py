@@ -10,6 +10,7 @@ import numpy as np
 from convkit.errors import UnsupportedOperatorError
 from convkit.infer.dims import Shape, show
 from convkit.infer.graph import Graph, Node
+from convkit.infer.schema import SCHEMAS
 from convkit.io.onnx.package import require_onnx
 from convkit.io.onnx.types import elem_of
 
@@ -61,6 +62,20 @@ class Step:
     def rank(self) -> int:
         """Rank of the first input."""
         return len(self.shapes[0])
+
+    def bring_together(self, w: Writer) -> None:
+        """Convert operands of several types to the widest, which ONNX does not do by itself."""
+        schema = SCHEMAS[self.node.op]
+        if schema.inputs.split()[-2:] != ["a", "b"] or not schema.takes_floats(1):
+            return
+        if schema.gives == "" and set(self.dtypes) == {"bool"}:
+            raise UnsupportedOperatorError(f"{self.node.op} of truth values has no form in ONNX")
+        widest = schema.widest(self.dtypes[-2:])
+        for i in (-2, -1):
+            if self.dtypes[i] != widest:
+                self.ins[i] = w.op("Cast", self.ins[i], to=elem_of(widest))
+                self.dtypes[i] = widest
+        self.dtype = self.dtypes[0]
 
     def input(self, index: int) -> str | None:
         """Return the name of an input, None where it is left out."""

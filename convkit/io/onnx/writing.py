@@ -146,7 +146,9 @@ def _write_nodes(graph: Graph, w: Writer, names: dict[int, str], opened: Graph) 
         try:
             if node.op not in RULES:
                 raise UnsupportedOperatorError(f"{node.op} has no form in ONNX")
-            made = RULES[node.op](w, Step(graph, node, names, opened.shape(node.outputs[0])))
+            step = Step(graph, node, names, opened.shape(node.outputs[0]))
+            step.bring_together(w)
+            made = RULES[node.op](w, step)
         except ConvkitError as error:
             problems[str(error)] = problems.get(str(error), 0) + 1
             continue
