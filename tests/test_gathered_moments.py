@@ -236,3 +236,11 @@ def test_gradients_flow_as_before():
     for with_them, without in zip(*found, strict=True):
         np.testing.assert_allclose(with_them, without, rtol=2e-4,
                                    atol=2e-5 * np.abs(without).max())
+
+
+def test_a_graph_knows_nothing_of_them():
+    x = random_array((1, 8, 6, 6), seed=3)
+    graph = ck.infer.trace(pair()[0].train(), (1, 8, 6, 6))
+    conv, = (node for node in graph.nodes if node.op == "conv")
+    assert "moments" not in conv.attrs
+    assert ck.compile(graph)(x).shape == (1, 16, 6, 6)

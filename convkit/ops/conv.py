@@ -108,11 +108,12 @@ class Conv(Op):
     packs = True
     reads = (0, 1)
     leaves_moments = True
+    eager = ("moments",)
 
     @staticmethod
     def shape(x, weight, bias=None, residual=None, *, stride, padding, dilation, groups,
               padding_mode="zeros", algorithm="auto", precision=None, activation=None,
-              activation_args=(), moments=False):
+              activation_args=()):
         """Return (N, O, spatial...)."""
         out = output_shape(x, weight, stride=stride, padding=padding, dilation=dilation,
                            groups=groups)

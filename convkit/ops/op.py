@@ -52,6 +52,8 @@ class Op:
     takes_moments : bool
         Whether ``ctx.moments`` are those of the first input, where that was left with them and
         has not been changed since.
+    eager : tuple of str
+        Attributes that only a call on tensors gives; a graph's nodes do not have them.
     packs : bool
         Whether forward keeps forms of its inputs in ``ctx.cache``.
     differentiable : int
@@ -69,6 +71,7 @@ class Op:
     takes_masked: ClassVar[bool] = False
     leaves_moments: ClassVar[bool] = False
     takes_moments: ClassVar[bool] = False
+    eager: ClassVar[tuple[str, ...]] = ()
     packs: ClassVar[bool] = False
     differentiable: ClassVar[int] = 1
 
