@@ -218,6 +218,25 @@ def test_the_pool_is_bounded():
         memory.set_bound(before)
 
 
+def test_two_arrays_of_half_the_size_fill_what_one_leaves():
+    """What is kept as bfloat16 lies where float32 lay, in the smallest span that serves."""
+    run_python("""
+    import numpy as np
+    from convkit._kernels import memory
+
+    for size in (100_000, 1 << 20, 3_211_264, 12_845_056):
+        whole = memory.empty((size,), np.uint16)
+        guard = memory.empty((size // 2,), np.uint16)
+        larger = memory.empty((3 * size,), np.uint16)
+        last = memory.empty((size // 2,), np.uint16)
+        begin, bytes = whole.ctypes.data, whole.nbytes
+        del whole, larger
+        halves = [memory.empty((size // 2,), np.uint16) for _ in range(2)]
+        assert [begin <= h.ctypes.data <= begin + bytes // 2 * 1.01 for h in halves] == [True] * 2
+        del halves, guard, last
+    """)
+
+
 def test_large_blocks_serve_any_size():
     """What came back is joined: neither larger nor smaller arrays need new pages."""
     run_python("""

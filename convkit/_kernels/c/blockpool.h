@@ -6,9 +6,10 @@
 
    Small blocks are kept by size class. Large ones are spans of chunks: a span is cut to what is
    asked for, and joins its free neighbours when it comes back, so that what one layer of a network
-   used serves any other. A training step then takes little more than what it uses at once; kept by
-   size, the blocks of ResNet-18 were half as much again. A chunk's pages are the operating system's
-   until a span that covers them is handed out.
+   used serves any other. The smallest that serves is taken, and sizes are rounded so that two blocks
+   of bfloat16 fill what one of float32 leaves. A training step then takes little more than what it
+   uses at once; kept by size, the blocks of ResNet-18 were half as much again. A chunk's pages are
+   the operating system's until a span that covers them is handed out.
 
    The lock is only ever tried: who does not get it goes to the operating system, and leaves a
    span that comes back for the next one who does; so neither a fork in another thread nor a signal
@@ -38,12 +39,14 @@
 
 enum { CK_POOL_CLASSES = 448 };
 
-/* Blocks from here on are spans; what is left of a span that is cut is one only from here on. */
+/* Blocks from here on are spans. */
 #define CK_POOL_LARGE ((size_t)64 << 10)
+/* A span is cut where so much is left of it. */
+#define CK_POOL_LEAST_REST ((size_t)4 << 10)
 #define CK_POOL_HUGE_PAGE ((size_t)2 << 20)
-/* A chunk is at least as large as all before it together, within these. */
-#define CK_POOL_LEAST_CHUNK ((size_t)32 << 20)
-#define CK_POOL_MOST_CHUNK ((size_t)1 << 30)
+/* Addresses are taken by so many: what lies in one chunk can be joined, and costs no memory before it
+   is used. */
+#define CK_POOL_CHUNK ((size_t)1 << 30)
 
 typedef struct ck_block {
     struct ck_block *next;
@@ -64,7 +67,6 @@ typedef struct ck_pool {
     size_t bound, held;           /* bytes the free blocks may hold, and do hold */
     size_t fresh, reused;         /* blocks with new pages; blocks handed on */
     size_t used, most;            /* bytes of spans that are in use now; at most, ever */
-    size_t mapped;                /* bytes of all chunks */
     ck_block *free[CK_POOL_CLASSES];
     ck_span *spans[CK_POOL_CLASSES];
     _Atomic(ck_span *) late;      /* came back while the lock was taken */
@@ -135,10 +137,9 @@ static inline void ck_span_leave(ck_pool *pool, ck_span *span) {
 
 /* Enters a new chunk with a span of at least `size` bytes, and returns that, or NULL. */
 static inline ck_span *ck_span_map(ck_pool *pool, size_t size) {
-    size_t chunk = pool->mapped > CK_POOL_LEAST_CHUNK ? pool->mapped : CK_POOL_LEAST_CHUNK;
-    if (chunk > CK_POOL_MOST_CHUNK) chunk = CK_POOL_MOST_CHUNK;
-    if (chunk < size) chunk = size;
-    for (;; chunk = size) { /* where there is no room for more: what is asked for */
+    size_t chunk = CK_POOL_CHUNK;
+    for (;; chunk /= 2) { /* less where there is no room */
+        if (chunk < size) chunk = size;
         chunk = (chunk + CK_POOL_HUGE_PAGE - 1) / CK_POOL_HUGE_PAGE * CK_POOL_HUGE_PAGE;
         size_t whole = chunk + CK_POOL_HUGE_PAGE;
         char *p = mmap(NULL, whole, PROT_READ | PROT_WRITE,
@@ -158,23 +159,26 @@ static inline ck_span *ck_span_map(ck_pool *pool, size_t size) {
         span->size = chunk;
         span->before = span->paged = 0;
         span->last = 1;
-        pool->mapped += chunk;
         ck_span_enter(pool, span);
         return span;
     }
 }
 
-/* Returns the free span to cut `size` bytes from: of the smallest class, with pages if there is
-   one, else that with the most. */
+/* Returns the free span to cut `size` bytes from: the smallest with pages, and of the smallest the
+   first in memory; without one, that with the most pages. */
 static inline ck_span *ck_span_find(ck_pool *pool, size_t size) {
-    ck_span *best = NULL;
-    for (ck_span **list = ck_span_list(pool, size); list < pool->spans + CK_POOL_CLASSES; list++) {
+    ck_span *best = NULL, *most = NULL;
+    ck_span **list = ck_span_list(pool, size);
+    for (; list < pool->spans + CK_POOL_CLASSES && !best; list++) {
         for (ck_span *span = *list; span; span = span->next) {
             if (span->size < size) continue;
-            if (span->paged >= size) return span;
-            if (!best || span->paged > best->paged) best = span;
+            if (!most || span->paged > most->paged) most = span;
+            if (span->paged < size) continue;
+            if (!best || span->size < best->size || (span->size == best->size && span < best))
+                best = span;
         }
     }
+    if (!best) best = most;
     return best ? best : ck_span_map(pool, size);
 }
 
@@ -193,7 +197,6 @@ static inline void ck_span_settle(ck_pool *pool, ck_span *span) {
     if (span->paged || span->before || !span->last) {
         ck_span_enter(pool, span);
     } else {
-        pool->mapped -= span->size;
         munmap(span, span->size);
     }
 }
@@ -233,13 +236,21 @@ static inline void ck_span_join_late(ck_pool *pool) {
     }
 }
 
+/* Returns the size of a span for so many bytes: with this struct, and rounded up to 1/512 of the
+   power of two below, so that two blocks of half the size fill a span that is free. */
+static inline size_t ck_span_size(size_t size) {
+    size += sizeof(ck_span);
+    size_t step = (size_t)1 << (63 - 9 - __builtin_clzll((unsigned long long)size));
+    return (size + step - 1) & ~(step - 1);
+}
+
 static inline ck_span *ck_span_take(ck_pool *pool, size_t size) {
     ck_span_join_late(pool);
     ck_span *span = ck_span_find(pool, size);
     if (!span) return NULL;
     ck_span_leave(pool, span);
     *(span->paged >= size ? &pool->reused : &pool->fresh) += 1;
-    if (span->size - size >= CK_POOL_LARGE) {
+    if (span->size - size >= CK_POOL_LEAST_REST) {
         ck_span *rest = (ck_span *)((char *)span + size);
         rest->size = span->size - size;
         rest->before = size;
@@ -260,7 +271,7 @@ static inline ck_span *ck_span_take(ck_pool *pool, size_t size) {
 static inline void *ck_large_take(size_t size) {
     ck_pool *pool = &ck_the_pool;
     ck_span *span = NULL;
-    size = (size + sizeof(ck_span) + 63) & ~(size_t)63;
+    size = ck_span_size(size);
     if (ck_pool_lock(pool)) {
         span = ck_span_take(pool, size);
         ck_pool_unlock(pool);
