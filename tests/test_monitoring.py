@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import convkit as ck
 from convkit import functional as F
 from convkit import nn, optim, training
+from convkit.autograd import watching
 from convkit.training import Callback, LayerMonitor, Trainer
+from convkit.training.layers import current_place
 
 
 class Net(nn.Module):
@@ -190,3 +193,44 @@ def test_overfitting_one_batch(images):
     same = ck.Tensor(np.ones_like(images.data))  # what cannot be learned
     found = training.overfit_one_batch(net, (same, LABELS), steps=20)
     assert not found.ok and len(found.losses) == 20 and "NOT reached" in str(found)
+
+
+def _decorated(function):
+    @functools.wraps(function)
+    def inner(*args):
+        return function(*args)
+    return inner
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(x)
+
+
+class Inherited(Plain):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Decorated(Plain):
+    @_decorated
+    def forward(self, x):
+        return self.last(x).exp()
+
+
+def test_places_of_inherited_and_decorated_forwards():
+    seen = []
+
+    def watch(op, inputs, attrs, outputs):
+        place = current_place()
+        seen.append((op.name, place.path, type(place.network)))
+
+    net = nn.Sequential(Inherited(), Decorated())
+    with watching(watch):
+        net(np.ones((2, 3), np.float32))
+    assert seen == [(op, path, nn.Sequential) for op, path in (
+        ("linear", "0.last"), ("mul", "0"), ("linear", "1.last"), ("exp", "1"))]

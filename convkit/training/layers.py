@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from types import FrameType
 
 from convkit import nn
 
 __all__ = ["Place", "current_place"]
-
-_CALL = nn.Module.__call__.__code__
 
 
 class Place:
@@ -45,7 +45,20 @@ def current_place() -> Place:
     modules = []
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _CALL:
-            modules.append(frame.f_locals["self"])
+        module = _runs(frame)
+        if module is not None:
+            modules.append(module)
         frame = frame.f_back
     return Place(modules[0], modules[-1]) if modules else Place(None, None)
+
+
+def _runs(frame: FrameType) -> nn.Module | None:
+    """Return the module whose own `forward` a call is, or None; `Module.__call__` is compiled."""
+    code = frame.f_code
+    if not code.co_argcount:
+        return None
+    first = frame.f_locals.get(code.co_varnames[0])
+    if not isinstance(first, nn.Module):
+        return None
+    forward = inspect.unwrap(type(first).forward)
+    return first if getattr(forward, "__code__", None) is code else None
