@@ -489,16 +489,23 @@ def test_import_starts_no_process_and_opens_no_connection():
 
 
 def test_import_takes_at_most_50_ms_over_numpys(tmp_path):
-    """CPU time, with modules compiled to Python's cache as after an installation; the best of 6."""
+    """CPU time, with modules compiled to Python's cache as after an installation; the best of 6.
+
+    Or half of NumPy's own time: where that takes more than 100 ms (70 are usual), the machine is
+    slow at the moment, and both take longer alike.
+    """
     code = """
-        import time, numpy
+        import time
+        start = time.process_time()
+        import numpy
         before = time.process_time()
         import convkit
-        print(time.process_time() - before)
+        print(before - start, time.process_time() - before)
     """
     cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    best = min(float(run_python(code, cached).stdout) for _ in range(6))
-    assert best <= 0.05, f"{1e3 * best:.0f} ms"
+    runs = [[float(t) for t in run_python(code, cached).stdout.split()] for _ in range(6)]
+    numpys, ours = (min(times) for times in zip(*runs, strict=True))
+    assert ours <= max(0.05, numpys / 2), f"{1e3 * ours:.0f} ms beside {1e3 * numpys:.0f}"
 
 
 def test_import_loads_little_besides_numpy():
