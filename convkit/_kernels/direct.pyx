@@ -21,7 +21,7 @@ that are added in order: the cut changes no bit.
 import numpy as np
 
 from convkit._kernels.address cimport address
-from convkit._kernels.gather cimport Gathered, add_pixels
+from convkit._kernels.gather cimport Gathered, add_pixels, first_column
 from convkit._kernels.gemm cimport (PackJob, Packed, Packing, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
@@ -160,11 +160,6 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
              sample * job.strips + strip, job.scratch + slot * job.scratch_bytes)
 
 
-cdef inline Py_ssize_t _first_column(const Job* job, Py_ssize_t block) noexcept nogil:
-    """Return the first output channel of a block."""
-    return block // job.blocks * job.out_group + block % job.blocks * job.columns
-
-
 cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t last,
                    Py_ssize_t first_block, Py_ssize_t last_block, Py_ssize_t part,
                    char* scratch) noexcept nogil:
@@ -179,7 +174,8 @@ cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t las
     cdef const char* x = job.x + sample * job.in_h * job.in_w * job.x_pixel * size
     cdef const char* a
     cdef Py_ssize_t a_row, i, at, width
-    cdef Py_ssize_t column = _first_column(job, first_block)
+    cdef Py_ssize_t column = first_column(first_block, job.blocks, job.out_group, job.columns)
+    cdef Py_ssize_t end = first_column(last_block, job.blocks, job.out_group, job.columns)
     cdef ck_gemm_args args = job.proto
     cdef LookAhead ahead
     if (row_first >= 0 and row_first + row_count <= job.in_h and job.col_lo >= 0
@@ -208,8 +204,8 @@ cdef void run_rows(Job* job, Py_ssize_t sample, Py_ssize_t first, Py_ssize_t las
                  job.residual + at if job.residual != NULL else NULL, width, first_block,
                  last_block, &ahead)
         if job.gathered != NULL:
-            add_pixels(job.gathered, part, i == first, column, _first_column(job, last_block) - column,
-                   job.y + at + column * size, 1, width, 0, job.step_w * job.y_pixel)
+            add_pixels(job.gathered, part, i == first, column, end - column,
+                       job.y + at + column * size, 1, width, 0, job.step_w * job.y_pixel)
 
 
 cdef bint alone(Job* job) noexcept nogil:

@@ -13,8 +13,14 @@ cdef struct Gather:
 
 
 cdef void add_pixels(const Gather* to, Py_ssize_t part, bint begin, Py_ssize_t column,
-                 Py_ssize_t channels, const char* y, Py_ssize_t rows, Py_ssize_t cols,
-                 Py_ssize_t row_step, Py_ssize_t pixel_step) noexcept nogil
+                     Py_ssize_t channels, const char* y, Py_ssize_t rows, Py_ssize_t cols,
+                     Py_ssize_t row_step, Py_ssize_t pixel_step) noexcept nogil
+
+
+# The first output channel of a block of columns, of which each group of channels has `blocks`.
+cdef inline Py_ssize_t first_column(Py_ssize_t block, Py_ssize_t blocks, Py_ssize_t out_group,
+                                    Py_ssize_t columns) noexcept nogil:
+    return block // blocks * out_group + block % blocks * columns
 
 
 cdef class Gathered:

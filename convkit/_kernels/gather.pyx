@@ -25,8 +25,8 @@ cdef Py_ssize_t CHANNELS = 64
 
 
 cdef void add_pixels(const Gather* to, Py_ssize_t part, bint begin, Py_ssize_t column,
-                 Py_ssize_t channels, const char* y, Py_ssize_t rows, Py_ssize_t cols,
-                 Py_ssize_t row_step, Py_ssize_t pixel_step) noexcept nogil:
+                     Py_ssize_t channels, const char* y, Py_ssize_t rows, Py_ssize_t cols,
+                     Py_ssize_t row_step, Py_ssize_t pixel_step) noexcept nogil:
     """Add pixels, the first of which has its channel `column` at `y`, to a part.
 
     Parts and channels are those of the task that calls; `begin` says that they are the part's first.

@@ -21,7 +21,7 @@ import numpy as np
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.dispatch cimport activation_map, ck_unary_fn
-from convkit._kernels.gather cimport Gather, Gathered, add_pixels
+from convkit._kernels.gather cimport Gather, Gathered, add_pixels, first_column
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
 from convkit._kernels.runner cimport launch, new_step
@@ -329,17 +329,13 @@ cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
             job.form.run[tiles - 1][wide](args)
 
 
-cdef inline Py_ssize_t _first_column(const Job* job, Py_ssize_t block) noexcept nogil:
-    """Return the first output channel of a block."""
-    return block // job.blocks * job.out_group + block % job.blocks * COLUMNS
-
-
 cdef void _gather_rows(const Job* job, Py_ssize_t part, Py_ssize_t origin, Py_ssize_t row,
                        Py_ssize_t stop, bint begin, Py_ssize_t first_block,
                        Py_ssize_t last_block) noexcept nogil:
     """Gather the moments of rows that a task has finished."""
-    cdef Py_ssize_t column = _first_column(job, first_block)
-    cdef Py_ssize_t channels = _first_column(job, last_block) - column
+    cdef Py_ssize_t column = first_column(first_block, job.blocks, job.out_group, COLUMNS)
+    cdef Py_ssize_t channels = first_column(last_block, job.blocks, job.out_group,
+                                            COLUMNS) - column
     while row < stop:
         add_pixels(job.gathered, part, begin, column, channels, <const char*>(
             job.y + (origin + row * job.step_h * job.out_w) * job.y_pixel + column), 1,

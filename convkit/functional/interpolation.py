@@ -14,7 +14,7 @@ from convkit.ops import REGISTRY as OPS
 
 __all__ = ["interpolate", "upsample"]
 
-# By the number of spatial axes; the second row has what `align_corners` and `antialias` are for.
+# By the number of spatial axes; then those that `align_corners` and `antialias` are for.
 MODES = {1: ("nearest", "nearest-exact", "area", "linear"),
          2: ("nearest", "nearest-exact", "area", "bilinear", "bicubic")}
 FILTERS = ("linear", "bilinear", "bicubic")
