@@ -138,12 +138,19 @@ _FORMS = [
     Layer("inception", 8, 128, 128, 17, (1, 7)),
     Layer("inception", 8, 128, 192, 17, (7, 1)),
     Layer("inception", 8, 192, 192, 17, (1, 7)),
-    Layer("inception", 8, 48, 64, 35, (5, 5)),
     Layer("deeplab", 8, 256, 256, 28, (3, 3), dilation=2),
     Layer("deeplab", 8, 512, 512, 28, (3, 3), dilation=4),
     *_layers("resnext50", 8, (128, 128, 56, 3, 1, 1, 32), (256, 256, 28, 3, 1, 1, 32),
              (512, 512, 14, 3, 1, 1, 32), (1024, 1024, 7, 3, 1, 1, 32)),
     *_layers("shufflenet", 8, (240, 60, 28, 1, 1, 1, 3), (240, 240, 14, 5, 1, 1, 240)),
+]
+
+# AlexNet's second layer, the 5x5 ones of Inception v1 and v3, and of networks for CIFAR-10 and
+# MNIST.
+_FIVES = [
+    *_layers("alexnet", 8, (64, 192, 27, 5, 1, 1)),
+    *_layers("inception", 8, (48, 64, 35, 5, 1, 3), (16, 32, 28, 5, 1, 1), (32, 96, 28, 5, 1, 1)),
+    *_layers("small images", 128, (32, 64, 14, 5, 1, 1), (64, 64, 14, 5, 1, 1)),
 ]
 
 # Linear layers on one sample: as fast as weights come from memory.
@@ -153,7 +160,7 @@ _LINEAR = _layers("linear", 1, (2048, 1000, 1, 1, 1, 1), (4096, 4096, 1, 1, 1, 1
 NETWORKS: dict[str, list[Layer]] = {
     "resnet50": _resnet50(8), "resnet50 b1": _resnet50(1), "vgg16": _vgg16(8),
     "mobilenet_v2": _mobilenet_v2(8), "mobilenet_v2 b1": _mobilenet_v2(1),
-    "resnet20": _resnet20(128), "forms": _FORMS, "linear": _LINEAR,
+    "resnet20": _resnet20(128), "forms": _FORMS, "5x5": _FIVES, "linear": _LINEAR,
 }
 
 QUICK = [Layer("quick", 1, 16, 16, 14, (3, 3)), Layer("quick", 1, 16, 16, 14, (3, 3), groups=16)]

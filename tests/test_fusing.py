@@ -18,6 +18,7 @@ LAYERS = {
     "direct": lambda: nn.Conv2d(17, 35, 3, stride=2, padding=1),
     "pointwise": lambda: nn.Conv2d(17, 35, 1, bias=False),
     "winograd": lambda: nn.Conv2d(17, 33, 3, padding=1),
+    "winograd 5x5": lambda: nn.Conv2d(17, 33, 5, padding=2),
     "depthwise": lambda: nn.Conv2d(17, 17, 3, padding=1, groups=17),
     "depthwise, few": lambda: nn.Sequential(nn.Conv2d(17, 3, 1), nn.Conv2d(3, 3, 3, groups=3)),
     "groups": lambda: nn.Sequential(nn.Conv2d(17, 32, 1), nn.Conv2d(32, 32, 3, groups=8)),

@@ -26,6 +26,7 @@ PROBLEMS = [
     ("winograd", (2, 20, 17, 23), (24, 3), {"padding": 2, "dilation": 2}),
     ("winograd", (2, 20, 5, 5), (24, 3), {"padding": 7, "dilation": 7}),
     ("winograd", (2, 8, 3, 3), (8, 3), {"padding": 0}),
+    ("winograd", (2, 18, 11, 12), (35, 5), {"padding": 2}),
     ("direct", (3, 3, 19, 17), (24, 7), {"padding": 3, "stride": 2}),
     ("direct", (2, 17, 14, 14), (70, 3), {"padding": 1, "stride": 2}),
     ("direct", (5, 64, 9, 11), (200, 1), {}),

@@ -112,10 +112,11 @@ def test_every_batch_from_1_to_65():
         assert_same_bits(tuple(got), tuple([w[-batch:] for w in want]), f"batch {batch}")
 
 
-def test_samples_that_transforms_cannot_bear():
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_samples_that_transforms_cannot_bear(kernel):
     ck.manual_seed(1)
-    layer = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
-                          nn.Conv2d(32, 32, 3, padding=1))
+    layer = nn.Sequential(nn.Conv2d(32, 32, kernel, padding=1), nn.ReLU(),
+                          nn.Conv2d(32, 32, kernel, padding=1))
     graph = run_pipeline(trace(layer, (1, 32, 16, 16)))
     program = Program(graph)
     x = random_inputs(graph, 5)[0]

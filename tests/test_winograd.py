@@ -33,6 +33,10 @@ except ImportError:
     torch = TF = None
 
 
+# Pixels of a tile's side and taps of a kernel's, for all there are transforms for.
+FORMS = [(tile, taps) for taps, tiles in winograd.TILES.items() for tile in tiles]
+
+
 def attributes(padding=((1, 1), (1, 1)), **more):
     """Return the attributes of a convolution that Winograd takes."""
     return {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1,
@@ -51,33 +55,36 @@ def problem(x, w, padding=1, **more):
 
 
 def convolve64(x, w, top, left, size):
-    """Convolve (N, H, W, C) by (O, C, 3, 3) in float64; taps begin at (top, left)."""
+    """Convolve (N, H, W, C) by (O, C, taps, taps) in float64; taps begin at (top, left)."""
     x, w = x.astype(np.float64), w.astype(np.float64)
-    wide = np.zeros((x.shape[0], size[0] + 2, size[1] + 2, x.shape[3]))
+    taps = w.shape[2]
+    wide = np.zeros((x.shape[0], size[0] + taps - 1, size[1] + taps - 1, x.shape[3]))
     for i, j in itertools.product(range(wide.shape[1]), range(wide.shape[2])):
         if 0 <= i + top < x.shape[1] and 0 <= j + left < x.shape[2]:
             wide[:, i, j] = x[:, i + top, j + left]
     return sum(wide[:, r:r + size[0], s:s + size[1]] @ w[:, :, r, s].T
-               for r in range(3) for s in range(3))
+               for r in range(taps) for s in range(taps))
 
 
 def run_kernel(x, w, tile, top, left, size, *, together=None, threads=1, **epilogue):
     """Pack and convolve with one tile size; return the output and the samples' peaks."""
-    packed = kernel.pack(w, tile, w.shape[0], w.shape[1], 9 * w.shape[1], 9, False, threads)
+    columns, depth, taps, _ = w.shape
+    packed = kernel.pack(w, tile, taps, columns, depth, taps * taps * depth, taps * taps, False,
+                         threads)
     y = np.full((x.shape[0], *size, w.shape[0]), np.nan, np.float32)
     peaks = kernel.run(x, packed, y, top, left, together=together, threads=threads, **epilogue)
     return y, peaks
 
 
-@pytest.mark.parametrize("tile", winograd.TILES)
+@pytest.mark.parametrize("tile, taps", FORMS)
 @pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
-def test_all_tile_remainders_paddings_and_ways_through_the_work(tile, channels, columns):
+def test_all_tile_remainders_paddings_and_ways_through_the_work(tile, taps, channels, columns):
     sizes = list(itertools.product(range(1, 14), range(1, 14)))[::1 if channels == 3 else 5]
-    w = random_array((columns, channels, 3, 3), seed=1)
+    w = random_array((columns, channels, taps, taps), seed=1)
     for number, (height, width) in enumerate(sizes):
         top, left = -(number % 4), -(number // 4 % 4)
-        extra = number % 3
-        out = (max(1, height - 2 - top + extra), max(1, width - 2 - left + extra))
+        out = tuple(max(1, n - taps + 1 - before + number % 3)
+                    for n, before in ((height, top), (width, left)))
         x = random_array((2, height, width, channels), seed=number)
         want = convolve64(x, w, top, left, out)
         y, peaks = run_kernel(x, w, tile, top, left, out, together=True, threads=2)
@@ -100,6 +107,11 @@ CASES = {
     "dilated_odd": ((2, 5, 11, 10), (7, 5, 3, 3), attributes(((3, 1), (0, 4)), dilation=(3, 2))),
     "dilated_one_axis": ((1, 9, 8, 7), (7, 9, 3, 3), attributes(((1, 1), (5, 5)), dilation=(1, 5))),
     "dilated_beyond": ((1, 4, 5, 6), (3, 4, 3, 3), attributes(((7, 7), (7, 7)), dilation=(7, 7))),
+    "5x5": ((2, 20, 12, 9), (24, 20, 5, 5), attributes(((2, 2), (2, 2)))),
+    "5x5_valid": ((2, 17, 9, 11), (33, 17, 5, 5), attributes(((0, 0), (0, 0)))),
+    "5x5_padding_over_kernel": ((1, 3, 4, 6), (5, 3, 5, 5), attributes(((6, 3), (0, 7)))),
+    "5x5_one_pixel": ((2, 4, 1, 1), (6, 4, 5, 5), attributes(((2, 2), (2, 2)))),
+    "5x5_dilated": ((2, 5, 11, 10), (7, 5, 5, 5), attributes(((3, 1), (0, 8)), dilation=(2, 3))),
 }
 
 
@@ -148,43 +160,46 @@ def test_prepared_calls_see_what_changes_from_call_to_call():
                          reference.conv(x, w, None, **GEOMETRY), tolerance("forward", x.dtype))
 
 
-@pytest.mark.parametrize("tile", winograd.TILES)
+@pytest.mark.parametrize("tile, taps", FORMS)
 @pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
-def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, channels, columns):
+def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, taps, channels, columns):
     sizes = list(itertools.product(range(1, 10), range(1, 10)))[::1 if channels == 3 else 5]
     for number, (height, width) in enumerate(sizes):
         top, left = -(number % 4), -(number // 4 % 4)
-        out = (max(1, height - 2 - top), max(1, width - 2 - left))
+        out = (max(1, height - taps + 1 - top), max(1, width - taps + 1 - left))
         x = random_array((2, height, width, channels), seed=number)
         gy = random_array((2, *out, columns), seed=number + 1)
-        want = np.empty((columns, channels, 3, 3))
-        unit = np.eye(9).reshape(9, 1, 3, 3)
+        want = np.empty((columns, channels, taps, taps))
+        unit = np.eye(taps * taps).reshape(taps * taps, 1, taps, taps)
         for c in range(channels):
             shifted = convolve64(x[..., c:c + 1], unit, top, left, out)
-            want[:, c] = np.einsum("nijt,nijo->ot", shifted, gy).reshape(columns, 3, 3)
-        got = run_grad_weight(x, gy, tile, top, left)
+            want[:, c] = np.einsum("nijt,nijo->ot", shifted, gy).reshape(columns, taps, taps)
+        got = run_grad_weight(x, gy, tile, taps, top, left)
         what = f"{height}x{width} at {top},{left}"
         assert_close(got[0], want, tolerance("gradient", np.float32), what)
         assert got[1] == np.abs(gy).max()
         assert got[2] == np.abs(got[0]).max()
-        assert_same_bits(got, run_grad_weight(x, gy, tile, top, left, 2), what)
+        assert_same_bits(got, run_grad_weight(x, gy, tile, taps, top, left, 2), what)
 
 
-def run_grad_weight(x, gy, tile, top, left, threads=1, **more):
+def run_grad_weight(x, gy, tile, taps, top, left, threads=1, **more):
     """Return the gradient of the weight, and the peaks of gy and of the gradient."""
-    gw = np.full((gy.shape[3], x.shape[3], 3, 3), np.nan, np.float32)
+    gw = np.full((gy.shape[3], x.shape[3], taps, taps), np.nan, np.float32)
     return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads, **more)
 
 
-@pytest.mark.parametrize("tile", winograd.TILES)
+@pytest.mark.parametrize("tile, taps", FORMS)
 @pytest.mark.parametrize("parts", [None, 1, 2, 7, 100_000])
-def test_stages_and_parts_of_a_weight_gradient_change_no_bit_on_any_number_of_threads(tile, parts):
+def test_stages_and_parts_of_a_weight_gradient_change_no_bit_on_any_number_of_threads(tile, taps,
+                                                                                      parts):
     x, gy = random_array((9, 30, 31, 20)), random_array((9, 30, 31, 40), seed=1)
-    want = run_grad_weight(x, gy, tile, -1, -1, parts=parts)
+    before = taps // 2
+    want = run_grad_weight(x, gy, tile, taps, -before, -before, parts=parts)
     for threads in (2, 3, 5):
-        assert_same_bits(want, run_grad_weight(x, gy, tile, -1, -1, threads, parts=parts))
+        assert_same_bits(want, run_grad_weight(x, gy, tile, taps, -before, -before, threads,
+                                               parts=parts))
     direct = np.empty_like(want[0])
-    Direct.grad_weight(problem((9, 20, 30, 31), direct.shape), x, gy, direct, 1)
+    Direct.grad_weight(problem((9, 20, 30, 31), direct.shape, before), x, gy, direct, 1)
     assert_close(want[0], direct, tolerance("gradient", np.float32))
 
 
@@ -203,9 +218,9 @@ def test_transposed_convolution_by_winograd():
               "groups": 1, "dilation": (1, 1)}, dtypes=["float32"])
 
 
-@pytest.mark.parametrize("tile", winograd.TILES)
-def test_bias_residual_and_activation_come_after_the_sum(tile):
-    x, w = random_array((2, 9, 10, 19)), random_array((40, 19, 3, 3), seed=1)
+@pytest.mark.parametrize("tile, taps", FORMS)
+def test_bias_residual_and_activation_come_after_the_sum(tile, taps):
+    x, w = random_array((2, 9, 10, 19)), random_array((40, 19, taps, taps), seed=1)
     bias, residual = random_array((40,), seed=2), random_array((2, 9, 10, 40), seed=3)
     plain, peaks = run_kernel(x, w, tile, -1, -1, (9, 10))
     for code, alpha, beta, meaning in [
@@ -221,7 +236,7 @@ def test_bias_residual_and_activation_come_after_the_sum(tile):
             assert_same_bits(same, peaks)
 
 
-@pytest.mark.parametrize("name", ["same", "dilated_odd"])
+@pytest.mark.parametrize("name", ["same", "dilated_odd", "5x5"])
 def test_a_sample_has_the_same_bits_alone_and_in_a_batch(name):
     x, w, attrs = CASES[name]
     weight = random_array(w, seed=1)
@@ -229,9 +244,9 @@ def test_a_sample_has_the_same_bits_alone_and_in_a_batch(name):
                            random_array((65, *x[1:])))
 
 
-@pytest.mark.parametrize("tile", winograd.TILES)
-def test_threads_batches_and_ways_through_the_work_change_no_bit(tile):
-    x, w = random_array((40, 14, 13, 48)), random_array((72, 48, 3, 3), seed=1)
+@pytest.mark.parametrize("tile, taps", FORMS)
+def test_threads_batches_and_ways_through_the_work_change_no_bit(tile, taps):
+    x, w = random_array((40, 14, 13, 48)), random_array((72, 48, taps, taps), seed=1)
     want = run_kernel(x, w, tile, -1, -1, (14, 13))
     for together, threads in itertools.product([None, True, False], [1, 2, 3, 5]):
         got = run_kernel(x, w, tile, -1, -1, (14, 13), together=together, threads=threads)
@@ -246,15 +261,16 @@ def test_error_stays_within_the_bound_of_high_precision(inputs):
     """Against float64: the largest error, and the Frobenius norm's."""
     shape = {"normal": lambda a: a, "after relu": lambda a: np.maximum(a, 0),
              "mean 3": lambda a: a + 3}[inputs]
-    print(f"\n{inputs}: channels, tile, largest error, Frobenius norm's error")
-    for channels, tile in itertools.product((16, 64, 256, 512), winograd.TILES):
+    print(f"\n{inputs}: channels, tile and taps, largest error, Frobenius norm's error")
+    for channels, (tile, taps) in itertools.product((16, 64, 256, 512), FORMS):
+        before = taps // 2
         x = shape(random_array((1, 14, 14, channels), seed=channels)).astype(np.float32)
-        w = random_array((48, channels, 3, 3), seed=1) / np.float32(3 * np.sqrt(channels))
-        want = convolve64(x, w, -1, -1, (14, 14))
-        apart = run_kernel(x, w, tile, -1, -1, (14, 14))[0] - want
+        w = random_array((48, channels, taps, taps), seed=1) / np.float32(taps * np.sqrt(channels))
+        want = convolve64(x, w, -before, -before, (14, 14))
+        apart = run_kernel(x, w, tile, -before, -before, (14, 14))[0] - want
         largest = np.abs(apart).max() / np.abs(want).max()
         norm = np.linalg.norm(apart) / np.linalg.norm(want)
-        print(f"{channels:4d} F({tile}x{tile}) {largest:.1e} {norm:.1e}")
+        print(f"{channels:4d} F({tile}x{tile}, {taps}x{taps}) {largest:.1e} {norm:.1e}")
         assert largest <= 5e-6, "half of what precision 'high' allows"
         assert norm <= 2e-6
 
@@ -273,10 +289,12 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("taps", winograd.TILES)
 @pytest.mark.parametrize("task", ["forward", "grad_input"])
-def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(name, task):
+def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(name, taps, task):
     places, scale = SPECIAL[name]
-    x, w = random_array((3, 16, 12, 11)), random_array((16, 16, 3, 3), seed=1) * np.float32(scale)
+    x = random_array((3, 16, 12, 11))
+    w = random_array((16, 16, taps, taps), seed=1) * np.float32(scale)
     clean = x.copy()
     if isinstance(places, float):
         x[0] *= np.float32(places)
@@ -291,8 +309,9 @@ def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(na
 
 
 @pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("taps", winograd.TILES)
 @pytest.mark.parametrize("where", ["x", "gy"])
-def test_weight_gradients_with_such_values_come_out_as_in_direct_convolution(name, where):
+def test_weight_gradients_with_such_values_come_out_as_in_direct_convolution(name, taps, where):
     places, _ = SPECIAL[name]
     arrays = {"x": random_array((1, 16, 12, 11)), "gy": random_array((1, 16, 12, 11), seed=1)}
     if isinstance(places, float):
@@ -303,21 +322,23 @@ def test_weight_gradients_with_such_values_come_out_as_in_direct_convolution(nam
             arrays[where][0][place] = value
     gw = []
     for algorithm in ("winograd", "direct"):
-        w = Tensor(random_array((16, 16, 3, 3), seed=2), True)
-        apply(Conv, arrays["x"], w, None, **attributes(algorithm=algorithm)).backward(arrays["gy"])
+        w = Tensor(random_array((16, 16, taps, taps), seed=2), True)
+        attrs = attributes(((taps // 2,) * 2,) * 2, algorithm=algorithm)
+        apply(Conv, arrays["x"], w, None, **attrs).backward(arrays["gy"])
         gw.append(w.grad.data)
     assert_same_bits(*gw)
 
 
 def _forward(x, w, algorithm):
     bias, residual = random_array((16,), seed=8), random_array(x.shape, seed=9)
-    return np.ascontiguousarray(apply(Conv, x, w, bias, residual,
-                                      **attributes(algorithm=algorithm), activation="relu").data)
+    attrs = attributes(((w.shape[2] // 2,) * 2,) * 2, algorithm=algorithm, activation="relu")
+    return np.ascontiguousarray(apply(Conv, x, w, bias, residual, **attrs).data)
 
 
 def _grad_input(x, w, algorithm):
     zero = Tensor(np.zeros_like(x), True)
-    apply(Conv, zero, w, None, **attributes(algorithm=algorithm)).backward(x)
+    attrs = attributes(((w.shape[2] // 2,) * 2,) * 2, algorithm=algorithm)
+    apply(Conv, zero, w, None, **attrs).backward(x)
     return np.ascontiguousarray(zero.grad.data)
 
 
@@ -358,20 +379,29 @@ def test_what_winograd_takes_and_why_it_does_not():
         assert planner.choose(problem(*layer, precision="highest"), task).name == "direct"
         assert planner.choose(problem(*layer, dtype=np.float64), task).name == "direct"
     for x, w, more, reason in [
-            ((1, 4, 9, 9), (4, 4, 5, 5), {}, "kernel of 5x5, transforms are for 3x3"),
+            ((1, 4, 9, 9), (4, 4, 7, 7), {}, "kernel of 7x7, transforms are for 3x3 and 5x5"),
+            ((1, 4, 9, 9), (4, 4, 3, 5), {}, "kernel of 3x5, transforms are for 3x3 and 5x5"),
             ((1, 4, 9, 9), (4, 4, 3, 3), {"stride": (2, 1)}, "stride must be 1"),
             ((1, 4, 9, 9), (4, 2, 3, 3), {"groups": 2}, "2 groups, sums must run over all"),
             ((1, 4, 9, 9), (4, 4, 3, 3), {"dtype": np.float64}, "float64 is computed in its own"),
             ((1, 4, 9, 9), (4, 4, 3, 3), {"precision": "highest"}, "precision 'highest' asks for")]:
         with pytest.raises(ValueError, match=f"'winograd' cannot take conv .*: {reason}"):
             planner.choose(problem(x, w, **more), "forward", "winograd")
+    for task in TASKS:
+        wide = problem((2, 64, 28, 28), (64, 64, 5, 5), 2)
+        assert planner.choose(wide, task).name == "winograd"
     few = Winograd.declines(problem((1, 1, 28, 28), (8, 1, 3, 3)), "forward")
     assert few == "transforms of 1 and 8 channels on 28x28 pixels cost more than they save"
 
 
 def test_small_maps_and_many_channels_want_small_tiles():
-    assert winograd.choose_tile(64, 64, (56, 56)) == 4
-    assert winograd.choose_tile(512, 512, (7, 7)) == 2
+    assert winograd.choose_tile(3, 64, 64, (56, 56)) == 4
+    assert winograd.choose_tile(3, 512, 512, (7, 7)) == 2
+
+
+def test_sizes_without_transforms_are_refused():
+    with pytest.raises(ValueError, match=r"no transforms for F\(4x4, 5x5\)"):
+        run_kernel(random_array((1, 9, 9, 4)), random_array((4, 4, 5, 5)), 4, -2, -2, (9, 9))
 
 
 def test_the_environment_switches_it_off():
@@ -397,16 +427,17 @@ def test_other_instruction_sets(isa):
         from harness import assert_same_bits, random_array
         from test_winograd import convolve64, run_grad_weight, run_kernel
         print(dispatch.isa())
-        for tile, channels, columns in [(2, 19, 33), (4, 19, 33), (4, 3, 9), (2, 32, 8)]:
-            x = random_array((2, 11, 14, channels))
-            w = random_array((columns, channels, 3, 3), seed=1)
+        for tile, taps, channels, columns in [(2, 3, 19, 33), (4, 3, 19, 33), (4, 3, 3, 9),
+                                              (2, 3, 32, 8), (2, 5, 19, 33), (2, 5, 32, 8)]:
+            x = random_array((2, 8 + taps, 11 + taps, channels))
+            w = random_array((columns, channels, taps, taps), seed=1)
             want = convolve64(x, w, -2, -1, (13, 14))
             y, peaks = run_kernel(x, w, tile, -2, -1, (13, 14), together=True, threads=2)
             assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
             assert_same_bits((y, peaks), run_kernel(x, w, tile, -2, -1, (13, 14), together=False))
-            gw = run_grad_weight(x, want.astype(np.float32), tile, -2, -1)[0]
+            gw = run_grad_weight(x, want.astype(np.float32), tile, taps, -2, -1)[0]
             direct = np.empty_like(gw)
-            p = forward_problem((2, channels, 11, 14), gw.shape, gw.dtype, stride=(1, 1),
+            p = forward_problem((2, channels, *x.shape[1:3]), gw.shape, gw.dtype, stride=(1, 1),
                                 padding=((2, 2), (1, 1)), dilation=(1, 1), groups=1)
             Direct.grad_weight(p, x, want.astype(np.float32), direct, 1)
             assert np.abs(gw - direct).max() <= 1e-5 * np.abs(direct).max()

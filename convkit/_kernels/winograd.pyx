@@ -1,7 +1,7 @@
-"""Winograd convolution: 3x3 kernels with stride 1 by F(2x2, 3x3) or F(4x4, 3x3).
+"""Winograd convolution with stride 1: 3x3 kernels by F(2x2, 3x3) or F(4x4, 3x3), 5x5 by F(2x2, 5x5).
 
 The output is cut into tiles; those of all samples are numbered in one row. For each tile the
-input is transformed (n x n positions of C values, n = tile + 2), every position is
+input is transformed (n x n positions of C values, n = tile + taps - 1), every position is
 multiplied with that position's transformed weights, and the products are transformed back,
 with bias, residual and activation on the way. Everything of one tile is contiguous, so that
 transforms write and read in order; the matrix product reads one position of up to 14 tiles
@@ -9,7 +9,7 @@ as the rows of its register tile.
 
 A block of tiles goes through all three steps, some columns of the output at a time: its
 transformed input and those columns' products stay in the second-level cache, and the
-transformed weights, four times as large as the weights, stream by. Two ways, which give the
+transformed weights, up to four times as large as the weights, stream by. Two ways, which give the
 same bits: where there are many blocks, a task is a block, and transforms its input itself;
 where there are few, the input of all is transformed first, and a task is a block and some of
 the columns.
@@ -75,15 +75,16 @@ cdef extern from "winograd.h" nogil:
         int32_t* peak
     ctypedef void (*ck_winograd_input_fn)(const ck_winograd_input_args*) noexcept nogil
     ctypedef struct ck_winograd_kernels:
-        int tile
+        int tile, taps
         ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil
         ck_winograd_input_fn gradient
-        void (*taps)(const ck_winograd_taps_args*) noexcept nogil
+        void (*to_taps)(const ck_winograd_taps_args*) noexcept nogil
     ctypedef struct ck_winograd_table:
         int vector_length
-        ck_winograd_kernels sizes[2]
+        ck_winograd_kernels forms[3]
+    int CK_WINOGRAD_FORMS
 
 # Tiles of a block: two full register tiles or a little more, so that each position's weights
 # are used twice; more would crowd the second-level cache.
@@ -128,6 +129,20 @@ cdef const ck_winograd_table* _table() noexcept nogil:
     return <const ck_winograd_table*>dispatch.table().winograd
 
 
+cdef const ck_winograd_kernels* _form(int tile, int taps) except NULL:
+    """Return the kernels of F(tile x tile, taps x taps)."""
+    cdef int i
+    for i in range(CK_WINOGRAD_FORMS):
+        if _table().forms[i].tile == tile and _table().forms[i].taps == taps:
+            return &_table().forms[i]
+    raise ValueError(f"no transforms for F({tile}x{tile}, {taps}x{taps})")
+
+
+cdef inline Py_ssize_t _side(const ck_winograd_kernels* kernels) noexcept nogil:
+    """Return how many positions a transformed tile has on a side."""
+    return kernels.tile + kernels.taps - 1
+
+
 cdef inline Py_ssize_t _round_up(Py_ssize_t n, Py_ssize_t step) noexcept nogil:
     return (n + step - 1) // step * step
 
@@ -142,7 +157,7 @@ cdef class Weights:
     """
 
     cdef readonly object array
-    cdef readonly int tile               # 2 or 4
+    cdef readonly int tile, taps
     cdef readonly Py_ssize_t columns, depth
     cdef readonly float peak             # the largest absolute weight; infinity for NaN too
     cdef readonly float least            # sums below this may have lost something
@@ -179,16 +194,17 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.kernels.weights(&args)
 
 
-def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
+def pack(source, int tile, int taps, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
          Py_ssize_t depth_step, bint turned, int threads):
-    """Transform and pack 3x3 weights.
+    """Transform and pack weights.
 
     Parameters
     ----------
     source : ndarray of float32, or what `gemm.parts_of` takes
-        C-contiguous; the nine taps of (column, depth) start at ``column * column_step +
+        C-contiguous; the taps of (column, depth) start at ``column * column_step +
         depth * depth_step`` of the flat array.
-    tile : 2 or 4
+    tile, taps : int
+        2 or 4 and 3, or 2 and 5: pixels of a tile's side, and taps of the kernels'.
     columns, depth : int
         Output and input channels.
     column_step, depth_step : int
@@ -201,7 +217,8 @@ def pack(source, int tile, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t colu
     Weights
     """
     cdef PackJob job
-    cdef Weights weights = _start_packing(&job, tile, columns, depth, column_step, depth_step, turned)
+    cdef Weights weights = _start_packing(&job, _form(tile, taps), columns, depth, column_step,
+                                          depth_step, turned)
     cdef Py_ssize_t runs = _runs(depth), tasks = weights.blocks * runs
     peaks = np.zeros((tasks, job.vector), np.int32)
     cdef int team = threads_for(threads, tasks, _packing_work(weights))
@@ -228,13 +245,14 @@ cdef inline double _packing_work(Weights weights):
     return <double>weights.blocks * weights.block_size * 2
 
 
-cdef Weights _start_packing(PackJob* job, int tile, Py_ssize_t columns, Py_ssize_t depth,
-                            Py_ssize_t column_step, Py_ssize_t depth_step, bint turned):
+cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, Py_ssize_t columns,
+                            Py_ssize_t depth, Py_ssize_t column_step, Py_ssize_t depth_step,
+                            bint turned):
     """Describe the packing of all blocks, but for where weights and peaks lie; return its target."""
-    cdef const ck_winograd_table* table = _table()
-    cdef Py_ssize_t positions = (tile + 2) * (tile + 2), vector = table.vector_length
+    cdef Py_ssize_t positions = _side(kernels) * _side(kernels), vector = _table().vector_length
     cdef Weights weights = Weights.__new__(Weights)
-    weights.tile = tile
+    weights.tile = kernels.tile
+    weights.taps = kernels.taps
     weights.columns = columns
     weights.depth = depth
     weights.block_columns = vector * choose_width(kernels_for(4), 1 << 20, columns)
@@ -244,7 +262,7 @@ cdef Weights _start_packing(PackJob* job, int tile, Py_ssize_t columns, Py_ssize
     weights.block_size = positions * weights.position_step
     weights.array = empty((weights.blocks * weights.block_size,), _FLOAT)
     weights.pointer = <float*>address(weights.array)
-    job.kernels = &table.sizes[tile // 4]
+    job.kernels = kernels
     job.block_columns = weights.block_columns
     job.block_size = weights.block_size
     job.vector = vector
@@ -371,19 +389,19 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
         _next(source, &place)
 
 
-cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t left,
-                    out_size, dilation, x_pixel=None):
-    """Describe the tiles of size x size pixels, `tile` apart, that make `out_size` outputs.
+cdef Source _source(shape, const ck_winograd_kernels* kernels, bint gradient, Py_ssize_t top,
+                    Py_ssize_t left, out_size, dilation, x_pixel=None):
+    """Describe the tiles of the input, or of the output's gradient, that make `out_size` outputs.
 
     `shape` is that of a sample, (H, W, C).
     """
     cdef Source source
-    cdef Py_ssize_t vector = _table().vector_length, positions = (tile + 2) * (tile + 2)
-    cdef const ck_winograd_kernels* kernels = &_table().sizes[tile // 4]
+    cdef Py_ssize_t vector = _table().vector_length, tile = kernels.tile
     source.height, source.width, source.channels = shape
     source.pixel = source.channels if x_pixel is None else x_pixel
-    source.transform = kernels.input if size == tile + 2 else kernels.gradient
-    source.top, source.left, source.size, source.tile = top, left, size, tile
+    source.transform = kernels.gradient if gradient else kernels.input
+    source.size = tile if gradient else _side(kernels)
+    source.top, source.left, source.tile = top, left, tile
     source.apart_h, source.apart_w = dilation
     source.tiles_h = (_steps(out_size[0], source.apart_h) + tile - 1) // tile
     source.tiles_w = (_steps(out_size[1], source.apart_w) + tile - 1) // tile
@@ -393,7 +411,7 @@ cdef Source _source(shape, Py_ssize_t size, int tile, Py_ssize_t top, Py_ssize_t
     source.proto.channels = source.channels
     # One vector more between positions, so that they fall into different sets of a cache.
     source.proto.position_step = _round_up(source.channels, vector) + vector
-    source.step = positions * source.proto.position_step
+    source.step = _side(kernels) * _side(kernels) * source.proto.position_step
     return source
 
 
@@ -595,18 +613,17 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
                    x_pixel=None) except *:
     """Describe a convolution between samples of two shapes, without their data."""
     cdef Job job
-    cdef const ck_winograd_table* table = _table()
     job.out_h, job.out_w, job.out_c = y_shape
     job.y_pixel = job.out_c
     job.together = together
     job.gathered = NULL
-    job.kernels = &table.sizes[weights.tile // 4]
+    job.kernels = _form(weights.tile, weights.taps)
     job.gemm = kernels_for(4)
-    job.vector = table.vector_length
+    job.vector = _table().vector_length
     job.tile = weights.tile
-    job.positions = (job.tile + 2) * (job.tile + 2)
-    job.source = _source(x_shape, job.tile + 2, weights.tile, top, left,
-                         (job.out_h, job.out_w), dilation, x_pixel)
+    job.positions = _side(job.kernels) * _side(job.kernels)
+    job.source = _source(x_shape, job.kernels, False, top, left, (job.out_h, job.out_w), dilation,
+                         x_pixel)
     _use(&job, weights)
     job.parts = (job.source.channels + MOST_CHANNELS - 1) // MOST_CHANNELS
     job.output.activation = activation
@@ -713,7 +730,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
 def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1), *, bias=None,
         residual=None, int activation=0, double alpha=0, double beta=0, Gathered gathered=None,
         int threads=1, together=None):
-    """Convolve with 3x3 kernels: ``y[i, j] = sum over r, s of x[i + r * dilation[0] + top,
+    """Convolve: ``y[i, j] = sum over r, s of x[i + r * dilation[0] + top,
     j + s * dilation[1] + left] @ weights[r, s]`` with zeros outside x, then bias, residual and
     activation.
 
@@ -796,7 +813,7 @@ cdef class Convolution:
         Height, width and channels of a sample.
     samples : int
     packing : tuple
-        Tile, columns, depth, column step, depth step and turned, as for `pack`.
+        Tile, taps, columns, depth, column step, depth step and turned, as for `pack`.
     top, left, dilation
         As for `run`.
     key : object
@@ -815,7 +832,8 @@ cdef class Convolution:
     def __init__(self, tuple x_shape, tuple y_shape, Py_ssize_t samples, tuple packing,
                  Py_ssize_t top, Py_ssize_t left, dilation, key, redo):
         cdef Weights form = Weights()
-        form.tile, form.columns, form.depth, self._column_step, self._depth_step, self._turned = packing
+        (form.tile, form.taps, form.columns, form.depth, self._column_step, self._depth_step,
+         self._turned) = packing
         self._key, self._redo = key, redo
         self._samples = samples if y_shape[0] * y_shape[1] else 0
         self._job = _describe(x_shape, form, y_shape, top, left, dilation, 0, 0, 0, -1)
@@ -848,7 +866,7 @@ cdef class Convolution:
         cdef size_t size
         if known is not None:
             return known
-        weights = _start_packing(&job, self._job.tile, self._job.out_c, self._job.source.channels,
+        weights = _start_packing(&job, self._job.kernels, self._job.out_c, self._job.source.channels,
                                  self._column_step, self._depth_step, self._turned)
         tasks = weights.blocks * _runs(weights.depth)
         size = tasks * job.vector * sizeof(int32_t)
@@ -1067,7 +1085,7 @@ cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     args.depth = min(PACK_DEPTHS, job.in_c - depth)
     args.w += column * args.column_step + depth * args.depth_step
     args.peak = job.w_peaks + slot * job.vector
-    job.kernels.taps(&args)
+    job.kernels.to_taps(&args)
 
 
 cdef void _choose_stage(GradientJob* job) noexcept nogil:
@@ -1095,7 +1113,7 @@ cdef Py_ssize_t _parts(const GradientJob* job) noexcept nogil:
 def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads,
                 parts=None):
     """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
-    for 3x3 taps (r, s).
+    for all taps (r, s).
 
     Tiles are summed position by position, in order, in stages. Where there are many tiles for
     the size of the sums, ranges of tiles (parts) are summed apart, each by one thread, which
@@ -1107,10 +1125,10 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     ----------
     x : ndarray (N, H, W, C) of float32
     gy : ndarray (N, H', W', O) of float32
-    gw : ndarray (O, C, 3, 3) of float32
+    gw : ndarray (O, C, taps, taps) of float32
         The result. All three are C-contiguous.
-    tile : 2 or 4
-        Pixels of a tile of `gy`.
+    tile : int
+        Pixels of a tile of `gy`, as for `pack`.
     top, left : int
         Where the first output's taps begin in x; minus the padding.
     dilation : (int, int)
@@ -1129,22 +1147,23 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     if not (x.size and gy.size):
         gw.fill(0)
         return 0.0, 0.0
-    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], tile, top, left, dilation)
+    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], _form(tile, gw.shape[2]), top, left,
+                       dilation)
     if parts is not None:
         _cut_gradient(&job, max(1, min(<Py_ssize_t>parts, job.total)))
     return _sum_gradient(&job, x, gy, gw, threads)
 
 
-cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samples, int tile,
-                            Py_ssize_t top, Py_ssize_t left, dilation) except -1:
+cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samples,
+                            const ck_winograd_kernels* kernels, Py_ssize_t top, Py_ssize_t left,
+                            dilation) except -1:
     """Describe the gradient of a weight, without its data."""
-    cdef const ck_winograd_table* table = _table()
-    job.kernels = &table.sizes[tile // 4]
+    job.kernels = kernels
     job.gemm = kernels_for(4)
-    job.vector = table.vector_length
-    job.positions = (tile + 2) * (tile + 2)
-    job.x = _source(x_shape, tile + 2, tile, top, left, gy_shape[:2], dilation)
-    job.gy = _source(gy_shape, tile, tile, 0, 0, gy_shape[:2], dilation)
+    job.vector = _table().vector_length
+    job.positions = _side(kernels) * _side(kernels)
+    job.x = _source(x_shape, kernels, False, top, left, gy_shape[:2], dilation)
+    job.gy = _source(gy_shape, kernels, True, 0, 0, gy_shape[:2], dilation)
     job.in_c, job.out_c = x_shape[2], gy_shape[2]
     job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
     job.blocks = (job.out_c + job.columns - 1) // job.columns
@@ -1158,8 +1177,8 @@ cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samp
     job.product.ldc = job.row
     job.taps.position_step = job.position_step
     job.taps.row = job.row
-    job.taps.column_step = 9 * job.in_c
-    job.taps.depth_step = 9
+    job.taps.depth_step = kernels.taps * kernels.taps
+    job.taps.column_step = job.taps.depth_step * job.in_c
     job.total = samples * job.x.per_sample
     job.part_step = job.positions * job.position_step
     _cut_gradient(job, _parts(job))
@@ -1218,8 +1237,8 @@ cdef class Gradient:
     x_shape, gy_shape : (int, int, int)
         Height, width and channels of a sample.
     samples : int
-    tile, top, left, dilation
-        As for `grad_weight`.
+    tile, taps, top, left, dilation
+        As for `pack` and `grad_weight`.
     redo : callable
         ``redo(x, gy, gw, threads)`` computes the gradient in another way, where the values are
         such that transforms may have lost some.
@@ -1228,10 +1247,11 @@ cdef class Gradient:
     cdef GradientJob _job
     cdef object _redo
 
-    def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, Py_ssize_t top,
-                 Py_ssize_t left, dilation, redo):
+    def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, int taps,
+                 Py_ssize_t top, Py_ssize_t left, dilation, redo):
         self._redo = redo
-        _describe_gradient(&self._job, x_shape, gy_shape, samples, tile, top, left, dilation)
+        _describe_gradient(&self._job, x_shape, gy_shape, samples, _form(tile, taps), top, left,
+                           dilation)
 
     def __call__(self, x, gy, gw, int threads):
         """Write the gradient into `gw`."""

@@ -1,18 +1,19 @@
-/* Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), vectorised over channels.
+/* Winograd's minimal filtering, F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5), vectorised over channels.
 
-   y = A^T [(G w G^T) * (B^T x B)] A for tiles of n x n inputs, n = tile + 2 (Winograd,
+   y = A^T [(G w G^T) * (B^T x B)] A for tiles of n x n inputs, n = tile + taps - 1 (Winograd,
    "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
    Convolutional Neural Networks", 2016). Row p of B^T holds the coefficients of the product
    of (t - q) over all points q but p, row p of G the powers of p divided by the product of
    (p - q), column p of A^T the powers of p (Toom and Cook; Barabasz et al., "Error Analysis
    and Improving the Accuracy of Winograd Convolution for DNNs", 2018).
 
-   Points are 0, 1, -1, infinity for tiles of 2, and 0, a, -a, b, -b, infinity with a = 5/8 and
-   b = 3/2 for tiles of 4: every coefficient is exact in float32, and rounding errors are a
+   The points are 0, 1, -1, infinity where n is 4, and 0, a, -a, b, -b, infinity with a = 5/8 and
+   b = 3/2 where it is 6: every coefficient of B^T is exact in float32, and rounding errors are a
    quarter of those of the points 1 and 2. Rows of a pair +-p share their even and odd halves.
+   B^T depends on the points alone, so F(4x4, 3x3) and F(2x2, 5x5) share it.
 
-   The gradient of the weight is F(3x3, tile x tile) with the same points: a tile of the output's
-   gradient plays the kernel's part, and the tiles' products are summed before they are
+   The gradient of the weight is F(taps x taps, tile x tile) with the same points: a tile of the
+   output's gradient plays the kernel's part, and the tiles' products are summed before they are
    transformed back. There the division by (p - q) is left to the last step.
 
    One sum has one order of operations wherever a tile lies: how tiles are cut into tasks
@@ -22,36 +23,45 @@
 #define WINO_B 1.5f
 #define WINO_A2 (WINO_A * WINO_A)
 #define WINO_B2 (WINO_B * WINO_B)
+/* One over the products of (p - q) for p = 0, +-a and +-b. */
+#define WINO_AT_0 (1 / (WINO_A2 * WINO_B2))
+#define WINO_AT_A (0.5f / (WINO_A2 * (WINO_A2 - WINO_B2)))
+#define WINO_AT_B (0.5f / (WINO_B2 * (WINO_B2 - WINO_A2)))
 #define WINO_UNROLL _Pragma("GCC unroll 6")
+#define WINO_UNROLL_TAPS _Pragma("GCC unroll 25")
 
 /* -- one axis ----------------------------------------------------------------------------- */
 
-CK_INLINE void wino_input_2(const vfloat *d, vfloat *v) {
+CK_INLINE void wino_input_4(const vfloat *d, vfloat *v) {
     v[0] = d[0] - d[2];
     v[1] = d[2] + d[1];
     v[2] = d[2] - d[1];
     v[3] = d[3] - d[1];
 }
 
-CK_INLINE void wino_input_4(const vfloat *d, vfloat *v) {
-    vfloat even_a = d[4] - WINO_B2 * d[2], odd_a = d[3] - WINO_B2 * d[1];
-    vfloat even_b = d[4] - WINO_A2 * d[2], odd_b = d[3] - WINO_A2 * d[1];
+/* Values at +-a and +-b, by their halves of even and of odd powers. */
+CK_INLINE void wino_pairs(vfloat even_a, vfloat odd_a, vfloat even_b, vfloat odd_b, vfloat *v) {
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+}
+
+CK_INLINE void wino_input_6(const vfloat *d, vfloat *v) {
+    vfloat odd_a = d[3] - WINO_B2 * d[1], odd_b = d[3] - WINO_A2 * d[1];
+    wino_pairs(d[4] - WINO_B2 * d[2], WINO_A * odd_a, d[4] - WINO_A2 * d[2], WINO_B * odd_b, v);
     v[0] = WINO_A2 * WINO_B2 * d[0] + (d[4] - (WINO_A2 + WINO_B2) * d[2]);
-    v[1] = even_a + WINO_A * odd_a;
-    v[2] = even_a - WINO_A * odd_a;
-    v[3] = even_b + WINO_B * odd_b;
-    v[4] = even_b - WINO_B * odd_b;
     v[5] = WINO_A2 * WINO_B2 * d[1] + (d[5] - (WINO_A2 + WINO_B2) * d[3]);
 }
 
-CK_INLINE void wino_output_2(const vfloat *m, vfloat *y) {
+CK_INLINE void wino_output_f23(const vfloat *m, vfloat *y) {
     y[0] = m[0] + (m[1] + m[2]);
     y[1] = (m[1] - m[2]) + m[3];
 }
 
 /* The columns of a pair +-p of A^T are divided by p, and the rows of G multiplied by it, so
    that y[1] needs no products. */
-CK_INLINE void wino_output_4(const vfloat *m, vfloat *y) {
+CK_INLINE void wino_output_f43(const vfloat *m, vfloat *y) {
     vfloat sum_a = m[1] + m[2], sum_b = m[3] + m[4];
     vfloat difference_a = m[1] - m[2], difference_b = m[3] - m[4];
     y[0] = (m[0] + (1 / WINO_A) * sum_a) + (1 / WINO_B) * sum_b;
@@ -60,7 +70,13 @@ CK_INLINE void wino_output_4(const vfloat *m, vfloat *y) {
     y[3] = (m[5] + WINO_A2 * difference_a) + WINO_B2 * difference_b;
 }
 
-CK_INLINE void wino_weights_2(const vfloat *g, vfloat *u) {
+CK_INLINE void wino_output_f25(const vfloat *m, vfloat *y) {
+    vfloat difference_a = m[1] - m[2], difference_b = m[3] - m[4];
+    y[0] = (m[0] + (m[1] + m[2])) + (m[3] + m[4]);
+    y[1] = (m[5] + WINO_A * difference_a) + WINO_B * difference_b;
+}
+
+CK_INLINE void wino_weights_f23(const vfloat *g, vfloat *u) {
     vfloat even = 0.5f * (g[0] + g[2]), odd = 0.5f * g[1];
     u[0] = g[0];
     u[1] = even + odd;
@@ -68,52 +84,67 @@ CK_INLINE void wino_weights_2(const vfloat *g, vfloat *u) {
     u[3] = g[2];
 }
 
-CK_INLINE void wino_weights_4(const vfloat *g, vfloat *u) {
-    const float at_a = 0.5f / (WINO_A * (WINO_A2 - WINO_B2));
-    const float at_b = 0.5f / (WINO_B * (WINO_B2 - WINO_A2));
-    vfloat even_a = at_a * (g[0] + WINO_A2 * g[2]), odd_a = at_a * WINO_A * g[1];
-    vfloat even_b = at_b * (g[0] + WINO_B2 * g[2]), odd_b = at_b * WINO_B * g[1];
-    u[0] = (1 / (WINO_A2 * WINO_B2)) * g[0];
-    u[1] = even_a + odd_a;
-    u[2] = even_a - odd_a;
-    u[3] = even_b + odd_b;
-    u[4] = even_b - odd_b;
+CK_INLINE void wino_weights_f43(const vfloat *g, vfloat *u) {
+    const float at_a = WINO_A * WINO_AT_A, at_b = WINO_B * WINO_AT_B;
+    wino_pairs(at_a * (g[0] + WINO_A2 * g[2]), at_a * WINO_A * g[1],
+               at_b * (g[0] + WINO_B2 * g[2]), at_b * WINO_B * g[1], u);
+    u[0] = WINO_AT_0 * g[0];
     u[5] = g[2];
 }
 
-CK_INLINE void wino_gradient_2(const vfloat *g, vfloat *d) {
+CK_INLINE void wino_weights_f25(const vfloat *g, vfloat *u) {
+    wino_pairs(WINO_AT_A * (g[0] + WINO_A2 * (g[2] + WINO_A2 * g[4])),
+               WINO_AT_A * WINO_A * (g[1] + WINO_A2 * g[3]),
+               WINO_AT_B * (g[0] + WINO_B2 * (g[2] + WINO_B2 * g[4])),
+               WINO_AT_B * WINO_B * (g[1] + WINO_B2 * g[3]), u);
+    u[0] = WINO_AT_0 * g[0];
+    u[5] = g[4];
+}
+
+CK_INLINE void wino_gradient_f23(const vfloat *g, vfloat *d) {
     d[0] = g[0];
     d[1] = g[0] + g[1];
     d[2] = g[0] - g[1];
     d[3] = g[1];
 }
 
-CK_INLINE void wino_gradient_4(const vfloat *g, vfloat *d) {
-    vfloat even_a = g[0] + WINO_A2 * g[2], odd_a = g[1] + WINO_A2 * g[3];
-    vfloat even_b = g[0] + WINO_B2 * g[2], odd_b = g[1] + WINO_B2 * g[3];
+CK_INLINE void wino_gradient_f43(const vfloat *g, vfloat *d) {
+    wino_pairs(g[0] + WINO_A2 * g[2], WINO_A * (g[1] + WINO_A2 * g[3]),
+               g[0] + WINO_B2 * g[2], WINO_B * (g[1] + WINO_B2 * g[3]), d);
     d[0] = g[0];
-    d[1] = even_a + WINO_A * odd_a;
-    d[2] = even_a - WINO_A * odd_a;
-    d[3] = even_b + WINO_B * odd_b;
-    d[4] = even_b - WINO_B * odd_b;
     d[5] = g[3];
 }
 
-CK_INLINE void wino_taps_2(const vfloat *s, vfloat *w) {
+CK_INLINE void wino_gradient_f25(const vfloat *g, vfloat *d) {
+    wino_pairs(g[0], WINO_A * g[1], g[0], WINO_B * g[1], d);
+    d[0] = g[0];
+    d[5] = g[1];
+}
+
+CK_INLINE void wino_taps_f23(const vfloat *s, vfloat *w) {
     vfloat sum = 0.5f * (s[1] + s[2]);
     w[0] = s[0] + sum;
     w[1] = 0.5f * (s[1] - s[2]);
     w[2] = s[3] + sum;
 }
 
-CK_INLINE void wino_taps_4(const vfloat *s, vfloat *w) {
-    const float at_a = 0.5f / (WINO_A2 * (WINO_A2 - WINO_B2));
-    const float at_b = 0.5f / (WINO_B2 * (WINO_B2 - WINO_A2));
-    vfloat sum_a = at_a * (s[1] + s[2]), difference_a = at_a * (s[1] - s[2]);
-    vfloat sum_b = at_b * (s[3] + s[4]), difference_b = at_b * (s[3] - s[4]);
-    w[0] = (1 / (WINO_A2 * WINO_B2)) * s[0] + (sum_a + sum_b);
+CK_INLINE void wino_taps_f43(const vfloat *s, vfloat *w) {
+    vfloat sum_a = WINO_AT_A * (s[1] + s[2]), difference_a = WINO_AT_A * (s[1] - s[2]);
+    vfloat sum_b = WINO_AT_B * (s[3] + s[4]), difference_b = WINO_AT_B * (s[3] - s[4]);
+    w[0] = WINO_AT_0 * s[0] + (sum_a + sum_b);
     w[1] = WINO_A * difference_a + WINO_B * difference_b;
     w[2] = s[5] + (WINO_A2 * sum_a + WINO_B2 * sum_b);
+}
+
+CK_INLINE void wino_taps_f25(const vfloat *s, vfloat *w) {
+    vfloat sum_a = WINO_AT_A * (s[1] + s[2]), sum_b = WINO_AT_B * (s[3] + s[4]);
+    vfloat difference_a = WINO_AT_A * WINO_A * (s[1] - s[2]);
+    vfloat difference_b = WINO_AT_B * WINO_B * (s[3] - s[4]);
+    w[0] = WINO_AT_0 * s[0] + (sum_a + sum_b);
+    w[1] = difference_a + difference_b;
+    w[2] = WINO_A2 * sum_a + WINO_B2 * sum_b;
+    w[3] = WINO_A2 * difference_a + WINO_B2 * difference_b;
+    w[4] = s[5] + (WINO_A2 * WINO_A2 * sum_a + WINO_B2 * WINO_B2 * sum_b);
 }
 
 /* Raises the lanes of `peak` to the bits of |v|: infinities and NaN exceed all numbers. */
@@ -199,11 +230,9 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     WINO_UNROLL for (int i = 0; i < (m); i++) peak = wino_raise(peak, d[i]); \
     *(vint32_u *)g->peak = peak;
 
-#define WINO_TEMPLATE(tile, n)                                                                     \
-    WINO_GATHER(wino_input_tile_##tile, n, n, wino_input_##tile, WINO_NO_PEAK)                     \
-    WINO_GATHER(wino_gradient_tile_##tile, tile, n, wino_gradient_##tile, WINO_PEAK)               \
-                                                                                                   \
-    /* One column of an output tile: epilogue and stores of `rows` pixels. */                     \
+/* The last step of an output of `tile` rows. */
+#define WINO_FINISH(tile)                                                                          \
+    /* One column of an output tile: epilogue and stores of `rows` pixels. */                      \
     CK_INLINE vint32 wino_finish_##tile(const ck_winograd_output_args *g, vfloat *y,               \
                                         ptrdiff_t offset, ptrdiff_t c, vint32 peak) {              \
         const ptrdiff_t left = g->channels - c;                                                    \
@@ -229,9 +258,13 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
                 store_some_f(g->y + offset + i * g->row_step, values[i], left);                    \
         }                                                                                          \
         return peak;                                                                               \
-    }                                                                                              \
+    }
+
+/* The kernels of F(tile x tile, taps x taps), but for the input's, which depend on n alone. */
+#define WINO_FORM(form, tile, taps, n)                                                             \
+    WINO_GATHER(wino_gradient_tile_##form, tile, n, wino_gradient_##form, WINO_PEAK)               \
                                                                                                    \
-    static void wino_output_tile_##tile(const ck_winograd_output_args *g) {                        \
+    static void wino_output_tile_##form(const ck_winograd_output_args *g) {                        \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
         for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
             vfloat t[tile][n];                                                                     \
@@ -240,13 +273,13 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
                 vfloat row[n], out[tile];                                                          \
                 WINO_UNROLL for (int j = 0; j < (n); j++)                                          \
                     row[j] = load_f(m + j * g->position_step);                                     \
-                wino_output_##tile(row, out);                                                      \
+                wino_output_##form(row, out);                                                      \
                 WINO_UNROLL for (int j = 0; j < (tile); j++) t[j][i] = out[j];                     \
                 m += (n) * g->position_step;                                                       \
             }                                                                                      \
             for (int j = 0; j < g->cols; j++) {                                                    \
                 vfloat out[tile];                                                                  \
-                wino_output_##tile(t[j], out);                                                     \
+                wino_output_##form(t[j], out);                                                     \
                 peak = wino_finish_##tile(g, out, c + j * g->pixel_step, c, peak);                 \
             }                                                                                      \
         }                                                                                          \
@@ -254,87 +287,96 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     }                                                                                              \
                                                                                                    \
     /* One vector of columns at one depth. */                                                      \
-    CK_INLINE void wino_weights_vector_##tile(const vfloat *w, float *u, ptrdiff_t step) {         \
-        vfloat t[n][3];                                                                            \
-        WINO_UNROLL for (int j = 0; j < 3; j++) {                                                  \
-            vfloat d[3] = {w[j], w[3 + j], w[6 + j]}, out[n];                                      \
-            wino_weights_##tile(d, out);                                                           \
+    CK_INLINE void wino_weights_vector_##form(const vfloat *w, float *u, ptrdiff_t step) {         \
+        vfloat t[n][taps];                                                                         \
+        WINO_UNROLL for (int j = 0; j < (taps); j++) {                                             \
+            vfloat d[taps], out[n];                                                                \
+            WINO_UNROLL for (int i = 0; i < (taps); i++) d[i] = w[i * (taps) + j];                 \
+            wino_weights_##form(d, out);                                                           \
             WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                            \
         }                                                                                          \
         for (int i = 0; i < (n); i++) {                                                            \
             vfloat out[n];                                                                         \
-            wino_weights_##tile(t[i], out);                                                        \
+            wino_weights_##form(t[i], out);                                                        \
             WINO_UNROLL for (int j = 0; j < (n); j++) store_f(u + j * step, out[j]);               \
             u += (n) * step;                                                                       \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    static void wino_weights_block_##tile(const ck_winograd_weights_args *g) {                     \
+    static void wino_weights_block_##form(const ck_winograd_weights_args *g) {                     \
+        enum { COUNT = (taps) * (taps) };                                                          \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
         for (ptrdiff_t first = 0; first < g->row; first += VL_F) {                                 \
             const ptrdiff_t there = g->columns - first < VL_F ? g->columns - first : VL_F;         \
             for (ptrdiff_t k = 0; k < g->depth; k++) {                                             \
-                float lanes[9][VL_F];                                                              \
-                vfloat w[9];                                                                       \
+                float lanes[COUNT][VL_F];                                                          \
+                vfloat w[COUNT];                                                                   \
                 if (there < VL_F) memset(lanes, 0, sizeof lanes);                                  \
                 for (ptrdiff_t o = 0; o < there; o++) {                                            \
                     const float *from = g->w + (first + o) * g->column_step + k * g->depth_step;   \
                     if (g->turned)                                                                 \
-                        _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++)                        \
-                            lanes[q][o] = from[8 - q];                                             \
+                        WINO_UNROLL_TAPS for (int q = 0; q < COUNT; q++)                           \
+                            lanes[q][o] = from[COUNT - 1 - q];                                     \
                     else                                                                           \
-                        _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) lanes[q][o] = from[q]; \
+                        WINO_UNROLL_TAPS for (int q = 0; q < COUNT; q++) lanes[q][o] = from[q];    \
                 }                                                                                  \
-                _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) {                              \
+                WINO_UNROLL_TAPS for (int q = 0; q < COUNT; q++) {                                 \
                     w[q] = load_f(lanes[q]);                                                       \
                     peak = wino_raise(peak, w[q]);                                                 \
                 }                                                                                  \
-                wino_weights_vector_##tile(w, g->u + k * g->row + first, g->position_step);        \
+                wino_weights_vector_##form(w, g->u + k * g->row + first, g->position_step);        \
             }                                                                                      \
         }                                                                                          \
         *(vint32_u *)g->peak = peak;                                                               \
     }                                                                                              \
                                                                                                    \
-    static void wino_taps_block_##tile(const ck_winograd_taps_args *g) {                           \
+    static void wino_taps_block_##form(const ck_winograd_taps_args *g) {                           \
+        enum { COUNT = (taps) * (taps) };                                                          \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
         for (ptrdiff_t k = 0; k < g->depth; k++) {                                                 \
             const float *s = g->sums + k * g->row;                                                 \
-            vfloat t[3][n];                                                                        \
-            float lanes[9][VL_F];                                                                  \
+            vfloat t[taps][n];                                                                     \
+            float lanes[COUNT][VL_F];                                                              \
             for (int i = 0; i < (n); i++) {                                                        \
-                vfloat d[n], out[3];                                                               \
+                vfloat d[n], out[taps];                                                            \
                 WINO_UNROLL for (int j = 0; j < (n); j++) d[j] = load_f(s + j * g->position_step); \
-                wino_taps_##tile(d, out);                                                          \
-                WINO_UNROLL for (int j = 0; j < 3; j++) t[j][i] = out[j];                          \
+                wino_taps_##form(d, out);                                                          \
+                WINO_UNROLL for (int j = 0; j < (taps); j++) t[j][i] = out[j];                     \
                 s += (n) * g->position_step;                                                       \
             }                                                                                      \
-            for (int j = 0; j < 3; j++) {                                                          \
-                vfloat out[3];                                                                     \
-                wino_taps_##tile(t[j], out);                                                       \
-                WINO_UNROLL for (int i = 0; i < 3; i++) {                                          \
+            for (int j = 0; j < (taps); j++) {                                                     \
+                vfloat out[taps];                                                                  \
+                wino_taps_##form(t[j], out);                                                       \
+                WINO_UNROLL for (int i = 0; i < (taps); i++) {                                     \
                     peak = wino_raise(peak, out[i]);                                               \
-                    store_f(lanes[3 * i + j], out[i]);                                             \
+                    store_f(lanes[(taps) * i + j], out[i]);                                        \
                 }                                                                                  \
             }                                                                                      \
             float *w = g->w + k * g->depth_step;                                                   \
             for (ptrdiff_t o = 0; o < g->columns; o++, w += g->column_step)                        \
-                _Pragma("GCC unroll 9") for (int q = 0; q < 9; q++) w[q] = lanes[q][o];            \
+                WINO_UNROLL_TAPS for (int q = 0; q < COUNT; q++) w[q] = lanes[q][o];               \
         }                                                                                          \
         *(vint32_u *)g->peak = peak;                                                               \
     }
 
-WINO_TEMPLATE(2, 4)
-WINO_TEMPLATE(4, 6)
+WINO_GATHER(wino_input_tile_4, 4, 4, wino_input_4, WINO_NO_PEAK)
+WINO_GATHER(wino_input_tile_6, 6, 6, wino_input_6, WINO_NO_PEAK)
+WINO_FINISH(2)
+WINO_FINISH(4)
+WINO_FORM(f23, 2, 3, 4)
+WINO_FORM(f43, 4, 3, 6)
+WINO_FORM(f25, 2, 5, 6)
 
-#define WINO_ENTRY(size)                   \
-    {.tile = size,                         \
-     .input = wino_input_tile_##size,      \
-     .output = wino_output_tile_##size,    \
-     .weights = wino_weights_block_##size, \
-     .gradient = wino_gradient_tile_##size, \
-     .taps = wino_taps_block_##size}
+#define WINO_ENTRY(form, size, count, n)    \
+    {.tile = size,                          \
+     .taps = count,                         \
+     .input = wino_input_tile_##n,          \
+     .output = wino_output_tile_##form,     \
+     .weights = wino_weights_block_##form,  \
+     .gradient = wino_gradient_tile_##form, \
+     .to_taps = wino_taps_block_##form}
 
 static const ck_winograd_table winograd_table = {
     .vector_length = VL_F,
-    .sizes = {[CK_WINOGRAD_2] = WINO_ENTRY(2), [CK_WINOGRAD_4] = WINO_ENTRY(4)},
+    .forms = {WINO_ENTRY(f23, 2, 3, 4), WINO_ENTRY(f43, 4, 3, 6), WINO_ENTRY(f25, 2, 5, 6)},
 };

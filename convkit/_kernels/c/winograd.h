@@ -1,13 +1,14 @@
-/* Winograd convolution with 3x3 kernels: the transforms of tiles and weights. */
+/* Winograd convolution with 3x3 and 5x5 kernels: the transforms of tiles and weights. */
 #ifndef CK_WINOGRAD_H
 #define CK_WINOGRAD_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Sizes of the tile: F(2x2, 3x3) and F(4x4, 3x3). Steps count elements throughout; position
-   (i, j) of a transformed tile of size n = tile + 2 has the number i * n + j. */
-enum ck_winograd_size { CK_WINOGRAD_2 = 0, CK_WINOGRAD_4 = 1, CK_WINOGRAD_SIZES = 2 };
+/* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps. Steps count elements
+   throughout; position (i, j) of a transformed tile of size n = tile + taps - 1 has the number
+   i * n + j. */
+enum { CK_WINOGRAD_FORMS = 3 };
 
 /* One input tile of n x n pixels: v[position] = B^T x B; or one tile of the output's gradient,
    which for the gradient of the weight plays the kernel's part. */
@@ -41,7 +42,7 @@ typedef struct ck_winograd_output_args {
 /* Weights of `columns` outputs: u[position][depth][column] = G w G^T, missing columns zero. */
 typedef struct ck_winograd_weights_args {
     const float *w;
-    ptrdiff_t column_step, depth_step; /* the 9 taps of a kernel are neighbours */
+    ptrdiff_t column_step, depth_step; /* the taps of a kernel are neighbours */
     int turned;           /* whether the kernels are turned by 180 degrees */
     ptrdiff_t columns, depth;
     float *u;
@@ -49,31 +50,31 @@ typedef struct ck_winograd_weights_args {
     int32_t *peak;        /* one vector: raised to the bits of the largest |w| */
 } ck_winograd_weights_args;
 
-/* Back from sums over tiles to 3x3 weights: w[column, depth] = A^T sums A. At most one
+/* Back from sums over tiles to weights: w[column, depth] = A^T sums A. At most one
    vector of columns. */
 typedef struct ck_winograd_taps_args {
     const float *sums;    /* sums[position][depth][column] */
     ptrdiff_t position_step, row; /* between positions and between depths */
     ptrdiff_t columns, depth;
     float *w;
-    ptrdiff_t column_step, depth_step; /* the 9 taps of a kernel are neighbours */
+    ptrdiff_t column_step, depth_step; /* the taps of a kernel are neighbours */
     int32_t *peak;        /* one vector: raised to the bits of the largest |w| */
 } ck_winograd_taps_args;
 
 typedef void (*ck_winograd_input_fn)(const ck_winograd_input_args *);
 
 typedef struct ck_winograd_kernels {
-    int tile;
+    int tile, taps;
     ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);
     ck_winograd_input_fn gradient;
-    void (*taps)(const ck_winograd_taps_args *);
+    void (*to_taps)(const ck_winograd_taps_args *);
 } ck_winograd_kernels;
 
 typedef struct ck_winograd_table {
     int vector_length;
-    ck_winograd_kernels sizes[CK_WINOGRAD_SIZES];
+    ck_winograd_kernels forms[CK_WINOGRAD_FORMS];
 } ck_winograd_table;
 
 #endif

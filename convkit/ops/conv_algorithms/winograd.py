@@ -1,4 +1,4 @@
-"""Winograd convolution: 3x3 kernels with stride 1 at a quarter of the multiplications.
+"""Winograd convolution: 3x3 and 5x5 kernels with stride 1 at a quarter or a third of the products.
 
 Dilated ones are convolutions of every d-th row and column, each by itself.
 """
@@ -18,9 +18,10 @@ from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
 
-# Tiles there are kernels for: F(2x2, 3x3) and F(4x4, 3x3). F(6x6, 3x3) is left out: its error
-# reaches 3e-5 with 512 channels (docs/performance.md).
-TILES = (2, 4)
+# Tiles there are transforms for, by taps: F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5). F(6x6, 3x3) and
+# F(4x4, 5x5), which have the same points, are left out: the error of the former reaches 3e-5 with
+# 512 channels (docs/performance.md).
+TILES = {3: (2, 4), 5: (2,)}
 # The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
 # layers. Transforms move and add, and wait for memory: so many multiply-adds for each
 # transformed value, in vectors of so many channels. Transformed weights that do not stay in
@@ -40,11 +41,11 @@ def whole_vectors(channels: int) -> int:
     return -(-channels // VECTOR) * VECTOR
 
 
-def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int],
+def cost(tile: int, taps: int, channels: int, columns: int, out_size: tuple[int, int],
          dilation: tuple[int, int] = (1, 1)) -> float:
     """Return about how many multiply-adds one sample is worth with tiles of one size."""
     tiles = math.prod(d * -(-n // (d * tile)) for n, d in zip(out_size, dilation, strict=True))
-    positions = (tile + 2) ** 2
+    positions = (tile + taps - 1) ** 2
     columns = whole_vectors(columns)
     transformed = TRANSFORM_COST * (whole_vectors(channels) + columns)
     spent = positions * tiles * (channels * columns + transformed)
@@ -52,21 +53,23 @@ def cost(tile: int, channels: int, columns: int, out_size: tuple[int, int],
     return spent + (WEIGHT_COST * weights if weights > CACHED_WEIGHTS else 0.0)
 
 
-def direct_cost(channels: int, columns: int, out_size: tuple[int, int]) -> float:
+def direct_cost(taps: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
     """Return the same for direct convolution."""
-    return DIRECT_COST * 9 * channels * whole_vectors(columns) * out_size[0] * out_size[1]
+    return DIRECT_COST * taps ** 2 * channels * whole_vectors(columns) * math.prod(out_size)
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_tile(channels: int, columns: int, out_size: tuple[int, int],
+def choose_tile(taps: int, channels: int, columns: int, out_size: tuple[int, int],
                 dilation: tuple[int, int] = (1, 1)) -> int:
-    """Return the cheaper tile by `cost`: small maps and many channels want small tiles."""
-    return min(TILES, key=lambda tile: cost(tile, channels, columns, out_size, dilation))
+    """Return the cheapest tile by `cost`: small maps and many channels want small tiles."""
+    return min(TILES[taps],
+               key=lambda tile: cost(tile, taps, channels, columns, out_size, dilation))
 
 
 def winograd_cost(problem: ConvProblem, task: str) -> float:
-    """Return `cost` of a task with the cheaper tile."""
-    return min(cost(tile, *_sizes(problem, task), problem.dilation) for tile in TILES)
+    """Return `cost` of a task with the cheapest tile."""
+    sizes = _sizes(problem, task)
+    return cost(choose_tile(*sizes, problem.dilation), *sizes, problem.dilation)
 
 
 class Winograd(Algorithm):
@@ -84,9 +87,10 @@ class Winograd(Algorithm):
 
     @classmethod
     def refuses(cls, problem, task):
-        """Refuse all but dense 3x3 float32 convolutions with stride 1, below "highest"."""
-        if problem.kernel != (3, 3):
-            return f"kernel of {problem.kernel[0]}x{problem.kernel[1]}, transforms are for 3x3"
+        """Refuse all but dense 3x3 and 5x5 float32 convolutions with stride 1, below "highest"."""
+        height, width = problem.kernel
+        if height != width or height not in TILES:
+            return f"kernel of {height}x{width}, transforms are for 3x3 and 5x5"
         if problem.stride != (1, 1):
             return "stride must be 1"
         if problem.groups != 1:
@@ -102,21 +106,21 @@ class Winograd(Algorithm):
         """Decline where transforms cost more than the multiplications they save."""
         if _off:
             return "CONVKIT_WINOGRAD=0"
-        sizes = _sizes(problem, task)
+        _, depth, columns, (height, width) = sizes = _sizes(problem, task)
         if winograd_cost(problem, task) >= direct_cost(*sizes):
-            return (f"transforms of {sizes[0]} and {sizes[1]} channels on "
-                    f"{sizes[2][0]}x{sizes[2][1]} pixels cost more than they save")
+            return (f"transforms of {depth} and {columns} channels on {height}x{width} pixels "
+                    "cost more than they save")
         return None
 
     @classmethod
     def call(cls, problem, task):
         """Return the transforms, prepared."""
-        (_, _, tile), origin, packing = _plan(problem, task)
+        key, origin, packing = _plan(problem, task)
         if task == "grad_weight":
-            return winograd.Gradient(*sides(problem, "forward"), problem.batch, tile, *origin,
-                                     problem.dilation, Direct.call(problem, task))
+            return winograd.Gradient(*sides(problem, "forward"), problem.batch, *packing[:2],
+                                     *origin, problem.dilation, Direct.call(problem, task))
         return winograd.Convolution(*sides(problem, task), problem.batch, packing, *origin,
-                                    problem.dilation, ("winograd", task, tile),
+                                    problem.dilation, key,
                                     functools.partial(_redo, problem, task))
 
     @classmethod
@@ -159,23 +163,23 @@ class Winograd(Algorithm):
                               **epilogue)]
 
 
-def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
-    """Return the channels of a task's two sides, and the size of what is cut into tiles."""
+def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, int, tuple[int, int]]:
+    """Return the taps, the channels of a task's two sides, and the size that is cut into tiles."""
     if task == "grad_input":
-        return problem.out_channels, problem.in_channels, problem.in_size
-    return problem.in_channels, problem.out_channels, problem.out_size
+        return problem.kernel[0], problem.out_channels, problem.in_channels, problem.in_size
+    return problem.kernel[0], problem.in_channels, problem.out_channels, problem.out_size
 
 
 def _plan(problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
     """Return the key of transformed weights, `_origin` and how weights are transformed."""
     plan = problem.plans.get(("winograd", task))
     if plan is None:
-        depth, columns, out_size = _sizes(problem, task)
-        tile = choose_tile(depth, columns, out_size, problem.dilation)
-        steps, backward = (problem.in_channels * 9, 9), task == "grad_input"
+        taps, depth, columns, out_size = _sizes(problem, task)
+        tile = choose_tile(taps, depth, columns, out_size, problem.dilation)
+        steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
         plan = problem.plans["winograd", task] = (
             ("winograd", task, tile), _origin(problem, task),
-            (tile, columns, depth, *(steps[::-1] if backward else steps), backward))
+            (tile, taps, columns, depth, *(steps[::-1] if backward else steps), backward))
     return plan
 
 
@@ -201,7 +205,8 @@ def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     (top, _), (left, _) = problem.padding
     if task != "grad_input":
         return -top, -left
-    return top - 2 * problem.dilation[0], left - 2 * problem.dilation[1]
+    return tuple(before - d * (taps - 1) for before, d, taps in zip(
+        (top, left), problem.dilation, problem.kernel, strict=True))
 
 
 class _Fallback:
