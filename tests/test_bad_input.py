@@ -164,6 +164,8 @@ REFUSED = {
                            r"divisor"),
     "adaptive -1": (lambda: F.adaptive_avg_pool2d(IMAGE, -1), ShapeError, r"-1"),
     "interpolate 0": (lambda: F.interpolate(IMAGE, 0), ShapeError, r"0"),
+    "interpolate cubic 0": (lambda: F.interpolate(IMAGE, (0, 3), mode="bicubic"), ShapeError,
+                            r"at least 1, got \(0, 3\)"),
     "interpolate -1": (lambda: F.interpolate(IMAGE, scale_factor=-1.0), ValueError, r"-1"),
     "interpolate nan": (lambda: F.interpolate(IMAGE, scale_factor=float("nan")), ValueError,
                         r"nan"),

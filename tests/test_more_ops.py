@@ -8,6 +8,7 @@ from cases import Case, choice_cases, function_cases, pick_cases, resize_cases
 from harness import LAYOUTS, assert_same_bits, check_batch_invariance, check_op, random_array
 
 import convkit as ck
+import convkit.functional as F
 from convkit import autograd, reference
 from convkit.ops import REGISTRY as OPS
 
@@ -207,6 +208,14 @@ def test_resize_in_every_mode(coordinates, mode):
 def test_resize_rounds_as_asked(how):
     check_op("resize", [(1, 1, 4, 6)], {"size": (1, 1, 8, 3), "nearest_mode": how,
                                         "coordinates": "asymmetric"})
+
+
+def test_resize_of_no_samples():
+    x = ck.tensor(np.zeros((0, 2, 3, 4), np.float32), requires_grad=True)
+    y = F.interpolate(x, scale_factor=2, mode="bicubic")
+    assert y.shape == (0, 2, 6, 8)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
 
 
 def test_a_sample_alone_and_in_a_batch():

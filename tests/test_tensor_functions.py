@@ -154,6 +154,7 @@ NETWORKS = {
     "expanded": lambda x: x.mean(1, keepdim=True).expand(*x.shape) + x[:, :1].expand_as(x),
     "truth values as numbers": lambda x: (x > 0) * x + (x < -1) * 2.0 + (x > 1) * x.sum(1)[:, None],
     "places as numbers": lambda x: x.argmax(1) * 0.5 + x.argmax(1) / x.amax(1).exp(),
+    "logarithms of sums": lambda x: x.logsumexp(1) + x.logsumexp((1, 2), keepdim=True)[:, :, 0],
     "elements at places": lambda x: x[:, [2, 0], 1:] - x[:, -1:, [3, 3, 1]],
 }
 

@@ -70,6 +70,8 @@ def interpolate(
     if mode not in ("nearest-exact", "bicubic") and not antialias:
         return apply(OPS["upsample"], input, size=sizes, mode=mode,
                      align_corners=bool(align_corners), scale_factor=scales)
+    if any(n < 1 for n in sizes):
+        raise ShapeError(f"expected size of at least 1, got {sizes}")
     kept = (None, None)
     return apply(
         OPS["resize"], input, size=(*kept, *sizes),

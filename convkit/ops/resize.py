@@ -156,15 +156,16 @@ class Resize(Op):
         """Resample one axis after the other, the outermost first."""
         size = _sizes(x.shape, size, scale, mode, coordinates, nearest_mode, roi)
         x = native(x)
+        if 0 in (*x.shape, *size):
+            ctx.saved = None, None, None, x.dtype, x.shape
+            return np.zeros(size, x.dtype)
         order = axis_order(x)
         array, dtype = in_order(x, order, ctx.threads), x.dtype
         done, fills = [], []
         for at, axis in enumerate(order or range(x.ndim)):
             n, m = x.shape[axis], size[axis]
-            ratio = m / n if scale is None or n == 0 else scale[axis]
+            ratio = m / n if scale is None else scale[axis]
             window = (0.0, 1.0) if roi is None else tuple(roi[axis])
-            if 0 in (n, m):
-                return memory.empty(size, dtype)
             if n == m and ratio == 1 and coordinates != "tf_crop_and_resize":
                 continue
             lists, outside = _axis_lists(n, m, _Rule(
@@ -175,7 +176,7 @@ class Resize(Op):
             array = _gather(array, at, lists, ctx.threads)
             done.append((at, lists))
         if any(ctx.needs):
-            ctx.saved = order, done, fills, dtype
+            ctx.saved = order, done, fills, dtype, x.shape
         y = logical(array, order) if done else x.copy(order="K")
         for index in fills:
             y[index] = extrapolation_value
@@ -214,7 +215,9 @@ class Resize(Op):
     @staticmethod
     def backward(ctx: Context, g):
         """Give each input the weighted sum of the gradients of the outputs that it went into."""
-        order, done, fills, dtype = ctx.saved
+        order, done, fills, dtype, shape = ctx.saved
+        if done is None:
+            return (np.zeros(shape, dtype),)
         if fills:
             g = g.copy(order="K")
             for index in fills:

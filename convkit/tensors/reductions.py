@@ -172,7 +172,7 @@ def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> An
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """Return ``log(sum(exp(x)))`` over `dim`, where the sum itself may be beyond the type."""
-    most = wrap(_plain(input).max(axis=axes_of(dim), keepdims=True))
+    most = amax(wrap(_plain(input)), dim, True)  # any number near it would do: no gradient
     most = elements.where(elements.isfinite(most), most, 0.0)
     total = elements.log(sum(elements.exp(elements.sub(input, most)), dim, True))
     out = elements.add(total, most)
