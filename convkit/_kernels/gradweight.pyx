@@ -307,7 +307,8 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             for b in range(task.first_block, task.last_block):
                 if task.rows.count:
                     _run_taps(job, &task, b, r, last, scratch
-                              + r * job.source.strip_width * job.source.pixel)
+                              + (job.rows[r] - job.rows[0]) * job.source.strip_width
+                              * job.source.pixel)
         task.args.accumulate = 1
         row = last
 
