@@ -255,3 +255,12 @@ def test_what_cannot_be_written_is_listed(tmp_path):
     with pytest.raises(ValueError, match="opset: expected 21 to"):
         save(model, path, input_shape=x.shape, opset=20)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_float64_takes_only_operators_that_have_it(tmp_path):
+    """The checker knows Celu for float32 alone."""
+    x = random_array((2, 3, 4), np.float64)
+    for alpha in (1.0, 0.3, -0.7):
+        save(ck.compile(nn.CELU(alpha), example=x), tmp_path / "a.onnx")
+        np.testing.assert_allclose(ck.compile(load(tmp_path / "a.onnx"))(x),
+                                   nn.CELU(alpha)(ck.tensor(x)).data, rtol=1e-12)

@@ -107,10 +107,21 @@ def leaky_relu(w: Writer, s: Step) -> str:
     return w.op("LeakyRelu", s.ins[0], alpha=s.attrs["negative_slope"])
 
 
-@writes("elu", "celu")
+@writes("elu")
 def elu(w: Writer, s: Step) -> str:
-    """Write Elu or Celu."""
-    return w.op(s.node.op.capitalize(), s.ins[0], alpha=s.attrs["alpha"])
+    """Write Elu."""
+    return w.op("Elu", s.ins[0], alpha=s.attrs["alpha"])
+
+
+@writes("celu")
+def celu(w: Writer, s: Step) -> str:
+    """Write Celu, which is for float32 alone; else what it stands for."""
+    x, alpha = s.ins[0], s.attrs["alpha"]
+    if s.dtype == "float32":
+        return w.op("Celu", x, alpha=alpha)
+    zero, scale = w.scalar(0, s.dtype), w.scalar(alpha, s.dtype)
+    below = w.op("Sub", w.op("Exp", w.op("Div", x, scale)), w.scalar(1, s.dtype))
+    return w.op("Add", w.op("Max", x, zero), w.op("Min", w.op("Mul", scale, below), zero))
 
 
 @writes("gelu")
