@@ -241,7 +241,7 @@ class Tensor(TensorBase, Methods):
     def detach(self) -> Tensor:
         """Return a tensor over the same memory that is cut off from the tape."""
         out = wrap(self.data)
-        out._cell = self._cell
+        out._cell, out._moments = self._cell, self._moments
         return out
 
     def clone(self) -> Tensor:

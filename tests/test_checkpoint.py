@@ -142,6 +142,21 @@ def test_sequential():
         ck.checkpoint_sequential(layers, 6, x)
 
 
+def test_a_cut_between_a_convolution_and_its_batch_norm():
+    """The batch norm reads the moments that the convolution gathered, as without checkpoints."""
+    ck.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(5, 24, 3, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+    x = ck.Tensor(np.random.default_rng(0).standard_normal((3, 5, 33, 17), np.float32))
+    found = []
+    for call in (layers, lambda x: ck.checkpoint_sequential(layers, 3, x)):
+        layers.zero_grad()
+        layers[1].reset_running_stats()
+        call(x).sum().backward()
+        found.append([p.grad.data.copy() for p in layers.parameters()]
+                     + [np.array(b.data) for b in layers.buffers()])
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def pool_after(call):
     """Return the bytes of all blocks that a call took: what it held at most, in effect."""
     call()
