@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from fuzz.layers import Layer, Network
 from fuzz.steps import Expression, Step
 
 import convkit as ck
+from convkit.infer import Program
 
 # Cases of each subject: some seconds.
 SUBJECTS = {"networks": 10, "training": 16, "int8": 8, "open_sizes": 10, "functions": 200,
-            "gradients": 40, "expressions": 24}
+            "gradients": 40, "expressions": 24, "feeding": 10, "optimising": 6}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -139,6 +141,44 @@ def test_wrong_sizes_are_found(monkeypatch):
 
     wrong(monkeypatch, ck, "compile", lambda program: lambda x: program(x)[..., :-1])
     assert "expected (2, 3, " in failure(open_sizes, CONVOLUTION)
+
+
+def test_wrong_ways_to_feed_are_found(monkeypatch):
+    from fuzz import feeding
+
+    case = feeding.Feeding(1, (CONVOLUTION, replace(CONVOLUTION, seed=2)), "dict", "float32")
+    feeding.judge(case)
+    run = Program.run
+
+    def forgets_names(self, x, out=None):
+        if isinstance(x, dict):
+            x = tuple(x.values())
+        return run(self, x, out)
+
+    monkeypatch.setattr(Program, "run", forgets_names)
+    assert "a dict turned round, output 0: other bits" in failure(feeding, case)
+
+
+def test_wrong_updates_are_found(monkeypatch, torch):
+    from fuzz import optimising
+
+    network = Network(3, 2, (2, 6, 6), (*CONVOLUTION.layers, Layer(
+        "BatchNorm2d", (3,), (3, 6, 6), (3, 6, 6))))
+    optimising.judge(network)
+    state_dict = ck.optim.Optimizer.state_dict
+    monkeypatch.setattr(ck.optim.Optimizer, "state_dict", lambda self: {
+        **state_dict(self), "state": {}})
+    found = [n for n in range(8) if _fails(optimising, replace(network, seed=n))]
+    assert found
+
+
+def _fails(subject, case):
+    try:
+        subject.judge(case)
+    except AssertionError as wrong:
+        assert "resumed: " in str(wrong)
+        return True
+    return False
 
 
 def test_wrong_functions_are_found(monkeypatch, torch):

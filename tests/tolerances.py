@@ -41,14 +41,16 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
 
 # Random networks and calls beside PyTorch (tests/fuzz): |got - want| / |want| over whole arrays is
 # at most the first number, or the second times the error of PyTorch's own float32 where that is
-# more (badly conditioned cases); at precision "medium" the products are bfloat16.
+# more (badly conditioned cases); at precision "medium" the products are bfloat16. "double" is
+# convkit in float64, against PyTorch's.
 NORMWISE: dict[str, dict[str, tuple[float, float]]] = {
-    "forward": {"float32": (3e-5, 20), "medium": (5e-2, 2e3)},
-    "train": {"float32": (5e-5, 30), "medium": (5e-2, 3e3)},
-    "gradient": {"float32": (5e-4, 50), "medium": (0.15, 5e3)},
-    "gradient of maxima": {"float32": (5e-4, 50), "medium": (0.6, 5e3)},  # places change
-    "call": {"float32": (2e-5, 20), "medium": (5e-2, 2e3)},
-    "statistics": {"float32": (1e-4, 20), "medium": (2e-2, 2e3)},
+    "forward": {"float32": (3e-5, 20), "medium": (5e-2, 3e4)},
+    "train": {"float32": (5e-5, 30), "medium": (5e-2, 3e4)},
+    "gradient": {"float32": (5e-4, 50), "medium": (0.15, 3e4)},
+    "gradient of maxima": {"float32": (5e-4, 50), "medium": (0.6, 3e4)},  # places change
+    "call": {"float32": (2e-5, 20), "medium": (5e-2, 3e4)},
+    "statistics": {"float32": (1e-4, 20), "medium": (2e-2, 3e4)},
+    "double": {"float32": (1e-9, 1e-6), "medium": (1e-9, 1e-6)},
     "int8": {"float32": (0.35, 0), "medium": (0.35, 0)},
     "int8 elsewhere": {"float32": (0.05, 0), "medium": (0.05, 0)},
 }

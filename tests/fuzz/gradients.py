@@ -81,7 +81,9 @@ def _compare(what: str, dtype: str, jumps: bool, got: Any, want: Any, single: An
     own = error(single, want)
     if jumps and own > 1e-3:
         raise SetAside("rounding decides")
-    close(what, got, want, max(LEAST[dtype], (20 if dtype == "float32" else 1e-7) * own))
+    # What cancels is as exact as what it comes from, numbers of about 1.
+    scale = max(float(np.linalg.norm(want)), 1e-2 * np.sqrt(want.size))
+    close(what, got, want, max(LEAST[dtype], (20 if dtype == "float32" else 1e-7) * own), scale)
 
 
 if __name__ == "__main__":

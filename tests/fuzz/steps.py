@@ -264,7 +264,8 @@ KINDS: dict[str, Kind] = {
     "logsumexp": Kind(_reduced("logsumexp"), _axis_kept),
     "var": Kind(_reduced("var"), _long_axis_kept), "std": Kind(_reduced("std"), _long_axis_kept),
     "max": Kind(lambda lib, x, axis: x.max(dim=axis)[0], _axis),
-    "median": Kind(lambda lib, x, axis: x.median(dim=axis)[0], _axis),
+    # PyTorch's median of what `expand` gave sorts the memory that its parts share.
+    "median": Kind(lambda lib, x, axis: x.contiguous().median(dim=axis)[0], _axis),
     "sort": Kind(lambda lib, x, axis: x.sort(dim=axis)[0], _axis),
     "topk": Kind(lambda lib, x, axis: x.topk(1, dim=axis)[0], _axis),
     "argmax": Kind(lambda lib, x, axis: x.argmax(axis, keepdim=True) * 0.1 + x, _axis, jumps=True),
