@@ -229,6 +229,9 @@ COMPILED = {
         "sum", "mean", "amax", "amin", "prod") for over, dim, keep in (
         ("channels", (1,), False), ("columns", (-1,), True), ("rows", 2, False),
         ("samples", (1, 2, 3), False), ("channels and columns", (1, 3), True))},
+    "any of channels": lambda x: op("amax", op("gt", x, ZERO), dim=1),
+    "all of rows and columns": lambda x: op("amin", op("lt", x, ZERO), dim=(2, 3), keepdim=True),
+    "largest place": lambda x: op("amax", op("argmax", x, dim=1), dim=-1),
     "mean of channels last": lambda x: F.max_pool2d(x, 1).mean((1, 3)),
     "sum of long rows": lambda x: F.concat([x] * 300, 3).sum(3),
     "exp of a part": lambda x: x[:, 1:4, ::2].exp(),

@@ -154,6 +154,9 @@ NETWORKS = {
     "expanded": lambda x: x.mean(1, keepdim=True).expand(*x.shape) + x[:, :1].expand_as(x),
     "truth values as numbers": lambda x: (x > 0) * x + (x < -1) * 2.0 + (x > 1) * x.sum(1)[:, None],
     "places as numbers": lambda x: x.argmax(1) * 0.5 + x.argmax(1) / x.amax(1).exp(),
+    "in order": lambda x: x.sort(2)[0] + x.argsort(1, descending=True) * 0.1 + x.round().sort(3)[1],
+    "middles": lambda x: x.median(1, keepdim=True)[0] + x.round().median(3)[1][:, :, None],
+    "truths": lambda x: (x > 0).any(1) * 1.0 + (x > -1).all((2, 3)).any(1)[:, None, None],
     "logarithms of sums": lambda x: x.logsumexp(1) + x.logsumexp((1, 2), keepdim=True)[:, :, 0],
     "elements at places": lambda x: x[:, [2, 0], 1:] - x[:, -1:, [3, 3, 1]],
 }

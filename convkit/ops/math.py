@@ -217,8 +217,12 @@ def _spatial(shape: tuple, dtype: np.dtype, axes: tuple[int, ...]) -> bool:
 
 def lower_reduction(b: Any, function: np.ufunc, x: Any, axes: tuple[int, ...],
                     keepdim: bool) -> Any:
-    """Emit steps that reduce axes but the first, the innermost in memory first; None for others."""
-    if x.dtype not in FLOATS or 0 in axes or not x.regular:
+    """Emit steps that reduce axes but the first, the innermost in memory first; None for others.
+
+    Extremes keep every type, sums and products of whole numbers do not.
+    """
+    kept = x.dtype in FLOATS or function in (np.maximum, np.minimum)
+    if not kept or 0 in axes or not x.regular:
         return None
     x = b.compact(x)
     shape, order = list(x.shape), x.order

@@ -11,7 +11,7 @@ import numpy as np
 from convkit._kernels.tape import TensorBase, apply, wrap
 from convkit.ops import REGISTRY as OPS
 from convkit.tensors import elements
-from convkit.tensors.arranging import sizes_of
+from convkit.tensors.arranging import narrow, sizes_of
 
 __all__ = [
     "Picked", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp",
@@ -191,17 +191,16 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True) -> Picked:
 
 def argsort(input: Any, dim: int = -1, descending: bool = False) -> Any:
     """Return the places of the elements along `dim` in order; equal ones keep theirs."""
-    array = _plain(input)
-    if not descending:
-        return wrap(np.argsort(array, axis=dim, kind="stable"))
-    turned = np.argsort(np.flip(array, dim), axis=dim, kind="stable")
-    return wrap(np.ascontiguousarray(array.shape[dim] - 1 - np.flip(turned, dim)))
+    return sort(input, dim, descending).indices
 
 
 def sort(input: Any, dim: int = -1, descending: bool = False) -> Picked:
-    """Return the elements along `dim` in order, and the places where they were."""
-    indices = argsort(input, dim, descending)
-    return Picked(apply(OPS["gather"], input, indices, dim=dim), indices)
+    """Return the elements along `dim` in order, and the places where they were.
+
+    Equal elements keep their order; NaN counts as the largest.
+    """
+    sizes = np.shape(_plain(input))
+    return topk(input, sizes[dim] if -len(sizes) <= dim < len(sizes) else 0, dim, descending)
 
 
 def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -212,23 +211,26 @@ def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
         return median(input.reshape(-1) if isinstance(input, TensorBase)
                       else wrap(_plain(input).reshape(-1)), 0).values
-    array = _plain(input)
-    order = np.argsort(array, axis=dim, kind="stable")
-    size = array.shape[dim]
-    last = np.take(order, [size - 1], axis=dim)
-    middle = np.take(order, [(size - 1) // 2], axis=dim)
-    places = np.where(np.isnan(np.take_along_axis(array, last, dim)), last, middle)
-    values = apply(OPS["gather"], input, places, dim=dim)
-    if keepdim:
-        return Picked(values, wrap(places))
-    return Picked(sum(values, dim), wrap(places.squeeze(dim)))
+    values, indices = sort(input, dim)
+    size = values.shape[dim]
+    last, middle = ([narrow(part, dim, at, 1) for part in (values, indices)]
+                    for at in (size - 1, (size - 1) // 2))
+    if values.dtype.kind == "f":
+        bad = elements.isnan(last[0])
+        middle = [elements.where(bad, *both) for both in zip(last, middle, strict=True)]
+    return Picked(*(part if keepdim else part.squeeze(dim) for part in middle))
 
 
 def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether all elements are true (not 0), along `dim` or altogether."""
-    return wrap(np.asarray(_plain(input).all(axis=axes_of(dim), keepdims=keepdim)))
+    return amin(_truth(input), dim, keepdim)
 
 
 def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Tell whether an element is true (not 0), along `dim` or altogether."""
-    return wrap(np.asarray(_plain(input).any(axis=axes_of(dim), keepdims=keepdim)))
+    return amax(_truth(input), dim, keepdim)
+
+
+def _truth(input: Any) -> Any:
+    """Return which elements are not 0."""
+    return input if _plain(input).dtype.kind == "b" else elements.ne(input, 0)
