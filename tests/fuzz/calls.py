@@ -100,10 +100,10 @@ def _interpolate(rng: Draw) -> Call:
         options |= rng.some(recompute_scale_factor=(0.2, lambda: True))
     if mode in ("bilinear", "linear", "bicubic"):
         options |= rng.some(align_corners=(0.5, lambda: rng.chance(0.5)))
-    # PyTorch's own antialiasing reads beside the image where an axis has one pixel; convkit has it
-    # without align_corners only.
-    if mode in ("bilinear", "bicubic") and min(x.shape[2:]) > 1 and (
-            not options.get("align_corners") and rng.chance(0.2)):
+    # PyTorch's own antialiasing reads beside the image where an axis has or gets one pixel;
+    # convkit has it without align_corners only.
+    if mode in ("bilinear", "bicubic") and min(x.shape[2:]) > 3 and np.min(
+            options.get("size", 2)) > 1 and not options.get("align_corners") and rng.chance(0.2):
         options["antialias"] = True
     return Call("interpolate", (x,), options)
 
@@ -205,7 +205,7 @@ def _probability_loss(rng: Draw) -> Call:
 
 
 def _likeness(rng: Draw) -> Call:
-    shape = rng.randint(1, 4), rng.choice((1, 2, 3, 5, 8))
+    shape = rng.randint(1, 4), rng.choice((2, 3, 5, 8))  # of one number it is a sign
     name = rng.choice(("cosine_similarity", "pairwise_distance"))
     return Call(name, (rng.array(*shape), rng.array(*shape)), {})
 

@@ -79,7 +79,7 @@ def _compare(what: str, dtype: str, jumps: bool, got: Any, want: Any, single: An
     if got is None:
         return
     own = error(single, want)
-    if jumps and own > 1e-3:
+    if own > (1e-3 if jumps else 0.1):
         raise SetAside("rounding decides")
     # What cancels is as exact as what it comes from, numbers of about 1.
     scale = max(float(np.linalg.norm(want)), 1e-2 * np.sqrt(want.size))
