@@ -14,7 +14,7 @@ from convkit.infer.schema import SCHEMAS
 from convkit.io.onnx.package import require_onnx
 from convkit.io.onnx.types import elem_of
 
-__all__ = ["RULES", "Step", "Writer", "writes"]
+__all__ = ["RULES", "Step", "Writer", "tensor", "writes"]
 
 RULES: dict[str, Callable[[Writer, Step], Any]] = {}
 
@@ -117,14 +117,12 @@ class Writer:
 
     def constant(self, array: Any, name: str = "constant") -> str:
         """Add a constant; return its name. Equal small ones are written once."""
-        shape = np.shape(array)
-        array = np.ascontiguousarray(array)
-        key = (array.dtype.str, shape, array.tobytes()) if array.size <= 16 else None
+        array = np.asarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 16 else None
         if key in self._small:
             return self._small[key]
         own = self.name(name)
-        self.constants.append(require_onnx().helper.make_tensor(
-            own, elem_of(array.dtype.name), shape, _little(array).tobytes(), raw=True))
+        self.constants.append(tensor(own, array))
         if key is not None:
             self._small[key] = own
         return own
@@ -153,5 +151,8 @@ class Writer:
                        allowzero=int(0 in sizes and not keeps_batch) or None)
 
 
-def _little(array: np.ndarray) -> np.ndarray:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+def tensor(name: str, array: np.ndarray) -> Any:
+    """Return an array as a TensorProto."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return require_onnx().helper.make_tensor(
+        name, elem_of(array.dtype.name), array.shape, little.tobytes(), raw=True)

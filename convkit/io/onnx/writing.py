@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convkit._version import __version__
 from convkit.errors import ConvkitError, UnsupportedOperatorError
 from convkit.infer import Program, compile, verify
@@ -18,7 +16,7 @@ from convkit.io.atomic import write_atomically
 from convkit.io.onnx import write_layers, write_math, write_quant  # noqa: F401  enter their rules
 from convkit.io.onnx.package import require_onnx
 from convkit.io.onnx.types import elem_of
-from convkit.io.onnx.writer import RULES, Step, Writer
+from convkit.io.onnx.writer import RULES, Step, Writer, tensor
 
 __all__ = ["save", "to_model"]
 
@@ -76,7 +74,8 @@ def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
     own = program.metadata if isinstance(program, Program) else {}
     verify(graph)
     opsets = [onnx.helper.make_opsetid("", opset)]
-    body = _open_graph(graph) if graph.open_sizes() else _graph(graph)
+    written = _written_open(graph) if graph.open_sizes() else _written(graph, graph)
+    body = _proto(graph, *written)
     proto = onnx.helper.make_model(
         body, opset_imports=opsets, producer_name="convkit", producer_version=__version__,
         ir_version=onnx.helper.find_min_ir_version_for(opsets))
@@ -87,53 +86,55 @@ def to_model(model: Any, input_shape: Any = None, opset: int = OPSET,
     return proto
 
 
-def _open_graph(graph: Graph) -> Any:
-    """Return a graph with open sizes as a GraphProto.
+def _written_open(graph: Graph) -> tuple[Writer, dict[int, str]]:
+    """Do what `_written` does for a graph with open sizes.
 
     It is written at several sizes; where all are alike, what is written holds for every size.
     """
     points = points_of(graph.shape(p.value) for p in graph.inputs)
-    protos = (_graph(graph.at_size(**points[i].sizes), graph) for i in (0, 1, len(points) // 2, -1))
-    first = next(protos)
-    for other in protos:
-        found = _differences(first, other, len(graph.constants))
+    written = (_written(graph.at_size(**points[i].sizes), graph)
+               for i in (0, 1, len(points) // 2, -1))
+    first, names = next(written)
+    for other, _ in written:
+        found = _differences(first, other)
         if found:
             raise UnsupportedOperatorError(
                 f"{', '.join(found)}: no form in ONNX for sizes that are open "
                 f"({graph.open_sizes()[0]}); export graph.at_size(...)")
-    return first
+    return first, names
 
 
-def _differences(a: Any, b: Any, shared: int) -> list[str]:
-    """Return the names of layers that were written in two ways; the first constants are shared."""
-    ours, theirs = ({c.name: c.SerializeToString() for c in g.initializer[shared:]}
-                    for g in (a, b))
+def _differences(a: Writer, b: Writer) -> list[str]:
+    """Return the names of layers that were written in two ways."""
+    ours, theirs = ({c.name: c.SerializeToString() for c in w.constants} for w in (a, b))
     uneven = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
-    found = [(x or y).name for x, y in itertools.zip_longest(a.node, b.node)
+    found = [(x or y).name for x, y in itertools.zip_longest(a.nodes, b.nodes)
              if x != y or uneven.intersection(x.input)]
     return list(dict.fromkeys(name.rpartition("/")[0] for name in found))
 
 
-def _graph(graph: Graph, opened: Graph | None = None) -> Any:
-    """Return a graph as a GraphProto, its sizes named as those of `opened`."""
-    opened = opened or graph
-    helper = require_onnx().helper
-    ports = [p.name for p in (*graph.inputs, *graph.outputs)]
-    w = Writer(set(ports))
+def _written(graph: Graph, opened: Graph) -> tuple[Writer, dict[int, str]]:
+    """Write the nodes of a graph, and the constants that they need besides its own.
+
+    Also returns the names of the graph's values. `opened` tells which sizes are open.
+    """
+    w = Writer({p.name for p in (*graph.inputs, *graph.outputs)})
     names = {p.value: p.name for p in graph.inputs}
-    for value, constant in graph.constants.items():
-        names[value] = own = w.name(constant.name)
-        array = np.ascontiguousarray(constant.array)
-        w.constants.append(helper.make_tensor(
-            own, elem_of(array.dtype.name), constant.array.shape,
-            array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), raw=True))
+    names.update((value, w.name(c.name)) for value, c in graph.constants.items())
     _write_nodes(graph, w, names, opened)
     for port in graph.outputs:
-        w.nodes.append(helper.make_node("Identity", [names[port.value]], [port.name]))
+        w.nodes.append(require_onnx().helper.make_node("Identity", [names[port.value]],
+                                                       [port.name]))
     _rename_outputs(w.nodes, len(graph.outputs))
-    return helper.make_graph(
-        w.nodes, "convkit", [_info(opened, p) for p in graph.inputs],
-        [_info(opened, p) for p in graph.outputs], w.constants)
+    return w, names
+
+
+def _proto(graph: Graph, w: Writer, names: dict[int, str]) -> Any:
+    """Return what was written, with the graph's own constants, as a GraphProto."""
+    own = [tensor(names[value], c.array) for value, c in graph.constants.items()]
+    return require_onnx().helper.make_graph(
+        w.nodes, "convkit", [_info(graph, p) for p in graph.inputs],
+        [_info(graph, p) for p in graph.outputs], own + w.constants)
 
 
 def _write_nodes(graph: Graph, w: Writer, names: dict[int, str], opened: Graph) -> None:
