@@ -45,15 +45,6 @@ def _native_order(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `x` in logical order with another shape: a view where C order allows."""
-    if not x.flags.c_contiguous:
-        copy = memory.empty(x.shape, x.dtype)
-        np.copyto(copy, x)
-        x = copy
-    return x.reshape(shape)
-
-
 # A reshape with an open batch is worked out for two batches and joined.
 BATCHES = (2, 5)
 
@@ -142,7 +133,8 @@ class Reshape(Op):
     def forward(ctx: Context, x, *, shape):
         """Reshape; a view of `x` where its memory is in logical order."""
         ctx.saved = x.shape
-        return _reshaped(_native_order(x), resolve_shape(x.shape, shape))
+        shape = resolve_shape(x.shape, shape)
+        return in_order(_native_order(x), None, ctx.threads).reshape(shape)
 
     @staticmethod
     def lower(b, x, *, shape):
@@ -152,7 +144,7 @@ class Reshape(Op):
     @staticmethod
     def backward(ctx, g):
         """Reshape the gradient back."""
-        return (_reshaped(g, ctx.saved),)
+        return (in_order(g, None, ctx.threads).reshape(ctx.saved),)
 
 
 @register
@@ -179,7 +171,7 @@ class Flatten(Op):
         """Merge the axes; a view of `x` where its memory is in logical order."""
         ctx.saved = x.shape
         shape = Flatten.shape(x.shape, start_dim=start_dim, end_dim=end_dim)
-        return _reshaped(_native_order(x), shape)
+        return in_order(_native_order(x), None, ctx.threads).reshape(shape)
 
     @staticmethod
     def lower(b, x, *, start_dim=0, end_dim=-1):
@@ -190,7 +182,7 @@ class Flatten(Op):
     @staticmethod
     def backward(ctx, g):
         """Reshape the gradient back."""
-        return (_reshaped(g, ctx.saved),)
+        return (in_order(g, None, ctx.threads).reshape(ctx.saved),)
 
 
 @register
