@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from convkit.functional.activation import (
     celu,
-    clamp,
     elu,
     gelu,
     glu,
@@ -113,6 +112,7 @@ from convkit.functional.shape import (
     stack,
     unfold,
 )
+from convkit.tensors import clamp
 
 __all__ = [
     "adaptive_avg_pool1d",

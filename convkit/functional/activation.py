@@ -12,7 +12,6 @@ from convkit.ops import REGISTRY as OPS
 
 __all__ = [
     "celu",
-    "clamp",
     "elu",
     "gelu",
     "glu",
@@ -144,11 +143,6 @@ def celu(input: Any, alpha: float = 1.0) -> Tensor:
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """Return min(max(x, min_val), max_val); no gradient passes at the limits."""
     return apply(OPS["hardtanh"], input, min_val=min_val, max_val=max_val)
-
-
-def clamp(input: Any, min: float | None = None, max: float | None = None) -> Tensor:
-    """Return min(max(x, min), max), with None for no limit; gradients pass at the limits."""
-    return apply(OPS["clamp"], input, min=min, max=max)
 
 
 def glu(input: Any, dim: int = -1) -> Tensor:
