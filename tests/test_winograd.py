@@ -80,6 +80,7 @@ def run_kernel(x, w, tile, top, left, size, *, together=None, threads=1, **epilo
 @pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
 def test_all_tile_remainders_paddings_and_ways_through_the_work(tile, taps, channels, columns):
     sizes = list(itertools.product(range(1, 14), range(1, 14)))[::1 if channels == 3 else 5]
+    sizes.append((3, 75))  # more tiles side by side than are transformed together
     w = random_array((columns, channels, taps, taps), seed=1)
     for number, (height, width) in enumerate(sizes):
         top, left = -(number % 4), -(number // 4 % 4)
@@ -164,6 +165,7 @@ def test_prepared_calls_see_what_changes_from_call_to_call():
 @pytest.mark.parametrize("channels, columns", [(1, 1), (3, 17), (17, 33), (33, 3)])
 def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, taps, channels, columns):
     sizes = list(itertools.product(range(1, 10), range(1, 10)))[::1 if channels == 3 else 5]
+    sizes.append((3, 75))
     for number, (height, width) in enumerate(sizes):
         top, left = -(number % 4), -(number // 4 % 4)
         out = (max(1, height - taps + 1 - top), max(1, width - taps + 1 - left))

@@ -45,13 +45,13 @@ cdef extern from "winograd.h" nogil:
         const float* x
         ptrdiff_t offset, row_step, pixel_step, row_from, row_to, col_from, col_to
         const float* zeros
-        ptrdiff_t channels
+        ptrdiff_t channels, tiles
         float* v
-        ptrdiff_t position_step
+        ptrdiff_t position_step, tile_step
         int32_t* peak
     ctypedef struct ck_winograd_output_args:
         const float* m
-        ptrdiff_t position_step, channels
+        ptrdiff_t position_step, tile_step, channels
         float* y
         ptrdiff_t row_step, pixel_step, rows, cols
         const float* bias
@@ -81,10 +81,19 @@ cdef extern from "winograd.h" nogil:
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil
         ck_winograd_input_fn gradient
         void (*to_taps)(const ck_winograd_taps_args*) noexcept nogil
+    ctypedef struct ck_winograd_product_args:
+        const float* v
+        ptrdiff_t v_position, v_tile
+        const float* u
+        ptrdiff_t u_position
+        float* m
+        ptrdiff_t m_position, m_tile
+        ptrdiff_t positions, depth
     ctypedef struct ck_winograd_table:
         int vector_length
+        void (*multiply[9])(const ck_winograd_product_args*) noexcept nogil
         ck_winograd_kernels forms[3]
-    int CK_WINOGRAD_FORMS
+    int CK_WINOGRAD_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
 
 # Tiles of a block: two full register tiles or a little more, so that each position's weights
 # are used twice; more would crowd the second-level cache.
@@ -118,6 +127,10 @@ cdef float MOST_WEIGHT = 2.0**20
 cdef float LEAST_GRADIENT = 2.0**-96
 cdef float MOST_GRADIENT = 2.0**20
 cdef float LEAST_RESULT = 2.0**-50
+# Rows of input that tiles side by side are made of stay in a first-level cache.
+cdef Py_ssize_t STRIP_BYTES = 32 << 10
+# Bytes of a cache line.
+cdef Py_ssize_t LINE_BYTES = 64
 # Scratch memory of this size lies in huge pages.
 cdef Py_ssize_t HUGE_BYTES = 4 << 20
 
@@ -315,6 +328,7 @@ cdef struct Source:
     Py_ssize_t apart_h, apart_w           # from one pixel of a tile to the next: the dilation
     Py_ssize_t tiles_h, tiles_w           # tiles in a column and in a row of a phase
     Py_ssize_t per_sample                 # tiles of a sample
+    Py_ssize_t strip                      # tiles side by side that are transformed together, at most
     Py_ssize_t step                       # floats from one transformed tile to the next
 
 
@@ -336,9 +350,15 @@ cdef inline Place _place(const Source* source, Py_ssize_t tile) noexcept nogil:
     return place
 
 
-cdef inline void _next(const Source* source, Place* place) noexcept nogil:
-    """Go on to the next tile; divisions for each would cost as much as a small transform."""
-    place.col += 1
+cdef inline Py_ssize_t _beside(const Source* source, const Place* place, Py_ssize_t tiles) noexcept nogil:
+    """Return how many of the next tiles, at most `tiles`, lie side by side."""
+    return min(tiles, source.tiles_w - place.col)
+
+
+cdef inline void _move(const Source* source, Place* place, Py_ssize_t tiles) noexcept nogil:
+    """Go on to the tile after some side by side; divisions for each would cost as much as a small
+    transform."""
+    place.col += tiles
     if place.col == source.tiles_w:
         place.col = 0
         place.phase_w += 1
@@ -372,21 +392,31 @@ cdef void _transform(const Source* source, Py_ssize_t first, Py_ssize_t last, fl
     """Transform tiles [first, last); the first goes to `v`."""
     cdef ck_winograd_input_args args = source.proto
     cdef Place place = _place(source, first)
-    cdef Py_ssize_t t, row, col
+    cdef Py_ssize_t row, col
     args.peak = peak
-    for t in range(first, last):
+    while first < last:
         row = _first_row(source, &place) + source.top
         col = _first_col(source, &place) + source.left
+        args.tiles = _beside(source, &place, min(last - first, source.strip))
         args.offset = ((place.sample * source.height + row) * source.width + col) \
             * source.pixel
         args.row_from = _steps(-row, source.apart_h)
-        args.row_to = min(source.size, _steps(source.height - row, source.apart_h))
+        args.row_to = _steps(source.height - row, source.apart_h)
         args.col_from = _steps(-col, source.apart_w)
-        args.col_to = min(source.size, _steps(source.width - col, source.apart_w))
+        args.col_to = _steps(source.width - col, source.apart_w)
         args.v = v
         source.transform(&args)
-        v += source.step
-        _next(source, &place)
+        v += args.tiles * source.step
+        first += args.tiles
+        _move(source, &place, args.tiles)
+
+
+cdef inline Py_ssize_t _apart(Py_ssize_t floats) noexcept nogil:
+    """Return so many floats, or a vector more where they would be an even number of cache lines:
+    what lies so far apart falls into different sets of a cache."""
+    cdef Py_ssize_t vector = _table().vector_length
+    floats = _round_up(floats, vector)
+    return floats if 4 * floats % (2 * LINE_BYTES) else floats + vector
 
 
 cdef Source _source(shape, const ck_winograd_kernels* kernels, bint gradient, Py_ssize_t top,
@@ -396,7 +426,7 @@ cdef Source _source(shape, const ck_winograd_kernels* kernels, bint gradient, Py
     `shape` is that of a sample, (H, W, C).
     """
     cdef Source source
-    cdef Py_ssize_t vector = _table().vector_length, tile = kernels.tile
+    cdef Py_ssize_t tile = kernels.tile
     source.height, source.width, source.channels = shape
     source.pixel = source.channels if x_pixel is None else x_pixel
     source.transform = kernels.gradient if gradient else kernels.input
@@ -409,9 +439,10 @@ cdef Source _source(shape, const ck_winograd_kernels* kernels, bint gradient, Py
     source.proto.row_step = source.apart_h * source.width * source.pixel
     source.proto.pixel_step = source.apart_w * source.pixel
     source.proto.channels = source.channels
-    # One vector more between positions, so that they fall into different sets of a cache.
-    source.proto.position_step = _round_up(source.channels, vector) + vector
-    source.step = _side(kernels) * _side(kernels) * source.proto.position_step
+    source.proto.position_step = _apart(source.channels)
+    source.step = source.proto.tile_step = _side(kernels) * _side(kernels) * source.proto.position_step
+    source.strip = STRIP_BYTES // max(<Py_ssize_t>1, 4 * source.channels * source.size) - source.size
+    source.strip = max(<Py_ssize_t>1, min(<Py_ssize_t>CK_WINOGRAD_STRIP, source.strip // tile + 1))
     return source
 
 
@@ -442,6 +473,7 @@ cdef struct Job:
     int team
     bint whole                            # whether a task takes all columns of its tiles
     bint stream                           # whether weights come from beyond the cache
+    bint few                              # whether a block's products are one call
     Gather* gathered                      # or NULL; a part is a block of tiles
     int32_t* peaks
     Py_ssize_t span                       # samples that one task's tiles belong to, at most
@@ -458,17 +490,18 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
     cdef int nv = <int>((columns + job.vector - 1) // job.vector)
     cdef Py_ssize_t rows = (count + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
     cdef Py_ssize_t channels = job.source.channels, p, k, part, i, t, end
+    cdef Py_ssize_t height = count // rows, taller = count % rows
     args.n = <int>(nv * job.vector)
     args.ldb = args.n
     for p in range(job.positions):
         k = 0
         for part in range(job.parts):
             args.b = job.u + block * job.block_size + p * job.weight_step + k * args.ldb
-            args.k = part_start(channels, job.parts, part + 1) - k
+            args.k = part_start(channels, job.parts, part + 1) - k if job.parts > 1 else channels
             args.accumulate = part > 0
             t = 0
             for i in range(rows):
-                end = part_start(count, rows, i + 1)
+                end = t + height + (i < taller)
                 args.a = v + t * job.source.step + p * job.source.proto.position_step + k
                 args.c = m + t * job.m_tile + p * job.m_step
                 if job.stream and i < 2:
@@ -480,6 +513,22 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
                 job.gemm.plain[nv][end - t](&args)
                 t = end
             k += args.k
+
+
+cdef void _multiply_few(Job* job, Py_ssize_t count, const float* v, float* m) noexcept nogil:
+    """Do the same at once for few tiles and one vector of columns."""
+    cdef ck_winograd_product_args args
+    args.v = v
+    args.v_position = job.source.proto.position_step
+    args.v_tile = job.source.step
+    args.u = job.u
+    args.u_position = job.weight_step
+    args.m = m
+    args.m_position = job.m_step
+    args.m_tile = job.m_tile
+    args.positions = job.positions
+    args.depth = job.source.channels
+    _table().multiply[count](&args)
 
 
 cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
@@ -526,17 +575,18 @@ cdef void _transform_output(Job* job, Py_ssize_t tile_block, const float* m, Py_
     cdef Py_ssize_t last = part_start(job.total, job.tile_blocks, tile_block + 1)
     cdef Place place = _place(&job.source, first)
     cdef Py_ssize_t first_sample = place.sample
-    cdef Py_ssize_t t, row, col, at
+    cdef Py_ssize_t row, col, at, tiles
     cdef bint begin = True
     args.channels = columns
     args.bias = job.output.bias + column if job.output.bias != NULL else NULL
-    for t in range(first, last):
+    while first < last:
         row = _first_row(&job.source, &place)
         col = _first_col(&job.source, &place)
         at = ((place.sample * job.out_h + row) * job.out_w + col) * job.y_pixel + column
+        tiles = _beside(&job.source, &place, last - first)
         args.m = m
         args.rows = min(job.tile, _steps(job.out_h - row, job.source.apart_h))
-        args.cols = min(job.tile, _steps(job.out_w - col, job.source.apart_w))
+        args.cols = min(job.tile * tiles, _steps(job.out_w - col, job.source.apart_w))
         args.y = job.output.y + at
         args.residual = job.output.residual + at if job.output.residual != NULL else NULL
         args.peak = peaks + (place.sample - first_sample) * job.vector
@@ -545,8 +595,9 @@ cdef void _transform_output(Job* job, Py_ssize_t tile_block, const float* m, Py_
             add_pixels(job.gathered, tile_block, begin, column, columns, <const char*>args.y, args.rows,
                    args.cols, args.row_step, args.pixel_step)
             begin = False
-        m += job.m_tile
-        _next(&job.source, &place)
+        m += tiles * job.m_tile
+        first += tiles
+        _move(&job.source, &place, tiles)
 
 
 cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const float* v,
@@ -559,9 +610,12 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     cdef Py_ssize_t column = block * job.block_columns
     cdef float* m = <float*>(job.m + slot * job.m_bytes)
     cdef LookAhead ahead
-    _look_ahead(job, tile_block, chunk, &ahead)
-    for b in range(block, end):
-        _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
+    if job.few:
+        _multiply_few(job, last - first, v, m)
+    else:
+        _look_ahead(job, tile_block, chunk, &ahead)
+        for b in range(block, end):
+            _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
     _transform_output(job, tile_block, m, column,
                       min(end * job.block_columns, job.out_c) - column, peaks)
 
@@ -602,6 +656,8 @@ cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
     """Return how many tiles a block should have."""
     cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
     cdef Py_ssize_t tiles = _round_up(BLOCK_TILES, rows), share
+    if job.few:
+        return CK_WINOGRAD_FEW
     if not job.stream:
         share = (job.source.per_sample + BLOCKS_PER_SAMPLE - 1) // BLOCKS_PER_SAMPLE
         tiles = min(tiles, _round_up(share, rows))
@@ -645,6 +701,7 @@ cdef void _use(Job* job, Weights weights) noexcept:
     job.block_size = weights.block_size
     job.weight_step = weights.position_step
     job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
+    job.few = job.out_c <= job.vector and job.source.channels <= MOST_CHANNELS
 
 
 cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
@@ -661,7 +718,7 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.chunk = PRODUCT_BYTES // (4 * job.positions * job.tiles * job.block_columns)
     job.chunk = max(<Py_ssize_t>1, min(job.blocks, job.chunk))
     job.chunks = (job.blocks + job.chunk - 1) // job.chunk
-    job.m_step = job.chunk * job.block_columns + job.vector
+    job.m_step = _apart(min(job.chunk * job.block_columns, job.out_c))
     job.m_tile = job.positions * job.m_step
     # A block of `tiles` tiles may begin with the last tile of a sample.
     job.span = (job.tiles + job.source.per_sample - 2) // job.source.per_sample + 1
@@ -671,6 +728,7 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.v_bytes = job.tiles * job.source.step * 4
     job.m_bytes = job.tiles * job.m_tile * 4
     job.output.position_step = job.m_step
+    job.output.tile_step = job.m_tile
     job.output.row_step = job.source.apart_h * job.out_w * job.y_pixel
     job.output.pixel_step = job.source.apart_w * job.y_pixel
     job.product.ldc = job.m_tile

@@ -28,6 +28,7 @@
 #define WINO_AT_A (0.5f / (WINO_A2 * (WINO_A2 - WINO_B2)))
 #define WINO_AT_B (0.5f / (WINO_B2 * (WINO_B2 - WINO_A2)))
 #define WINO_UNROLL _Pragma("GCC unroll 6")
+#define WINO_UNROLL_ROWS _Pragma("GCC unroll 8")
 #define WINO_UNROLL_TAPS _Pragma("GCC unroll 25")
 
 /* -- one axis ----------------------------------------------------------------------------- */
@@ -160,68 +161,94 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
 #endif
 }
 
+/* -- products ----------------------------------------------------------------------------- */
+
+/* The register tiles of gemm.body.h take a call for each position, which costs as much as half of
+   a sum over 16 channels; and each step of theirs fetches two lines, which is one load in nine. */
+#define WINO_MULTIPLY(count)                                                                       \
+    static void wino_multiply_##count(const ck_winograd_product_args *given) {                     \
+        const ck_winograd_product_args g = *given;                                                 \
+        const float *v = g.v, *u = g.u;                                                            \
+        float *m = g.m;                                                                            \
+        for (ptrdiff_t p = g.positions; p > 0; p--) {                                              \
+            vfloat sum[count];                                                                     \
+            const float *a[count], *b = u;                                                         \
+            WINO_UNROLL_ROWS for (int t = 0; t < (count); t++) {                                   \
+                sum[t] = (vfloat){0};                                                              \
+                a[t] = v + t * g.v_tile;                                                           \
+                __asm__("" : "+r"(a[t]));                                                          \
+            }                                                                                      \
+            for (ptrdiff_t k = 0; k < g.depth; k++, b += VL_F) {                                   \
+                const vfloat w = load_f(b);                                                        \
+                WINO_UNROLL_ROWS for (int t = 0; t < (count); t++) sum[t] += set_f(a[t][k]) * w;   \
+            }                                                                                      \
+            WINO_UNROLL_ROWS for (int t = 0; t < (count); t++) store_f(m + t * g.m_tile, sum[t]);  \
+            v += g.v_position;                                                                     \
+            u += g.u_position;                                                                     \
+            m += g.m_position;                                                                     \
+        }                                                                                          \
+    }
+#define WINO_COUNTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+WINO_COUNTS(WINO_MULTIPLY)
+
 /* -- whole tiles -------------------------------------------------------------------------- */
 
-/* A kernel that gathers m x m pixels and transforms them to n x n positions. */
-#define WINO_GATHER(name, m, n, transform, PEAK)                                                   \
-    /* The second pass and the stores, once the columns are transformed. */                       \
-    CK_INLINE void name##_rows(vfloat t[n][m], float *v, ptrdiff_t step) {                         \
-        for (int i = 0; i < (n); i++) {                                                            \
-            vfloat out[n];                                                                         \
-            transform(t[i], out);                                                                  \
-            WINO_UNROLL for (int j = 0; j < (n); j++) store_f(v + j * step, out[j]);               \
-            v += (n) * step;                                                                       \
+/* A kernel that gathers tiles of m x m pixels, `tile` apart, and transforms them to n x n positions.
+   Columns that two tiles share are transformed once. */
+#define WINO_GATHER(name, m, tile, n, transform, PEAK)                                             \
+    static void name(const ck_winograd_input_args *given) {                                        \
+        const ck_winograd_input_args args = *given, *g = &args; /* stores cannot change a copy */  \
+        enum { MOST = (CK_WINOGRAD_STRIP - 1) * (tile) + (m) };                                    \
+        const ptrdiff_t cols = (g->tiles - 1) * (tile) + (m);                                      \
+        const ptrdiff_t from = g->col_from < 0 ? 0 : g->col_from < cols ? g->col_from : cols;      \
+        const ptrdiff_t to = g->col_to > cols ? cols : g->col_to > from ? g->col_to : from;        \
+        const float *first[m];                                                                     \
+        ptrdiff_t step[m];                                                                         \
+        for (int i = 0; i < (m); i++) {                                                            \
+            const int inside = i >= g->row_from && i < g->row_to && from < to;                     \
+            step[i] = inside ? g->pixel_step : 0;                                                  \
+            first[i] = inside ? g->x + (g->offset + i * g->row_step + from * g->pixel_step)        \
+                              : g->zeros;                                                          \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    static void name##_inside(const ck_winograd_input_args *g) {                                   \
-        const float *x = g->x + g->offset;                                                         \
         for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
-            vfloat t[n][m];                                                                        \
-            const float *p = x + c;                                                                \
+            vfloat t[MOST][n];                                                                     \
             const ptrdiff_t left = g->channels - c;                                                \
-            for (int j = 0; j < (m); j++, p += g->pixel_step) {                                    \
-                vfloat d[m], out[n];                                                               \
-                if (left >= VL_F)                                                                  \
-                    WINO_UNROLL for (int i = 0; i < (m); i++) d[i] = load_f(p + i * g->row_step);  \
-                else                                                                               \
-                    for (int i = 0; i < (m); i++) d[i] = load_part_f(p + i * g->row_step, left);   \
-                PEAK(d, m)                                                                         \
-                transform(d, out);                                                                 \
-                WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                        \
+            const float *p[m];                                                                     \
+            ptrdiff_t j = 0;                                                                       \
+            WINO_UNROLL for (int i = 0; i < (m); i++) {                                            \
+                p[i] = first[i] + c;                                                               \
+                __asm__("" : "+r"(p[i])); /* keeps pointers out of vectors */                      \
             }                                                                                      \
-            name##_rows(t, g->v + c, g->position_step);                                            \
+            for (ptrdiff_t k = 0; k < g->tiles; k++) {                                             \
+                float *v = g->v + k * g->tile_step + c;                                            \
+                for (const ptrdiff_t end = k * (tile) + (m); j < end; j++) {                       \
+                    vfloat d[m];                                                                   \
+                    if (j < from || j >= to) {                                                     \
+                        WINO_UNROLL for (int i = 0; i < (n); i++) t[j][i] = (vfloat){0};           \
+                        continue;                                                                  \
+                    }                                                                              \
+                    if (left >= VL_F)                                                              \
+                        WINO_UNROLL for (int i = 0; i < (m); i++) d[i] = load_f(p[i]);             \
+                    else                                                                           \
+                        WINO_UNROLL for (int i = 0; i < (m); i++)                                  \
+                            d[i] = load_part_f(p[i], (int)left);                                   \
+                    WINO_UNROLL for (int i = 0; i < (m); i++) {                                    \
+                        p[i] += step[i];                                                           \
+                        __asm__("" : "+r"(p[i]));                                                  \
+                    }                                                                              \
+                    PEAK(d, m)                                                                     \
+                    transform(d, t[j]);                                                            \
+                }                                                                                  \
+                for (int i = 0; i < (n); i++) {                                                    \
+                    vfloat d[m], out[n];                                                           \
+                    WINO_UNROLL for (int q = 0; q < (m); q++) d[q] = t[k * (tile) + q][i];         \
+                    transform(d, out);                                                             \
+                    WINO_UNROLL for (int q = 0; q < (n); q++)                                      \
+                        store_f(v + q * g->position_step, out[q]);                                 \
+                    v += (n) * g->position_step;                                                   \
+                }                                                                                  \
+            }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    static void name##_edge(const ck_winograd_input_args *g) {                                     \
-        const float *at[m][m]; /* by column, then row */                                           \
-        for (int j = 0; j < (m); j++)                                                              \
-            for (int i = 0; i < (m); i++) {                                                        \
-                const int inside = i >= g->row_from && i < g->row_to && j >= g->col_from           \
-                                   && j < g->col_to;                                               \
-                at[j][i] = inside ? g->x + (g->offset + i * g->row_step + j * g->pixel_step)       \
-                                  : g->zeros;                                                      \
-            }                                                                                      \
-        for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
-            vfloat t[n][m];                                                                        \
-            for (int j = 0; j < (m); j++) {                                                        \
-                vfloat d[m], out[n];                                                               \
-                WINO_UNROLL for (int i = 0; i < (m); i++)                                          \
-                    d[i] = load_some_f(at[j][i] + c, g->channels - c);                             \
-                PEAK(d, m)                                                                         \
-                transform(d, out);                                                                 \
-                WINO_UNROLL for (int i = 0; i < (n); i++) t[i][j] = out[i];                        \
-            }                                                                                      \
-            name##_rows(t, g->v + c, g->position_step);                                            \
-        }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    static void name(const ck_winograd_input_args *g) {                                            \
-        if (g->row_from <= 0 && g->col_from <= 0 && g->row_to >= (m) && g->col_to >= (m))          \
-            name##_inside(g);                                                                      \
-        else                                                                                       \
-            name##_edge(g);                                                                        \
     }
 
 #define WINO_NO_PEAK(d, m)
@@ -230,61 +257,82 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     WINO_UNROLL for (int i = 0; i < (m); i++) peak = wino_raise(peak, d[i]); \
     *(vint32_u *)g->peak = peak;
 
-/* The last step of an output of `tile` rows. */
-#define WINO_FINISH(tile)                                                                          \
-    /* One column of an output tile: epilogue and stores of `rows` pixels. */                      \
-    CK_INLINE vint32 wino_finish_##tile(const ck_winograd_output_args *g, vfloat *y,               \
-                                        ptrdiff_t offset, ptrdiff_t c, vint32 peak) {              \
-        const ptrdiff_t left = g->channels - c;                                                    \
-        const int function = g->activation >= CK_ACT_UNARY;                                        \
-        vfloat values[tile] = {0};                                                                 \
-        WINO_UNROLL for (int i = 0; i < (tile); i++) {                                             \
-            if (i >= g->rows) break;                                                               \
-            vfloat v = y[i];                                                                       \
-            const ptrdiff_t at = offset + i * g->row_step;                                         \
-            peak = wino_raise(peak, left >= VL_F ? v : keep_first_f(v, (int)left));                \
-            if (g->bias) v += load_some_f(g->bias + c, left);                                      \
-            if (g->residual) v += load_some_f(g->residual + at, left);                             \
-            if (g->activation != CK_ACT_NONE)                                                      \
-                v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);                 \
-            if (function)                                                                          \
-                values[i] = v;                                                                     \
-            else                                                                                   \
-                store_some_f(g->y + at, v, left);                                                  \
-        }                                                                                          \
-        if (function) {                                                                            \
-            gemm_activate_f(g->activation, g->alpha, g->beta, tile, values);                       \
-            for (int i = 0; i < g->rows && i < (tile); i++)                                        \
-                store_some_f(g->y + offset + i * g->row_step, values[i], left);                    \
-        }                                                                                          \
-        return peak;                                                                               \
+/* One column of an output tile: epilogue and stores of `rows` pixels. */
+CK_INLINE vint32 wino_finish(const ck_winograd_output_args *g, int tile, const vfloat *y,
+                             ptrdiff_t offset, ptrdiff_t c, vint32 peak) {
+    const ptrdiff_t left = g->channels - c;
+    const int function = g->activation >= CK_ACT_UNARY;
+    vfloat values[4] = {0};
+    WINO_UNROLL for (int i = 0; i < tile; i++) {
+        if (i >= g->rows) break;
+        vfloat v = y[i];
+        const ptrdiff_t at = offset + i * g->row_step;
+        peak = wino_raise(peak, left >= VL_F ? v : keep_first_f(v, (int)left));
+        if (g->bias) v += load_some_f(g->bias + c, left);
+        if (g->residual) v += load_some_f(g->residual + at, left);
+        if (g->activation != CK_ACT_NONE)
+            v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);
+        if (function)
+            values[i] = v;
+        else
+            store_some_f(g->y + at, v, left);
     }
+    if (function) {
+        gemm_activate_f(g->activation, g->alpha, g->beta, tile, values);
+        for (int i = 0; i < g->rows && i < tile; i++)
+            store_some_f(g->y + offset + i * g->row_step, values[i], left);
+    }
+    return peak;
+}
 
-/* The kernels of F(tile x tile, taps x taps), but for the input's, which depend on n alone. */
+/* The same where there is nothing to add and the vector is whole. */
+CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vfloat *y,
+                            float *to, vint32 peak) {
+    WINO_UNROLL for (int i = 0; i < tile; i++) {
+        if (i >= g->rows) break;
+        peak = wino_raise(peak, y[i]);
+        store_f(to, y[i]);
+        to += g->row_step;
+    }
+    return peak;
+}
+
+/* The kernels of F(tile x tile, taps x taps). */
 #define WINO_FORM(form, tile, taps, n)                                                             \
-    WINO_GATHER(wino_gradient_tile_##form, tile, n, wino_gradient_##form, WINO_PEAK)               \
+    WINO_GATHER(wino_input_tile_##form, n, tile, n, wino_input_##n, WINO_NO_PEAK)                  \
+    WINO_GATHER(wino_gradient_tile_##form, tile, tile, n, wino_gradient_##form, WINO_PEAK)               \
                                                                                                    \
-    static void wino_output_tile_##form(const ck_winograd_output_args *g) {                        \
+    static void wino_output_tile_##form(const ck_winograd_output_args *given) {                    \
+        /* A copy, for stores to the output cannot change it. */                                   \
+        const ck_winograd_output_args args = *given, *g = &args;                                   \
+        const int plain = !g->bias && !g->residual && g->activation == CK_ACT_NONE;                \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
         for (ptrdiff_t c = 0; c < g->channels; c += VL_F) {                                        \
-            vfloat t[tile][n];                                                                     \
-            const float *m = g->m + c;                                                             \
-            for (int i = 0; i < (n); i++) {                                                        \
-                vfloat row[n], out[tile];                                                          \
-                WINO_UNROLL for (int j = 0; j < (n); j++)                                          \
-                    row[j] = load_f(m + j * g->position_step);                                     \
-                wino_output_##form(row, out);                                                      \
-                WINO_UNROLL for (int j = 0; j < (tile); j++) t[j][i] = out[j];                     \
-                m += (n) * g->position_step;                                                       \
-            }                                                                                      \
-            for (int j = 0; j < g->cols; j++) {                                                    \
-                vfloat out[tile];                                                                  \
-                wino_output_##form(t[j], out);                                                     \
-                peak = wino_finish_##tile(g, out, c + j * g->pixel_step, c, peak);                 \
+            for (ptrdiff_t first = 0; first < g->cols; first += (tile)) {                          \
+                vfloat t[tile][n];                                                                 \
+                const float *m = g->m + first / (tile) * g->tile_step + c;                         \
+                const ptrdiff_t cols = g->cols - first;                                            \
+                for (int i = 0; i < (n); i++) {                                                    \
+                    vfloat row[n], out[tile];                                                      \
+                    WINO_UNROLL for (int j = 0; j < (n); j++)                                      \
+                        row[j] = load_f(m + j * g->position_step);                                 \
+                    wino_output_##form(row, out);                                                  \
+                    WINO_UNROLL for (int j = 0; j < (tile); j++) t[j][i] = out[j];                 \
+                    m += (n) * g->position_step;                                                   \
+                }                                                                                  \
+                for (int j = 0; j < (tile) && j < cols; j++) {                                     \
+                    vfloat out[tile];                                                              \
+                    wino_output_##form(t[j], out);                                                 \
+                    const ptrdiff_t at = c + (first + j) * g->pixel_step;                          \
+                    if (plain && g->channels - c >= VL_F)                                          \
+                        peak = wino_store(g, tile, out, g->y + at, peak);                          \
+                    else                                                                           \
+                        peak = wino_finish(g, tile, out, at, c, peak);                             \
+                }                                                                                  \
             }                                                                                      \
         }                                                                                          \
         *(vint32_u *)g->peak = peak;                                                               \
-    }                                                                                              \
+    }  \
                                                                                                    \
     /* One vector of columns at one depth. */                                                      \
     CK_INLINE void wino_weights_vector_##form(const vfloat *w, float *u, ptrdiff_t step) {         \
@@ -359,10 +407,6 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
         *(vint32_u *)g->peak = peak;                                                               \
     }
 
-WINO_GATHER(wino_input_tile_4, 4, 4, wino_input_4, WINO_NO_PEAK)
-WINO_GATHER(wino_input_tile_6, 6, 6, wino_input_6, WINO_NO_PEAK)
-WINO_FINISH(2)
-WINO_FINISH(4)
 WINO_FORM(f23, 2, 3, 4)
 WINO_FORM(f43, 4, 3, 6)
 WINO_FORM(f25, 2, 5, 6)
@@ -370,13 +414,15 @@ WINO_FORM(f25, 2, 5, 6)
 #define WINO_ENTRY(form, size, count, n)    \
     {.tile = size,                          \
      .taps = count,                         \
-     .input = wino_input_tile_##n,          \
+     .input = wino_input_tile_##form,       \
      .output = wino_output_tile_##form,     \
      .weights = wino_weights_block_##form,  \
      .gradient = wino_gradient_tile_##form, \
      .to_taps = wino_taps_block_##form}
 
+#define WINO_MULTIPLY_ENTRY(count) [count] = wino_multiply_##count,
 static const ck_winograd_table winograd_table = {
     .vector_length = VL_F,
+    .multiply = {WINO_COUNTS(WINO_MULTIPLY_ENTRY)},
     .forms = {WINO_ENTRY(f23, 2, 3, 4), WINO_ENTRY(f43, 4, 3, 6), WINO_ENTRY(f25, 2, 5, 6)},
 };

@@ -10,28 +10,43 @@
    i * n + j. */
 enum { CK_WINOGRAD_FORMS = 3 };
 
-/* One input tile of n x n pixels: v[position] = B^T x B; or one tile of the output's gradient,
-   which for the gradient of the weight plays the kernel's part. */
+/* Input tiles of n x n pixels side by side: v[position] = B^T x B; or tiles of the output's
+   gradient, which for the gradient of the weight plays the kernel's part. */
+enum { CK_WINOGRAD_STRIP = 8 };
 typedef struct ck_winograd_input_args {
     const float *x;       /* the image */
-    ptrdiff_t offset;     /* of the tile's first pixel; may point outside the image */
+    ptrdiff_t offset;     /* of the first tile's first pixel; may point outside the image */
     ptrdiff_t row_step, pixel_step;
-    ptrdiff_t row_from, row_to, col_from, col_to; /* the part of the tile inside the image */
-    const float *zeros;   /* `channels` zeros, read for pixels outside */
+    ptrdiff_t row_from, row_to, col_from, col_to; /* the part of the tiles inside the image */
+    const float *zeros;   /* `channels` zeros, read for rows outside */
     ptrdiff_t channels;
+    ptrdiff_t tiles;      /* at most CK_WINOGRAD_STRIP */
     float *v;             /* whole vectors are written: `position_step` has room for them */
-    ptrdiff_t position_step;
+    ptrdiff_t position_step, tile_step;
     int32_t *peak;        /* of a gradient: one vector, raised to the bits of the largest |x| */
 } ck_winograd_input_args;
 
-/* One output tile: y = A^T m A, then bias, residual and activation. */
+/* Products of few tiles with one vector of columns, all positions in one call:
+   m[position][tile] = sum over k of v[position][tile][k] * u[position][k], in order. */
+enum { CK_WINOGRAD_FEW = 8 };
+typedef struct ck_winograd_product_args {
+    const float *v;
+    ptrdiff_t v_position, v_tile;
+    const float *u;       /* a vector for each k */
+    ptrdiff_t u_position;
+    float *m;
+    ptrdiff_t m_position, m_tile;
+    ptrdiff_t positions, depth;
+} ck_winograd_product_args;
+
+/* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
 typedef struct ck_winograd_output_args {
     const float *m;
-    ptrdiff_t position_step;
+    ptrdiff_t position_step, tile_step;
     ptrdiff_t channels;
     float *y;
     ptrdiff_t row_step, pixel_step;
-    ptrdiff_t rows, cols; /* how many of the tile's rows and columns there are in y */
+    ptrdiff_t rows, cols; /* how many of the tiles' rows and columns there are in y */
     const float *bias;    /* `channels` values, or NULL */
     const float *residual;/* addressed like y, or NULL; must not be y */
     int activation;       /* enum ck_activation */
@@ -74,6 +89,7 @@ typedef struct ck_winograd_kernels {
 
 typedef struct ck_winograd_table {
     int vector_length;
+    void (*multiply[CK_WINOGRAD_FEW + 1])(const ck_winograd_product_args *); /* by tiles */
     ck_winograd_kernels forms[CK_WINOGRAD_FORMS];
 } ck_winograd_table;
 

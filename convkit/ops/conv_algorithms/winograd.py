@@ -27,7 +27,7 @@ TILES = {3: (2, 4), 5: (2,)}
 # transformed value, in vectors of so many channels. Transformed weights that do not stay in
 # the second-level cache come from farther away, once for some samples or for each sample
 # alone: so many for each.
-TRANSFORM_COST = 24.0
+TRANSFORM_COST = 17.0
 VECTOR = 16
 WEIGHT_COST = 8.0
 CACHED_WEIGHTS = 160 << 10
