@@ -6,9 +6,10 @@ The words are PyTorch's for matrix products (`torch.set_float32_matmul_precision
 highest   plain float32 multiply-adds; normwise error of a layer about 1e-6
 high      float32-grade: error of any layer at most 1e-5, by whatever means is fastest
           (Winograd, or float32 split into two bfloat16 where the CPU multiplies those)
-medium    products of bfloat16 summed in float32: error at most 1e-2; layers for which
-          that is no faster on this CPU are computed as under "high"; in training, large
-          activations are kept in bfloat16 for backward, on any CPU
+medium    products of 16-bit numbers: error at most 1e-2. bfloat16 summed in float32 on CPUs
+          with AMX; else scaled float16 on CPUs with AVX512-FP16; layers for which that is no
+          faster are computed as under "high". In training, large activations are kept in
+          bfloat16 for backward, on any CPU
 ========= ===============================================================================
 
 Errors are normwise: the norm of the difference from float64 over the norm of the result.

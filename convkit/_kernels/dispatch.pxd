@@ -197,6 +197,7 @@ cdef extern from "table.h" nogil:
         const ck_int8_kernels* int8_vnni
         const ck_int8_kernels* int8_tile
         const ck_tile_table* tile
+        const ck_tile_table* half
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

@@ -7,6 +7,7 @@ cdef extern from "cpu.h" nogil:
     const char* ck_isa_name(int isa)
     void ck_cpu_name(char* out, int size)
     int ck_cpu_has_vnni()
+    int ck_cpu_has_fp16()
     int CK_ISA_COUNT
 
 cdef extern from "table.h" nogil:
@@ -39,6 +40,11 @@ def has_tiles():
 def has_vnni():
     """Tell whether the CPU multiplies bytes by AVX-512 VNNI."""
     return bool(ck_cpu_has_vnni())
+
+
+def has_halves():
+    """Tell whether the kernels in use can compute in float16 (AVX512-FP16)."""
+    return _chosen.half != NULL and bool(ck_cpu_has_fp16())
 
 
 def emulate_tiles(size_t tile, size_t int8):

@@ -1,9 +1,9 @@
-"""Convolution on bfloat16 tiles (AMX): the loops of `direct`, from converted strips.
+"""Convolution on tiles of 16-bit numbers: the loops of `direct`, from converted strips.
 
 The same engine for the forward pass, the gradient of the input, transposed convolution, 1x1
-convolution and linear layers. A float is held as one bfloat16, or as a high and a low one
-(c/tile.h); the strip of input that a task reads is converted while it is copied with its
-zero padding, row by row, just before the tiles need it.
+convolution and linear layers. A float is held as one bfloat16, as a high and a low one (AMX), or
+as one float16 (AVX512-FP16; c/tile.h); the strip of input that a task reads is converted while
+it is copied with its zero padding, row by row, just before the tiles need it.
 
 Tiles want 16 rows, and a row of pixels is seldom a multiple of that. In the strip, rows that
 are one stride apart lie behind each other (those between them in planes of their own), so
@@ -14,13 +14,16 @@ straddle both; they are computed and not written.
 Rows of A may be read up to 31 values beyond a reduction, times weights of zero; what lies
 there is finite, or the exact kernels run, which read nothing beyond (c/tile.h). Both give
 the same bits, so that an infinity changes nothing but the outputs that see it.
+
+float16 has few exponents: a strip and a layer's weights are scaled by powers of two, found from
+their largest magnitudes, and sums are scaled back.
 """
 
 import numpy as np
 
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
-from convkit._kernels.dispatch cimport activation_map, ck_unary_fn
+from convkit._kernels.dispatch cimport activation_map, ck_transpose_table, ck_unary_fn
 from convkit._kernels.gather cimport Gather, Gathered, add_pixels, first_column
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
@@ -28,8 +31,9 @@ from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint16_t
-from libc.string cimport memset
+from libc.math cimport ldexpf
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 
 cdef extern from "tile.h" nogil:
     ctypedef struct ck_tile_args:
@@ -45,6 +49,7 @@ cdef extern from "tile.h" nogil:
         int n
         float* c
         const ptrdiff_t* c_rows
+        float scale[2]
         const float* bias
         const float* residual
         int activation
@@ -52,15 +57,20 @@ cdef extern from "tile.h" nogil:
         ck_unary_fn map
     ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
     ctypedef struct ck_tile_form:
-        int planes
+        int planes, most_rows
         ck_tile_fn run[2][2]
         ck_tile_fn exact[2][2]
-        int (*convert)(const float* x, ptrdiff_t n, void* high, ptrdiff_t low) noexcept nogil
+        int (*convert)(const float* x, ptrdiff_t n, void* high, ptrdiff_t low,
+                       float scale) noexcept nogil
+        int (*pack)(const float* rows, ptrdiff_t depth, void* high, ptrdiff_t low,
+                    float scale) noexcept nogil
+        uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
     ctypedef struct ck_tile_table:
         void (*configure)(int rows, int depth) noexcept nogil
         void (*release)() noexcept nogil
         ck_tile_form plain
         ck_tile_form split
+        ck_tile_form half
     int CK_TILE_ROWS, CK_TILE_COLUMNS, CK_TILE_DEPTH
 
 # As in `direct`: bytes of a strip, bytes of packed weights that a task goes through, and tasks
@@ -72,18 +82,25 @@ cdef Py_ssize_t TASKS_PER_SAMPLE = 8
 cdef Py_ssize_t POSITIONS = 64
 # Pixels converted at a time where every pixel stands alone: two blocks of rows.
 cdef Py_ssize_t PIXELS = 32
+# Where strips are scaled, tasks that a sample is cut into: each chunk of weights costs a passage
+# over the strip.
+cdef Py_ssize_t SCALED_TASKS_PER_SAMPLE = 4
 # Multiply-adds of a tile product in the time of one elementary operation, about.
 cdef double PRODUCTS_PER_STEP = 128
 # Columns of a packed block.
 cdef Py_ssize_t COLUMNS = 2 * CK_TILE_COLUMNS
 
 
-cdef const ck_tile_table* _table() noexcept nogil:
-    return <const ck_tile_table*>dispatch.table().tile
+# Exponents of the largest magnitudes of strips and of weights, where they are scaled: their
+# products do not overflow a float16 sum (c/half.body.h).
+cdef int STRIP_EXPONENT = 3
+cdef int WEIGHT_EXPONENT = 4
 
 
-cdef const ck_tile_form* _form(int planes) noexcept nogil:
-    return &_table().split if planes == 2 else &_table().plain
+cdef int _shift(uint32_t peak, int exponent) noexcept nogil:
+    """Return by which power of two values are scaled, from the bits of the largest magnitude."""
+    return min(exponent + 127 - <int>(peak >> 23), 127)
+
 
 
 # -- weights --------------------------------------------------------------------------------
@@ -94,14 +111,27 @@ cdef class Packed:
 
     cdef readonly object array              # uint16, flat
     cdef readonly bint finite               # no weight is infinite or NaN
-    cdef readonly int planes
     cdef readonly Py_ssize_t groups, columns, blocks    # columns and blocks of a group
     cdef readonly Py_ssize_t batch, k, steps, depth, merged
+    cdef int shift                          # weights are scaled by two to this power
+    cdef const ck_tile_table* table
+    cdef const ck_tile_form* form
     cdef char* pointer
+
+    cdef int find(self, str name) except -1:
+        """Find the kernels of a form by its name."""
+        half = name == "fp16"
+        self.table = <const ck_tile_table*>(dispatch.table().half if half
+                                            else dispatch.table().tile)
+        if self.table == NULL:
+            raise RuntimeError(f"expected an instruction set with products of {name}")
+        self.form = &self.table.half if half else &self.table.plain if name == "bf16" \
+            else &self.table.split
+        return 0
 
     cdef Py_ssize_t step_bytes(self, Py_ssize_t column_blocks) noexcept nogil:
         """Bytes of one step of the reduction for so many blocks of 16 columns."""
-        return 2 * CK_TILE_COLUMNS * self.depth * self.planes * column_blocks
+        return 2 * CK_TILE_COLUMNS * self.depth * self.form.planes * column_blocks
 
     cdef Py_ssize_t block_bytes(self) noexcept nogil:
         """Bytes from one block of 32 columns to the next."""
@@ -119,7 +149,30 @@ cdef struct PackJob:
     char* target
     Py_ssize_t columns, blocks, batch, k, steps, depth, block_bytes, group_step, column_step
     int* infinite                  # per block
+    float scale
+    const ck_transpose_table* transpose
+    bint run                       # a column's values of the reduction lie side by side
     Py_ssize_t begin               # the first block to pack
+
+
+cdef void _gather_weights(const PackJob* job, const float* source, const Py_ssize_t* offsets,
+                          Py_ssize_t k, Py_ssize_t columns, float* rows) noexcept nogil:
+    """Copy the weights of one tile: a row of 16 columns for each value of the reduction."""
+    cdef Py_ssize_t column, d, first
+    cdef void* targets[16]
+    if job.run:
+        for first in range(0, k, 16):
+            for d in range(16):
+                targets[d] = rows + (first + d) * CK_TILE_COLUMNS
+            job.transpose.to_vectors[0](source + offsets[first], job.column_step,
+                                        <int>columns, <int>min(16, k - first), targets)
+        return
+    for d in range(k):
+        if job.column_step == 1:
+            memcpy(rows + d * CK_TILE_COLUMNS, source + offsets[d], columns * 4)
+            continue
+        for column in range(columns):
+            rows[d * CK_TILE_COLUMNS + column] = source[column * job.column_step + offsets[d]]
 
 
 cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -130,34 +183,28 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t first = index % job.blocks * COLUMNS
     cdef Py_ssize_t tiles = 2 if job.columns - first > CK_TILE_COLUMNS else 1
     cdef Py_ssize_t size = CK_TILE_COLUMNS * job.depth
-    cdef Py_ssize_t i, step, tile, column, d, k
+    cdef Py_ssize_t i, step, tile, column
     cdef char* target = job.target + index * job.block_bytes
     cdef const float* source = job.source + group * job.group_step
-    cdef const float* from_column
-    cdef const Py_ssize_t* offsets
-    cdef float values[16 * 32]
+    cdef float rows[32 * 16]
     job.infinite[index] = 0
     for i in range(job.batch):
         for step in range(job.steps):
-            k = min(job.depth, job.k - step * job.depth)
-            offsets = job.offsets + i * job.k + step * job.depth
             for tile in range(tiles):
-                memset(values, 0, sizeof(values))
-                for column in range(min(CK_TILE_COLUMNS,
-                                        job.columns - first - tile * CK_TILE_COLUMNS)):
-                    from_column = source + (first + tile * CK_TILE_COLUMNS + column) \
-                        * job.column_step
-                    for d in range(k):
-                        values[(d // 2 * CK_TILE_COLUMNS + column) * 2 + d % 2] = \
-                            from_column[offsets[d]]
-                job.infinite[index] |= job.form.convert(values, size, target + 2 * tile * size,
-                                                        2 * tiles * size)
+                column = first + tile * CK_TILE_COLUMNS
+                memset(rows, 0, sizeof(rows))
+                _gather_weights(job, source + column * job.column_step,
+                                job.offsets + i * job.k + step * job.depth,
+                                min(job.depth, job.k - step * job.depth),
+                                min(CK_TILE_COLUMNS, job.columns - column), rows)
+                job.infinite[index] |= job.form.pack(rows, job.depth, target + 2 * tile * size,
+                                                     2 * tiles * size, job.scale)
             target += 2 * tiles * size * job.form.planes
 
 
 def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_steps,
          Py_ssize_t merged, Py_ssize_t group_step, Py_ssize_t column_step,
-         Py_ssize_t depth_step, int planes, int threads):
+         Py_ssize_t depth_step, str form, int threads):
     """Pack float32 weights for tiles.
 
     Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
@@ -169,18 +216,15 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     merged : int
         How many neighbouring taps form one reduction; divides the number of taps. More
         than 1 only with one group.
-    planes : int
-        1 for bfloat16, 2 for split bfloat16.
+    form : "bf16", "split_bf16" or "fp16"
 
     Returns
     -------
     Packed
     """
-    if _table() == NULL:
-        raise RuntimeError("expected an instruction set with tiles")
     steps = np.array(tap_steps, dtype=np.intp)
     cdef Packed packed = Packed.__new__(Packed)
-    packed.planes = planes
+    packed.find(form)
     packed.groups = groups
     packed.columns = columns
     packed.blocks = (columns + COLUMNS - 1) // COLUMNS
@@ -198,7 +242,11 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     infinite = np.empty(groups * packed.blocks, np.intc)
     cdef PackJob job
     job.offsets = <const Py_ssize_t*>address(offsets)
-    job.form = _form(planes)
+    job.form = packed.form
+    packed.shift = _shift(_peak(source, job.form), WEIGHT_EXPONENT)
+    job.scale = ldexpf(1, packed.shift)
+    job.transpose = dispatch.table().transpose
+    job.run = depth_step == 1 and packed.merged == 1
     job.target = packed.pointer
     job.columns = columns
     job.blocks = packed.blocks
@@ -222,6 +270,19 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
             parallel_for(_pack_task, &job, count, team)
     packed.finite = not infinite.any()
     return packed
+
+
+cdef uint32_t _peak(source, const ck_tile_form* form) except? 0xffffffff:
+    """Return the bits of the largest finite magnitude of weights, for a form that scales them."""
+    cdef uint32_t peak = 0
+    cdef const float* values
+    cdef Py_ssize_t n
+    if form.peak != NULL:
+        for _, part in parts_of(source, COLUMNS * MOST_BLOCKS):
+            values, n = <const float*>address(part), part.size
+            with nogil:
+                peak = form.peak(values, n, peak)
+    return peak
 
 
 # -- convolution ----------------------------------------------------------------------------
@@ -250,6 +311,7 @@ cdef struct Job:
     Py_ssize_t strip_values                         # values of a strip, one plane of bfloat16
     Py_ssize_t y_pixel                              # values from one pixel to the next
     Py_ssize_t taps_h, taps_w                       # rows of taps, reductions of each
+    int shift                                       # of the weights
     const Py_ssize_t* taps                          # their places in rows, then in columns
     ptrdiff_t* offsets                              # the same in a strip
     bint pointwise
@@ -257,8 +319,16 @@ cdef struct Job:
     Gather* gathered                                # or NULL; a part is a strip of a sample
 
 
-cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i,
-                   char* strip) noexcept nogil:
+cdef int _strip_shift(Job* job, const float* image, Py_ssize_t row,
+                      Py_ssize_t last) noexcept nogil:
+    """Return by which power of two rows of an image are scaled."""
+    row, last = max(row, 0), min(last, job.in_h)
+    cdef Py_ssize_t n = max(0, last - row) * job.in_w * job.in_c
+    return _shift(job.form.peak(image + row * job.in_w * job.in_c, n, 0), STRIP_EXPONENT)
+
+
+cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i, char* strip,
+                   float scale) noexcept nogil:
     """Convert an image row into row i of a strip; tell whether it holds infinities or NaN."""
     cdef Py_ssize_t left = max(0, min(-job.col_lo, job.strip_width)) * job.in_c
     cdef Py_ssize_t skip = max(0, job.col_lo)
@@ -281,7 +351,7 @@ cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i,
         memset(target + left + inside, 0, (job.row_values - left - inside + CK_TILE_DEPTH) * 2)
     if inside:
         infinite = job.form.convert(image + (row * job.in_w + skip) * job.in_c, inside,
-                                    <uint16_t*>strip + at + left, 2 * job.strip_values)
+                                    <uint16_t*>strip + at + left, 2 * job.strip_values, scale)
     return infinite
 
 
@@ -363,12 +433,19 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t blocks
     cdef ptrdiff_t rows[32]
     cdef bint infinite = False
-    cdef int tiles
+    cdef int tiles, shift
+    cdef float scale = 1
     cdef ck_tile_args args = job.proto
     positions += job.last_w if last == job.grid_h else job.grid_w
-    args.rows = <int>min(CK_TILE_ROWS, positions)
+    # Blocks of equal size: the last is not mostly rows of the one before.
+    blocks = (positions + job.form.most_rows - 1) // job.form.most_rows
+    args.rows = <int>((positions + blocks - 1) // blocks)
     args.c_rows = rows
-    blocks = (positions + args.rows - 1) // args.rows
+    if job.form.peak != NULL:
+        shift = _strip_shift(job, x, row_first, (last - 1) * job.stride_h + job.row_hi + 1)
+        scale = ldexpf(1, shift)
+        shift += job.shift
+        args.scale[0], args.scale[1] = ldexpf(1, -(shift // 2)), ldexpf(1, -(shift - shift // 2))
     job.table.configure(args.rows, <int>args.depth)
     for i in range(0, blocks, 2):
         # The last block is moved back to end with the last position.
@@ -382,7 +459,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                                  last, second % job.pitch, args.rows)
         needed = (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
         while filled < needed:
-            infinite |= _fill_row(job, x, row_first + filled, filled, a)
+            infinite |= _fill_row(job, x, row_first + filled, filled, a, scale)
             filled += 1
         args.a = a + at * args.lda
         args.a_next = (second - at) * args.lda
@@ -406,8 +483,9 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.y_pixel = job.out_c
     job.gathered = NULL
     job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
-    job.table = _table()
-    job.form = _form(weights.planes)
+    job.table = weights.table
+    job.form = weights.form
+    job.shift = weights.shift
     job.weights = weights.pointer
     job.stride_h, job.stride_w = stride
     job.step_h, job.step_w = step
@@ -445,7 +523,8 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     cdef double work
     job.samples = samples
     job.last_w = job.grid_w
-    if job.pointwise:
+    # Scales are a sample's own, so that pixels of several samples are never in one strip.
+    if job.pointwise and job.form.peak == NULL:
         _lay_in_rows(job)
         job.strip_width = job.grid_w
     _cut(job)
@@ -542,13 +621,14 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
 
 cdef void _cut(Job* job) noexcept nogil:
     """Choose strips and chunks from the sizes of one sample; lay a strip out."""
-    cdef Py_ssize_t phases
+    cdef Py_ssize_t phases, tasks
+    tasks = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
     job.row_values = job.pitch * job.stride_w * job.in_c
     cdef Py_ssize_t row_bytes = job.row_values * 2 * job.form.planes
     cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
     cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
-    rows = min(rows, max(4, (job.grid_h + TASKS_PER_SAMPLE - 1) // TASKS_PER_SAMPLE))
+    rows = min(rows, max(4, (job.grid_h + tasks - 1) // tasks))
     rows = max(rows, (POSITIONS + job.pitch - 1) // job.pitch)
     rows = max(1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
@@ -561,5 +641,5 @@ cdef void _cut(Job* job) noexcept nogil:
     job.strip_values = job.plane_values * phases + (job.row_values + 31) // 32 * 32
     job.scratch_bytes = (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
     cdef Py_ssize_t by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
-    cdef Py_ssize_t by_tasks = (TASKS_PER_SAMPLE + job.strips - 1) // job.strips
+    cdef Py_ssize_t by_tasks = (tasks + job.strips - 1) // job.strips
     job.chunks = max(1, min(job.all_blocks, max(by_cache, by_tasks)))

@@ -48,6 +48,15 @@ int ck_cpu_has_vnni(void) {
     return __builtin_cpu_supports("avx512vnni") != 0;
 }
 
+/* Asked directly: compilers that do not know the set build all else. Its registers are those of
+   AVX-512, of which the run-time support has checked that they are saved. */
+int ck_cpu_has_fp16(void) {
+    unsigned a, b, c, d;
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bw") && __get_cpuid_count(7, 0, &a, &b, &c, &d)
+           && d >> 23 & 1;
+}
+
 void ck_cpu_name(char *out, int size) {
     unsigned words[12], most = __get_cpuid_max(0x80000000u, 0);
     if (most < 0x80000004u || size < 49) {
@@ -65,6 +74,8 @@ void ck_cpu_name(char *out, int size) {
 int ck_cpu_best_isa(void) { return CK_ISA_GENERIC; }
 
 int ck_cpu_has_vnni(void) { return 0; }
+
+int ck_cpu_has_fp16(void) { return 0; }
 
 void ck_cpu_name(char *out, int size) {
     strncpy(out, "unknown", (size_t)size);

@@ -24,4 +24,7 @@ void ck_cpu_name(char *out, int size);
 /* Whether the CPU multiplies bytes by AVX-512 VNNI. */
 int ck_cpu_has_vnni(void);
 
+/* Whether the CPU computes in float16 by AVX512-FP16. */
+int ck_cpu_has_fp16(void);
+
 #endif

@@ -4,7 +4,8 @@
      CK_ISA               name, used for the exported table ck_table_<name>
      CK_VECTOR_REGISTERS  how many vector registers there are
      CK_WITH_TILES        (optional) also exports ck_table_amx: these kernels and those of
-                          isa_amx.c; and uses isa_vnni.c where the CPU has VNNI */
+                          isa_amx.c; and uses isa_vnni.c where the CPU has VNNI, isa_fp16.c
+                          where it has AVX512-FP16 */
 #include "isa_begin.h"
 
 #include "elementwise.body.h"
@@ -49,8 +50,13 @@
     }
 
 #ifdef CK_WITH_TILES
-CK_TABLE(CK_ISA, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8);
-CK_TABLE(amx, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8,
+#ifdef CK_HAVE_HALF
+#define CK_HALF &ck_table_half
+#else
+#define CK_HALF NULL
+#endif
+CK_TABLE(CK_ISA, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8, .half = CK_HALF);
+CK_TABLE(amx, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8, .half = CK_HALF,
          .int8_tile = &ck_table_amx_int8, .tile = &ck_table_amx_tile);
 #else
 CK_TABLE(CK_ISA, .int8 = &int8_table);

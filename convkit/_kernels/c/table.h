@@ -25,6 +25,11 @@
 #include "winograd.h"
 #include "tile.h"
 
+/* Whether the compiler knows AVX512-FP16. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 12)
+#define CK_HAVE_HALF 1
+#endif
+
 typedef struct ck_table {
     const char *name;
     int vector_bytes;
@@ -48,6 +53,7 @@ typedef struct ck_table {
     const ck_int8_kernels *int8_vnni; /* for CPUs with VNNI, or NULL */
     const ck_int8_kernels *int8_tile; /* on tiles, or NULL */
     const ck_tile_table *tile;        /* NULL where there are no tiles */
+    const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
 } ck_table;
 
 extern const ck_table ck_table_generic;
@@ -58,6 +64,7 @@ extern const ck_table ck_table_amx;
 extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
+extern const ck_tile_table ck_table_half;
 #endif
 
 /* The table of one instruction set, or NULL where it was not compiled in. */

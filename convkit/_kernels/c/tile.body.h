@@ -13,6 +13,7 @@
    accumulator sums a step's products in this order, whatever the number of blocks. */
 
 #include "bfloat16.h"
+#include "tile.common.h"
 
 /* Rows of A by way of a copy: zeros beyond `count` values and, for `finite`, instead of
    infinities and NaN. */
@@ -66,20 +67,12 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
 
 /* Adds what comes after the sums and writes the rows that are wanted. */
 static void tile_finish(const ck_tile_args *g, int mb, const float *sums) {
-    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
     for (int i = 0; i < mb; i++) {
         for (int m = 0; m < g->rows; m++) {
             const ptrdiff_t at = g->c_rows[i * g->rows + m];
             if (at < 0) continue;
-            const float *sum = sums + 32 * (16 * i + m);
-            for (int n = 0; n < g->n; n += 16) {
-                const int left = g->n - n < 16 ? g->n - n : 16;
-                vfloat v = load_f(sum + n);
-                if (g->bias) v += load_part_f(g->bias + n, left);
-                if (g->residual) v += load_part_f(g->residual + at + n, left);
-                if (g->activation) v = activate_f(g->activation, alpha, beta, v);
-                store_part_f(g->c + at + n, v, left);
-            }
+            for (int n = 0; n < g->n; n += 16)
+                tile_put(g, at, n, load_f(sums + 32 * (16 * i + m) + n));
             if (g->map) g->map(g->c + at, g->c + at, g->n, g->alpha, g->beta);
         }
     }
@@ -138,13 +131,41 @@ static void tile_configure(int rows, int depth) {
 
 static void tile_release(void) { amx_release(); }
 
-static int tile_convert_plain(const float *x, ptrdiff_t n, void *high, ptrdiff_t low) {
-    (void)low;
+static int tile_convert_plain(const float *x, ptrdiff_t n, void *high, ptrdiff_t low,
+                              float scale) {
+    (void)low, (void)scale;
     return bf16_convert(x, n, high, NULL);
 }
 
-static int tile_convert_split(const float *x, ptrdiff_t n, void *high, ptrdiff_t low) {
+static int tile_convert_split(const float *x, ptrdiff_t n, void *high, ptrdiff_t low,
+                              float scale) {
+    (void)scale;
     return bf16_convert(x, n, high, (uint16_t *)((char *)high + low));
+}
+
+static int tile_pack_plain(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low,
+                           float scale) {
+    float pairs[32];
+    int infinite = 0;
+    (void)low, (void)scale;
+    for (ptrdiff_t d = 0; d < depth; d += 2) {
+        tile_pairs(rows + 16 * d, pairs);
+        infinite |= bf16_convert(pairs, 32, (uint16_t *)high + 16 * d, NULL);
+    }
+    return infinite;
+}
+
+static int tile_pack_split(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low,
+                           float scale) {
+    float pairs[32];
+    int infinite = 0;
+    (void)scale;
+    for (ptrdiff_t d = 0; d < depth; d += 2) {
+        uint16_t *to = (uint16_t *)high + 16 * d;
+        tile_pairs(rows + 16 * d, pairs);
+        infinite |= bf16_convert(pairs, 32, to, (uint16_t *)((char *)to + low));
+    }
+    return infinite;
 }
 
 static double tile_rounds(long steps) {
@@ -168,12 +189,16 @@ const ck_tile_table ck_table_amx_tile = {
     .configure = tile_configure,
     .release = tile_release,
     .plain = {.planes = 1,
+              .most_rows = CK_TILE_ROWS,
               .run = TILE_FORM(plain),
               .exact = TILE_FORM(plain_exact),
-              .convert = tile_convert_plain},
+              .convert = tile_convert_plain,
+              .pack = tile_pack_plain},
     .split = {.planes = 2,
+              .most_rows = CK_TILE_ROWS,
               .run = TILE_FORM(split),
               .exact = TILE_FORM(split_exact),
-              .convert = tile_convert_split},
+              .convert = tile_convert_split,
+              .pack = tile_pack_split},
     .rounds = tile_rounds,
 };

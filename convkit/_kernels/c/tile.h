@@ -1,8 +1,10 @@
-/* Batch-reduce GEMM on tiles: float results from bfloat16 products.
+/* Batch-reduce GEMM on tiles: float results from products of 16-bit numbers.
 
    C[m, n] = sum over i, k of A_i[m, k] * B_i[k, n], where A and B are held as one plane of
    bfloat16 (the plain form) or as two, high and low, whose sum is the float to 16 bits (the
-   split form: high * high + high * low + low * high). Sums are float32. */
+   split form: high * high + high * low + low * high), with float32 sums; or as one plane of
+   float16 times powers of two (the half form), with short sums in float16, added up in
+   float32. */
 #ifndef CK_TILE_H
 #define CK_TILE_H
 
@@ -39,6 +41,7 @@ typedef struct ck_tile_args {
     int n;                      /* columns to write, at most 32 */
     float *c;
     const ptrdiff_t *c_rows;    /* where each row lies in C; negative: it is not wanted */
+    float scale[2];             /* factors of sums, one after the other: half form */
     const float *bias;          /* n values, or NULL */
     const float *residual;      /* addressed like C, or NULL */
     int activation;             /* enum ck_activation, below CK_ACT_UNARY */
@@ -54,17 +57,24 @@ typedef void (*ck_tile_fn)(const ck_tile_args *);
    multiplies infinities by high parts only. On finite values both give the same bits. */
 typedef struct ck_tile_form {
     int planes;
+    int most_rows;              /* of a block */
     ck_tile_fn run[2][2], exact[2][2];
-    /* Converts n floats to bfloat16, the low plane `low` bytes after the high one; tells
-       whether any was infinite or NaN. Finite values stay finite. */
-    int (*convert)(const float *x, ptrdiff_t n, void *high, ptrdiff_t low);
+    /* Converts n floats, times a scale in the half form, the low plane `low` bytes after the
+       high one; tells whether any was infinite or NaN, unless `run` is exact. Finite values
+       stay finite. */
+    int (*convert)(const float *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
+    /* The same of `depth` rows of 16 weights, into a tile of B; always tells. */
+    int (*pack)(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low, float scale);
+    /* The largest bits of finite magnitudes, or `peak` where that is larger. NULL in forms
+       that need no scale. */
+    uint32_t (*peak)(const float *x, ptrdiff_t n, uint32_t peak);
 } ck_tile_form;
 
 typedef struct ck_tile_table {
     /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. */
     void (*configure)(int rows, int depth);
     void (*release)(void);
-    ck_tile_form plain, split;
+    ck_tile_form plain, split, half;
     /* Runs rounds of independent products of full tiles; returns how many float operations
        that was. The measured peak that benchmarks compare with. */
     double (*rounds)(long steps);

@@ -11,6 +11,7 @@ from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task, known_call
 from convkit.ops.conv_algorithms.bfloat16 import Bfloat16, SplitBfloat16
 from convkit.ops.conv_algorithms.depthwise import Depthwise
 from convkit.ops.conv_algorithms.direct import Direct
+from convkit.ops.conv_algorithms.float16 import Float16
 from convkit.ops.conv_algorithms.grouped import Grouped
 from convkit.ops.conv_algorithms.im2col import Im2col
 from convkit.ops.conv_algorithms.multiplied import Multiplied
@@ -19,5 +20,6 @@ from convkit.ops.conv_algorithms.winograd import Winograd
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task", "known_call"]
 
 CANDIDATES: tuple[type[Algorithm], ...] = (
-    Depthwise, Multiplied, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Direct)
+    Depthwise, Multiplied, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd, Float16,
+    Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}

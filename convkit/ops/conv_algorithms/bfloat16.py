@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import numpy as np
-
-from convkit._kernels import dispatch, tiles
-from convkit.ops.conv_algorithms.base import Algorithm
-from convkit.ops.conv_algorithms.direct import Direct, all_phases, fill, lonely, sides
+from convkit._kernels import dispatch
+from convkit.ops.conv_algorithms.tiled import Tiled
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Bfloat16", "SplitBfloat16"]
@@ -18,113 +13,21 @@ __all__ = ["Bfloat16", "SplitBfloat16"]
 LEAST_USED = 0.25
 
 
-class _Tiles(Algorithm):
-    """What both forms share: the loops of `_kernels.tiles`, and when they pay."""
-
-    gathers = True
-    planes: ClassVar[int]
-    precisions: ClassVar[tuple[str, ...]]
+class _Tiles(Tiled):
+    """What both forms share: when tiles pay."""
 
     @classmethod
     def refuses(cls, problem, task):
-        """Refuse what has no tiles, and the gradient of the weight."""
-        if not dispatch.has_tiles():
-            return "this CPU has no AMX"
-        if problem.dtype != np.float32:
-            return f"tiles take float32, not {problem.dtype}"
-        if task == "grad_weight":
-            return "tiles compute the forward pass and the gradient of the input"
-        return None
+        """Refuse without tiles, and as all 16-bit numbers do."""
+        return super().refuses(problem, task) if dispatch.has_tiles() else "this CPU has no AMX"
 
     @classmethod
     def declines(cls, problem, task):
         """Decline other precisions and problems that leave tiles mostly empty."""
-        if problem.precision not in cls.precisions:
-            return f"precision is {problem.precision}"
         used = _used(problem, task)
         if used < LEAST_USED:
             return f"only {used:.0%} of a tile would be used"
-        return None
-
-    @classmethod
-    def writes_parts(cls, problem):
-        """Write parts always."""
-        return True
-
-    @classmethod
-    def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
-              **epilogue):
-        """Return the loops' step, or for the gradient of the input one for each phase."""
-        x, y = sides(problem, task)
-        forward = task == "forward"
-        phases = [] if forward else all_phases(problem)
-        packed = [cls._pack_forward(problem, weight, cache, threads)] if forward else [
-            cls._pack_phase(problem, weight, cache, phase, threads) for phase in phases]
-        if cls.planes == 2 and not all(p.finite for p in packed):
-            return Direct.steps(problem, task, weight, cache, threads, residual=residual,
-                                y_pixel=y_pixel, **epilogue)
-        if forward:
-            return [tiles.step(x, packed[0], y, problem.rows, problem.cols, problem.stride,
-                               y_pixel=y_pixel, **epilogue)]
-        return None if lonely(problem) else [
-            tiles.step(x, one, y, phase.rows, phase.cols, (1, 1), grid=phase.grid,
-                       step=problem.stride, start=phase.start, y_pixel=y_pixel, **epilogue)
-            for phase, one in zip(phases, packed, strict=True)]
-
-    @classmethod
-    def _pack_forward(cls, problem, weight, cache, threads):
-        return cls._pack(problem, weight, cache, ("forward",), problem.cols,
-                         list(range(problem.kernel[0] * problem.kernel[1])), False, threads)
-
-    @classmethod
-    def _pack_phase(cls, problem, weight, cache, phase, threads):
-        return cls._pack(problem, weight, cache, phase.key(problem), phase.cols, phase.taps, True,
-                         threads)
-
-    @classmethod
-    def forward(cls, problem, x, weight, y, cache, threads, **epilogue):
-        """Sum over kernel rows and columns at each output pixel."""
-        packed = cls._pack_forward(problem, weight, cache, threads)
-        if cls.planes == 2 and not packed.finite:
-            Direct.forward(problem, x, weight, y, cache, threads, **epilogue)
-            return
-        tiles.run(x, packed, y, problem.rows, problem.cols, problem.stride, threads=threads,
-                  **epilogue)
-
-    @classmethod
-    def grad_input(cls, problem, gy, weight, gx, cache, threads, **epilogue):
-        """Convolve the output's gradient with the kernel turned, phase by phase of the stride."""
-        if cls.planes == 2 and not np.isfinite(weight).all():
-            Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
-            return
-        if lonely(problem):
-            fill(gx, epilogue.get("bias"))
-        for phase in all_phases(problem):
-            tiles.run(gy, cls._pack_phase(problem, weight, cache, phase, threads), gx, phase.rows,
-                      phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
-                      start=phase.start, threads=threads, **epilogue)
-
-    @classmethod
-    def _pack(cls, problem: ConvProblem, weight: np.ndarray, cache: dict | None, key: tuple,
-              cols: list[int], taps: list[int], backward: bool, threads: int) -> tiles.Packed:
-        """Pack (or find packed) weights; neighbouring taps of a row are one reduction."""
-        together = problem.groups == 1 and cols[-1] - cols[0] + 1 == len(cols)
-        merged = len(cols) if together else 1
-        key = (cls.name, *key, merged)
-        if cache is not None and key in cache:
-            return cache[key]
-        c_step = problem.kernel[0] * problem.kernel[1]
-        o_step = problem.in_group * c_step
-        columns, depth, column_step, depth_step = (
-            problem.out_group, problem.in_group, o_step, c_step)
-        if backward:
-            columns, depth, column_step, depth_step = depth, columns, c_step, o_step
-        packed = tiles.pack(weight, problem.groups, columns, depth, taps, merged,
-                            problem.out_group * o_step, column_step, depth_step, cls.planes,
-                            threads)
-        if cache is not None:
-            cache[key] = packed
-        return packed
+        return super().declines(problem, task)
 
 
 def _used(problem: ConvProblem, task: str) -> float:
@@ -142,13 +45,12 @@ class SplitBfloat16(_Tiles):
     """Each float as two bfloat16; three products, float32 sums: precision "high"."""
 
     name = "split_bf16"
-    planes = 2
-    precisions = ("high",)
+    precision = "high"
 
 
 class Bfloat16(_Tiles):
     """Each float as one bfloat16, float32 sums: precision "medium"."""
 
     name = "bf16"
-    planes = 1
-    precisions = ("medium",)
+    finite_weights = False
+    precision = "medium"

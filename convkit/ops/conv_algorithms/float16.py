@@ -1,0 +1,82 @@
+"""Convolution on float16 vectors (AVX512-FP16), for CPUs without tiles."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from convkit._kernels import dispatch
+from convkit.ops.conv_algorithms.base import Task
+from convkit.ops.conv_algorithms.direct import sides
+from convkit.ops.conv_algorithms.tiled import Tiled
+from convkit.ops.conv_problem import ConvProblem
+
+__all__ = ["Float16"]
+
+# The model behind the choice, in float32 multiply-adds of one result's pixel, fitted to measured
+# layers: how many float16 products are worth one, what a value read costs for its scale and its
+# conversion, and what a result costs after its sums. Direct convolution reaches a little less of
+# the multiply-add rate.
+PRODUCT, READ, WRITTEN, DIRECT = 0.6, 18.0, 18.0, 1.1
+# Direct convolution has to cost so many times as much.
+LEAST_GAIN = 1.15
+# Shorter reductions, and fewer results to a sample, leave the loops mostly overhead.
+LEAST_TOGETHER, LEAST_PIXELS = 32, 12
+
+_off = os.environ.get("CONVKIT_FLOAT16", "1") == "0"
+
+
+class Float16(Tiled):
+    """Each float as one float16 times a power of two, short float16 sums: precision "medium".
+
+    Somewhat more exact than bfloat16 products with float32 sums, at twice the rate of float32
+    ones. What is 2^28 times smaller than the largest value near it is lost. The environment
+    variable ``CONVKIT_FLOAT16=0`` takes it from the candidates.
+    """
+
+    name = "fp16"
+    precision = "medium"
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse without the instructions, and as all 16-bit numbers do."""
+        if not dispatch.has_halves():
+            return "this CPU has no AVX512-FP16"
+        return super().refuses(problem, task)
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline other precisions, and where conversions cost more than products gain."""
+        if _off:
+            return "CONVKIT_FLOAT16=0"
+        pixels = math.prod(sides(problem, task)[1][:2])
+        if pixels < LEAST_PIXELS:
+            return f"only {pixels} pixels to a sample"
+        together, gain = _together(problem, task), _gain(problem, task)
+        if together < LEAST_TOGETHER:
+            return f"reductions of only {together}"
+        if gain < LEAST_GAIN:
+            return f"{gain:.2f} times as fast as direct convolution by estimate"
+        return super().declines(problem, task)
+
+
+def _together(problem: ConvProblem, task: Task) -> int:
+    """Return how many neighbouring values are reduced at a time."""
+    if task == "grad_input":
+        return problem.out_group
+    merged = problem.groups == 1 and problem.dilation[1] == 1
+    return problem.in_group * (problem.kernel[1] if merged else 1)
+
+
+def _gain(problem: ConvProblem, task: Task) -> float:
+    """Return the estimated time of direct convolution beside that of this one."""
+    x, y = sides(problem, task)
+    depth, columns = ((problem.in_group, problem.out_group) if task == "forward"
+                      else (problem.out_group, problem.in_group))
+    taps = math.prod(problem.kernel)
+    if task == "grad_input":
+        taps /= math.prod(problem.stride)
+    read = math.prod(x) / math.prod(y[:2]) / problem.groups
+    products = taps * depth * columns
+    whole = -(-columns // 16) * 16
+    return DIRECT * products / (PRODUCT * taps * depth * whole + READ * read + WRITTEN * whole)
