@@ -26,7 +26,7 @@
 #include "tile.h"
 
 /* Whether the compiler knows AVX512-FP16. */
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 12)
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 12)
 #define CK_HAVE_HALF 1
 #endif
 
