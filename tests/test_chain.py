@@ -136,6 +136,16 @@ def test_a_chain_gives_the_bits_of_its_layers_on_older_processors(isa):
     """, {"CONVKIT_ISA": isa})
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("narrows", [True, False])
+def test_transposed_depthwise_layers_are_no_part_of_a_chain(stride, narrows):
+    """Their kernels read the weights turned by 180 degrees."""
+    layers = [nn.Conv2d(15, 64, 3, 2, 1), nn.ConvTranspose2d(64, 64, 3, stride, 1, groups=64)]
+    x = image(3, (15, 17, 13))
+    made = program(nn.Sequential(*layers, *[nn.Conv2d(64, 16, 1)] * narrows), x.shape[1:])
+    assert_same_bits(made(x), op_by_op(made.graph, [x])[0])
+
+
 def test_what_is_read_twice_is_no_part_of_a_chain():
     class Twice(nn.Module):
         def __init__(self):
