@@ -18,7 +18,7 @@ import convkit as ck
 from fuzz.layers import Network, convkit_library, draw_network, numbers
 from fuzz.onnx_peer import onnxruntime_result
 from fuzz.torch_peer import Peers
-from fuzz.trials import SetAside, allowed, close, main, same
+from fuzz.trials import Failure, SetAside, allowed, close, main, same
 
 NEEDS = ("torch", "onnx")
 PRECISIONS = ("highest", "high", "medium")
@@ -35,7 +35,8 @@ def judge(network: Network) -> None:
     ck.set_num_threads(rng.choice((1, 2)))
     model = network.build(convkit_library()).eval()
     peers = Peers(network, model)
-    x = numbers(network.seed, network.batch, *network.shape)
+    scale = np.float32(rng.choice((1,) * 8 + (1e4, 1e-4)))
+    x = scale * numbers(network.seed, network.batch, *network.shape)
     want, own = peers.evaluate(x)
     if not want.size or not np.isfinite(want).all():
         raise SetAside("no finite numbers")
@@ -45,6 +46,7 @@ def judge(network: Network) -> None:
         _program(model, given, want, own, precision)
     if rng.random() < 0.4:
         _channels_last_program(model, x, want, own)
+    _no_samples(model, x, network)
     with tempfile.TemporaryDirectory() as folder:
         _ckit_file(model, x, Path(folder) / "network.ckit")
         if rng.random() < 0.6:
@@ -60,6 +62,14 @@ def _layers(model, x: np.ndarray, want: np.ndarray, own: float, precision: str) 
     with ck.precision(precision), ck.no_grad():
         close(f"layers at {precision!r}", model(ck.Tensor(x)).data, want,
               allowed("forward", precision, own))
+
+
+def _no_samples(model, x: np.ndarray, network: Network) -> None:
+    """Check that layers take a batch of no samples, as PyTorch's do."""
+    with ck.no_grad():
+        shape = model(ck.Tensor(x[:0])).shape
+    if shape != (0, *network.gives):
+        raise Failure(f"no samples: shape {shape}")
 
 
 def _program(model, x: np.ndarray, want: np.ndarray, own: float, precision: str) -> None:
