@@ -30,6 +30,7 @@ from convkit import models, nn
 NETWORKS = {
     "resnet18": (224, 3, (1, 32)), "resnet50": (224, 3, (1, 32)), "vgg16": (224, 3, (1, 8)),
     "mobilenet_v2": (224, 3, (1, 32)), "resnet20": (32, 3, (1, 128)), "lenet5": (28, 1, (1, 128)),
+    "lenet_wide": (28, 1, (1, 128)),
 }
 QUICK = ("lenet5",)
 PRECISIONS = ("highest", "high", "medium", "int8")

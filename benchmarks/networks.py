@@ -20,6 +20,17 @@ def lenet5(nn: Any, F: Any) -> Any:
         nn.Linear(16 * 5 * 5, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
 
 
+def lenet_wide(nn: Any, F: Any) -> Any:
+    """Return two 5x5 convolutions of 32 and 64 channels and two linear layers, for (N, 1, 28, 28).
+
+    The network of TensorFlow's first tutorials on MNIST: LeNet-5's form, 29 times its products.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU(), nn.Linear(512, 10))
+
+
 def convnet(nn: Any, F: Any) -> Any:
     """Return four stages of convolution, batch norm, ReLU and pooling, for (N, 1, 28, 28)."""
     layers, before = [], 1
@@ -137,6 +148,7 @@ def mobilenet_v2(nn: Any, F: Any) -> Any:
 # name -> (builder, shape of a sample, batch size)
 NETWORKS = {
     "lenet5": (lenet5, (1, 28, 28), 128),
+    "lenet_wide": (lenet_wide, (1, 28, 28), 128),
     "convnet": (convnet, (1, 28, 28), 128),
     "resnet20": (resnet20, (3, 32, 32), 128),
     "resnet18": (resnet18, (3, 224, 224), 16),

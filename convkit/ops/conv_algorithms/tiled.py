@@ -84,15 +84,16 @@ class Tiled(Algorithm):
     @classmethod
     def grad_input(cls, problem, gy, weight, gx, cache, threads, **epilogue):
         """Convolve the output's gradient with the kernel turned, phase by phase of the stride."""
-        if cls.finite_weights and not np.isfinite(weight).all():
+        phases = all_phases(problem)
+        packed = [cls._pack_phase(problem, weight, cache, phase, threads) for phase in phases]
+        if cls.finite_weights and not all(p.finite for p in packed):
             Direct.grad_input(problem, gy, weight, gx, cache, threads, **epilogue)
             return
         if lonely(problem):
             fill(gx, epilogue.get("bias"))
-        for phase in all_phases(problem):
-            tiles.run(gy, cls._pack_phase(problem, weight, cache, phase, threads), gx, phase.rows,
-                      phase.cols, (1, 1), grid=phase.grid, step=problem.stride,
-                      start=phase.start, threads=threads, **epilogue)
+        for phase, one in zip(phases, packed, strict=True):
+            tiles.run(gy, one, gx, phase.rows, phase.cols, (1, 1), grid=phase.grid,
+                      step=problem.stride, start=phase.start, threads=threads, **epilogue)
 
     @classmethod
     def _pack(cls, problem: ConvProblem, weight: np.ndarray, cache: dict | None, key: tuple,
