@@ -37,7 +37,10 @@ def judge(network: Network) -> None:
     peers = Peers(network, model)
     scale = np.float32(rng.choice((1,) * 8 + (1e4, 1e-4)))
     x = scale * numbers(network.seed, network.batch, *network.shape)
-    want, own = peers.evaluate(x)
+    try:
+        want, own = peers.evaluate(x)
+    except ValueError as refusal:  # group norm of one value for each group
+        raise SetAside("PyTorch refuses it") from refusal
     if not want.size or not np.isfinite(want).all():
         raise SetAside("no finite numbers")
     given = channels_last(x) if rng.random() < 0.3 else x
@@ -101,7 +104,7 @@ def _onnx_file(model, x: np.ndarray, want: np.ndarray, own: float, path: Path) -
     bound = allowed("forward", "high", own)
     peer = onnxruntime_result(path, x)
     if peer is not None:
-        close("ONNX file in onnxruntime", peer, want, bound)
+        close("ONNX file in onnxruntime", peer, want, 10 * bound)  # its exp is coarser
     close("ONNX file read again", ck.compile(ck.io.onnx.load(path))(x), want, bound)
 
 
