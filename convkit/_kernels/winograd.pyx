@@ -28,8 +28,8 @@ import numpy as np
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.gather cimport Gather, Gathered, add_pixels
-from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
-                                    part_start)
+from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, choose_width,
+                                    kernels_for, part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels.gemm import parts_of
 from convkit._kernels.memory cimport empty, give, take
@@ -89,8 +89,11 @@ cdef extern from "winograd.h" nogil:
         float* m
         ptrdiff_t m_position, m_tile
         ptrdiff_t positions, depth
+        const char* fetch[2]
+        ptrdiff_t lines[2]
     ctypedef struct ck_winograd_table:
-        int vector_length
+        int vector_length, tall_rows
+        ck_gemm_fn tall
         void (*multiply[9])(const ck_winograd_product_args*) noexcept nogil
         ck_winograd_kernels forms[3]
     int CK_WINOGRAD_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
@@ -515,22 +518,34 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
             k += args.k
 
 
-cdef void _multiply_few(Job* job, Py_ssize_t count, const float* v, float* m) noexcept nogil:
-    """Do the same at once for few tiles and one vector of columns."""
+cdef void _multiply_few(Job* job, Py_ssize_t first, Py_ssize_t last, const float* v,
+                        float* m) noexcept nogil:
+    """Do the same at once for few tiles and one vector of columns.
+
+    Meanwhile about what the block will write, and what as many tiles after it will read, is
+    fetched.
+    """
+    cdef const Source* source = &job.source
     cdef ck_winograd_product_args args
+    cdef Place a = _place(source, first), b = _place(source, last)
+    cdef Py_ssize_t to = a.sample * job.out_h + _first_row(source, &a)
+    cdef Py_ssize_t from_ = b.sample * source.height + _first_row(source, &b)
+    cdef double share = <double>(last - first) / source.per_sample / job.positions / LINE_BYTES * 4
     args.v = v
-    args.v_position = job.source.proto.position_step
-    args.v_tile = job.source.step
+    args.v_position = source.proto.position_step
+    args.v_tile = source.step
     args.u = job.u
     args.u_position = job.weight_step
     args.m = m
     args.m_position = job.m_step
     args.m_tile = job.m_tile
     args.positions = job.positions
-    args.depth = job.source.channels
-    _table().multiply[count](&args)
-
-
+    args.depth = source.channels
+    args.fetch[0] = <const char*>(job.output.y + to * job.out_w * job.y_pixel)
+    args.lines[0] = <Py_ssize_t>(share * job.out_h * job.out_w * job.y_pixel) + 1
+    args.fetch[1] = <const char*>(source.proto.x + from_ * source.width * source.pixel)
+    args.lines[1] = <Py_ssize_t>(share * source.height * source.width * source.pixel) + 1
+    _table().multiply[last - first](&args)
 cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
                       LookAhead* ahead) noexcept nogil:
     """Plan to fetch what this block will write, and what this thread's next block will read."""
@@ -611,7 +626,7 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     cdef float* m = <float*>(job.m + slot * job.m_bytes)
     cdef LookAhead ahead
     if job.few:
-        _multiply_few(job, last - first, v, m)
+        _multiply_few(job, first, last, v, m)
     else:
         _look_ahead(job, tile_block, chunk, &ahead)
         for b in range(block, end):
@@ -1044,7 +1059,8 @@ cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t 
                         Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
                         float* sums, bint accumulate) noexcept nogil:
     """Add a stage's tiles to some blocks of columns of one position's sums."""
-    cdef Py_ssize_t b, left, rows, i, end, m
+    cdef const ck_winograd_table* table = _table()
+    cdef Py_ssize_t b, left, rows, height
     cdef ck_gemm_args args = job.product
     cdef int nv
     args.k = tiles
@@ -1057,14 +1073,20 @@ cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t 
         nv = <int>((left + job.vector - 1) // job.vector)
         args.n = <int>(nv * job.vector)
         args.b = d + b * job.columns
-        rows = (job.in_c + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
-        m = 0
-        for i in range(rows):
-            end = part_start(job.in_c, rows, i + 1)
-            args.a = v + m
-            args.c = sums + m * job.row + b * job.columns
-            job.gemm.transposed[nv][end - m](&args)
-            m = end
+        args.a = v
+        args.c = sums + b * job.columns
+        rows = job.in_c
+        while rows > 0:
+            if nv == 1 and rows >= table.tall_rows:
+                height = table.tall_rows
+                table.tall(&args)
+            else:
+                # Nearly equal tiles of what is left.
+                height = rows // ((rows + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv])
+                job.gemm.transposed[nv][height](&args)
+            rows -= height
+            args.a = <const float*>args.a + height
+            args.c = <float*>args.c + height * job.row
 
 
 cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

@@ -164,11 +164,13 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
 /* -- products ----------------------------------------------------------------------------- */
 
 /* The register tiles of gemm.body.h take a call for each position, which costs as much as half of
-   a sum over 16 channels; and each step of theirs fetches two lines, which is one load in nine. */
+   a sum over 16 channels; and each step of theirs fetches two lines, which is one load in nine. The
+   addresses fetched may lie beyond the arrays, where fetching does nothing. */
 #define WINO_MULTIPLY(count)                                                                       \
     static void wino_multiply_##count(const ck_winograd_product_args *given) {                     \
         const ck_winograd_product_args g = *given;                                                 \
         const float *v = g.v, *u = g.u;                                                            \
+        const char *fetch[2] = {g.fetch[0], g.fetch[1]};                                           \
         float *m = g.m;                                                                            \
         for (ptrdiff_t p = g.positions; p > 0; p--) {                                              \
             vfloat sum[count];                                                                     \
@@ -183,6 +185,9 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
                 WINO_UNROLL_ROWS for (int t = 0; t < (count); t++) sum[t] += set_f(a[t][k]) * w;   \
             }                                                                                      \
             WINO_UNROLL_ROWS for (int t = 0; t < (count); t++) store_f(m + t * g.m_tile, sum[t]);  \
+            for (int q = 0; q < 2; q++)                                                            \
+                for (ptrdiff_t line = g.lines[q]; line > 0; line--, fetch[q] += GEMM_LINE)         \
+                    __builtin_prefetch(fetch[q], 0, 2);                                            \
             v += g.v_position;                                                                     \
             u += g.u_position;                                                                     \
             m += g.m_position;                                                                     \
@@ -190,6 +195,26 @@ CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
     }
 #define WINO_COUNTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 WINO_COUNTS(WINO_MULTIPLY)
+
+/* For the gradient of the weight of so many channels: a line of both factors is read in a step, and
+   fetched once, where tiles of fewer rows do so for each of theirs. */
+#define WINO_TALL (CK_VECTOR_REGISTERS >= 32 ? 16 : 8)
+#define WINO_UNROLL_TALL _Pragma("GCC unroll 16")
+static void wino_tall(const ck_gemm_args *given) {
+    const ck_gemm_args g = *given;
+    const float *a = (const float *)g.a + g.a_offsets[0], *b = g.b;
+    float *c = g.c;
+    vfloat sum[WINO_TALL];
+    WINO_UNROLL_TALL for (int m = 0; m < WINO_TALL; m++)
+        sum[m] = g.accumulate ? load_f(c + m * g.ldc) : (vfloat){0};
+    for (ptrdiff_t k = g.k; k > 0; k--, a += g.lda, b += g.ldb) {
+        const vfloat w = load_f(b);
+        __builtin_prefetch(a + GEMM_NEAR_ROWS * g.lda, 0, 3);
+        __builtin_prefetch(b + GEMM_NEAR_ROWS * g.ldb, 0, 3);
+        WINO_UNROLL_TALL for (int m = 0; m < WINO_TALL; m++) sum[m] += set_f(a[m]) * w;
+    }
+    WINO_UNROLL_TALL for (int m = 0; m < WINO_TALL; m++) store_f(c + m * g.ldc, sum[m]);
+}
 
 /* -- whole tiles -------------------------------------------------------------------------- */
 
@@ -423,6 +448,8 @@ WINO_FORM(f25, 2, 5, 6)
 #define WINO_MULTIPLY_ENTRY(count) [count] = wino_multiply_##count,
 static const ck_winograd_table winograd_table = {
     .vector_length = VL_F,
+    .tall_rows = WINO_TALL,
+    .tall = wino_tall,
     .multiply = {WINO_COUNTS(WINO_MULTIPLY_ENTRY)},
     .forms = {WINO_ENTRY(f23, 2, 3, 4), WINO_ENTRY(f43, 4, 3, 6), WINO_ENTRY(f25, 2, 5, 6)},
 };

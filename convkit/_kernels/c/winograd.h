@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "gemm.h"
+
 /* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps. Steps count elements
    throughout; position (i, j) of a transformed tile of size n = tile + taps - 1 has the number
    i * n + j. */
@@ -37,6 +39,8 @@ typedef struct ck_winograd_product_args {
     float *m;
     ptrdiff_t m_position, m_tile;
     ptrdiff_t positions, depth;
+    const char *fetch[2]; /* what is needed next, brought to the second-level cache meanwhile: */
+    ptrdiff_t lines[2];   /* so many cache lines of each with every position */
 } ck_winograd_product_args;
 
 /* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
@@ -89,6 +93,8 @@ typedef struct ck_winograd_kernels {
 
 typedef struct ck_winograd_table {
     int vector_length;
+    int tall_rows;
+    ck_gemm_fn tall; /* as `transposed`, of tall_rows rows and one vector without epilogue */
     void (*multiply[CK_WINOGRAD_FEW + 1])(const ck_winograd_product_args *); /* by tiles */
     ck_winograd_kernels forms[CK_WINOGRAD_FORMS];
 } ck_winograd_table;
