@@ -49,12 +49,16 @@ int ck_cpu_has_vnni(void) {
 }
 
 /* Asked directly: compilers that do not know the set build all else. Its registers are those of
-   AVX-512, of which the run-time support has checked that they are saved. */
+   AVX-512, of which the run-time support has checked that they are saved. Asked once: under a
+   hypervisor each question takes tens of microseconds. */
 int ck_cpu_has_fp16(void) {
+    static int known = -1;
     unsigned a, b, c, d;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512bw") && __get_cpuid_count(7, 0, &a, &b, &c, &d)
-           && d >> 23 & 1;
+    if (known < 0)
+        known = __builtin_cpu_supports("avx512bw") && __get_cpuid_count(7, 0, &a, &b, &c, &d)
+                && d >> 23 & 1;
+    return known;
 }
 
 void ck_cpu_name(char *out, int size) {
