@@ -104,6 +104,9 @@ cdef Py_ssize_t BLOCK_TILES = 28
 # Longer sums over channels are cut into parts of at most so many, each rounded on its own: the
 # error stops growing with the channels (half as large with 512), at 1% of the time.
 cdef Py_ssize_t MOST_CHANNELS = 128
+# Up to so many, into one vector of columns, a block has few tiles, multiplied in one call: with
+# more, reading weights for so few costs more than calls do.
+cdef Py_ssize_t FEW_CHANNELS = 32
 # Bytes of products of a block that are held at a time.
 cdef Py_ssize_t PRODUCT_BYTES = 128 << 10
 # Transformed weights of this size stay in a second-level cache of one MiB or more; then blocks
@@ -716,7 +719,7 @@ cdef void _use(Job* job, Weights weights) noexcept:
     job.block_size = weights.block_size
     job.weight_step = weights.position_step
     job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
-    job.few = job.out_c <= job.vector and job.source.channels <= MOST_CHANNELS
+    job.few = job.out_c <= job.vector and job.source.channels <= FEW_CHANNELS
 
 
 cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil:
