@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import common
+import networks
 import numpy as np
 from inference_peers import PEERS, quantise, versions
 from inference_torch import LAYOUTS, torch_sides
 
 import convkit
-from convkit import models, nn
+from convkit import functional, models, nn
 
 # Network: image size, channels, batches.
 NETWORKS = {
@@ -42,7 +43,10 @@ BOUND = 1e-3
 def settled(name: str, size: int, channels: int) -> nn.Module:
     """Return the network with random weights, and batch norm estimates that fit them."""
     convkit.manual_seed(0)
-    model = models.create(name, num_classes=10 if size < 100 else 1000, in_channels=channels)
+    if name == "lenet_wide":
+        model = networks.NETWORKS[name][0](nn, functional)
+    else:
+        model = models.create(name, num_classes=10 if size < 100 else 1000, in_channels=channels)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
