@@ -356,7 +356,8 @@ cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i, c
 
 
 cdef Py_ssize_t _place_rows(Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssize_t row,
-                            Py_ssize_t last_row, Py_ssize_t column, Py_ssize_t count) noexcept nogil:
+                            Py_ssize_t last_row, Py_ssize_t column,
+                            Py_ssize_t count) noexcept nogil:
     """Find where `count` positions from (row, column) on lie in y; return the last real row.
 
     `origin` is the grid's first pixel of the sample in y.

@@ -15,7 +15,13 @@
 
 #include "tile.common.h"
 
-enum { HALF_ROWS = 12, HALF_CHAIN = 64, HALF_ABS = 0x7fff, HALF_FLOAT_ABS = 0x7fffffff, HALF_FLOAT_INFINITE = 0x7f800000 };
+enum {
+    HALF_ROWS = 12,
+    HALF_CHAIN = 64,
+    HALF_ABS = 0x7fff,
+    HALF_FLOAT_ABS = 0x7fffffff,
+    HALF_FLOAT_INFINITE = 0x7f800000
+};
 
 /* A row's values of k and k + 1, in every pair of lanes. */
 CK_INLINE __m512h half_pair(const char *a, uint32_t mask) {
@@ -99,7 +105,8 @@ CK_INLINE void half_block(const ck_tile_args *g, const char *from, const ptrdiff
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         const char *a = from + g->a_offsets[i];
         for (ptrdiff_t s = 0; s < g->steps; s++, a += 2 * g->depth, b += nb * b_next) {
-            const ptrdiff_t left = g->k - s * g->depth, whole = (left < g->depth ? left : g->depth) / 2;
+            const ptrdiff_t left = g->k - s * g->depth;
+            const ptrdiff_t whole = (left < g->depth ? left : g->depth) / 2;
             if (chain + pairs > HALF_CHAIN) {
                 _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
                     for (int j = 0; j < nb; j++) {
