@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from harness import assert_same_bits, random_array
 
 import convkit as ck
 import convkit.functional as F
@@ -12,7 +13,7 @@ from convkit.infer import Program
 from convkit.infer.graph import Graph
 from convkit.ops.op import REGISTRY, Context
 
-__all__ = ["NetworkMaker", "op_by_op", "random_inputs", "run"]
+__all__ = ["NetworkMaker", "check_bits", "op_by_op", "random_inputs", "run", "strided_branches"]
 
 
 def op_by_op(graph: Graph, inputs: list[np.ndarray], precision: str = "high",
@@ -41,6 +42,27 @@ def run(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:
     if isinstance(made, dict):
         return list(made.values())
     return list(made) if isinstance(made, tuple) else [made]
+
+
+def check_bits(program: Program, graph: Graph, precision: str) -> None:
+    """Assert that a Program, of one sample and of three, gives the bits of its operations."""
+    for batch in (1, 3):
+        inputs = random_inputs(graph, batch)
+        assert_same_bits(tuple(run(program, inputs)), tuple(op_by_op(graph, inputs, precision)),
+                         f"{precision}, batch {batch}")
+
+
+def strided_branches(x: ck.Tensor, left: int, right: int) -> tuple[ck.Tensor, ck.Tensor]:
+    """Return a 3x3 and a 1x1 convolution of x side by side, both strided, and their transpose."""
+    def weight(*shape: int) -> np.ndarray:
+        return random_array(shape, seed=sum(shape)) / np.float32(9)
+
+    channels = x.shape[1]
+    a = F.conv2d(x, weight(left, channels, 3, 3), weight(left), stride=2, padding=1)
+    b = F.relu(F.conv2d(x, weight(right, channels, 1, 1), stride=2))
+    joined = F.concat([a, b], 1)
+    return joined, F.conv_transpose2d(joined, weight(left + right, channels, 3, 3),
+                                      weight(channels), stride=2, padding=1, output_padding=1)
 
 
 class NetworkMaker:
