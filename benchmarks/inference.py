@@ -43,10 +43,10 @@ BOUND = 1e-3
 def settled(name: str, size: int, channels: int) -> nn.Module:
     """Return the network with random weights, and batch norm estimates that fit them."""
     convkit.manual_seed(0)
-    if name == "lenet_wide":
-        model = networks.NETWORKS[name][0](nn, functional)
-    else:
+    if hasattr(models, name):
         model = models.create(name, num_classes=10 if size < 100 else 1000, in_channels=channels)
+    else:
+        model = networks.NETWORKS[name][0](nn, functional)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None

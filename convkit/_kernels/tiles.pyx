@@ -113,6 +113,7 @@ cdef class Packed:
     cdef readonly bint finite               # no weight is infinite or NaN
     cdef readonly Py_ssize_t groups, columns, blocks    # columns and blocks of a group
     cdef readonly Py_ssize_t batch, k, steps, depth, merged
+    cdef readonly str name                  # of the form
     cdef int shift                          # weights are scaled by two to this power
     cdef const ck_tile_table* table
     cdef const ck_tile_form* form
@@ -121,6 +122,7 @@ cdef class Packed:
     cdef int find(self, str name) except -1:
         """Find the kernels of a form by its name."""
         half = name == "fp16"
+        self.name = name
         self.table = <const ck_tile_table*>(dispatch.table().half if half
                                             else dispatch.table().tile)
         if self.table == NULL:
@@ -204,7 +206,7 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_steps,
          Py_ssize_t merged, Py_ssize_t group_step, Py_ssize_t column_step,
-         Py_ssize_t depth_step, str form, int threads):
+         Py_ssize_t depth_step, str form, int threads, Packed like=None):
     """Pack float32 weights for tiles.
 
     Element (group, tap, depth, column) is read at ``group * group_step + tap_steps[tap] +
@@ -217,6 +219,9 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
         How many neighbouring taps form one reduction; divides the number of taps. More
         than 1 only with one group.
     form : "bf16", "split_bf16" or "fp16"
+    threads : int
+    like : Packed, optional
+        The same weights in another order: they are not looked through again for their scale.
 
     Returns
     -------
@@ -243,7 +248,7 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     cdef PackJob job
     job.offsets = <const Py_ssize_t*>address(offsets)
     job.form = packed.form
-    packed.shift = _shift(_peak(source, job.form), WEIGHT_EXPONENT)
+    packed.shift = _shift(_peak(source, job.form), WEIGHT_EXPONENT) if like is None else like.shift
     job.scale = ldexpf(1, packed.shift)
     job.transpose = dispatch.table().transpose
     job.run = depth_step == 1 and packed.merged == 1

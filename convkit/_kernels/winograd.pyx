@@ -549,6 +549,8 @@ cdef void _multiply_few(Job* job, Py_ssize_t first, Py_ssize_t last, const float
     args.fetch[1] = <const char*>(source.proto.x + from_ * source.width * source.pixel)
     args.lines[1] = <Py_ssize_t>(share * source.height * source.width * source.pixel) + 1
     _table().multiply[last - first](&args)
+
+
 cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
                       LookAhead* ahead) noexcept nogil:
     """Plan to fetch what this block will write, and what this thread's next block will read."""

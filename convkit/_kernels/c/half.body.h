@@ -48,6 +48,16 @@ typedef struct half_sums {
     int begun;
 } half_sums;
 
+CK_INLINE void half_clear(__m512h acc[HALF_ROWS][2], int rows) {
+    _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
+        acc[m][0] = acc[m][1] = _mm512_setzero_ph();
+}
+
+CK_INLINE void half_put_aside(half_sums *s, __m512h acc[HALF_ROWS][2], int rows, int nb) {
+    _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
+        for (int j = 0; j < nb; j++) s->part[m][j] = acc[m][j];
+}
+
 /* The first and the last 16 lanes of an accumulator with what was summed before. */
 CK_INLINE void half_total(const half_sums *s, int m, int j, __m512 *low, __m512 *high) {
     const __m256h *part = (const __m256h *)&s->part[m][j];
@@ -100,19 +110,15 @@ CK_INLINE void half_block(const ck_tile_args *g, const char *from, const ptrdiff
     __m512h acc[HALF_ROWS][2];
     ptrdiff_t chain = 0;
     sums.begun = 0;
-    _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
-        acc[m][0] = acc[m][1] = _mm512_setzero_ph();
+    half_clear(acc, rows);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         const char *a = from + g->a_offsets[i];
         for (ptrdiff_t s = 0; s < g->steps; s++, a += 2 * g->depth, b += nb * b_next) {
             const ptrdiff_t left = g->k - s * g->depth;
             const ptrdiff_t whole = (left < g->depth ? left : g->depth) / 2;
             if (chain + pairs > HALF_CHAIN) {
-                _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
-                    for (int j = 0; j < nb; j++) {
-                        sums.part[m][j] = acc[m][j];
-                        acc[m][j] = _mm512_setzero_ph();
-                    }
+                half_put_aside(&sums, acc, rows, nb);
+                half_clear(acc, rows);
                 half_flush(&sums, rows, nb);
                 chain = 0;
             }
@@ -123,8 +129,7 @@ CK_INLINE void half_block(const ck_tile_args *g, const char *from, const ptrdiff
             chain += pairs;
         }
     }
-    _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++)
-        for (int j = 0; j < nb; j++) sums.part[m][j] = acc[m][j];
+    half_put_aside(&sums, acc, rows, nb);
     half_finish(g, c_rows, &sums, nb);
 }
 
@@ -165,8 +170,8 @@ static uint32_t half_peak(const float *x, ptrdiff_t n, uint32_t peak) {
             most[j] = _mm512_max_epu32(most[j], half_magnitude(x + i + 16 * j, wanted));
         }
     for (int j = 1; j < 4; j++) most[0] = _mm512_max_epu32(most[0], most[j]);
-    if (_mm512_reduce_max_epu32(most[0]) < HALF_FLOAT_INFINITE)
-        return _mm512_reduce_max_epu32(most[0]);
+    const uint32_t largest = _mm512_reduce_max_epu32(most[0]);
+    if (largest < HALF_FLOAT_INFINITE) return largest;
     most[0] = _mm512_set1_epi32((int)peak);
     for (ptrdiff_t i = 0; i < n; i += 16) {
         const __m512i v = half_magnitude(x + i, n - i >= 16 ? 0xffff : (1u << (n - i)) - 1);

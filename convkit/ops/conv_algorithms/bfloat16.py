@@ -24,10 +24,13 @@ class _Tiles(Tiled):
     @classmethod
     def declines(cls, problem, task):
         """Decline other precisions and problems that leave tiles mostly empty."""
+        other = super().declines(problem, task)
+        if other is not None:
+            return other
         used = _used(problem, task)
         if used < LEAST_USED:
             return f"only {used:.0%} of a tile would be used"
-        return super().declines(problem, task)
+        return None
 
 
 def _used(problem: ConvProblem, task: str) -> float:

@@ -50,6 +50,9 @@ class Float16(Tiled):
         """Decline other precisions, and where conversions cost more than products gain."""
         if _off:
             return "CONVKIT_FLOAT16=0"
+        other = super().declines(problem, task)
+        if other is not None:
+            return other
         pixels = math.prod(sides(problem, task)[1][:2])
         if pixels < LEAST_PIXELS:
             return f"only {pixels} pixels to a sample"
@@ -58,7 +61,7 @@ class Float16(Tiled):
             return f"reductions of only {together}"
         if gain < LEAST_GAIN:
             return f"{gain:.2f} times as fast as direct convolution by estimate"
-        return super().declines(problem, task)
+        return None
 
 
 def _together(problem: ConvProblem, task: Task) -> int:

@@ -110,9 +110,12 @@ class Tiled(Algorithm):
             problem.out_group, problem.in_group, o_step, c_step)
         if backward:
             columns, depth, column_step, depth_step = depth, columns, c_step, o_step
+        like = None if cache is None else next(
+            (p for p in list(cache.values()) if isinstance(p, tiles.Packed) and p.name == cls.name),
+            None)
         packed = tiles.pack(weight, problem.groups, columns, depth, taps, merged,
                             problem.out_group * o_step, column_step, depth_step, cls.name,
-                            threads)
+                            threads, like)
         if cache is not None:
             cache[key] = packed
         return packed
