@@ -36,6 +36,21 @@ cdef extern from "int8.h" nogil:
         char* c
         ptrdiff_t ldc
         ck_int8_finish finish
+    ctypedef struct ck_int8_panel:
+        const char* a
+        const ptrdiff_t* a_offsets
+        ptrdiff_t lda, row_step, batch, steps, depth
+        const char* b
+        ptrdiff_t block_bytes
+        int n
+        ptrdiff_t rows, positions, wide, width
+        char* c
+        ptrdiff_t ldc
+        const char* residual
+        ptrdiff_t ld_residual
+        const char* fetch
+        ptrdiff_t fetch_step
+        ck_int8_finish finish
     ctypedef struct ck_int8_kernels:
         int max_rows, columns, group, bytes
         int multiple, halves, half_rows
@@ -45,6 +60,7 @@ cdef extern from "int8.h" nogil:
         void (*copy)(const uint8_t* x, ptrdiff_t n, int flip, void* out) noexcept nogil
         void (*join)(const uint8_t* const* rows, ptrdiff_t n, void* out) noexcept nogil
         void (*walk)(const ck_int8_walk*) noexcept nogil
+        void (*panel)(const ck_int8_panel*) noexcept nogil
 
 
 # How a step ends; made by `Finish`.

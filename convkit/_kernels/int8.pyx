@@ -6,6 +6,10 @@ zero point), or from the input as it lies. Weights are packed once. Activations 
 unsigned: signed ones are read with their highest bit flipped, that is with 128 added, and so
 is their zero point, whose part in the sums is taken away with the bias.
 
+On tiles (AMX), pixels of all rows of a strip are one sequence, in blocks of 32 pixels and 32
+channels, and finishing one block's sums goes beside the products of the next one
+(c/int8tile.body.h).
+
 Depthwise convolution multiplies joined rows: each 32-bit word holds the values of a channel in as
 many rows as one instruction multiplies, so that a column of the window is one instruction. Where
 there are byte products, rows are joined in registers (c/int8.walk.h), else in memory.
@@ -16,6 +20,7 @@ rounds everywhere alike. So any cut of the work gives the same bits, too.
 
 import numpy as np
 
+from convkit._kernels import memory
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.dispatch import has_vnni
@@ -27,11 +32,14 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
 # Bytes of a strip of input, of packed weights that a task goes through, of those that it goes
-# through a row of pixels at a time, and of the input of a row of pixels where every pixel stands alone; tasks for each thread that a call is cut into where
-# that costs little; weights that are packed at a time.
+# through a row of pixels at a time, of those that tiles take to each block of pixels (they stay in
+# the first-level cache), and of the input of a row of pixels where every pixel stands alone; tasks
+# for each thread that a call is cut into where that costs little; weights that are packed at a
+# time.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 cdef Py_ssize_t PASS_BYTES = 128 << 10
+cdef Py_ssize_t TILED_BYTES = 32 << 10
 cdef Py_ssize_t ROW_BYTES = 128 << 10
 cdef Py_ssize_t TASKS = 8
 cdef Py_ssize_t PACKED_AT_A_TIME = 256 << 10
@@ -128,9 +136,12 @@ cdef struct Job:
     Py_ssize_t row_bytes                            # of a strip, as it is prepared
     Py_ssize_t joined                               # groups of rows joined in memory (depthwise)
     ck_int8_walk walk                               # what all rows share, where rows are walked
+    ck_int8_panel panel                             # what all tasks share, on tiles
+    Py_ssize_t phase_rows                           # of a strip, with a remainder by stride_h
     int flip, zero, team
     bint pointwise, picks, depthwise, walks         # picks: 1x1 with strides
     bint whole                                      # whether no tile reads beyond its pixels
+    bint tiled, straight                            # straight: tiles read the image as it lies
     ptrdiff_t offsets_x[512]                        # of the taps, in x itself
     ptrdiff_t offsets_strip[512]                    # of the taps, in a strip
 
@@ -276,23 +287,89 @@ cdef void _walk_strip(Job* job, const uint8_t* image, char* ring, Py_ssize_t pix
         _walk_row(job, ring, start, pixel + row * job.out_w)
 
 
+cdef void _pick(Job* job, const uint8_t* image, Py_ssize_t first, Py_ssize_t last,
+                char* strip) noexcept nogil:
+    """Copy the pixels that a 1x1 layer with strides reads for rows of its result."""
+    cdef Py_ssize_t row, column
+    cdef const uint8_t* source
+    for row in range(first, last):
+        source = image + row * job.stride_h * job.in_w * job.x_pixel
+        for column in range(job.out_w):
+            _prepare(job, source + column * job.stride_w * job.x_pixel, job.in_c, strip)
+            strip += job.in_c * job.kernels.bytes
+
+
 cdef void _picked_strip(Job* job, const uint8_t* image, char* strip, Py_ssize_t pixel,
                         Py_ssize_t first, Py_ssize_t last, Py_ssize_t first_block,
                         Py_ssize_t last_block) noexcept nogil:
     """Compute rows of a 1x1 layer with strides, as one row of the pixels that it reads."""
-    cdef Py_ssize_t row, column, width = job.out_w
-    cdef const uint8_t* source
-    cdef char* target = strip
+    cdef Py_ssize_t width = job.out_w
     cdef ck_int8_args args = job.proto
     cdef Ahead ahead
-    for row in range(first, last):
-        source = image + row * job.stride_h * job.in_w * job.x_pixel
-        for column in range(width):
-            _prepare(job, source + column * job.stride_w * job.x_pixel, job.in_c, target)
-            target += job.in_c * job.kernels.bytes
+    _pick(job, image, first, last, strip)
     ahead.by_block = True
     _run_blocks(job, &args, strip, job.kernels.bytes, pixel + first * width,
                 (last - first) * width, first_block, last_block, &ahead)
+
+
+cdef void _fill_phases(Job* job, const uint8_t* image, Py_ssize_t first, Py_ssize_t rows,
+                       char* strip) noexcept nogil:
+    """Copy image rows into a strip: those of each remainder by the stride lie together.
+
+    So the rows that a tap reads for one row of pixels after the other are neighbours.
+    """
+    cdef Py_ssize_t row
+    for row in range(rows):
+        _fill_rows(job, image, first + row, 1,
+                   strip + (row % job.stride_h * job.phase_rows + row // job.stride_h)
+                   * job.row_bytes)
+
+
+cdef void _tiled_strip(Job* job, const uint8_t* image, char* strip, Py_ssize_t pixel,
+                       Py_ssize_t first, Py_ssize_t last, Py_ssize_t block,
+                       Py_ssize_t last_block) noexcept nogil:
+    """Compute rows of output pixels for blocks of columns on tiles, some blocks at a time.
+
+    Rows are one sequence of positions, of which those that are no pixels are computed in vain,
+    unless that would be more than what whole tiles for each row compute in vain.
+    """
+    cdef Py_ssize_t row_first = first * job.stride_h - job.pad_h, end, column, group, size, steps
+    cdef Py_ssize_t count = last - first
+    cdef const char* a = strip
+    cdef ck_int8_panel panel = job.panel
+    if job.straight:
+        a = <const char*>image + first * job.in_w * job.x_pixel
+    elif job.picks:
+        _pick(job, image, first, last, strip)
+    elif job.pointwise:
+        _fill_rows(job, image, first, count, strip)
+    else:
+        _fill_phases(job, image, row_first, (count - 1) * job.stride_h + _reach(job), strip)
+    panel.rows, panel.positions = count, job.out_w
+    if panel.wide <= (job.out_w + 31) // 32 * 32:
+        panel.rows, panel.positions = 1, (count - 1) * panel.wide + job.out_w
+        if job.pointwise and last == job.grid_h:
+            panel.positions += job.last_w - job.out_w
+    while block < last_block:
+        group = block // job.blocks
+        end = min(block + job.pass_blocks, last_block, (group + 1) * job.blocks)
+        column = block % job.blocks * job.kernels.columns       # within the group
+        panel.a = a + group * job.in_group
+        panel.n = <int>min((end - block) * job.kernels.columns, job.out_group - column)
+        panel.b = job.weights + block * job.block_bytes
+        panel.finish.offset = job.proto.finish.offset + block * job.kernels.columns
+        panel.finish.scale = job.proto.finish.scale + block * job.kernels.columns
+        column += group * job.out_group
+        panel.c = job.y + pixel * job.y_pixel + column * job.y_item
+        panel.residual = job.residual + (pixel * job.residual_pixel + column * job.residual_item
+                                         if job.residual != NULL else 0)
+        size = min(end - block, job.all_blocks - end) * job.block_bytes
+        steps = ((panel.positions + 31) // 32 * panel.rows * (end - block)
+                 * panel.batch * panel.steps)
+        panel.fetch = job.weights + end * job.block_bytes
+        panel.fetch_step = (size + 64 * steps - 1) // (64 * steps) * 64
+        job.kernels.panel(&panel)
+        block = end
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -313,6 +390,9 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t end
     if job.walks:
         _walk_strip(job, image, memory, pixel, first, last)
+        return
+    if job.tiled:
+        _tiled_strip(job, image, memory, pixel + first * job.out_w, first, last, block, last_block)
         return
     if job.picks:
         _picked_strip(job, image, memory, pixel, first, last, block, last_block)
@@ -414,6 +494,7 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
         job.last_w = pixels - (job.grid_h - 1) * job.grid_w
         job.strip_width = job.grid_w
         job.row_bytes = job.strip_width * job.in_c * job.kernels.bytes
+        job.panel.wide = job.panel.width = job.grid_w
     tasks = (cut + job.samples - 1) // job.samples
     extra = max(<Py_ssize_t>0, _reach(job) - step)
     rows = job.grid_h if job.walks else (STRIP_BYTES // job.row_bytes - extra) // step
@@ -424,6 +505,9 @@ cdef void _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nogil
     job.scratch_bytes = (rows * step + extra + 4 * job.joined) * job.row_bytes
     if job.walks:
         job.scratch_bytes = _reach(job) * job.row_bytes
+    if job.tiled and not job.pointwise and not job.picks:
+        job.phase_rows = (rows * step + extra + step - 1) // step
+        job.scratch_bytes = job.phase_rows * step * job.row_bytes
     job.scratch_bytes = (job.scratch_bytes + SLACK + 63) // 64 * 64
     job.chunks = 1
     if not job.depthwise:
@@ -440,6 +524,20 @@ cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) no
     return job.team * job.scratch_bytes
 
 
+cdef void _reach_taps(Job* job) noexcept nogil:
+    """Fill in where tiles find the taps."""
+    cdef Py_ssize_t row, column, i = 0, columns = job.proto.batch // job.kernel_h, at
+    for row in range(job.kernel_h):
+        at = row * job.dilation_h
+        at = (at % job.stride_h * job.phase_rows + at // job.stride_h) * job.row_bytes
+        for column in range(columns):
+            job.offsets_strip[i] = at + column * job.dilation_w * job.in_c
+            i += 1
+    job.panel.a_offsets = job.offsets_strip
+    if job.straight:
+        job.panel.a_offsets = job.offsets_x
+
+
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                   char* scratch) noexcept nogil:
     cdef Job job = (<const Job*>params)[0]
@@ -449,6 +547,8 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
     job.scratch = scratch
     job.proto.a_offsets = job.offsets_strip
     _for_samples(&job, samples, threads)
+    if job.tiled:
+        _reach_taps(&job)
     parallel_for(_task, &job, job.samples * job.strips * job.chunks, job.team)
     return 0
 
@@ -516,8 +616,13 @@ cdef class Conv:
             merged = groups == 1 and (job.dilation_w == 1 or job.kernel_w == 1)
             form = weight.transpose(0, 2, 3, 1)
             k = job.in_group * (job.kernel_w if merged else 1)
-        packed = _pack(form, groups, k, job.kernels)
-        job.proto.batch, job.proto.k = form[0].size // k, _up(k, job.kernels.multiple)
+        job.tiled = job.kernels.panel != NULL
+        steps = _steps(k) if job.tiled else 1
+        padded = steps * _up(-(-k // steps), job.kernels.multiple)
+        packed = _pack(form, groups, k, padded, job.kernels)
+        job.proto.batch, job.proto.k = form[0].size // k, padded
+        job.panel.batch, job.panel.steps = job.proto.batch, steps
+        job.panel.depth = padded // steps
         if job.proto.batch > 512:
             raise ValueError(f"expected a kernel of at most 512 taps, got {job.proto.batch}")
         job.whole = (job.kernels.bytes == 1 and not job.flip and job.proto.k == k)
@@ -585,6 +690,8 @@ cdef class Conv:
             job.walk.width, job.walk.ldc = out_w, job.y_pixel
             job.strip_width = max(job.strip_width, job.kernel_w
                                   + (CK_INT8_WALK_WIDTH - 1) * job.stride_w)
+        if job.tiled and not job.picks:
+            job.strip_width = _up(job.strip_width, job.stride_w)
         job.row_bytes = job.strip_width * job.in_c * (1 if job.depthwise else job.kernels.bytes)
         parts = job.joined if job.depthwise else job.kernel_h
         starts = 0 if job.walks else job.proto.batch // parts
@@ -602,9 +709,29 @@ cdef class Conv:
                 i += 1
         if job.x_pixel != job.in_c:
             job.whole = job.whole and job.kernel_w == 1
-        job.proto.lda = (1 if job.picks else job.stride_w) * job.in_c * (4 if job.depthwise else job.kernels.bytes)
+        job.proto.lda = (1 if job.picks else job.stride_w) * job.in_c * (
+            4 if job.depthwise else job.kernels.bytes)
         job.proto.ldc = job.y_pixel
         job.proto.ld_residual = job.residual_pixel
+        if job.tiled:
+            self._describe_tiles(job)
+        return 0
+
+    cdef int _describe_tiles(self, Job* job) except -1:
+        """Fill in what tiles take: where rows of A lie, in x itself where that can be."""
+        cdef ck_int8_panel* panel = &job.panel
+        job.straight = (job.whole and job.stride_h == job.stride_w == 1
+                        and job.pad_h == job.pad_w == 0
+                        and job.out_h + _reach(job) - 1 <= job.in_h
+                        and job.strip_width <= job.in_w)
+        job.pass_blocks = max(1, TILED_BYTES // job.block_bytes)
+        panel.lda = job.x_pixel if job.straight else job.proto.lda
+        panel.wide = job.in_w if job.straight else job.strip_width
+        if not job.straight and not job.picks:
+            panel.wide //= job.stride_w
+        panel.row_step = panel.wide * panel.lda
+        panel.width, panel.ldc, panel.ld_residual = job.out_w, job.y_pixel, job.residual_pixel
+        panel.finish, panel.block_bytes = job.proto.finish, job.block_bytes
         return 0
 
     def run(self, x, residual, y, int threads=1):
@@ -672,16 +799,23 @@ def _walk_order(channels):
     return order.reshape(-1)
 
 
-cdef _pack(form, Py_ssize_t groups, Py_ssize_t k, const ck_int8_kernels* kernels):
+cdef Py_ssize_t _steps(Py_ssize_t k):
+    """Return in how many steps of at most 64 bytes, if can be of whole words, tiles multiply k."""
+    cdef Py_ssize_t least = _up(k, 64) // 64
+    return least + 1 if k % (4 * least) and k % (4 * least + 4) == 0 else least
+
+
+cdef _pack(form, Py_ssize_t groups, Py_ssize_t k, Py_ssize_t padded,
+           const ck_int8_kernels* kernels):
     """Return weights (groups * O, ..., k in all) in tile order: (groups, blocks, bytes)."""
     cdef Py_ssize_t columns = len(form) // groups, batch = form[0].size // k
     cdef Py_ssize_t blocks = _up(columns, kernels.columns) // kernels.columns
-    cdef Py_ssize_t padded = _up(k, kernels.multiple), group, first, begin, stop
+    cdef Py_ssize_t group, first, begin, stop
     # A few blocks at a time: what they are made of then stays in the cache.
     cdef Py_ssize_t step = max(1, PACKED_AT_A_TIME // (kernels.columns * batch * padded))
     dtype = np.dtype(np.int8 if kernels.bytes == 1 else np.int16)
-    packed = np.empty((groups, blocks, batch * padded * dtype.itemsize // 4, kernels.columns),
-                      np.int32)
+    packed = memory.empty((groups, blocks, batch * padded * dtype.itemsize // 4, kernels.columns),
+                          np.int32)
     for group in range(groups):
         for first in range(0, blocks, step):
             count = min(step, blocks - first)
@@ -701,6 +835,7 @@ cdef _pack(form, Py_ssize_t groups, Py_ssize_t k, const ck_int8_kernels* kernels
 
 def _padded(values, groups, total):
     """Return one value per output channel laid out like the packed columns."""
-    out = np.zeros((groups, total // groups), values.dtype)
+    out = memory.empty((groups, total // groups), values.dtype)
+    out[...] = 0
     out[:, :values.size // groups] = values.reshape(groups, -1)
     return out

@@ -175,45 +175,73 @@ CK_INLINE void int8_store_part(char *c, __m512i bytes, int i, int parts, int who
     }
 }
 
+/* What finishing takes besides sums, the same for a whole layer. */
+typedef struct int8_ending {
+    int8_packing packing;
+    __m512i order, residual_zero;
+    vfloat residual_scale;
+    int is_signed;
+} int8_ending;
+
+CK_INLINE int8_ending int8_ending_of(const ck_int8_finish *f) {
+    const int8_ending made = {
+        int8_packing_of(f),
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+        _mm512_set1_epi32(f->residual_zero - f->residual_flip),
+        set_f(f->residual_scale), f->residual_flip};
+    return made;
+}
+
+/* The bytes of four vectors of sums, which are those of 4 / nv rows of which `columns` count; what
+   is added to row i lies at r[i]. */
+CK_INLINE __m512i int8_four(const int8_ending *e, const int32_t *const sums[4],
+                            const char *const r[4], const vfloat scale[2], int nv, int residual,
+                            int whole, __mmask64 columns) {
+    __m512i v[4];
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        const int j = i % nv;
+        vfloat x = __builtin_convertvector(*(const vint32_u *)(sums[i / nv] + j * VL_F), vfloat)
+                   * scale[j];
+        INT8_ROUNDED(x);
+        if (residual) {
+            const char *from = r[i / nv] + (residual == CK_INT8_FLOAT ? 4 : 1) * j * VL_F;
+            const __mmask16 some = (__mmask16)(columns >> j * VL_F);
+            vfloat more = residual == CK_INT8_FLOAT
+                              ? (vfloat)_mm512_maskz_loadu_ps(some, from)
+                              : int8_bytes(from, e->is_signed, whole, some, e->residual_zero);
+            more *= e->residual_scale;
+            INT8_ROUNDED(more);
+            x += more;
+        }
+        v[i] = int8_whole(&e->packing, x);
+    }
+    return _mm512_permutexvar_epi32(e->order, int8_pack(&e->packing, v));
+}
+
 /* Four vectors of sums at a time become bytes, those of 4 / nv rows. */
 CK_INLINE void int8_finish_bytes(const ck_int8_args *g, const int32_t *sums, int nv,
                                  int residual) {
     const ck_int8_finish f = g->finish; /* copies: stores of bytes might change the originals */
-    const int8_packing packing = int8_packing_of(&f);
+    const int8_ending ending = int8_ending_of(&f);
     const ptrdiff_t ldc = g->ldc, ld_residual = g->ld_residual;
-    const int n = g->n, whole = n == nv * VL_F, is_signed = f.residual_flip;
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i residual_zero = _mm512_set1_epi32(f.residual_zero - f.residual_flip);
-    const vfloat residual_scale = set_f(f.residual_scale);
+    const int n = g->n, whole = n == nv * VL_F, rows = 4 / nv;
     const vfloat scale[2] = {load_f(f.scale), load_f(f.scale + (nv - 1) * VL_F)};
     const __mmask64 columns = ((__mmask64)1 << n) - 1;
     char *c = g->c;
     const char *r = g->residual;
-    for (int left = g->rows; left > 0; left -= 4 / nv, sums += 4 * VL_F) {
-        __m512i v[4];
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
-            const int j = i % nv;
-            vfloat x = __builtin_convertvector(*(const vint32_u *)(sums + i * VL_F), vfloat)
-                       * scale[j];
-            INT8_ROUNDED(x);
-            if (residual) {
-                const __mmask16 some = (__mmask16)(columns >> j * VL_F);
-                vfloat more = residual == CK_INT8_FLOAT
-                                  ? (vfloat)_mm512_maskz_loadu_ps(some, r + 4 * j * VL_F)
-                                  : int8_bytes(r + j * VL_F, is_signed, whole, some,
-                                               residual_zero);
-                more *= residual_scale;
-                INT8_ROUNDED(more);
-                x += more;
-                /* A last group may have fewer rows: what it repeats is not stored. */
-                if (j == nv - 1) r += left > i / nv + 1 ? ld_residual : 0;
-            }
-            v[i] = int8_whole(&packing, x);
+    for (int left = g->rows; left > 0; left -= rows, sums += 4 * VL_F) {
+        const int32_t *from[4];
+        const char *more[4];
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) {
+            from[i] = sums + i * nv * VL_F;
+            more[i] = r;
+            /* A last group may have fewer rows: what it repeats is not stored. */
+            r += left > i + 1 ? ld_residual : 0;
         }
-        const __m512i bytes = _mm512_permutexvar_epi32(order, int8_pack(&packing, v));
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4 / nv; i++, c += ldc) {
+        const __m512i bytes = int8_four(&ending, from, more, scale, nv, residual, whole, columns);
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++, c += ldc) {
             if (left <= i) break;
-            int8_store_part(c, bytes, i * nv, 4 / nv, whole, columns);
+            int8_store_part(c, bytes, i * nv, rows, whole, columns);
         }
     }
 }

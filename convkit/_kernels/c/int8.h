@@ -60,6 +60,27 @@ typedef struct ck_int8_walk {
     ck_int8_finish finish;
 } ck_int8_walk;
 
+/* Rows of pixels of a layer for some blocks of columns, on tiles. Numbers of one row of A are found
+   at a + row * row_step + position * lda + a_offsets[i], in `steps` steps of `depth` each. */
+typedef struct ck_int8_panel {
+    const char *a;
+    const ptrdiff_t *a_offsets;
+    ptrdiff_t lda, row_step;
+    ptrdiff_t batch, steps, depth;
+    const char *b;            /* the first block of columns */
+    ptrdiff_t block_bytes;    /* to the next one */
+    int n;                    /* columns in all */
+    ptrdiff_t rows, positions; /* of each row */
+    ptrdiff_t wide, width;    /* positions whose remainder by `wide` is below `width` are pixels */
+    char *c;
+    ptrdiff_t ldc;            /* pixels lie one behind the other */
+    const char *residual;
+    ptrdiff_t ld_residual;
+    const char *fetch;        /* what to bring into the second-level cache, */
+    ptrdiff_t fetch_step;     /* so many bytes with each step */
+    ck_int8_finish finish;    /* from the first column on */
+} ck_int8_panel;
+
 /* B is packed in blocks of `columns` columns (half as many, where `halves` and the last block
    has no more); in a block, `group` neighbours in k of every column lie side by side, each as
    `bytes` bytes: [batch][k / group][columns][group]. */
@@ -77,6 +98,7 @@ typedef struct ck_int8_kernels {
     void (*copy)(const uint8_t *x, ptrdiff_t n, int flip, void *out); /* as bytes */
     void (*join)(const uint8_t *const *rows, ptrdiff_t n, void *out);
     void (*walk)(const ck_int8_walk *); /* or NULL */
+    void (*panel)(const ck_int8_panel *); /* on tiles, instead of `run` and `depthwise` */
 } ck_int8_kernels;
 
 #endif
