@@ -37,7 +37,8 @@ START = """
         lib = ctypes.CDLL(library)
         def address(name):
             return ctypes.addressof(ctypes.c_char.in_dll(lib, name))
-        dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"))
+        dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"),
+                               address("ck_table_amx_grad"))
     assert dispatch.has_tiles()
     threads.set_work_per_thread(0.0)
     BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2}
@@ -96,9 +97,10 @@ def test_values_gradients_and_threads(run):
         grads = reference.conv_grad(gy, x, w, b, **attrs)
         for algorithm, bound in BOUNDS.items():
             full = {**attrs, "algorithm": algorithm}
-            one, two = (run_op(op, [x, w, b], full, [0, 1, 2], gy, n) for n in (1, 2))
+            one, two, three = (run_op(op, [x, w, b], full, [0, 1, 2], gy, n) for n in (1, 2, 3))
             assert_same_bits(one, two, name)
-            for got, right in ((one.outputs[0], want), (one.grads[0], grads[0])):
+            assert_same_bits(one, three, name)
+            for got, right in ((one.outputs[0], want), *zip(one.grads[:2], grads, strict=False)):
                 assert got.dtype == np.float32
                 assert error(got, right) < bound, (name, algorithm, error(got, right))
     """)
@@ -191,6 +193,94 @@ def test_bias_residual_and_activation(run):
     """)
 
 
+def test_gradients_of_weights_in_parts_and_stages(run):
+    run("""
+    # Name: shapes of x and of the weight, attributes.
+    problems = {
+        "parts": ((7, 16, 32, 33), (16, 16, 3, 3), dict(padding=1)),
+        "parts and a stride": ((5, 17, 61, 60), (33, 17, 3, 3), dict(padding=1, stride=2)),
+        "a first layer in parts": ((4, 3, 61, 70), (40, 3, 7, 7), dict(padding=3, stride=2)),
+        "a first layer, 2 cut off": ((2, 3, 30, 30), (18, 3, 4, 4), dict(stride=3)),
+        "one channel": ((3, 1, 40, 40), (6, 1, 5, 5), dict(padding=2)),
+        "17 taps": ((2, 18, 3, 40), (20, 18, 1, 17), dict(padding=8)),
+        "several stages": ((30, 33, 14, 14), (65, 33, 3, 3), dict(padding=1)),
+        "small maps": ((40, 32, 2, 2), (32, 32, 3, 3), dict(padding=1)),
+        "a kernel wider than the map": ((3, 32, 2, 2), (16, 32, 5, 5), dict(padding=2)),
+        "taps that meet padding only": ((2, 16, 1, 9), (16, 16, 3, 3), dict(padding=1)),
+        "pixels, parts": ((9, 33, 21, 20), (48, 33, 1, 1), dict()),
+        "pixels, strided": ((9, 33, 20, 21), (48, 33, 1, 1), dict(stride=2)),
+        "groups": ((3, 66, 9, 9), (34, 33, 3, 3), dict(padding=1, groups=2)),
+        "groups of pixels": ((3, 48, 9, 9), (96, 16, 1, 1), dict(groups=3)),
+        "dilated": ((3, 20, 23, 24), (16, 20, 3, 3), dict(padding=2, dilation=3)),
+        "dilated by the stride": ((2, 16, 23, 24), (16, 16, 3, 3), dict(dilation=2, stride=2)),
+    }
+    for name, (xs, ws, more) in problems.items():
+        attrs = test_conv.conv_attrs(**more)
+        x, w = random_array(xs), random_array(ws, seed=1)
+        gy = random_array(reference.conv(x, w, **attrs).shape, seed=2)
+        want = reference.conv_grad(gy, x, w, **attrs)[1]
+        for algorithm, bound in BOUNDS.items():
+            full = {**attrs, "algorithm": algorithm}
+            problem = forward_problem(xs, ws, x.dtype, **attrs, precision="high")
+            assert planner.choose(problem, "grad_weight", algorithm).name == algorithm
+            first, *others = (run_op(REGISTRY["conv"], [x, w, None], full, [1], gy, n).grads[1]
+                              for n in (1, 2, 3))
+            assert error(first, want) < bound, (name, algorithm, error(first, want))
+            for other in others:
+                assert_same_bits(first, other, name)
+    """)
+
+
+def test_gradients_of_weights_of_infinite_and_extreme_values(run):
+    run("""
+    attrs = test_conv.conv_attrs(padding=1)
+    ones = np.ones((20, 32, 3, 3), np.float32)
+    x, gy = random_array((2, 32, 9, 9)), random_array((2, 20, 9, 9), seed=2)
+
+    def gradient(x, gy, algorithm):
+        return run_op(REGISTRY["conv"], [x, ones, None], {**attrs, "algorithm": algorithm}, [1],
+                      gy, 2).grads[1]
+
+    for value in (np.inf, -np.inf, np.nan, 3.4e38):
+        for where in range(2):
+            arrays = [x.copy(), gy.copy()]
+            arrays[where][1, 7, 3, 4] = value
+            want = gradient(*arrays, "direct")
+            for algorithm in BOUNDS:
+                np.testing.assert_array_equal(gradient(*arrays, algorithm), want)
+    # Factors so large and so small that their products are ordinary, and so that they are not.
+    for a, b in ((1e30, 1e-29), (1e-36, 1e30), (1e-18, 1e-18), (1e20, 1e17), (1e20, 1e20)):
+        arrays = x * np.float32(a), gy * np.float32(b)
+        want = gradient(*arrays, "direct")
+        for algorithm, bound in BOUNDS.items():
+            got = gradient(*arrays, algorithm)
+            finite = np.isfinite(want)
+            np.testing.assert_array_equal(np.isfinite(got), finite)
+            if finite.all():
+                assert error(got.astype("d"), want.astype("d")) < bound, (a, b, algorithm)
+    for algorithm in BOUNDS:
+        assert (gradient(x, 0 * gy, algorithm) == 0).all()
+    """)
+
+
+def test_linear_and_transposed_layers_take_tiles_for_their_weights(run):
+    run("""
+    for op, shapes, attrs in (("linear", ((70, 100), (40, 100)), {}),
+                              ("conv_transpose", ((2, 40, 9, 9), (40, 33, 3, 3)), dict(
+                                  stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(0, 0),
+                                  dilation=(1, 1), groups=1))):
+        x, w = (random_array(s, seed=i) for i, s in enumerate(shapes))
+        grads = {}
+        for level in ("highest", "high", "medium"):
+            with precision(level):
+                out = apply(REGISTRY[op], x, w, None, **attrs)
+                gy = random_array(out.shape, seed=7)
+                grads[level] = run_op(REGISTRY[op], [x, w, None], attrs, [1], gy, 1).grads[1]
+        fine, coarse = (error(grads[level], grads["highest"]) for level in ("high", "medium"))
+        assert 1e-7 < fine < 1e-5 < 1e-4 < coarse < 1e-2, (op, fine, coarse)
+    """)
+
+
 def test_precision_decides_and_linear_profits(run):
     run("""
     def chosen(level, task="forward", **attrs):
@@ -199,7 +289,9 @@ def test_precision_decides_and_linear_profits(run):
         return planner.choose(problem, task).name
     assert chosen("high") == chosen("high", "grad_input") == "split_bf16"
     assert chosen("medium") == "bf16"
-    assert "bf16" not in chosen("highest") and "bf16" not in chosen("high", "grad_weight")
+    assert "bf16" not in chosen("highest") and "bf16" not in chosen("highest", "grad_weight")
+    assert chosen("high", "grad_weight") == "split_bf16"
+    assert chosen("medium", "grad_weight") == "bf16"
     x, w = random_array((37, 100)), random_array((40, 100), seed=1)
     exact = x.astype("d") @ w.T.astype("d")
     errors = {}

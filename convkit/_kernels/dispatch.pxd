@@ -174,6 +174,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_int8_kernels
     ctypedef struct ck_quant_table
     ctypedef struct ck_tile_table
+    ctypedef struct ck_tilegrad_table
     ctypedef struct ck_table:
         const char* name
         int vector_bytes
@@ -198,6 +199,7 @@ cdef extern from "table.h" nogil:
         const ck_int8_kernels* int8_tile
         const ck_tile_table* tile
         const ck_tile_table* half
+        const ck_tilegrad_table* tilegrad
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

@@ -14,6 +14,7 @@
 
 #include "tile.body.h"
 #include "int8tile.body.h"
+#include "tilegrad.body.h"
 #include "isa_end.h"
 #else
 typedef int ck_no_amx_here;

@@ -57,7 +57,8 @@
 #endif
 CK_TABLE(CK_ISA, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8, .half = CK_HALF);
 CK_TABLE(amx, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8, .half = CK_HALF,
-         .int8_tile = &ck_table_amx_int8, .tile = &ck_table_amx_tile);
+         .int8_tile = &ck_table_amx_int8, .tile = &ck_table_amx_tile,
+         .tilegrad = &ck_table_amx_grad);
 #else
 CK_TABLE(CK_ISA, .int8 = &int8_table);
 #endif

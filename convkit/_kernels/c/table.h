@@ -24,6 +24,7 @@
 #include "transpose.h"
 #include "winograd.h"
 #include "tile.h"
+#include "tilegrad.h"
 
 /* Whether the compiler knows AVX512-FP16. */
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 12)
@@ -54,6 +55,7 @@ typedef struct ck_table {
     const ck_int8_kernels *int8_tile; /* on tiles, or NULL */
     const ck_tile_table *tile;        /* NULL where there are no tiles */
     const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
+    const ck_tilegrad_table *tilegrad; /* NULL where there are no tiles */
 } ck_table;
 
 extern const ck_table ck_table_generic;
@@ -64,6 +66,7 @@ extern const ck_table ck_table_amx;
 extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
+extern const ck_tilegrad_table ck_table_amx_grad;
 extern const ck_tile_table ck_table_half;
 #endif
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from convkit._kernels import dispatch
+from convkit._kernels import dispatch, tilegrad
+from convkit.ops.conv_algorithms.base import known_call
+from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_algorithms.tiled import Tiled
 from convkit.ops.conv_problem import ConvProblem
 
@@ -32,9 +34,25 @@ class _Tiles(Tiled):
             return f"only {used:.0%} of a tile would be used"
         return None
 
+    @classmethod
+    def call(cls, problem, task):
+        """Return the loops of the gradient of the weight, prepared; else the task's method."""
+        if task != "grad_weight":
+            return super().call(problem, task)
+        return tilegrad.Gradient(*sides(problem, "forward"), problem.batch, problem.rows,
+                                 problem.cols, problem.stride, problem.groups, cls.name,
+                                 Direct.call(problem, task))
+
+    @classmethod
+    def grad_weight(cls, problem, *arrays):
+        """Sum x times gy over pixels for each tap."""
+        known_call(cls, problem, "grad_weight")(*arrays)
+
 
 def _used(problem: ConvProblem, task: str) -> float:
     """Return the share of a tile's columns and depth that real values fill."""
+    if task == "grad_weight":
+        return _used_by_weights(problem)
     columns, depth = problem.out_group, problem.in_group
     if task == "grad_input":
         columns, depth = depth, columns
@@ -42,6 +60,14 @@ def _used(problem: ConvProblem, task: str) -> float:
         depth *= problem.kernel[1] if task == "forward" else -(-problem.kernel[1]
                                                               // problem.stride[1])
     return columns * depth / (-(-columns // 16) * 16 * -(-depth // 32) * 32)
+
+
+def _used_by_weights(problem: ConvProblem) -> float:
+    """Return the same for the gradient of the weight, whose rows are output channels."""
+    rows = problem.out_group
+    columns = problem.in_group * tilegrad.merged_taps(problem.in_channels, problem.groups,
+                                                      problem.cols)
+    return rows * columns / (-(-rows // 16) * 16 * -(-columns // 16) * 16)
 
 
 class SplitBfloat16(_Tiles):

@@ -43,6 +43,8 @@ class Float16(Tiled):
         """Refuse without the instructions, and as all 16-bit numbers do."""
         if not dispatch.has_halves():
             return "this CPU has no AVX512-FP16"
+        if task == "grad_weight":
+            return "float16 computes the forward pass and the gradient of the input"
         return super().refuses(problem, task)
 
     @classmethod

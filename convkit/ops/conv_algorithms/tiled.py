@@ -24,11 +24,9 @@ class Tiled(Algorithm):
 
     @classmethod
     def refuses(cls, problem, task):
-        """Refuse other types than float32, and the gradient of the weight."""
+        """Refuse other types than float32."""
         if problem.dtype != np.float32:
             return f"16-bit numbers stand for float32, not {problem.dtype}"
-        if task == "grad_weight":
-            return "16-bit numbers compute the forward pass and the gradient of the input"
         return None
 
     @classmethod

@@ -1,0 +1,281 @@
+/* Kernels of the weight's gradient on tiles: up to four accumulators in tiles 0 to 3.
+
+   The split form sums low * high, high * high and high * low of each step, in this order
+   whatever the number of blocks, each phase on all accumulators in turn, so that no product
+   waits for the one before it. Two by two blocks load eight tiles for twelve products:
+
+     phase          loads                        products
+     low * high     A0 A1 (low), B0 B1 (high)    4
+     high * high    A0 A1 (high)                 4
+     high * low     B0 B1 (low)                  4 */
+
+#include "bfloat16.h"
+#include "transpose.body.h"
+#include "tilegrad.h"
+
+/* Tiles of C in the order of memory: for each column tile those of the row blocks. */
+#define GRAD_EACH_SUM(act)                                                                         \
+    do {                                                                                           \
+        act(0);                                                                                    \
+        if (mb * nb > 1) act(1);                                                                   \
+        if (mb * nb > 2) act(2);                                                                   \
+        if (mb * nb > 3) act(3);                                                                   \
+    } while (0)
+#define GRAD_CLEAR(tile) amx_zero(tile)
+#define GRAD_FETCH_SUM(tile) amx_load(tile, g->c + CK_GRAD_TILE * (tile), 64)
+#define GRAD_STORE(tile) amx_store(tile, g->c + CK_GRAD_TILE * (tile), 64)
+
+#define GRAD_BEGIN()                                                                               \
+    do {                                                                                           \
+        if (g->accumulate)                                                                         \
+            GRAD_EACH_SUM(GRAD_FETCH_SUM);                                                         \
+        else                                                                                       \
+            GRAD_EACH_SUM(GRAD_CLEAR);                                                             \
+    } while (0)
+
+#define GRAD_ASIDE()                                                                               \
+    do {                                                                                           \
+        if (g->aside) g->aside(g->of);                                                             \
+    } while (0)
+
+/* Two row blocks and one or two column tiles. */
+CK_INLINE void grad_run_two(const ck_tilegrad_args *g, int nb, int split) {
+    enum { mb = 2 };
+    const ptrdiff_t row = 64 * (1 + split), step = CK_GRAD_PAIRS * row;
+    const char *a = g->a, *b0 = g->b[0], *b1 = g->b[1];
+    GRAD_BEGIN();
+    for (ptrdiff_t k = 0; k < g->steps; k++) {
+        if (split) {
+            amx_load(4, a + 2048, 64);
+            amx_load(6, b0, row);
+            amx_bf16(0, 4, 6);
+            amx_load(5, a + 3072, 64);
+            amx_bf16(1, 5, 6);
+            if (nb > 1) {
+                amx_load(7, b1, row);
+                amx_bf16(2, 4, 7);
+                amx_bf16(3, 5, 7);
+            }
+        }
+        amx_load(4, a, 64);
+        if (!split) amx_load(6, b0, row);
+        amx_bf16(0, 4, 6);
+        amx_load(5, a + 1024, 64);
+        amx_bf16(1, 5, 6);
+        if (nb > 1) {
+            if (!split) amx_load(7, b1, row);
+            amx_bf16(2, 4, 7);
+            amx_bf16(3, 5, 7);
+        }
+        if (split) {
+            amx_load(6, b0 + 64, row);
+            amx_bf16(0, 4, 6);
+            amx_bf16(1, 5, 6);
+            if (nb > 1) {
+                amx_load(7, b1 + 64, row);
+                amx_bf16(2, 4, 7);
+                amx_bf16(3, 5, 7);
+            }
+        }
+        GRAD_ASIDE();
+        a += 2 * step;
+        b0 += step;
+        b1 += step;
+    }
+    GRAD_EACH_SUM(GRAD_STORE);
+}
+
+/* Column tile j in tile `at`, times tile a of the row block. */
+#define GRAD_COLUMN(j, at, a, part, load)                                                          \
+    do {                                                                                           \
+        if (nb > j) {                                                                              \
+            if (load) amx_load(at, g->b[j] + offset + (part), row);                                \
+            amx_bf16(j, a, at);                                                                    \
+        }                                                                                          \
+    } while (0)
+#define GRAD_COLUMNS(a, part, load)                                                                \
+    do {                                                                                           \
+        GRAD_COLUMN(0, 6, a, part, load);                                                          \
+        GRAD_COLUMN(1, 7, a, part, load);                                                          \
+        GRAD_COLUMN(2, 6, a, part, load);                                                          \
+        GRAD_COLUMN(3, 7, a, part, load);                                                          \
+    } while (0)
+
+/* One row block and up to four column tiles. */
+CK_INLINE void grad_run_one(const ck_tilegrad_args *g, int nb, int split) {
+    enum { mb = 1 };
+    const ptrdiff_t row = 64 * (1 + split), step = CK_GRAD_PAIRS * row;
+    const char *a = g->a;
+    ptrdiff_t offset = 0;
+    GRAD_BEGIN();
+    for (ptrdiff_t k = 0; k < g->steps; k++) {
+        amx_load(4, a, 64);
+        if (split) {
+            amx_load(5, a + 1024, 64);
+            GRAD_COLUMNS(5, 0, 1);
+            GRAD_COLUMNS(4, 0, nb > 2);
+            GRAD_COLUMNS(4, 64, 1);
+        } else {
+            GRAD_COLUMNS(4, 0, 1);
+        }
+        GRAD_ASIDE();
+        a += step;
+        offset += step;
+    }
+    GRAD_EACH_SUM(GRAD_STORE);
+}
+
+#define GRAD_DEFINE(mb, nb, run)                                                                   \
+    static void grad_plain_##mb##nb(const ck_tilegrad_args *g) { run(g, nb, 0); }                  \
+    static void grad_split_##mb##nb(const ck_tilegrad_args *g) { run(g, nb, 1); }
+GRAD_DEFINE(1, 1, grad_run_one)
+GRAD_DEFINE(1, 2, grad_run_one)
+GRAD_DEFINE(1, 3, grad_run_one)
+GRAD_DEFINE(1, 4, grad_run_one)
+GRAD_DEFINE(2, 1, grad_run_two)
+GRAD_DEFINE(2, 2, grad_run_two)
+
+/* Two pixels' values of 16 channels, side by side: their high parts and, unless plain, what
+   those leave. */
+typedef struct grad_pair {
+    __m512i high, low;
+} grad_pair;
+
+CK_INLINE __m512i grad_interleave(__m512i two) {
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, two);
+}
+
+CK_INLINE grad_pair grad_load_pair(const float *const *pixels, ptrdiff_t channel, __mmask16 wanted,
+                                   int split) {
+    const __m512 a = _mm512_maskz_loadu_ps(wanted, pixels[0] + channel);
+    const __m512 b = _mm512_maskz_loadu_ps(wanted, pixels[1] + channel);
+    grad_pair pair = {.high = grad_interleave(bf16_pair(a, b))};
+    if (split) {
+        const __m512i second = _mm512_set1_epi32((int)0xffff0000);
+        const __m512 high_a = _mm512_castsi512_ps(_mm512_slli_epi32(pair.high, 16));
+        const __m512 high_b = _mm512_castsi512_ps(_mm512_and_si512(pair.high, second));
+        pair.low = grad_interleave(bf16_pair(_mm512_sub_ps(a, high_a), _mm512_sub_ps(b, high_b)));
+    }
+    return pair;
+}
+
+/* The pair of the second pixel of one and the first of the next. */
+CK_INLINE __m512i grad_between(__m512i before, __m512i after) {
+    return _mm512_or_si512(_mm512_srli_epi32(before, 16), _mm512_slli_epi32(after, 16));
+}
+
+CK_INLINE __m512i grad_largest(__m512i largest, __m512i values) {
+    return _mm512_max_epu16(largest, _mm512_and_si512(values, _mm512_set1_epi16(0x7fff)));
+}
+
+CK_INLINE uint32_t grad_peak(__m512i largest) {
+    const __m512i low = _mm512_and_si512(largest, _mm512_set1_epi32(0xffff));
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(low, _mm512_srli_epi32(largest, 16)));
+}
+
+CK_INLINE void grad_fetch_pair(const float *const *pixels, ptrdiff_t channel) {
+    __builtin_prefetch(pixels[0] + channel, 0, 3);
+    __builtin_prefetch(pixels[1] + channel, 0, 3);
+}
+
+CK_INLINE uint32_t grad_pairs(const float *const *pixels, const float *const *ahead,
+                              ptrdiff_t channel, int channels, char *to, ptrdiff_t odd,
+                              int split) {
+    const ptrdiff_t row = 64 * (1 + split);
+    const __mmask16 wanted = (__mmask16)((1u << channels) - 1);
+    __m512i largest = _mm512_setzero_si512();
+    grad_pair pair = grad_load_pair(pixels, channel, wanted, split);
+    for (int m = 0; m < CK_GRAD_PAIRS; m++, to += row) {
+        largest = grad_largest(largest, pair.high);
+        _mm512_storeu_si512(to, pair.high);
+        if (split) _mm512_storeu_si512(to + 64, pair.low);
+        grad_fetch_pair(ahead + 2 * m, channel);
+        if (!odd && m == CK_GRAD_PAIRS - 1) break;
+        const grad_pair next = grad_load_pair(pixels + 2 * m + 2, channel, wanted, split);
+        if (odd) {
+            _mm512_storeu_si512(to + odd, grad_between(pair.high, next.high));
+            if (split) _mm512_storeu_si512(to + odd + 64, grad_between(pair.low, next.low));
+        }
+        pair = next;
+    }
+    return grad_peak(largest);
+}
+
+/* 16 pairs of 16 channels as 16 channels of 16 pairs. */
+CK_INLINE void grad_turn(const __m512i *pairs, char *to) {
+    vfloat v[16];
+    for (int i = 0; i < 16; i++) v[i] = (vfloat)pairs[i];
+    transpose_f(v);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + 64 * i, (__m512i)v[i]);
+}
+
+CK_INLINE uint32_t grad_turned(const float *const *pixels, const float *const *ahead,
+                               ptrdiff_t channel, int channels, char *to, ptrdiff_t low,
+                               int split) {
+    const __mmask16 wanted = (__mmask16)((1u << channels) - 1);
+    __m512i largest = _mm512_setzero_si512(), highs[16], lows[16];
+    for (int m = 0; m < CK_GRAD_PAIRS; m++) {
+        const grad_pair pair = grad_load_pair(pixels + 2 * m, channel, wanted, split);
+        largest = grad_largest(largest, pair.high);
+        highs[m] = pair.high;
+        if (split) lows[m] = pair.low;
+        grad_fetch_pair(ahead + 2 * m, channel);
+    }
+    grad_turn(highs, to);
+    if (split) grad_turn(lows, to + low);
+    return grad_peak(largest);
+}
+
+#define GRAD_PACKING(form, split)                                                                  \
+    static uint32_t grad_pairs_##form(const float *const *pixels, const float *const *next,        \
+                                      ptrdiff_t channel, int channels, char *to, ptrdiff_t odd) {  \
+        return grad_pairs(pixels, next, channel, channels, to, odd, split);                        \
+    }                                                                                              \
+    static uint32_t grad_turned_##form(const float *const *pixels, const float *const *next,       \
+                                       ptrdiff_t channel, int channels, char *to, ptrdiff_t low) { \
+        return grad_turned(pixels, next, channel, channels, to, low, split);                       \
+    }
+GRAD_PACKING(plain, 0)
+GRAD_PACKING(split, 1)
+
+static void grad_join(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
+                      float *target) {
+    vfloat total = load_f(sums);
+    for (ptrdiff_t part = 1; part < parts; part++) total += load_f(sums + part * part_step);
+    store_part_f(target, total, columns);
+}
+
+static void grad_configure(void) {
+    ck_tile_config config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.rows[t] = 16;
+        config.row_bytes[t] = 64;
+    }
+    amx_configure(&config);
+}
+
+static void grad_release(void) { amx_release(); }
+
+#define GRAD_FORM(form)                                                                            \
+    {                                                                                              \
+        {grad_##form##_11, grad_##form##_12, grad_##form##_13, grad_##form##_14}, {                \
+            grad_##form##_21, grad_##form##_22                                                     \
+        }                                                                                          \
+    }
+
+const ck_tilegrad_table ck_table_amx_grad = {
+    .configure = grad_configure,
+    .release = grad_release,
+    .plain = {.planes = 1,
+              .run = GRAD_FORM(plain),
+              .pairs = grad_pairs_plain,
+              .turned = grad_turned_plain},
+    .split = {.planes = 2,
+              .run = GRAD_FORM(split),
+              .pairs = grad_pairs_split,
+              .turned = grad_turned_split},
+    .join = grad_join,
+};

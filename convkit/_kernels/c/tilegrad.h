@@ -1,0 +1,58 @@
+/* Gradients of weights on tiles: C[o, c] += sum over pixels p of gy[p, o] * x[p, c].
+
+   Both factors are held as bfloat16, in the plain or the split form (tile.h), packed by steps of
+   32 pixels: the output's gradient as tiles of 16 channels by 32 pixels, the input as pairs of
+   neighbouring pixels, 16 channels side by side, so that a tile of 16 pairs may begin at any
+   pair: where a tap of the kernel puts it. */
+#ifndef CK_TILEGRAD_H
+#define CK_TILEGRAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    CK_GRAD_CHANNELS = 16, /* of a tile of either factor */
+    CK_GRAD_PIXELS = 32,   /* of a step */
+    CK_GRAD_PAIRS = 16,
+    CK_GRAD_COLUMNS = 4, /* most column tiles of a call with one tile of rows; else 2 */
+    CK_GRAD_TILE = 256   /* floats of a tile of C */
+};
+
+typedef struct ck_tilegrad_args {
+    const char *a;                  /* steps: the high tiles of the row blocks, then the low ones */
+    const char *b[CK_GRAD_COLUMNS]; /* first pair of each column tile: high, then low parts */
+    ptrdiff_t steps;
+    float *c; /* tiles: for each column tile those of the row blocks */
+    int accumulate;
+    void (*aside)(void *of); /* called with each step, or NULL: vectors are idle meanwhile */
+    void *of;
+} ck_tilegrad_args;
+
+typedef void (*ck_tilegrad_fn)(const ck_tilegrad_args *);
+
+typedef struct ck_tilegrad_form {
+    int planes;
+    ck_tilegrad_fn run[2][CK_GRAD_COLUMNS]; /* by [row tiles - 1][column tiles - 1], or NULL */
+    /* Packs up to 16 channels of 16 pairs of pixels, from `channel` on, into pairs for B. Pixels
+       are where `pixels` says (32, and two more), and the lines where `next` says are fetched.
+       Unless `odd` is 0, so many bytes on also the pairs that begin one pixel later. Returns
+       the largest bits of a magnitude as a bfloat16: those of infinity or more where a value
+       does not have one. */
+    uint32_t (*pairs)(const float *const *pixels, const float *const *next, ptrdiff_t channel,
+                      int channels, char *to, ptrdiff_t odd);
+    /* The same of 32 pixels, into tiles of A `low` bytes apart. */
+    uint32_t (*turned)(const float *const *pixels, const float *const *next, ptrdiff_t channel,
+                       int channels, char *to, ptrdiff_t low);
+} ck_tilegrad_form;
+
+typedef struct ck_tilegrad_table {
+    /* Sets the calling thread's tiles. */
+    void (*configure)(void);
+    void (*release)(void);
+    ck_tilegrad_form plain, split;
+    /* Adds up the parts of one row of up to 16 sums. */
+    void (*join)(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
+                 float *target);
+} ck_tilegrad_table;
+
+#endif
