@@ -265,8 +265,8 @@ def test_gradients_of_weights_of_infinite_and_extreme_values(run):
 
 def test_linear_and_transposed_layers_take_tiles_for_their_weights(run):
     run("""
-    for op, shapes, attrs in (("linear", ((70, 100), (40, 100)), {}),
-                              ("conv_transpose", ((2, 40, 9, 9), (40, 33, 3, 3)), dict(
+    for op, shapes, attrs in (("linear", ((70, 300), (200, 300)), {}),
+                              ("conv_transpose", ((2, 96, 9, 9), (96, 65, 3, 3)), dict(
                                   stride=(2, 2), padding=((1, 1), (1, 1)), output_padding=(0, 0),
                                   dilation=(1, 1), groups=1))):
         x, w = (random_array(s, seed=i) for i, s in enumerate(shapes))
@@ -290,7 +290,8 @@ def test_precision_decides_and_linear_profits(run):
     assert chosen("high") == chosen("high", "grad_input") == "split_bf16"
     assert chosen("medium") == "bf16"
     assert "bf16" not in chosen("highest") and "bf16" not in chosen("highest", "grad_weight")
-    assert chosen("high", "grad_weight") == "split_bf16"
+    assert chosen("high", "grad_weight", stride=2) == "split_bf16"
+    assert chosen("high", "grad_weight") == "winograd"
     assert chosen("medium", "grad_weight") == "bf16"
     x, w = random_array((37, 100)), random_array((40, 100), seed=1)
     exact = x.astype("d") @ w.T.astype("d")

@@ -301,7 +301,7 @@ cdef void _convert_block(Conversion* c) noexcept nogil:
     cdef const Job* job = c.job
     cdef uint32_t* peak = job.peaks + c.slot * PEAK_STEP
     cdef const float** pixels = c.pixels[c.chunk % CHUNKS_NEAR]
-    cdef const float** next = c.pixels[min(c.chunk + AHEAD, c.last - 1) % CHUNKS_NEAR]
+    cdef const float** next = c.pixels[(c.chunk + AHEAD) % CHUNKS_NEAR]
     cdef Py_ssize_t tile = TILE_BYTES * job.form.planes, group, block, tiles, low
     cdef const Plane* plane
     if c.kind < job.n_planes:
@@ -332,7 +332,7 @@ cdef bint _convert_one(Conversion* c) noexcept nogil:
             _begin_kind(c)
     if c.kind == kinds:
         return False
-    while c.found < min(c.last, c.chunk + CHUNKS_NEAR):
+    while c.found < c.chunk + CHUNKS_NEAR:      # beyond the last: the next stage's
         _find_chunk(c, c.found)
         c.found += 1
     _convert_block(c)

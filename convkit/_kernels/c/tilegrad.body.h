@@ -177,8 +177,8 @@ CK_INLINE uint32_t grad_peak(__m512i largest) {
 }
 
 CK_INLINE void grad_fetch_pair(const float *const *pixels, ptrdiff_t channel) {
-    __builtin_prefetch(pixels[0] + channel, 0, 3);
-    __builtin_prefetch(pixels[1] + channel, 0, 3);
+    __builtin_prefetch(pixels[0] + channel, 0, 2);
+    __builtin_prefetch(pixels[1] + channel, 0, 2);
 }
 
 CK_INLINE uint32_t grad_pairs(const float *const *pixels, const float *const *ahead,

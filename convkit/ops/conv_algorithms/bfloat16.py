@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from convkit._kernels import dispatch, tilegrad
 from convkit.ops.conv_algorithms.base import known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_algorithms.tiled import Tiled
+from convkit.ops.conv_algorithms.winograd import Winograd
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Bfloat16", "SplitBfloat16"]
@@ -13,6 +16,12 @@ __all__ = ["Bfloat16", "SplitBfloat16"]
 # Tiles multiply about five times as many split values a cycle as vectors multiply floats: a
 # share of a tile that is used below this is no gain.
 LEAST_USED = 0.25
+# Multiply-adds of a weight's gradient for each value that is converted for it: below this, vectors
+# that read the values as they are would be done sooner.
+LEAST_PRODUCTS = {"split_bf16": 45.0, "bf16": 22.0}
+# Winograd's products cost so little that split ones gain only from more channels on: the
+# product of both numbers of channels over their sum.
+FEW_CHANNELS = 32
 
 
 class _Tiles(Tiled):
@@ -32,6 +41,21 @@ class _Tiles(Tiled):
         used = _used(problem, task)
         if used < LEAST_USED:
             return f"only {used:.0%} of a tile would be used"
+        if task == "grad_weight":
+            return cls._declines_weights(problem)
+        return None
+
+    @classmethod
+    def _declines_weights(cls, problem):
+        """Decline gradients of weights whose conversions, or Winograd's savings, are worth more."""
+        products = _products(problem)
+        if products < LEAST_PRODUCTS[cls.name]:
+            return f"only {products:.0f} products for each value converted"
+        few = problem.in_group * problem.out_group <= FEW_CHANNELS * (problem.in_group
+                                                                      + problem.out_group)
+        if (cls.name == "split_bf16" and few and Winograd.refuses(problem, "grad_weight") is None
+                and Winograd.declines(problem, "grad_weight") is None):
+            return "Winograd's products are fewer"
         return None
 
     @classmethod
@@ -68,6 +92,23 @@ def _used_by_weights(problem: ConvProblem) -> float:
     columns = problem.in_group * tilegrad.merged_taps(problem.in_channels, problem.groups,
                                                       problem.cols)
     return rows * columns / (-(-rows // 16) * 16 * -(-columns // 16) * 16)
+
+
+def _products(problem: ConvProblem) -> float:
+    """Return the multiply-adds of the gradient of the weight for each value converted.
+
+    What a tap reads of x is converted once for each phase of the stride, and where a phase has
+    several taps once more for pairs that begin at odd pixels; the output's gradient, which is
+    turned, costs twice as much.
+    """
+    merged = tilegrad.merged_taps(problem.in_channels, problem.groups, problem.cols)
+    planes = math.prod(min(k, s) for k, s in zip(problem.kernel, problem.stride, strict=True))
+    taps, channels = math.prod(problem.kernel), problem.in_group
+    if merged > 1:
+        taps, channels, planes = problem.kernel[0], channels * merged, min(problem.kernel[0],
+                                                                           problem.stride[0])
+    forms = planes if merged > 1 or taps == planes else 2 * planes
+    return taps * channels * problem.out_group / (forms * channels + 2 * problem.out_group)
 
 
 class SplitBfloat16(_Tiles):
