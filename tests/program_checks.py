@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from harness import assert_same_bits, random_array
 
 import convkit as ck
 import convkit.functional as F
-from convkit.infer import Program
+from convkit.infer import Program, segments
 from convkit.infer.graph import Graph
+from convkit.infer.segments import Load, Segment
 from convkit.ops.op import REGISTRY, Context
 
-__all__ = ["NetworkMaker", "check_bits", "op_by_op", "random_inputs", "run", "strided_branches"]
+__all__ = ["NetworkMaker", "check_bits", "cut_finely", "op_by_op", "random_inputs", "run",
+           "strided_branches"]
+
+
+@contextmanager
+def cut_finely(steps: int, samples: int) -> Iterator[None]:
+    """Cut Programs made ready within into segments of some steps, for some samples at a time."""
+    def cut(loads: Sequence[Load], crossing: Sequence[int]) -> list[Segment]:
+        made: list[Segment] = []
+        for i, load in enumerate(loads):
+            size = samples if load.apart else 0
+            if made and made[-1].samples == size and i - made[-1].first < steps:
+                made[-1] = made[-1]._replace(stop=i + 1)
+            else:
+                made.append(Segment(i, i + 1, size))
+        return made
+
+    before, segments.cut = segments.cut, cut
+    try:
+        yield
+    finally:
+        segments.cut = before
 
 
 def op_by_op(graph: Graph, inputs: list[np.ndarray], precision: str = "high",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from harness import assert_same_bits
-from program_checks import NetworkMaker, op_by_op, random_inputs, run
+from program_checks import NetworkMaker, cut_finely, op_by_op, random_inputs, run
 
 import convkit as ck
 import convkit.functional as F
@@ -43,15 +43,21 @@ HEAVY = {"alexnet", *(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "_b
 
 
 def check_graph(graph, batches, threads=(1, 2), precision="high") -> Program:
-    """Compare a Program with the op-by-op path."""
+    """Compare a Program, also cut into segments, with the op-by-op path."""
     program = Program(graph, precision=precision)
+    cut = []
+    for steps, samples in ((1, 2), (4, 1)):
+        with cut_finely(steps, samples):
+            cut.append(Program(graph, precision=precision))
+            cut[-1]._ready()
     for batch in batches:
         inputs = random_inputs(graph, batch)
         want = op_by_op(graph, inputs, precision)
         for n in threads:
             with ck.threads(n):
-                assert_same_bits(tuple(run(program, inputs)), tuple(want),
-                                 f"batch {batch}, {n} threads")
+                for one in (program, *cut):
+                    assert_same_bits(tuple(run(one, inputs)), tuple(want),
+                                     f"batch {batch}, {n} threads, {one._lowered.segments}")
     return program
 
 
@@ -75,7 +81,7 @@ def test_networks_of_the_collection(name):
         graph = trace(models.create(name, in_channels=channels), (1, channels, size, size))
     except ck.ShapeError:
         graph = trace(models.create(name, in_channels=channels), (1, channels, 96, 96))
-    program = check_graph(run_pipeline(graph), (1, 2))
+    program = check_graph(run_pipeline(graph), (1, 4))
     assert not program._lowered.python, "a network of the collection waits for the GIL"
 
 

@@ -13,19 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convkit._kernels import memory, runner
+from convkit.infer import segments
 from convkit.infer.chaining import Emitted, join_chains
+from convkit.infer.cost import flops
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.fusing import functions_after
 from convkit.infer.graph import Constant, Graph, Node, StoredConstant
 from convkit.infer.joining import follow, reserve
 from convkit.infer.places import Block, Operand
-from convkit.infer.plan import plan_arena
+from convkit.infer.plan import plan_arena, plan_segments
 from convkit.ops.layout import LAST_ORDER, dense_strides
 from convkit.ops.op import REGISTRY, Context
 
 __all__ = ["Lowered", "Lowering", "lower"]
 
-NOTHING, ARENA, ARRAYS = range(3)
+NOTHING, ARENA, OWN, ARRAYS = range(4)
 # Operations that work on channels last. An input that only they read is wanted so; others are
 # taken in logical order, as eager calls would find them.
 WANT_LAST = frozenset((
@@ -33,6 +35,8 @@ WANT_LAST = frozenset((
     "batch_norm", "affine", "prelu", "group_norm", "instance_norm", "local_response_norm",
     "upsample", "quant_conv", "quant_avg_pool"))
 MOST_IDLE = 8
+# Bytes of packed weights for each that they had.
+PACKED = {"winograd": 4.0, "bf16": 0.5, "fp16": 0.5}
 
 
 class Output(NamedTuple):
@@ -62,6 +66,8 @@ class Lowered(NamedTuple):
         The arrays that the steps write.
     arena : (int, int)
         Bytes of intermediate values for each sample, and beside.
+    segments : tuple of Segment
+        How the steps are cut for calls with several samples; empty where they are not.
     reorders : int
         How many of the steps only bring values into another order in memory.
     kept : tuple
@@ -75,6 +81,7 @@ class Lowered(NamedTuple):
     python: frozenset[int]
     outputs: tuple[Output, ...]
     arena: tuple[int, int]
+    segments: tuple[segments.Segment, ...]
     reorders: int
     kept: tuple
 
@@ -249,15 +256,45 @@ class Lowering:
                          for i, port in enumerate(graph.outputs)])
         for _, block in homes:
             block.home.last = block.last
-        arena = plan_arena([b for b in self._blocks if b.kind == "arena" and b.first is not None])
-        steps = [(e.step, [_address(x, arena) for x in e.operands], e.samples)
-                 for e in self._emitted]
+        placed = [b for b in self._blocks if b.kind == "arena" and b.first is not None]
+        arena = plan_arena(placed)
+        broad = self._layout(homes, arena)
+        loads = self._loads({**fused, **parts}, algorithms)
+        cuts = segments.cut(loads, segments.crossing([b for b in placed if b.scaled], len(loads)))
+        deep, given = None, []
+        if any(s.samples for s in cuts):
+            total, own = plan_segments(placed, cuts)
+            deep = self._layout(homes, total)
+            given = [(*s, size, sum([load.work for load in loads[s.first:s.stop]]))
+                     for s, size in zip(cuts, own, strict=True)]
         made = runner.Runner(
-            steps, [(order, _place(block.home, arena)) for order, block in homes], len(outputs),
-            arena, MOST_IDLE)
+            [(e.step, len(e.operands), e.samples) for e in self._emitted], len(outputs), MOST_IDLE,
+            broad, deep, given)
         return Lowered(made, tuple([e.node for e in self._emitted]), algorithms,
-                       {**fused, **parts}, frozenset(python), outputs, arena, self._reorders,
-                       tuple(self._kept))
+                       {**fused, **parts}, frozenset(python), outputs, arena,
+                       tuple(cuts if given else ()), self._reorders, tuple(self._kept))
+
+    def _layout(self, homes: list[tuple[tuple[int, ...], Block]], arena: tuple[int, int]
+                ) -> runner.Layout:
+        """Return where everything lies by the plan made last."""
+        return runner.Layout(
+            [[_address(x, arena) for x in e.operands] for e in self._emitted],
+            [(order, _place(block.home, arena)) for order, block in homes], *arena)
+
+    def _loads(self, parts: dict[int, int], algorithms: dict[int, str]) -> list[segments.Load]:
+        """Return what every step does for a sample; that of a node is its first step's."""
+        weights = dict.fromkeys(range(-1, len(self._graph.nodes)), 0.0)
+        work = dict(weights)
+        for position, node in enumerate(self._graph.nodes):
+            whole = parts.get(position, position)
+            for value in node.inputs:
+                if value in self._graph.constants:
+                    constant = self._graph.constants[value]
+                    weights[whole] += constant.size * constant.dtype.itemsize * PACKED.get(
+                        algorithms.get(position, ""), 1.0)
+            work[whole] += flops(self._graph, node) / 2
+        return [segments.Load(segments.apart(e), segments.moved(e), weights.pop(e.node, 0.0),
+                                work.pop(e.node, 0.0)) for e in self._emitted]
 
     def _chain(self, homes: list[tuple[tuple[int, ...], Block]]) -> dict[int, int]:
         """Join steps that make a chain; return which nodes are parts of which other's step."""
@@ -361,16 +398,18 @@ def _place(block: Block, arena: tuple[int, int]) -> tuple[int, int]:
     return (block.offset, arena[1]) if block.scaled else (0, block.offset)
 
 
-def _address(x: Operand | None, arena: tuple[int, int]) -> tuple[int, int, int]:
+def _address(x: Operand | None, arena: tuple[int, int]) -> tuple[int, int, int, int, int]:
     """Return an operand as the runner takes it."""
     if x is None:
-        return NOTHING, 0, 0
+        return NOTHING, 0, 0, 0, 0
     if x.block.kind == "constant":
-        return NOTHING, 0, memory.address_of(x.block.array) + x.offset
+        return NOTHING, 0, memory.address_of(x.block.array) + x.offset, 0, 0
+    if x.block.own:
+        return OWN, 0, x.offset, x.block.offset, 0
     if x.block.kind == "arena":
         scaled, fixed = _place(x.block, arena)
-        return ARENA, scaled, fixed + x.offset
-    return ARRAYS + x.block.index, 0, x.offset
+        return ARENA, scaled, fixed + x.offset, 0, x.block.scaled
+    return ARRAYS + x.block.index, 0, x.offset, 0, x.block.scaled
 
 
 class _View:

@@ -43,6 +43,8 @@ class Block:
         For an input: where it is put when it does not come as steps want it.
     offset : int
         Where it lies in the arena, in bytes for each sample or in all, once that is planned.
+    own : bool
+        Whether it lies in a thread's own part of the arena, in the plan made last.
     """
 
     scaled: int
@@ -55,6 +57,7 @@ class Block:
     last: int = -1
     home: Block | None = None
     offset: int = 0
+    own: bool = False
 
     def use(self, step: int) -> None:
         """Note that a step reads or writes it."""

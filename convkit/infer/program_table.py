@@ -13,11 +13,13 @@ from convkit.infer.model_summary import steps
 
 __all__ = ["algorithm_of", "program_table"]
 
+# Of which the memory is told where steps are cut, as it does not grow by sample.
+BATCH = 32
 HEAD = ("step", "op", "output", "bytes", "parameters", "FLOPs", "fused", "algorithm")
 
 
 def program_table(graph: Graph, lowered: Lowered) -> str:
-    """Return a line for every node, the totals, and what a call needs of memory."""
+    """Return a line for every node, the totals, how batches are cut, and what a call needs."""
     rows = [HEAD]
     total = 0
     for position, (node, shape, new, work) in enumerate(steps(graph)):
@@ -33,7 +35,22 @@ def program_table(graph: Graph, lowered: Lowered) -> str:
               + (f" and {fixed:,} beside" if fixed else "")
               + f"; scratch for one sample on one thread: {scratch:,} bytes"
               + f"; reorders: {lowered.reorders}")
-    return "\n".join([*inputs, table(rows, right=(3, 4, 5)), memory])
+    cuts = _cuts(graph, lowered)
+    return "\n".join([*inputs, table(rows, right=(3, 4, 5)), *cuts, memory])
+
+
+def _cuts(graph: Graph, lowered: Lowered) -> list[str]:
+    """Return a line on how batches go through the steps, where these are cut."""
+    if not lowered.segments:
+        return []
+    parts = []
+    for segment in lowered.segments:
+        last = lowered.nodes[segment.stop - 1]
+        parts.append(f"{segment.samples or 'all'} up to "
+                     + (graph.nodes[last].name if last >= 0 else "(outputs)"))
+    values, _ = lowered.runner.bytes(BATCH, 1)
+    return [f"samples of a batch that a thread takes at a time: {', '.join(parts)}; "
+            f"arena of {BATCH} samples on one thread: {values:,} bytes"]
 
 
 def algorithm_of(lowered: Lowered, position: int) -> str:
