@@ -52,14 +52,21 @@ cdef extern from "tile.h" nogil:
         float scale[2]
         const float* bias
         const float* residual
+        bint stream
+        ck_tile_queue* queue
+        void (*aside)(void* of) noexcept nogil
+        void* of
         int activation
         float alpha, beta
         ck_unary_fn map
+    ctypedef struct ck_tile_queue:
+        int rows, done
     ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
     ctypedef struct ck_tile_form:
         int planes, most_rows
         ck_tile_fn run[2][2]
         ck_tile_fn exact[2][2]
+        ck_tile_fn flush
         int (*convert)(const float* x, ptrdiff_t n, void* high, ptrdiff_t low,
                        float scale) noexcept nogil
         int (*pack)(const float* rows, ptrdiff_t depth, void* high, ptrdiff_t low,
@@ -85,6 +92,12 @@ cdef Py_ssize_t PIXELS = 32
 # Where strips are scaled, tasks that a sample is cut into: each chunk of weights costs a passage
 # over the strip.
 cdef Py_ssize_t SCALED_TASKS_PER_SAMPLE = 4
+# From so many bytes of input and output on, outputs are stored past the caches.
+cdef Py_ssize_t FAR_BYTES = 16 << 20
+# More values than there are.
+cdef Py_ssize_t EVERYTHING = 1 << 60
+# Values are converted beside products so many at a time, or a multiple of it.
+cdef Py_ssize_t PIECE = 64
 # Multiply-adds of a tile product in the time of one elementary operation, about.
 cdef double PRODUCTS_PER_STEP = 128
 # Columns of a packed block.
@@ -324,6 +337,14 @@ cdef struct Job:
     Gather* gathered                                # or NULL; a part is a strip of a sample
 
 
+cdef struct Pair:
+    # Two blocks of positions of a strip.
+    ptrdiff_t rows[32]              # where their results go
+    Py_ssize_t at, next             # the first position, and from there to the second block's
+    int tiles                       # blocks there are
+    Py_ssize_t done                 # the grid row up to which results are there after them
+
+
 cdef int _strip_shift(Job* job, const float* image, Py_ssize_t row,
                       Py_ssize_t last) noexcept nogil:
     """Return by which power of two rows of an image are scaled."""
@@ -332,35 +353,76 @@ cdef int _strip_shift(Job* job, const float* image, Py_ssize_t row,
     return _shift(job.form.peak(image + row * job.in_w * job.in_c, n, 0), STRIP_EXPONENT)
 
 
-cdef int _fill_row(Job* job, const float* image, Py_ssize_t row, Py_ssize_t i, char* strip,
-                   float scale) noexcept nogil:
-    """Convert an image row into row i of a strip; tell whether it holds infinities or NaN."""
+cdef struct Filling:
+    # How far a task's strip is converted.
+    const Job* job
+    const float* image
+    char* strip
+    Py_ssize_t row_first            # of the image, the strip's row 0
+    Py_ssize_t row, at              # rows that are done, and values of the next one
+    Py_ssize_t last                 # rows to convert
+    Py_ssize_t piece                # values to convert with each step of the products
+    float scale
+    bint infinite                   # whether there was an infinity or NaN
+
+
+cdef void _begin_row(Filling* f, Py_ssize_t* inside, Py_ssize_t* target,
+                     Py_ssize_t* source) noexcept nogil:
+    """Find what of an image row goes into the next row of the strip; where it begins, write zeros
+    around it.
+    """
+    cdef const Job* job = f.job
+    cdef Py_ssize_t row = f.row_first + f.row
     cdef Py_ssize_t left = max(0, min(-job.col_lo, job.strip_width)) * job.in_c
     cdef Py_ssize_t skip = max(0, job.col_lo)
     # Only where pixels of all samples are laid in rows is the last row a shorter one.
     cdef Py_ssize_t width = job.last_w if (row == job.in_h - 1
                                            and job.last_w < job.grid_w) else job.in_w
-    cdef Py_ssize_t inside = max(0, min(width - skip, job.strip_width
-                                        - left // job.in_c)) * job.in_c
-    cdef Py_ssize_t at = (i % job.stride_h * job.plane_values
-                          + i // job.stride_h * job.row_values)
+    cdef Py_ssize_t at = (f.row % job.stride_h * job.plane_values
+                          + f.row // job.stride_h * job.row_values)
     cdef Py_ssize_t plane
-    cdef int infinite = 0
-    cdef uint16_t* target
+    cdef uint16_t* to
+    inside[0] = max(0, min(width - skip, job.strip_width - left // job.in_c)) * job.in_c
     if row < 0 or row >= job.in_h:
-        left, inside = 0, 0
+        left, inside[0] = 0, 0
+    target[0] = at + left
+    source[0] = (row * job.in_w + skip) * job.in_c
+    if f.at:
+        return
     for plane in range(job.form.planes):
-        target = <uint16_t*>strip + plane * job.strip_values + at
-        memset(target, 0, left * 2)
+        to = <uint16_t*>f.strip + plane * job.strip_values + at
+        memset(to, 0, left * 2)
         # What lies behind the row is read, times zero, until the next row is there.
-        memset(target + left + inside, 0, (job.row_values - left - inside + CK_TILE_DEPTH) * 2)
-    if inside:
-        infinite = job.form.convert(image + (row * job.in_w + skip) * job.in_c, inside,
-                                    <uint16_t*>strip + at + left, 2 * job.strip_values, scale)
-    return infinite
+        memset(to + left + inside[0], 0,
+               (job.row_values - left - inside[0] + CK_TILE_DEPTH) * 2)
 
 
-cdef Py_ssize_t _place_rows(Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssize_t row,
+cdef void _fill(Filling* f, Py_ssize_t values) noexcept nogil:
+    """Convert so many more values of the image, or what is left of the rows to convert."""
+    cdef const Job* job = f.job
+    cdef Py_ssize_t inside, target, source, count
+    while f.row < f.last and values > 0:
+        _begin_row(f, &inside, &target, &source)
+        count = min(inside - f.at, values)
+        if count:
+            f.infinite |= job.form.convert(
+                f.image + source + f.at, count, <uint16_t*>f.strip + target + f.at,
+                2 * job.strip_values, f.scale) != 0
+        values -= max(count, <Py_ssize_t>CK_TILE_DEPTH)
+        f.at += count
+        if f.at == inside:
+            f.row += 1
+            f.at = 0
+
+
+cdef void _fill_piece(void* filling) noexcept nogil:
+    """Convert a piece of what the next blocks of positions need."""
+    cdef Filling* f = <Filling*>filling
+    if f.row < f.last:
+        _fill(f, f.piece)
+
+
+cdef Py_ssize_t _place_rows(const Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssize_t row,
                             Py_ssize_t last_row, Py_ssize_t column,
                             Py_ssize_t count) noexcept nogil:
     """Find where `count` positions from (row, column) on lie in y; return the last real row.
@@ -420,6 +482,38 @@ cdef void _gather_rows(const Job* job, Py_ssize_t part, Py_ssize_t origin, Py_ss
         row += 1
 
 
+cdef void _spread(Filling* f, ck_tile_args* args, Py_ssize_t blocks) noexcept nogil:
+    """Have the rows that the next blocks need converted while so many blocks are multiplied."""
+    cdef const Job* job = f.job
+    cdef Py_ssize_t values = (f.last - f.row) * job.in_w * job.in_c
+    cdef Py_ssize_t steps = blocks * args.batch * args.steps
+    # Where a reduction is shorter than its steps, products read, times zero, into rows that are not
+    # needed yet: nothing may be there of which it is not known whether it is finite.
+    if f.row < f.last and args.k == args.steps * args.depth:
+        args.aside = _fill_piece
+        f.piece = (values // steps + PIECE) // PIECE * PIECE
+
+
+cdef Py_ssize_t _place_pair(const Job* job, const ck_tile_args* args, Py_ssize_t i, Pair* pair,
+                            Py_ssize_t positions, Py_ssize_t origin, Py_ssize_t first,
+                            Py_ssize_t last) noexcept nogil:
+    """Place blocks i and i + 1 of a strip; return how many of its rows they read."""
+    cdef Py_ssize_t needed, second
+    # The last block is moved back to end with the last position.
+    pair.at = min(i * args.rows, positions - args.rows)
+    second = min((i + 1) * args.rows, positions - args.rows)
+    pair.next = second - pair.at
+    pair.tiles = 2 if (i + 1) * args.rows < positions else 1
+    needed = _place_rows(job, pair.rows, origin, first + pair.at // job.pitch, last,
+                         pair.at % job.pitch, args.rows)
+    if pair.tiles == 2:
+        needed = _place_rows(job, pair.rows + args.rows, origin, first + second // job.pitch,
+                             last, second % job.pitch, args.rows)
+    pair.done = last if pair.tiles == 1 or (i + 2) * args.rows >= positions \
+        else first + (second + args.rows) // job.pitch
+    return (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
+
+
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     # Chunks are outermost, so that their weights stay in cache from sample to sample.
@@ -430,52 +524,65 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
     cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
     cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
-    cdef const float* x = job.x + sample * job.in_h * job.in_w * job.in_c
-    cdef char* a = job.scratch + slot * job.scratch_bytes
     cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
     cdef Py_ssize_t positions = (last - 1 - first) * job.pitch
     cdef Py_ssize_t origin = (sample * job.out_h + job.start_h) * job.out_w + job.start_w
-    cdef Py_ssize_t filled = 0, needed, i, start, at, second, done, gathered = first
-    cdef Py_ssize_t blocks
-    cdef ptrdiff_t rows[32]
-    cdef bint infinite = False
-    cdef int tiles, shift
-    cdef float scale = 1
+    cdef Py_ssize_t i, blocks, done, gathered = first
+    cdef bint infinite
+    cdef int shift
+    # The next pair, this one, and the one whose last results wait in the queue.
+    cdef Pair pairs[3]
+    cdef Pair* pair
+    cdef Filling filling
+    cdef ck_tile_queue queue
     cdef ck_tile_args args = job.proto
     positions += job.last_w if last == job.grid_h else job.grid_w
     # Blocks of equal size: the last is not mostly rows of the one before.
     blocks = (positions + job.form.most_rows - 1) // job.form.most_rows
     args.rows = <int>((positions + blocks - 1) // blocks)
-    args.c_rows = rows
+    queue.rows = queue.done = 0
+    args.queue = &queue
+    args.of = &filling
+    filling.job = job
+    filling.image = job.x + sample * job.in_h * job.in_w * job.in_c
+    filling.strip = job.scratch + slot * job.scratch_bytes
+    filling.row_first = row_first
+    filling.row = filling.at = 0
+    filling.infinite = False
+    filling.scale = 1
     if job.form.peak != NULL:
-        shift = _strip_shift(job, x, row_first, (last - 1) * job.stride_h + job.row_hi + 1)
-        scale = ldexpf(1, shift)
+        shift = _strip_shift(job, filling.image, row_first,
+                             (last - 1) * job.stride_h + job.row_hi + 1)
+        filling.scale = ldexpf(1, shift)
         shift += job.shift
         args.scale[0], args.scale[1] = ldexpf(1, -(shift // 2)), ldexpf(1, -(shift - shift // 2))
     job.table.configure(args.rows, <int>args.depth)
+    filling.last = _place_pair(job, &args, 0, &pairs[0], positions, origin, first, last)
     for i in range(0, blocks, 2):
-        # The last block is moved back to end with the last position.
-        at = min(i * args.rows, positions - args.rows)
-        second = min((i + 1) * args.rows, positions - args.rows)
-        tiles = 2 if i + 1 < blocks else 1
-        needed = _place_rows(job, rows, origin, first + at // job.pitch, last, at % job.pitch,
-                             args.rows)
-        if tiles == 2:
-            needed = _place_rows(job, rows + args.rows, origin, first + second // job.pitch,
-                                 last, second % job.pitch, args.rows)
-        needed = (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
-        while filled < needed:
-            infinite |= _fill_row(job, x, row_first + filled, filled, a, scale)
-            filled += 1
-        args.a = a + at * args.lda
-        args.a_next = (second - at) * args.lda
-        _run_blocks(job, &args, tiles, infinite, first_block, last_block)
-        if job.gathered != NULL:
-            done = last if i + 2 >= blocks else first + (second + args.rows) // job.pitch
+        pair = &pairs[i // 2 % 3]
+        _fill(&filling, EVERYTHING)
+        infinite = filling.infinite
+        args.aside = NULL
+        if i + 2 < blocks:
+            filling.last = _place_pair(job, &args, i + 2, &pairs[(i // 2 + 1) % 3], positions,
+                                       origin, first, last)
+            _spread(&filling, &args, last_block - first_block)
+        args.a = filling.strip + pair.at * args.lda
+        args.a_next = pair.next * args.lda
+        args.c_rows = pair.rows
+        _run_blocks(job, &args, pair.tiles, infinite, first_block, last_block)
+        if job.gathered != NULL and i > 0:
+            # Of the pair before: this one's last results wait in the queue.
+            done = pairs[(i // 2 - 1) % 3].done
             _gather_rows(job, sample * job.strips + strip, origin, gathered, done,
                          gathered == first, first_block, last_block)
             gathered = done
+    if job.form.flush != NULL:
+        job.form.flush(&args)
     job.table.release()
+    if job.gathered != NULL:
+        _gather_rows(job, sample * job.strips + strip, origin, gathered, last, gathered == first,
+                     first_block, last_block)
 
 
 cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, stride, grid, step,
@@ -557,6 +664,14 @@ cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) no
     return _for_samples(&job, samples, threads)
 
 
+cdef bint _is_far(const Job* job) noexcept nogil:
+    """Tell whether results are stored past the caches, which would read their memory first."""
+    cdef Py_ssize_t values = job.samples * (job.in_h * job.in_w * job.in_c
+                                            + job.out_h * job.out_w * job.out_c)
+    return (values * sizeof(float) >= FAR_BYTES and job.gathered == NULL
+            and <size_t>job.y % 64 == 0 and job.y_pixel % 16 == 0)
+
+
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                   char* scratch) noexcept nogil:
     cdef Job job = (<const Job*>params)[0]
@@ -565,6 +680,7 @@ cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads
     job.bias = <const float*>at[1]
     job.residual = <const float*>at[2]
     job.y = <float*>at[3]
+    job.proto.stream = _is_far(&job)
     job.scratch = scratch
     job.offsets = <ptrdiff_t*>(scratch + job.team * job.scratch_bytes)
     _place_taps(&job)

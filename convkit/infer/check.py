@@ -12,9 +12,10 @@ __all__ = ["BOUNDS", "MaxError", "compare", "refuse_absurd"]
 
 # Folding multiplies rounding errors by a few; a normwise difference beyond these means that
 # a pass (or the model: a variance near zero under a large weight) is wrong, not imprecise.
-# bfloat16 products err by 1e-2 in one layer.
 BOUNDS = {"float32": 1e-3, "float64": 1e-10}
-MEDIUM_BOUND = 0.1
+# bfloat16 products err by 3e-3 in one layer, and layers add up: ResNet-50 with random weights ends
+# 0.11 away from float32 (PyTorch's bfloat16 autocast of it 0.13).
+MEDIUM_BOUND = 0.3
 # What one step more or less becomes through the layers after it.
 INT8_BOUND = 0.5
 # Differences of no more than this are no error however small the outputs are: where a network gives

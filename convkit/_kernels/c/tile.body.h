@@ -4,13 +4,21 @@
    accumulators, so that a product (52 cycles until its result, one started every 16) never
    waits for the one before it on the same accumulator:
 
-     phase          loads                      products
-     high * high    A0 A1 B0 B1 (high)         4
-     high * low     B0 B1 (low)                4
-     low * high     B0 B1 (high), A0 A1 (low)  4
+     phase          loads                products
+     low * high     A0 A1 low, B0 B1 high   4
+     high * high    A0 A1 high              4
+     high * low     B0 B1 low               4
 
-   Ten tile loads of 8 cycles beside twelve products of 16: the loads need not be fast. Each
-   accumulator sums a step's products in this order, whatever the number of blocks. */
+   In this order each operand is loaded once: eight loads, which are as slow as products where
+   the processor throttles its tiles. Each accumulator sums a step's products in this order,
+   whatever the number of blocks.
+
+   B streams by from the second-level cache, once for every 32 rows. Fetching its lines ahead costs
+   more (loads go to the same ports) than it saves: the processor's own prefetching follows it.
+
+   What is not a product (finishing the sums of the call before, converting the rows that the next
+   calls read: `aside`) is done a little with each step. Done in one piece, it fills the window in
+   which the processor looks for work, and the tiles stand still. */
 
 #include "bfloat16.h"
 #include "tile.common.h"
@@ -64,17 +72,103 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
     } while (0)
 #define TILE_CLEAR(tile, i, j) amx_zero(tile)
 #define TILE_STORE(tile, i, j) amx_store(tile, sums + 16 * (32 * (i) + (j)), 32 * sizeof *sums)
+/* The same, the second block's rows behind those of the first. */
+#define TILE_STORE_ROWS(tile, i, j)                                                                \
+    amx_store(tile, sums + 32 * g->rows * (i) + 16 * (j), 32 * sizeof *sums)
 
-/* Adds what comes after the sums and writes the rows that are wanted. */
-static void tile_finish(const ck_tile_args *g, int mb, const float *sums) {
-    for (int i = 0; i < mb; i++) {
-        for (int m = 0; m < g->rows; m++) {
-            const ptrdiff_t at = g->c_rows[i * g->rows + m];
-            if (at < 0) continue;
-            for (int n = 0; n < g->n; n += 16)
-                tile_put(g, at, n, load_f(sums + 32 * (16 * i + m) + n));
-            if (g->map) g->map(g->c + at, g->c + at, g->n, g->alpha, g->beta);
+/* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Two columns
+   of whole vectors have loops without branches, for the usual activations. */
+CK_INLINE void tile_whole_rows(const ck_tile_args *g, ck_tile_queue *q, int last, int relu,
+                               int residual, int stream) {
+    const vfloat nothing = set_f(-0.0f), zero = {0};
+    const vfloat bias0 = q->bias ? load_f(q->bias) : nothing;
+    const vfloat bias1 = q->bias ? load_f(q->bias + 16) : nothing;
+    const float *sums = q->sums[q->filled] + 32 * q->done, *more = q->residual;
+    float *c = q->c;
+    (void)g;
+    for (int m = q->done; m < last; m++, sums += 32) {
+        const ptrdiff_t at = q->c_rows[m];
+        if (at < 0) continue;
+        vfloat v0 = load_f(sums) + bias0, v1 = load_f(sums + 16) + bias1;
+        if (residual) v0 += load_f(more + at), v1 += load_f(more + at + 16);
+        if (relu) v0 = at_least_f(v0, zero), v1 = at_least_f(v1, zero);
+        if (stream)
+            stream_f(c + at, v0), stream_f(c + at + 16, v1);
+        else
+            store_f(c + at, v0), store_f(c + at + 16, v1);
+    }
+    q->done = last;
+}
+
+static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
+    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
+    const float *sums = q->sums[q->filled] + 32 * q->done;
+    for (int m = q->done; m < last; m++, sums += 32) {
+        const ptrdiff_t at = q->c_rows[m];
+        if (at < 0) continue;
+        for (int n = 0; n < q->n; n += 16) {
+            const int left = q->n - n < 16 ? q->n - n : 16;
+            vfloat v = load_f(sums + n);
+            if (q->bias) v += load_part_f(q->bias + n, left);
+            if (q->residual) v += load_part_f(q->residual + at + n, left);
+            store_part_f(q->c + at + n, activate_f(g->activation, alpha, beta, v), left);
         }
+        if (g->map) g->map(q->c + at, q->c + at, q->n, g->alpha, g->beta);
+    }
+    q->done = last;
+}
+
+#define TILE_WHOLE_ROWS(relu, residual, stream)                                                    \
+    static void tile_rows_##relu##residual##stream(const ck_tile_args *g, ck_tile_queue *q,        \
+                                                   int last) {                                     \
+        tile_whole_rows(g, q, last, relu, residual, stream);                                       \
+    }
+TILE_WHOLE_ROWS(0, 0, 0)
+TILE_WHOLE_ROWS(0, 0, 1)
+TILE_WHOLE_ROWS(0, 1, 0)
+TILE_WHOLE_ROWS(0, 1, 1)
+TILE_WHOLE_ROWS(1, 0, 0)
+TILE_WHOLE_ROWS(1, 0, 1)
+TILE_WHOLE_ROWS(1, 1, 0)
+TILE_WHOLE_ROWS(1, 1, 1)
+#undef TILE_WHOLE_ROWS
+
+static const ck_tile_finish_fn tile_rows_whole[2][2][2] = {
+    {{tile_rows_000, tile_rows_001}, {tile_rows_010, tile_rows_011}},
+    {{tile_rows_100, tile_rows_101}, {tile_rows_110, tile_rows_111}},
+};
+
+static void tile_flush(const ck_tile_args *g) {
+    ck_tile_queue *q = g->queue;
+    if (q->done < q->rows) q->finish(g, q, q->rows);
+    if (g->stream) stream_end();
+}
+
+/* Puts the sums that were just stored into the queue, which is empty. */
+CK_INLINE void tile_wait(const ck_tile_args *g, int mb, int nb) {
+    ck_tile_queue *q = g->queue;
+    q->filled ^= 1;
+    q->rows = mb * g->rows;
+    q->done = 0;
+    q->c_rows = g->c_rows;
+    q->c = g->c;
+    q->bias = g->bias;
+    q->residual = g->residual;
+    q->n = g->n;
+    q->finish = nb == 2 && g->n == 32 && g->activation <= CK_ACT_RELU
+                    ? tile_rows_whole[g->activation][g->residual != NULL][g->stream]
+                    : tile_rows;
+}
+
+/* Fetches the lines that the results go to, and what is added to them. */
+CK_INLINE void tile_fetch_results(const ck_tile_args *g, int mb, int nb) {
+    for (int m = 0; m < mb * g->rows; m++) {
+        const ptrdiff_t at = g->c_rows[m] < 0 ? g->c_rows[0] : g->c_rows[m];
+        for (int j = 0; j < nb; j++) __builtin_prefetch(g->c + at + 16 * j, 1, 3);
+    }
+    for (int m = 0; g->residual && m < mb * g->rows; m++) {
+        const ptrdiff_t at = g->c_rows[m] < 0 ? g->c_rows[0] : g->c_rows[m];
+        for (int j = 0; j < nb; j++) __builtin_prefetch(g->residual + at + 16 * j, 0, 3);
     }
 }
 
@@ -82,39 +176,52 @@ CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int ex
     const ptrdiff_t lda = g->lda, low = g->a_low, step = 2 * g->depth, size = 32 * g->depth;
     const char *b = g->b;
     char copy[exact ? 1024 : 1] __attribute__((aligned(64)));
-    float sums[2 * 16 * 32] __attribute__((aligned(64)));
+    ck_tile_queue *q = g->queue;
+    float *sums = q->sums[q->filled ^ 1];
+    const ptrdiff_t steps = g->batch * g->steps;
+    const int share = steps >= 32 ? 1 : (int)((q->rows + steps - 1) / steps);
     TILE_EACH_ACCUMULATOR(TILE_CLEAR);
+    if (!g->stream || g->residual) tile_fetch_results(g, mb, nb);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         const char *a0 = g->a + g->a_offsets[i], *a1 = a0 + g->a_next;
         for (ptrdiff_t s = 0; s < g->steps; s++) {
+            if (split) {
+                TILE_LOAD_A(4, a0 + low, 0);
+                if (mb > 1) TILE_LOAD_A(5, a1 + low, 0);
+                TILE_LOAD_B(b);
+                TILE_MULTIPLY(amx_bf16);
+            }
             TILE_LOAD_A(4, a0, 0);
             if (mb > 1) TILE_LOAD_A(5, a1, 0);
-            TILE_LOAD_B(b);
+            if (!split) TILE_LOAD_B(b);
             TILE_MULTIPLY(amx_bf16);
             if (split) {
                 if (exact) TILE_LOAD_A(4, a0, 1);
                 if (exact && mb > 1) TILE_LOAD_A(5, a1, 1);
                 TILE_LOAD_B(b + nb * size);
                 TILE_MULTIPLY(amx_bf16);
-                TILE_LOAD_B(b);
-                TILE_LOAD_A(4, a0 + low, 0);
-                if (mb > 1) TILE_LOAD_A(5, a1 + low, 0);
-                TILE_MULTIPLY(amx_bf16);
             }
+            if (q->done < q->rows)
+                q->finish(g, q, q->done + share < q->rows ? q->done + share : q->rows);
+            if (g->aside) g->aside(g->of);
             a0 += step;
             a1 += step;
             b += (1 + split) * nb * size;
         }
     }
-    TILE_EACH_ACCUMULATOR(TILE_STORE);
-    tile_finish(g, mb, sums);
+    TILE_EACH_ACCUMULATOR(TILE_STORE_ROWS);
+    tile_wait(g, mb, nb);
 }
 
+#define TILE_FUNCTION(name, mb, nb, split, exact)                                                  \
+    static void name##_##mb##nb(const ck_tile_args *g) {                                           \
+        tile_run(g, mb, nb, split, exact);                                                         \
+    }
 #define TILE_DEFINE(mb, nb)                                                                        \
-    static void tile_plain_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 0, 0); }          \
-    static void tile_split_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 1, 0); }          \
-    static void tile_plain_exact_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 0, 1); }    \
-    static void tile_split_exact_##mb##nb(const ck_tile_args *g) { tile_run(g, mb, nb, 1, 1); }
+    TILE_FUNCTION(tile_plain, mb, nb, 0, 0)                                                        \
+    TILE_FUNCTION(tile_split, mb, nb, 1, 0)                                                        \
+    TILE_FUNCTION(tile_plain_exact, mb, nb, 0, 1)                                                  \
+    TILE_FUNCTION(tile_split_exact, mb, nb, 1, 1)
 TILE_DEFINE(1, 1)
 TILE_DEFINE(1, 2)
 TILE_DEFINE(2, 1)
@@ -192,12 +299,14 @@ const ck_tile_table ck_table_amx_tile = {
               .most_rows = CK_TILE_ROWS,
               .run = TILE_FORM(plain),
               .exact = TILE_FORM(plain_exact),
+              .flush = tile_flush,
               .convert = tile_convert_plain,
               .pack = tile_pack_plain},
     .split = {.planes = 2,
               .most_rows = CK_TILE_ROWS,
               .run = TILE_FORM(split),
               .exact = TILE_FORM(split_exact),
+              .flush = tile_flush,
               .convert = tile_convert_split,
               .pack = tile_pack_split},
     .rounds = tile_rounds,

@@ -44,12 +44,33 @@ typedef struct ck_tile_args {
     float scale[2];             /* factors of sums, one after the other: half form */
     const float *bias;          /* n values, or NULL */
     const float *residual;      /* addressed like C, or NULL */
+    int stream;                 /* whole rows of results go past the caches, to whole lines */
+    struct ck_tile_queue *queue;    /* the caller's own, where the form has `flush` */
+    void (*aside)(void *of);    /* called with each step: other work that fits between products */
+    void *of;
     int activation;             /* enum ck_activation, below CK_ACT_UNARY */
     float alpha, beta;
     ck_unary_fn map;            /* an activation of another kind, or NULL */
 } ck_tile_args;
 
 typedef void (*ck_tile_fn)(const ck_tile_args *);
+
+struct ck_tile_queue;
+typedef void (*ck_tile_finish_fn)(const ck_tile_args *, struct ck_tile_queue *, int last);
+
+/* Sums of one call's blocks that wait to be finished and written while the next call multiplies:
+   the two kinds of work use different parts of a core, but only where they alternate. What `args`
+   point to (c_rows, bias, residual) must stay as it is until the next call has returned. */
+typedef struct ck_tile_queue {
+    float sums[2][2 * 16 * 32] __attribute__((aligned(64)));
+    int filled;                 /* which of them the last call wrote */
+    int rows, done;             /* of those sums; all are done before the first call */
+    const ptrdiff_t *c_rows;
+    float *c;
+    const float *bias, *residual;
+    int n;
+    ck_tile_finish_fn finish;
+} ck_tile_queue;
 
 /* Kernels for one form, by [blocks of rows - 1][blocks of columns - 1]. `run` may read, and
    multiply by zero, up to 31 values of A beyond each reduction: they must be finite. Where A
@@ -59,6 +80,8 @@ typedef struct ck_tile_form {
     int planes;
     int most_rows;              /* of a block */
     ck_tile_fn run[2][2], exact[2][2];
+    /* Finishes what waits in the queue; NULL in forms that leave nothing there. */
+    ck_tile_fn flush;
     /* Converts n floats, times a scale in the half form, the low plane `low` bytes after the
        high one; tells whether any was infinite or NaN, unless `run` is exact. Finite values
        stay finite. */

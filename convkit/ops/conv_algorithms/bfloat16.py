@@ -8,7 +8,7 @@ from convkit._kernels import dispatch, tilegrad
 from convkit.ops.conv_algorithms.base import known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_algorithms.tiled import Tiled
-from convkit.ops.conv_algorithms.winograd import Winograd
+from convkit.ops.conv_algorithms.winograd import Winograd, winograd_cost
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Bfloat16", "SplitBfloat16"]
@@ -22,6 +22,11 @@ LEAST_PRODUCTS = {"split_bf16": 45.0, "bf16": 22.0}
 # Winograd's products cost so little that split ones gain only from more channels on: the
 # product of both numbers of channels over their sum.
 FEW_CHANNELS = 32
+# How many split multiply-adds are made in the time of one in float32: 2.6 while the processor runs
+# its tiles at full speed and 0.9 while it throttles them, which it did half of the time where both
+# were measured (docs/performance.md). And about what each value costs that is converted or written.
+SPLIT_GAIN = 1.75
+VALUE_COST = 6.0
 
 
 class _Tiles(Tiled):
@@ -116,6 +121,25 @@ class SplitBfloat16(_Tiles):
 
     name = "split_bf16"
     precision = "high"
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline also where Winograd's transforms and fewer float32 products cost less."""
+        reason = super().declines(problem, task)
+        if (reason is None and task != "grad_weight"
+                and Winograd.refuses(problem, task) is None
+                and Winograd.declines(problem, task) is None
+                and winograd_cost(problem, task) <= _cost(problem, task)):
+            return "winograd costs less"
+        return reason
+
+
+def _cost(problem: ConvProblem, task: str) -> float:
+    """Return about how many float32 multiply-adds a sample's split products are worth."""
+    inputs, outputs = ((c * math.prod(size)) for c, size in (
+        (problem.in_group, problem.in_size), (problem.out_group, problem.out_size)))
+    products = outputs * problem.in_group * math.prod(problem.kernel)
+    return products / (SPLIT_GAIN * _used(problem, task)) + VALUE_COST * (inputs + outputs)
 
 
 class Bfloat16(_Tiles):
