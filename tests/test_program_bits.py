@@ -187,6 +187,9 @@ COMPILED = {
     "broadcasting": lambda x: (x * C6[:, None, None] - 0.5) / (abs(C6[0]) + 1),
     "channels times": lambda x: x * x.mean((2, 3), keepdim=True),
     "sum": lambda x: x.sum((2, 3)),
+    "pad integers": lambda x: F.pad(op("cast", x * 9, dtype="int64"), (1, 2, 0, 3, 2, 0), value=-7),
+    "pad of bytes": lambda x: apply(REGISTRY["pad"], op(
+        "cast", F.relu(x), dtype="uint8"), padding=((0, 0), (8, 8), (0, 0), (0, 1)), value=3.0),
     "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
     "pad": lambda x: F.pad(x, (1, 2, -1, 3), value=2.5),
     "crop": lambda x: x[:, 1:5:2, ::2, 3:],
@@ -319,6 +322,9 @@ BY_PYTHON = {
     "cumsum of samples": lambda x: op("cumsum", x, dim=0),
     "gather of samples": lambda x: op("gather", x, op("argmax", x, dim=0, keepdim=True), dim=0),
     "concat of samples": lambda x: F.concat([x, x], 0),
+    "pad of bytes by themselves": lambda x: apply(REGISTRY["pad"], op(
+        "cast", F.relu(x), dtype="uint8"), padding=((0, 0), (0, 0), (1, 0), (0, 1)),
+        mode="reflect"),
 }
 
 

@@ -97,6 +97,21 @@ def _pad_integers(x: np.ndarray, padding: Any, mode: str, value: float) -> np.nd
                       for (a, b), n in zip(padding, wide.shape, strict=True))]
 
 
+def _lower_integers(b: Any, x: Any, padding: Any, value: float) -> Any:
+    """Emit copies of one number and of x, where nothing is cut off."""
+    if min(map(min, padding)) < 0:
+        return None
+    shape = _padded((1, *x.shape[1:]), padding, "constant")
+    y = b.new((x.shape[0], *shape[1:]), x.dtype, x.order)
+    fill = b.constant(np.array([x.dtype.type(value)]))
+    b.copy(fill.with_axes((1, *shape[1:]), (0,) * len(shape)), y)
+    inner = y
+    for axis in range(1, len(shape)):
+        inner = inner.part(axis, padding[axis][0], padding[axis][0] + x.shape[axis])
+    b.copy(x, inner)
+    return y
+
+
 @register
 class Pad(Op):
     """x with elements added before and after each axis, as `torch.nn.functional.pad`.
@@ -148,8 +163,10 @@ class Pad(Op):
     @staticmethod
     def lower(b, x, *, padding, mode="constant", value=0.0):
         """Emit a step for each pass, where the samples are left alone."""
-        if x.dtype not in FLOATS or any(padding[0]) or len(x.shape) < 2:
+        if any(padding[0]) or len(x.shape) < 2:
             return None
+        if x.dtype not in FLOATS:
+            return _lower_integers(b, x, padding, value) if mode == "constant" else None
         sample = (1, *x.shape[1:])
         _padded(sample, padding, mode)
         x = b.compact(x)
