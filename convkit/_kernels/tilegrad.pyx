@@ -60,11 +60,13 @@ cdef extern from "tilegrad.h" nogil:
         ck_tilegrad_form plain
         ck_tilegrad_form split
         void (*join)(const float* sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
-                     float* target) noexcept nogil
+                     float* target, int stream) noexcept nogil
+        void (*settle)() noexcept nogil
     enum:
         CK_GRAD_CHANNELS, CK_GRAD_PIXELS, CK_GRAD_PAIRS, CK_GRAD_TILE
 
 cdef enum:
+    MOST_TAPS = 25          # of weights that are written past the caches
     MOST_PIXELS = 34        # that a call for pairs reads
     AHEAD = 3               # chunks that are fetched before they are converted
     CHUNKS_NEAR = AHEAD + 1
@@ -80,19 +82,23 @@ cdef Py_ssize_t SUM_BYTES = 640 << 10
 # Steps of a stage at least, to make little of loading and storing sums, and at most.
 cdef Py_ssize_t LEAST_STEPS = 8
 cdef Py_ssize_t MOST_STEPS = 48
-# Of a stage that is common to all threads: bytes that a unit of the result reads of it, and steps.
+# Of a stage that is common to all threads: bytes that a unit of the result reads, which its taps
+# find in a second-level cache, and bytes in all, in a third-level one.
 cdef Py_ssize_t UNIT_BYTES = 768 << 10
+cdef Py_ssize_t COMMON_BYTES = 8 << 20
 # Bytes of the input that stay in cache while units go through the output's gradient.
 cdef Py_ssize_t COLUMNS_BYTES = 1 << 20
 # A part has so many steps at least, to make little of joining it; with fewer parts than the least,
 # threads are better off at one stage together.
 cdef Py_ssize_t PART_STEPS = 48
 cdef Py_ssize_t LEAST_PARTS = 4
-cdef Py_ssize_t MOST_PARTS = 16
+cdef Py_ssize_t MOST_PARTS = 8
 # Tasks of a common stage, where it has as many units.
 cdef Py_ssize_t LEAST_TASKS = 8
 # Multiply-adds of a tile product in the time of one elementary operation, about.
 cdef double PRODUCTS_PER_STEP = 128
+# Results of this size are written past the caches: it is long until they are read.
+cdef Py_ssize_t STREAM_BYTES = 2 << 20
 # Blocks of scratch are so large that the pool gives them pages to match.
 cdef Py_ssize_t LEAST_SCRATCH = 4 << 20
 
@@ -158,6 +164,7 @@ cdef struct Job:
     float* strips
     float* sums
     float* gw
+    bint stream                         # whether it is written past the caches
     uint32_t* peaks                     # of x, then of gy, for each thread
 
 
@@ -408,6 +415,7 @@ cdef struct Finish:
     Py_ssize_t group, row, column       # the unit
     Py_ssize_t done, rows               # output channels
     Py_ssize_t calls, credit            # as for a conversion
+    float weights[2 * CHANNELS * MOST_TAPS]         # of a row that is written past the caches
 
 
 cdef void _begin_finish(Finish* f, Py_ssize_t group, Py_ssize_t row, Py_ssize_t column,
@@ -421,7 +429,7 @@ cdef void _finish_row(Finish* f) noexcept nogil:
     """Add up the parts of one output channel's weights and write them."""
     cdef const Job* job = f.job
     cdef Py_ssize_t mb = min(2, job.row_blocks - 2 * f.row)
-    cdef Py_ssize_t nb = min(2, job.blocks - 2 * f.column), b, width, first
+    cdef Py_ssize_t nb = min(2, job.blocks - 2 * f.column), b, width, first, i = 0, n = 0
     cdef const float* source = f.sums + (f.done // CHANNELS) * TILE + f.done % CHANNELS * CHANNELS
     cdef float* target = job.gw + (f.group * job.columns + 2 * f.row * CHANNELS + f.done) \
         * job.depth * job.n_taps
@@ -431,10 +439,19 @@ cdef void _finish_row(Finish* f) noexcept nogil:
         if job.merged > 1:
             _write_merged(job, source, mb * nb * TILE, first, width, target)
         elif job.n_taps == 1:
-            job.table.join(source, job.parts, job.sum_floats, <int>width, target + first)
+            job.table.join(source, job.parts, job.sum_floats, <int>width, target + first,
+                           job.stream)
+        elif job.stream:
+            _write(job, source, mb * nb * TILE, width, f.weights + n)
+            n += width * job.n_taps
         else:
             _write(job, source, mb * nb * TILE, width, target + first * job.n_taps)
         source += mb * TILE
+    target += 2 * f.column * CHANNELS * job.n_taps
+    while i < n:
+        job.table.join(f.weights + i, 1, 0, <int>min(<Py_ssize_t>CHANNELS, n - i), target + i,
+                       True)
+        i += CHANNELS
     f.done += 1
 
 
@@ -572,6 +589,8 @@ cdef void _units_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
             if job.last == job.steps:
                 _begin_finish(&finish, group, row, column, sums)
         _finish_rest(&finish)
+    if job.stream:
+        job.table.settle()
     job.table.release()
 
 
@@ -739,7 +758,7 @@ cdef class Gradient:
         job.parts = max(1, min(MOST_PARTS, job.steps // PART_STEPS))
         if job.parts < LEAST_PARTS or 4 * job.sum_floats > SUM_BYTES:
             job.parts = 1
-            job.stage = max(LEAST_STEPS, UNIT_BYTES // unit_bytes)
+            job.stage = max(LEAST_STEPS, min(UNIT_BYTES // unit_bytes, COMMON_BYTES // step_bytes))
             job.stages = (job.steps + job.stage - 1) // job.stage
             job.stage = (job.steps + job.stages - 1) // job.stages
         else:
@@ -751,6 +770,8 @@ cdef class Gradient:
         job.column_chunks = min(job.column_units, (job.x_bytes // job.groups + COLUMNS_BYTES - 1)
                                 // COLUMNS_BYTES)
         i = job.groups * job.column_chunks
+        job.stream = (job.parts == 1 and job.n_taps <= MOST_TAPS and job.merged == 1
+                      and 4 * job.sum_floats >= STREAM_BYTES)
         job.row_chunks = min(job.row_units, (LEAST_TASKS + i - 1) // i)
 
     cdef void _lay_stage(self) noexcept:

@@ -242,11 +242,16 @@ GRAD_PACKING(plain, 0)
 GRAD_PACKING(split, 1)
 
 static void grad_join(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
-                      float *target) {
+                      float *target, int stream) {
     vfloat total = load_f(sums);
     for (ptrdiff_t part = 1; part < parts; part++) total += load_f(sums + part * part_step);
-    store_part_f(target, total, columns);
+    if (stream && columns == 16 && ((uintptr_t)target & 63) == 0)
+        stream_f(target, total);
+    else
+        store_part_f(target, total, columns);
 }
+
+static void grad_settle(void) { stream_end(); }
 
 static void grad_configure(void) {
     ck_tile_config config = {.palette = 1};
@@ -278,4 +283,5 @@ const ck_tilegrad_table ck_table_amx_grad = {
               .pairs = grad_pairs_split,
               .turned = grad_turned_split},
     .join = grad_join,
+    .settle = grad_settle,
 };

@@ -50,9 +50,11 @@ typedef struct ck_tilegrad_table {
     void (*configure)(void);
     void (*release)(void);
     ck_tilegrad_form plain, split;
-    /* Adds up the parts of one row of up to 16 sums. */
+    /* Adds up the parts of one row of up to 16 sums; `stream` where the result need not stay in
+       cache, until `settle` not visible to others. */
     void (*join)(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
-                 float *target);
+                 float *target, int stream);
+    void (*settle)(void);
 } ck_tilegrad_table;
 
 #endif

@@ -112,7 +112,7 @@ def _products(problem: ConvProblem) -> float:
     if merged > 1:
         taps, channels, planes = problem.kernel[0], channels * merged, min(problem.kernel[0],
                                                                            problem.stride[0])
-    forms = planes if merged > 1 or taps == planes else 2 * planes
+    forms = planes if taps == planes and merged == 1 else 2 * planes
     return taps * channels * problem.out_group / (forms * channels + 2 * problem.out_group)
 
 
