@@ -55,9 +55,10 @@ NUMBERS = {None: CK_INT8_NONE, "uint8": CK_INT8_BYTES, "int8": CK_INT8_BYTES,
            "float32": CK_INT8_FLOAT, "int32": CK_INT8_INT}
 
 
-cdef const ck_int8_kernels* _kernels(bint vnni, bint depthwise) noexcept nogil:
+cdef const ck_int8_kernels* _kernels(bint vnni, bint filled) noexcept nogil:
+    """Return the fastest kernels; tiles where these would be filled."""
     cdef const dispatch.ck_table* table = dispatch.table()
-    if table.int8_tile != NULL and vnni and not depthwise:
+    if table.int8_tile != NULL and vnni and filled:
         return <const ck_int8_kernels*>table.int8_tile
     if table.int8_vnni != NULL and vnni and HAVE_VNNI:
         return <const ck_int8_kernels*>table.int8_vnni
@@ -66,7 +67,7 @@ cdef const ck_int8_kernels* _kernels(bint vnni, bint depthwise) noexcept nogil:
 
 def form(bint vnni=True):
     """Return what the kernels in use multiply: "tiles", "bytes" or "16-bit pairs"."""
-    cdef const ck_int8_kernels* kernels = _kernels(vnni, False)
+    cdef const ck_int8_kernels* kernels = _kernels(vnni, True)
     if kernels.depthwise == NULL:
         return "tiles"
     return "bytes" if kernels.bytes == 1 else "16-bit pairs"
@@ -593,7 +594,11 @@ cdef class Conv:
         job.in_c = job.in_group * groups
         job.out_group = job.out_c // groups
         job.depthwise = groups > 1 and job.in_group == 1 and job.out_group == 1
-        job.kernels = _kernels(vnni, job.depthwise)
+        # Neighbouring taps of a row are one reduction over all their channels.
+        merged = groups == 1 and (dilation[1] == 1 or job.kernel_w == 1)
+        k = job.in_group * (job.kernel_w if merged else 1)
+        # A step of tiles that is a quarter full takes as long as its products on vectors.
+        job.kernels = _kernels(vnni, not job.depthwise and k > 16 * _steps(k))
         job.stride_h, job.stride_w = stride
         job.dilation_h, job.dilation_w = dilation
         job.pad_h, job.pad_w = padding
@@ -612,10 +617,7 @@ cdef class Conv:
             form = _joined(weight[:, 0], job.joined, job.kernels.group)
             groups, job.out_group, k = 1, job.out_c, job.kernels.group
         else:
-            # Neighbouring taps of a row are one reduction over all their channels.
-            merged = groups == 1 and (job.dilation_w == 1 or job.kernel_w == 1)
             form = weight.transpose(0, 2, 3, 1)
-            k = job.in_group * (job.kernel_w if merged else 1)
         job.tiled = job.kernels.panel != NULL
         steps = _steps(k) if job.tiled else 1
         padded = steps * _up(-(-k // steps), job.kernels.multiple)
