@@ -31,7 +31,7 @@ def outputs(graph, seed: int = 3, batch: int = 2) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     inputs = [rng.standard_normal((batch, *graph.shape(p.value)[1:])).astype(np.float32)
               for p in graph.inputs]
-    result = Program(graph).run(tuple(inputs))
+    result = Program(graph, precision="highest").run(tuple(inputs))
     return list(result) if isinstance(result, tuple) else [result]
 
 

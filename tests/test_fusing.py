@@ -97,7 +97,7 @@ def test_functions_join_in_chains():
     model = nn.Sequential(nn.Conv2d(16, 64, 1), nn.SiLU(),
                           nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.SiLU(),
                           nn.Conv2d(64, 16, 1), nn.SiLU()).eval()
-    program = ck.compile(model, (1, 16, 40, 40), threads=1)
+    program = ck.compile(model, (1, 16, 40, 40), precision="highest", threads=1)
     x = np.random.default_rng(0).normal(size=(2, 16, 40, 40)).astype(np.float32)
     want = model(ck.tensor(x)).detach().numpy()
     np.testing.assert_allclose(np.asarray(program(x)), want, rtol=1e-4, atol=1e-5)

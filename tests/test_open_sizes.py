@@ -490,7 +490,7 @@ def test_networks_with_open_sizes_become_onnx_files_with_open_sizes(which, quant
     # Numbers of the test's own: with others' before, another byte here and there is rounded.
     rng = np.random.default_rng(3)
     ck.manual_seed(0)
-    program = ck.compile(build().eval(), shape)
+    program = ck.compile(build().eval(), shape, precision="highest")
     sizes = [(32, 32), (48, 36), (36, 48)]
     if quantised:
         program = ck.quantize(program, [rng.standard_normal((2, 3, *s), np.float32) for s in sizes])
@@ -500,7 +500,8 @@ def test_networks_with_open_sizes_become_onnx_files_with_open_sizes(which, quant
     session = runtime.InferenceSession(proto.SerializeToString(),
                                        providers=["CPUExecutionProvider"])
     name = proto.graph.input[0].name
-    again = ck.compile(ck.io.onnx.from_model(proto, {name: ("N", *shape[1:])}))
+    again = ck.compile(ck.io.onnx.from_model(proto, {name: ("N", *shape[1:])}),
+                       precision="highest")
     for h, w in sizes:
         x = rng.standard_normal((2, 3, h, w), np.float32)
         mine = program(x)
