@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from convkit.infer.chaining import Emitted
 from convkit.infer.dims import BatchDim, at_batch
 from convkit.infer.places import Block, Operand
@@ -115,14 +117,14 @@ def cut(loads: Sequence[Load], crossing: Sequence[int]) -> list[Segment]:
     """
     spent = [0.0] * len(SIZES)      # in the best way to come so far, by size of the last segment
     ways: list[list[int]] = []      # for each step and size, the size of the step before
-    for load, bytes_kept in zip(loads, crossing, strict=True):
-        best = min(range(len(SIZES)), key=spent.__getitem__)
+    for costs, bytes_kept in zip(_costs(loads), crossing, strict=True):
+        best = spent.index(min(spent))
         after_cut = spent[best] + 2 * MEMORY_BYTE * bytes_kept
         ways.append([k if have <= after_cut else best for k, have in enumerate(spent)])
-        spent = [min(have, after_cut) + _cost(load, size)
-                 for have, size in zip(spent, SIZES, strict=True)]
+        spent = [(have if have < after_cut else after_cut) + cost
+                 for have, cost in zip(spent, costs, strict=True)]
     segments: list[Segment] = []
-    at = min(range(len(SIZES)), key=spent.__getitem__)
+    at = spent.index(min(spent))
     for step in range(len(loads) - 1, -1, -1):
         if segments and segments[0].samples == SIZES[at]:
             segments[0] = segments[0]._replace(first=step)
@@ -132,13 +134,14 @@ def cut(loads: Sequence[Load], crossing: Sequence[int]) -> list[Segment]:
     return segments
 
 
-def _cost(load: Load, size: int) -> float:
-    """Return the nanoseconds a sample that a step takes beyond its arithmetic."""
-    if not size:
-        return load.moved * MEMORY_BYTE
-    if not load.apart:
-        return math.inf
-    reach = size * load.moved + load.weights
-    far, beyond = (min(max(reach / cache - 0.5, 0.0), 1.0) for cache in (NEAR, FAR))
-    return (load.moved * (far * FAR_BYTE + beyond * (MEMORY_BYTE - FAR_BYTE))
-            + (load.weights * WEIGHT_BYTE + CALL) / size)
+def _costs(loads: Sequence[Load]) -> list[list[float]]:
+    """Return the nanoseconds a sample that each step takes beyond its arithmetic, by `SIZES`."""
+    sizes = np.array(SIZES[1:], dtype=np.float64)
+    apart = np.array([load.apart for load in loads], dtype=bool)[:, None]
+    moved = np.array([load.moved for load in loads], dtype=np.float64)[:, None]
+    weights = np.array([load.weights for load in loads], dtype=np.float64)[:, None]
+    reach = sizes * moved + weights
+    far, beyond = (np.clip(reach / cache - 0.5, 0.0, 1.0) for cache in (NEAR, FAR))
+    few = (moved * (far * FAR_BYTE + beyond * (MEMORY_BYTE - FAR_BYTE))
+           + (weights * WEIGHT_BYTE + CALL) / sizes)
+    return np.hstack([moved * MEMORY_BYTE, np.where(apart, few, math.inf)]).tolist()
