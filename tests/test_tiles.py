@@ -367,3 +367,20 @@ def test_moments_are_gathered_strip_by_strip(run):
             _, together = gathered.convolve(x, weight, attrs, 3, algorithm=algorithm)
             assert_same_bits(alone, together)
     """)
+
+
+def test_results_past_the_caches(run):
+    """From 16 MB on results are stored past them, where channels of a group are whole lines."""
+    run("""
+    from convkit import functional as F
+
+    for groups, filters in ((1, 48), (1, 80), (2, 64), (2, 80)):
+        x = random_array((2, 64, 190, 190))
+        w, b = random_array((filters, 64 // groups, 1, 1), seed=1), random_array((filters,))
+        for level in ("high", "medium"):
+            with precision(level):
+                far = F.conv2d(Tensor(x), Tensor(w), Tensor(b), groups=groups).numpy()
+                near = F.conv2d(Tensor(x[:1, :, :8].copy()), Tensor(w), Tensor(b),
+                                groups=groups).numpy()
+            assert_same_bits(far[:1, :, :8], near, (groups, filters, level))
+    """)

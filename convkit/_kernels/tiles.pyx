@@ -60,7 +60,7 @@ cdef extern from "tile.h" nogil:
         float alpha, beta
         ck_unary_fn map
     ctypedef struct ck_tile_queue:
-        int rows, done
+        int filled, rows, done
     ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
     ctypedef struct ck_tile_form:
         int planes, most_rows
@@ -540,7 +540,7 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     # Blocks of equal size: the last is not mostly rows of the one before.
     blocks = (positions + job.form.most_rows - 1) // job.form.most_rows
     args.rows = <int>((positions + blocks - 1) // blocks)
-    queue.rows = queue.done = 0
+    queue.filled = queue.rows = queue.done = 0
     args.queue = &queue
     args.of = &filling
     filling.job = job
@@ -669,7 +669,7 @@ cdef bint _is_far(const Job* job) noexcept nogil:
     cdef Py_ssize_t values = job.samples * (job.in_h * job.in_w * job.in_c
                                             + job.out_h * job.out_w * job.out_c)
     return (values * sizeof(float) >= FAR_BYTES and job.gathered == NULL
-            and <size_t>job.y % 64 == 0 and job.y_pixel % 16 == 0)
+            and <size_t>job.y % 64 == 0 and job.y_pixel % 16 == 0 and job.out_group % 16 == 0)
 
 
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
