@@ -48,6 +48,9 @@ class _Tiles(Tiled):
             return f"only {used:.0%} of a tile would be used"
         if task == "grad_weight":
             return cls._declines_weights(problem)
+        inside = _inside(problem) if task == "grad_input" else 1.0
+        if inside < LEAST_USED:
+            return f"only {inside:.0%} of the products would not be with padding"
         return None
 
     @classmethod
@@ -76,6 +79,12 @@ class _Tiles(Tiled):
     def grad_weight(cls, problem, *arrays):
         """Sum x times gy over pixels for each tap."""
         known_call(cls, problem, "grad_weight")(*arrays)
+
+
+def _inside(problem: ConvProblem) -> float:
+    """Return about what share of the gradient of the input's products is with pixels there are."""
+    pixels = math.prod(problem.out_size) * math.prod(problem.stride)
+    return min(1.0, pixels / math.prod(problem.in_size))
 
 
 def _used(problem: ConvProblem, task: str) -> float:
