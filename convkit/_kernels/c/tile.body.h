@@ -78,14 +78,12 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
 
 /* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Two columns
    of whole vectors have loops without branches, for the usual activations. */
-CK_INLINE void tile_whole_rows(const ck_tile_args *g, ck_tile_queue *q, int last, int relu,
-                               int residual, int stream) {
+CK_INLINE void tile_whole_rows(ck_tile_queue *q, int last, int relu, int residual, int stream) {
     const vfloat nothing = set_f(-0.0f), zero = {0};
     const vfloat bias0 = q->bias ? load_f(q->bias) : nothing;
     const vfloat bias1 = q->bias ? load_f(q->bias + 16) : nothing;
     const float *sums = q->sums[q->filled] + 32 * q->done, *more = q->residual;
     float *c = q->c;
-    (void)g;
     for (int m = q->done; m < last; m++, sums += 32) {
         const ptrdiff_t at = q->c_rows[m];
         if (at < 0) continue;
@@ -121,7 +119,8 @@ static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
 #define TILE_WHOLE_ROWS(relu, residual, stream)                                                    \
     static void tile_rows_##relu##residual##stream(const ck_tile_args *g, ck_tile_queue *q,        \
                                                    int last) {                                     \
-        tile_whole_rows(g, q, last, relu, residual, stream);                                       \
+        (void)g;                                                                                   \
+        tile_whole_rows(q, last, relu, residual, stream);                                          \
     }
 TILE_WHOLE_ROWS(0, 0, 0)
 TILE_WHOLE_ROWS(0, 0, 1)

@@ -251,18 +251,7 @@ static void grad_join(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, i
         store_part_f(target, total, columns);
 }
 
-static void grad_settle(void) { stream_end(); }
-
-static void grad_configure(void) {
-    ck_tile_config config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.rows[t] = 16;
-        config.row_bytes[t] = 64;
-    }
-    amx_configure(&config);
-}
-
-static void grad_release(void) { amx_release(); }
+static void grad_configure(void) { tile_configure(CK_TILE_ROWS, CK_TILE_DEPTH); }
 
 #define GRAD_FORM(form)                                                                            \
     {                                                                                              \
@@ -273,7 +262,7 @@ static void grad_release(void) { amx_release(); }
 
 const ck_tilegrad_table ck_table_amx_grad = {
     .configure = grad_configure,
-    .release = grad_release,
+    .release = tile_release,
     .plain = {.planes = 1,
               .run = GRAD_FORM(plain),
               .pairs = grad_pairs_plain,
@@ -283,5 +272,5 @@ const ck_tilegrad_table ck_table_amx_grad = {
               .pairs = grad_pairs_split,
               .turned = grad_turned_split},
     .join = grad_join,
-    .settle = grad_settle,
+    .settle = stream_end,
 };

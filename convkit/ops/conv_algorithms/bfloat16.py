@@ -61,8 +61,7 @@ class _Tiles(Tiled):
             return f"only {products:.0f} products for each value converted"
         few = problem.in_group * problem.out_group <= FEW_CHANNELS * (problem.in_group
                                                                       + problem.out_group)
-        if (cls.name == "split_bf16" and few and Winograd.refuses(problem, "grad_weight") is None
-                and Winograd.declines(problem, "grad_weight") is None):
+        if cls.name == "split_bf16" and few and _winograd_would(problem, "grad_weight"):
             return "Winograd's products are fewer"
         return None
 
@@ -79,6 +78,12 @@ class _Tiles(Tiled):
     def grad_weight(cls, problem, *arrays):
         """Sum x times gy over pixels for each tap."""
         known_call(cls, problem, "grad_weight")(*arrays)
+
+
+def _winograd_would(problem: ConvProblem, task: str) -> bool:
+    """Tell whether Winograd would take a task that it were asked for first."""
+    return (Winograd.refuses(problem, task) is None
+            and Winograd.declines(problem, task) is None)
 
 
 def _inside(problem: ConvProblem) -> float:
@@ -135,9 +140,7 @@ class SplitBfloat16(_Tiles):
     def declines(cls, problem, task):
         """Decline also where Winograd's transforms and fewer float32 products cost less."""
         reason = super().declines(problem, task)
-        if (reason is None and task != "grad_weight"
-                and Winograd.refuses(problem, task) is None
-                and Winograd.declines(problem, task) is None
+        if (reason is None and task != "grad_weight" and _winograd_would(problem, task)
                 and winograd_cost(problem, task) <= _cost(problem, task)):
             return "winograd costs less"
         return reason
