@@ -15,13 +15,16 @@ from convkit.infer.graph import Graph
 from convkit.infer.segments import Load, Segment
 from convkit.ops.op import REGISTRY, Context
 
-__all__ = ["NetworkMaker", "check_bits", "cut_finely", "op_by_op", "random_inputs", "run",
-           "strided_branches"]
+__all__ = ["NetworkMaker", "check_bits", "cut_finely", "cut_program", "op_by_op",
+           "random_inputs", "run", "strided_branches"]
 
 
 @contextmanager
 def cut_finely(steps: int, samples: int) -> Iterator[None]:
-    """Cut Programs made ready within into segments of some steps, for some samples at a time."""
+    """Cut Programs into segments of some steps, for some samples at a time.
+
+    Those of which the first batch of several samples comes within.
+    """
     def cut(loads: Sequence[Load], crossing: Sequence[int]) -> list[Segment]:
         made: list[Segment] = []
         for i, load in enumerate(loads):
@@ -37,6 +40,14 @@ def cut_finely(steps: int, samples: int) -> Iterator[None]:
         yield
     finally:
         segments.cut = before
+
+
+def cut_program(graph: Graph, steps: int, samples: int, precision: str = "high") -> Program:
+    """Return a Program that is cut so."""
+    with cut_finely(steps, samples):
+        program = Program(graph, precision=precision)
+        program._ready().runner.segments()
+    return program
 
 
 def op_by_op(graph: Graph, inputs: list[np.ndarray], precision: str = "high",

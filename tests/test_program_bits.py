@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from harness import assert_same_bits
-from program_checks import NetworkMaker, cut_finely, op_by_op, random_inputs, run
+from program_checks import NetworkMaker, cut_program, op_by_op, random_inputs, run
 
 import convkit as ck
 import convkit.functional as F
@@ -45,11 +45,7 @@ HEAVY = {"alexnet", *(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "_b
 def check_graph(graph, batches, threads=(1, 2), precision="high") -> Program:
     """Compare a Program, also cut into segments, with the op-by-op path."""
     program = Program(graph, precision=precision)
-    cut = []
-    for steps, samples in ((1, 2), (4, 1)):
-        with cut_finely(steps, samples):
-            cut.append(Program(graph, precision=precision))
-            cut[-1]._ready()
+    cut = [cut_program(graph, steps, samples, precision) for steps, samples in ((1, 2), (4, 1))]
     for batch in batches:
         inputs = random_inputs(graph, batch)
         want = op_by_op(graph, inputs, precision)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from harness import assert_same_bits, random_array
-from program_checks import cut_finely, op_by_op, random_inputs, run
+from program_checks import cut_finely, cut_program, op_by_op, random_inputs, run
 
 import convkit as ck
 import convkit.functional as F
 from convkit import models, nn
 from convkit._kernels import threads as kernel_threads
 from convkit.autograd import apply
-from convkit.infer import Program, run_pipeline, trace
+from convkit.infer import Program, lowering, run_pipeline, segments, trace
 from convkit.infer.places import Block
 from convkit.infer.plan import plan_segments
 from convkit.infer.segments import Load, Segment, crossing, cut
@@ -89,6 +90,42 @@ def test_networks_of_many_pixels_are_cut():
     assert "samples of a batch that a thread takes at a time: 1 up to layer" in program.summary()
 
 
+def test_steps_are_cut_at_the_first_call_with_several_samples(monkeypatch):
+    """And once, however many threads bring such calls at the same time."""
+    made = []
+
+    def slowly(loads, crossing):
+        made.append(len(loads))
+        time.sleep(0.05)
+        return [Segment(0, len(loads), 1)]
+
+    monkeypatch.setattr(segments, "cut", slowly)
+    graph = trace(lambda x: F.sigmoid(F.relu(x)), (1, 100))
+    program, x = Program(graph), random_array((5, 100))
+    want = op_by_op(graph, [x])[0]
+    for _ in range(2):
+        assert_same_bits(program(x[:1]), want[:1])
+    program._ready().runner.bytes(1, 2)
+    assert not made
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(program, [x] * 16):
+            assert_same_bits(got, want)
+    assert made == [2]
+    assert program._lowered.segments == (Segment(0, 2, 1),)
+
+
+def test_a_failure_to_cut_is_of_one_call(monkeypatch):
+    graph = trace(lambda x: F.sigmoid(F.relu(x)), (1, 100))
+    program, x = Program(graph), random_array((5, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(lowering, "plan_segments", lambda *args: 1 / 0)
+        with cut_finely(1, 1), pytest.raises(ZeroDivisionError):
+            program(x)
+    with cut_finely(1, 1):
+        assert_same_bits(program(x), op_by_op(graph, [x])[0])
+    assert program._lowered.segments
+
+
 # -- the plan -------------------------------------------------------------------------------
 
 
@@ -130,9 +167,7 @@ def test_a_cut_arena_hardly_grows_with_the_batch():
         return x
 
     graph = trace(model, (1, 1000))
-    with cut_finely(100, 2):
-        program = Program(graph)
-        program.warm_up()
+    program = cut_program(graph, 100, 2)
     each = 4032     # of a value; an input that is to be copied needs as much for all samples
     values = [program._lowered.runner.bytes(batch, 1)[0] for batch in (1, 2, 16, 64)]
     assert values[:2] == [3 * each, 2 * 3 * each]       # nothing is cut
@@ -148,9 +183,7 @@ def check(model, *shapes, precision="high", samples=(1, 2, 3), steps=(2, 100)):
     programs = []
     for number in samples:
         for length in steps:
-            with cut_finely(length, number):
-                programs.append(Program(graph, precision=precision))
-                programs[-1]._ready()
+            programs.append(cut_program(graph, length, number, precision))
             assert any(s.samples for s in programs[-1]._lowered.segments)
     for batch in BATCHES:
         inputs = random_inputs(graph, batch)
@@ -177,9 +210,7 @@ def test_bytes():
     images = random_array((8, 3, 8, 8))
     whole = ck.quantize(model, images)
     for steps, samples in ((1, 1), (3, 2), (100, 3)):
-        with cut_finely(steps, samples):
-            program = Program(whole.graph, precision="int8")
-            program._ready()
+        program = cut_program(whole.graph, steps, samples, "int8")
         for batch in BATCHES:
             for n in (1, 2, 3):
                 with ck.threads(n):
@@ -229,9 +260,7 @@ def test_rows_that_are_samples_of_their_own():
 def test_inputs_in_other_orders_and_results_in_given_arrays():
     graph = trace(lambda x: F.relu(F.conv2d(x, ck.tensor(random_array((5, 3, 3, 3))))) + 1,
                   (1, 3, 9, 9))
-    with cut_finely(1, 1):
-        program = Program(graph)
-        program._ready()
+    program = cut_program(graph, 1, 1)
     x = random_array((7, 9, 9, 3)).transpose(0, 3, 1, 2)
     want = op_by_op(graph, [x])[0]
     out = np.empty_like(want)
@@ -282,9 +311,7 @@ def test_an_error_of_one_sample_is_the_call_s_and_leaves_nothing_behind():
         return F.relu(apply(REGISTRY["take"], table, places, dim=0))
 
     graph = trace(model, (1, 4))
-    with cut_finely(100, 1):
-        program = Program(graph)
-        program._ready()
+    program = cut_program(graph, 100, 1)
     good = (np.arange(32) % 5).reshape(8, 4).astype(np.float32)
     bad = good.copy()
     bad[5, 1] = 7
@@ -319,9 +346,7 @@ def test_the_time_of_every_step_is_counted_and_none_twice(threads):
 
 def test_bytes_are_those_that_a_call_takes():
     graph = run_pipeline(trace(models.resnet20(), (1, 3, 32, 32)))
-    with cut_finely(7, 1):
-        program = Program(graph)
-        program._ready()
+    program = cut_program(graph, 7, 1)
     runner = program._lowered.runner
     for n in (1, 2, 3):
         for batch in BATCHES:

@@ -334,35 +334,32 @@ cdef class Runner:
         How many arenas that nobody uses are kept.
     broad : Layout
         For calls where every step takes the whole batch.
-    deep : Layout, optional
-        For calls where segments take a part of it at a time.
-    segments : sequence of (first, stop, samples, own, work)
-        Which: the steps from `first` to before `stop`, of which a thread takes `samples` at a time
-        (0: every step takes all), with so many bytes of its own, and so much work, for each.
+    cutting : callable, optional
+        ``cutting(runner)`` calls `cut`, once: it is called before the first call with several
+        samples, by any thread, as long as `cut` has not been.
     """
 
     cdef list _steps, _idle
+    cdef object _cutting
+    cdef bint _cut
     cdef Layout _broad, _deep
     cdef Entry* _entries
     cdef Segment* _segments
     cdef Py_ssize_t _count, _cuts, _most_operands, _most_base, _most_idle
 
     def __cinit__(self, list steps, Py_ssize_t outputs, Py_ssize_t most_idle,
-                  Layout broad not None, Layout deep=None, segments=()):
+                  Layout broad not None, object cutting=None):
         cdef Py_ssize_t i, k = 0
         cdef Step step
         cdef Entry* entry
-        cdef Segment* segment
         self._steps = steps
         self._idle = []
         self._most_idle = most_idle
-        self._broad, self._deep = broad, deep
+        self._broad, self._cutting, self._cut = broad, cutting, cutting is None
         self._count = len(steps)
-        self._cuts = len(segments)
         self._most_base = ARRAYS + len(broad.homes) + outputs - 1
         self._entries = <Entry*>calloc(self._count + 1, sizeof(Entry))
-        self._segments = <Segment*>calloc(self._cuts + 1, sizeof(Segment))
-        if self._entries == NULL or self._segments == NULL:
+        if self._entries == NULL:
             raise MemoryError("no memory for a list of steps")
         for i in range(self._count):
             entry = &self._entries[i]
@@ -371,17 +368,58 @@ cdef class Runner:
             entry.operands = k
             self._most_operands = max(self._most_operands, entry.count)
             k += entry.count
-        for i in range(self._cuts):
-            segment = &self._segments[i]
-            segment.first, segment.stop, segment.samples, segment.own, segment.work = segments[i]
-        for layout in (broad, deep):
-            if layout is not None and (<Layout>layout).most_base > self._most_base:
-                raise ValueError(
-                    f"a step's operand refers to array {(<Layout>layout).most_base - ARRAYS}")
+        self._check(broad)
 
     def __dealloc__(self):
         free(self._entries)
         free(self._segments)
+
+    cdef int _check(self, Layout layout) except -1:
+        """Check that no step's operand lies in an array that calls do not bring."""
+        if layout.most_base > self._most_base:
+            raise ValueError(f"a step's operand refers to array {layout.most_base - ARRAYS}")
+        return 0
+
+    def cut(self, Layout deep, list segments not None):
+        """Set how calls with several samples go through the steps.
+
+        Parameters
+        ----------
+        deep : Layout or None
+            For calls where segments take a part of the batch at a time; None without segments.
+        segments : list of (first, stop, samples, own, work)
+            Which: the steps from `first` to before `stop`, of which a thread takes `samples` at a
+            time (0: every step takes all), with so many bytes of its own, and so much work, for
+            each. Empty where every step takes all.
+        """
+        cdef Py_ssize_t i
+        cdef Segment* segment
+        if self._cut or (deep is None) != (not segments):
+            raise ValueError("expected steps that are not cut yet, and a layout for segments alone")
+        if deep is not None:
+            self._check(deep)
+        free(self._segments)    # of an attempt that failed
+        self._segments = <Segment*>calloc(len(segments) + 1, sizeof(Segment))
+        if self._segments == NULL:
+            raise MemoryError("no memory for a list of segments")
+        for i in range(len(segments)):
+            segment = &self._segments[i]
+            segment.first, segment.stop, segment.samples, segment.own, segment.work = segments[i]
+        self._deep, self._cuts = deep, len(segments)
+        self._cut = True    # last: others look at it without a lock
+
+    cdef int _ready_for(self, Py_ssize_t batch) except -1:
+        """See that the steps are cut where a batch may be."""
+        if batch > 1 and not self._cut:
+            self._cutting(self)
+        return 0
+
+    def segments(self):
+        """Return a list of (first, stop, samples) for each segment; empty where none is."""
+        cdef Py_ssize_t i
+        self._ready_for(2)
+        return [(self._segments[i].first, self._segments[i].stop, self._segments[i].samples)
+                for i in range(self._cuts)]
 
     # -- what a call needs ------------------------------------------------------------------
 
@@ -462,6 +500,7 @@ cdef class Runner:
         """Return how many bytes a call uses for (values, scratch)."""
         cdef size_t own, scratch
         cdef Py_ssize_t tasks
+        self._ready_for(batch)
         if not self._is_deep(batch, threads):
             return (self._broad.scaled * <size_t>batch + self._broad.fixed,
                     self._scratch(0, self._count, batch, threads))
@@ -511,12 +550,15 @@ cdef class Runner:
             their own, takes the mean of their times.
         """
         cdef Py_ssize_t count = len(inputs) + len(outputs), i, tasks = 0, lanes = 1
-        cdef bint deep = self._cuts and batch > 1 and self._is_deep(batch, threads)
-        cdef Layout layout = self._deep if deep else self._broad
+        cdef bint deep
+        cdef Layout layout
         cdef size_t own = 0, scratch, values, lists
         cdef Call call
         cdef cnp.ndarray array
         cdef Arena arena
+        self._ready_for(batch)
+        deep = batch > 1 and self._is_deep(batch, threads)
+        layout = self._deep if deep else self._broad
         if batch < 1 or self._broad.scaled and <size_t>batch > MOST_BYTES // self._broad.scaled:
             raise MemoryError(f"no memory for a batch of {batch}")
         if len(inputs) != len(layout.homes):

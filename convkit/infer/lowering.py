@@ -8,6 +8,9 @@ the operation's forward (`Lowered.python`).
 from __future__ import annotations
 
 import math
+import os
+import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +28,7 @@ from convkit.infer.plan import plan_arena, plan_segments
 from convkit.ops.layout import LAST_ORDER, dense_strides
 from convkit.ops.op import REGISTRY, Context
 
-__all__ = ["Lowered", "Lowering", "lower"]
+__all__ = ["Lowered", "Lowering", "lower", "making"]
 
 NOTHING, ARENA, OWN, ARRAYS = range(4)
 # Operations that work on channels last. An input that only they read is wanted so; others are
@@ -37,6 +40,23 @@ WANT_LAST = frozenset((
 MOST_IDLE = 8
 # Bytes of packed weights for each that they had.
 PACKED = {"winograd": 4.0, "bf16": 0.5, "fp16": 0.5}
+
+_lock = threading.Lock()
+
+
+def making() -> threading.Lock:
+    """Return the lock that is held while a Program is made ready, or its steps are cut."""
+    return _lock
+
+
+def _renew_lock() -> None:
+    """Give a child a new one, because a thread that no longer exists may hold it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Output(NamedTuple):
@@ -66,8 +86,6 @@ class Lowered(NamedTuple):
         The arrays that the steps write.
     arena : (int, int)
         Bytes of intermediate values for each sample, and beside.
-    segments : tuple of Segment
-        How the steps are cut for calls with several samples; empty where they are not.
     reorders : int
         How many of the steps only bring values into another order in memory.
     kept : tuple
@@ -81,9 +99,13 @@ class Lowered(NamedTuple):
     python: frozenset[int]
     outputs: tuple[Output, ...]
     arena: tuple[int, int]
-    segments: tuple[segments.Segment, ...]
     reorders: int
     kept: tuple
+
+    @property
+    def segments(self) -> tuple[segments.Segment, ...]:
+        """How the steps are cut for calls with several samples; empty where they are not."""
+        return tuple([segments.Segment(*s) for s in self.runner.segments()])
 
 
 class Lowering:
@@ -258,43 +280,13 @@ class Lowering:
             block.home.last = block.last
         placed = [b for b in self._blocks if b.kind == "arena" and b.first is not None]
         arena = plan_arena(placed)
-        broad = self._layout(homes, arena)
-        loads = self._loads({**fused, **parts}, algorithms)
-        cuts = segments.cut(loads, segments.crossing([b for b in placed if b.scaled], len(loads)))
-        deep, given = None, []
-        if any(s.samples for s in cuts):
-            total, own = plan_segments(placed, cuts)
-            deep = self._layout(homes, total)
-            given = [(*s, size, sum([load.work for load in loads[s.first:s.stop]]))
-                     for s, size in zip(cuts, own, strict=True)]
+        parts = {**fused, **parts}
         made = runner.Runner(
             [(e.step, len(e.operands), e.samples) for e in self._emitted], len(outputs), MOST_IDLE,
-            broad, deep, given)
-        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms,
-                       {**fused, **parts}, frozenset(python), outputs, arena,
-                       tuple(cuts if given else ()), self._reorders, tuple(self._kept))
-
-    def _layout(self, homes: list[tuple[tuple[int, ...], Block]], arena: tuple[int, int]
-                ) -> runner.Layout:
-        """Return where everything lies by the plan made last."""
-        return runner.Layout(
-            [[_address(x, arena) for x in e.operands] for e in self._emitted],
-            [(order, _place(block.home, arena)) for order, block in homes], *arena)
-
-    def _loads(self, parts: dict[int, int], algorithms: dict[int, str]) -> list[segments.Load]:
-        """Return what every step does for a sample; that of a node is its first step's."""
-        weights = dict.fromkeys(range(-1, len(self._graph.nodes)), 0.0)
-        work = dict(weights)
-        for position, node in enumerate(self._graph.nodes):
-            whole = parts.get(position, position)
-            for value in node.inputs:
-                if value in self._graph.constants:
-                    constant = self._graph.constants[value]
-                    weights[whole] += constant.size * constant.dtype.itemsize * PACKED.get(
-                        algorithms.get(position, ""), 1.0)
-            work[whole] += flops(self._graph, node) / 2
-        return [segments.Load(segments.apart(e), segments.moved(e), weights.pop(e.node, 0.0),
-                                work.pop(e.node, 0.0)) for e in self._emitted]
+            _layout(self._emitted, homes, arena),
+            _Cutting(graph, self._emitted, homes, placed, parts, algorithms))
+        return Lowered(made, tuple([e.node for e in self._emitted]), algorithms, parts,
+                       frozenset(python), outputs, arena, self._reorders, tuple(self._kept))
 
     def _chain(self, homes: list[tuple[tuple[int, ...], Block]]) -> dict[int, int]:
         """Join steps that make a chain; return which nodes are parts of which other's step."""
@@ -388,6 +380,63 @@ class Lowering:
         y = self.new(x.shape, x.dtype)
         self.step(runner.python_step(_Copy(x, y)), (x, y), (1, 0))
         return y
+
+
+def _layout(emitted: Sequence[Emitted], homes: list[tuple[tuple[int, ...], Block]],
+            arena: tuple[int, int]) -> runner.Layout:
+    """Return where everything lies by the plan made last."""
+    return runner.Layout([[_address(x, arena) for x in e.operands] for e in emitted],
+                         [(order, _place(block.home, arena)) for order, block in homes], *arena)
+
+
+class _Cutting:
+    """Cuts the steps of a runner, at its first call with several samples.
+
+    A Program that only ever gets one is spared what takes a third of making it ready.
+    """
+
+    def __init__(self, graph: Graph, emitted: list[Emitted],
+                 homes: list[tuple[tuple[int, ...], Block]], placed: list[Block],
+                 parts: dict[int, int], algorithms: dict[int, str]):
+        self._given: tuple | None = (graph, emitted, homes, placed, parts, algorithms)
+
+    def __call__(self, made: runner.Runner) -> None:
+        """Cut them, unless another thread has."""
+        with making():
+            if self._given is not None:
+                made.cut(*_cut(*self._given))
+                self._given = None
+
+
+def _cut(graph: Graph, emitted: list[Emitted], homes: list[tuple[tuple[int, ...], Block]],
+         placed: list[Block], parts: dict[int, int], algorithms: dict[int, str]
+         ) -> tuple[runner.Layout | None, list[tuple]]:
+    """Return where everything lies for segments, and these; None and [] where all are whole."""
+    loads = _loads(graph, emitted, parts, algorithms)
+    cuts = segments.cut(loads, segments.crossing([b for b in placed if b.scaled], len(loads)))
+    if not any(s.samples for s in cuts):
+        return None, []
+    total, own = plan_segments(placed, cuts)
+    return (_layout(emitted, homes, total),
+            [(*s, size, sum([load.work for load in loads[s.first:s.stop]]))
+             for s, size in zip(cuts, own, strict=True)])
+
+
+def _loads(graph: Graph, emitted: list[Emitted], parts: dict[int, int],
+           algorithms: dict[int, str]) -> list[segments.Load]:
+    """Return what every step does for a sample; that of a node is its first step's."""
+    weights = dict.fromkeys(range(-1, len(graph.nodes)), 0.0)
+    work = dict(weights)
+    for position, node in enumerate(graph.nodes):
+        whole = parts.get(position, position)
+        for value in node.inputs:
+            if value in graph.constants:
+                constant = graph.constants[value]
+                weights[whole] += constant.size * constant.dtype.itemsize * PACKED.get(
+                    algorithms.get(position, ""), 1.0)
+        work[whole] += flops(graph, node) / 2
+    return [segments.Load(segments.apart(e), segments.moved(e), weights.pop(e.node, 0.0),
+                          work.pop(e.node, 0.0)) for e in emitted]
 
 
 def _place(block: Block, arena: tuple[int, int]) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from convkit.infer.by_size import BySize
 from convkit.infer.dims import BatchDim, Shape, at_batch, show
 from convkit.infer.graph import Graph
 from convkit.infer.image_input import image_layout
-from convkit.infer.lowering import Lowered, Output, lower
+from convkit.infer.lowering import Lowered, Output, lower, making
 from convkit.ops.layout import empty_ordered, form_in_memory
 
 if TYPE_CHECKING:
@@ -31,19 +30,6 @@ __all__ = ["Program"]
 
 # Calls that `run_async` has under way at a time, for each Program.
 ASYNC_CALLS = 4
-
-# Held while a Program is made ready, at its first call; a child gets a new one, because a
-# thread that no longer exists may hold it.
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 Outputs = np.ndarray | tuple[np.ndarray, ...] | dict[str, np.ndarray]
 
@@ -321,7 +307,7 @@ class Program:
     def _ready(self) -> Lowered:
         """Return the steps, made at the first call: choose algorithms, pack weights, plan."""
         if self._lowered is None:
-            with _lock:
+            with making():
                 if self._lowered is None:
                     self._lowered = lower(self.graph, self._of_floats,
                                           self.threads or runtime.get_num_threads(),
