@@ -135,3 +135,63 @@ def test_batch_norm_overwrites_what_is_its_own(monkeypatch):
     (F.relu(bn(conv(x))) * 2.0).backward(np.ones((4, 32, 32, 16), np.float32).transpose(0, 3, 1, 2))
     (owned, gy, gx), = places
     assert owned and np.shares_memory(gy, gx)
+
+
+RESIDUALS = {
+    "winograd": ((2, 16, 9, 8), {"padding": 1}, "high"),
+    "direct": ((2, 16, 9, 8), {"padding": 1}, "highest"),
+    "medium": ((2, 16, 9, 8), {"padding": 1}, "medium"),
+    "strided": ((2, 16, 9, 8), {"padding": 1, "stride": 2}, "medium"),
+    "strided, high": ((2, 32, 9, 8), {"padding": 1, "stride": 2}, "high"),
+    "wide": ((2, 64, 9, 8), {"padding": 1}, "medium"),
+    "reflected": ((2, 16, 9, 8), {"padding": 1, "padding_mode": "reflect"}, "high"),
+    "groups": ((2, 16, 9, 8), {"padding": 1, "groups": 4}, "high"),
+    "pixels beyond all taps": ((2, 32, 9, 8), {"kernel_size": 1, "stride": 2}, "high"),
+    "a signal": ((2, 16, 40), {"padding": 1}, "high"),
+}
+
+
+@pytest.mark.parametrize(("shape", "more", "precision"), RESIDUALS.values(), ids=RESIDUALS.keys())
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_convolution_adds_the_gradient_that_its_input_has(rng, monkeypatch, shape, more,
+                                                            precision, threads):
+    """With the bits of a sum of its own, over a norm's masked gradient and over a plain one."""
+    layer = nn.Conv2d if len(shape) == 4 else nn.Conv1d
+    sums, grads = [], []
+    total = REGISTRY["add"].total
+    monkeypatch.setattr(REGISTRY["add"], "total",
+                        staticmethod(lambda *args: sums.append(args) or total(*args)))
+    x = rng.standard_normal(shape).astype(np.float32)
+    for adds in (True, False):
+        monkeypatch.setattr(REGISTRY["conv"], "adds_gradient", adds)
+        ck.manual_seed(2)
+        conv = layer(shape[1], shape[1], **{"kernel_size": 3, **more})
+        bn = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1])
+        leaf = ck.Tensor(x, requires_grad=True)
+        with ck.precision(precision), ck.threads(threads):
+            y = F.relu(leaf * 2)
+            z = conv(y)
+            y = F.relu(bn(y) + y).sum() + (z * z).sum()
+            y.backward(retain_graph=True)
+            y.backward()
+        grads.append((leaf.grad.data, conv.weight.grad.data, bn.weight.grad.data, len(sums)))
+    *ours, few = grads[0]
+    *theirs, all_ = grads[1]
+    for a, b in zip(ours, theirs, strict=True):
+        assert_same_bits(a, b)
+    apart = {"kernel_size", "groups", "padding_mode"} & set(more) or len(shape) == 3
+    assert few == (all_ - few if apart else (all_ - few) - 2)
+
+
+def test_a_gradient_that_is_added_to_is_the_hooks_too(rng):
+    seen = []
+    conv = nn.Conv2d(8, 8, 1)
+    x = ck.Tensor(rng.standard_normal((2, 8, 5, 5)).astype(np.float32), requires_grad=True)
+    y = x * 1.0
+    y.retain_grad()
+    y.register_hook(lambda g: seen.append(g.numpy().copy()) and None)
+    (conv(y) + y).sum().backward()
+    want = 1 + conv.weight.data[:, :, 0, 0].sum(0)[:, None, None]
+    np.testing.assert_allclose(seen[0], np.broadcast_to(want, x.shape), rtol=1e-5, atol=1e-6)
+    assert_same_bits(seen[0], y.grad.numpy())
+    assert_same_bits(seen[0], x.grad.numpy())

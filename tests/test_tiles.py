@@ -234,6 +234,76 @@ def test_gradients_of_weights_in_parts_and_stages(run):
     """)
 
 
+def test_gradients_of_weights_from_what_is_kept(run):
+    """The bits of those of the array, whatever is kept of it, which nobody makes."""
+    run("""
+    from convkit._kernels import memory
+    from convkit.ops.deferred import NormInput
+    from convkit.ops.kept import Remade, Rounded
+
+    def sources(shape):
+        x = random_array(shape, seed=4)
+        yield Rounded.of(x, 1)
+        numbers = tuple(random_array(shape[-1:], seed=i) for i in range(3))
+        for rounds in (True, False):
+            for kernel in (None, "relu", "relu6"):
+                source = NormInput(8 * x, numbers, rounds, True)
+                source.values(1)
+                yield Remade(source, kernel)
+
+    problems = {
+        "parts": ((7, 16, 32, 33), (16, 16, 3, 3), dict(padding=1)),
+        "17 channels and a stride": ((5, 17, 61, 60), (33, 17, 3, 1), dict(padding=1, stride=2)),
+        "several common stages": ((3, 128, 28, 28), (140, 128, 3, 3), dict(padding=1)),
+        "pixels": ((9, 33, 21, 20), (48, 33, 1, 1), dict()),
+        "groups": ((3, 66, 9, 9), (34, 33, 3, 3), dict(padding=1, groups=2)),
+    }
+    for name, (xs, ws, more) in problems.items():
+        attrs = test_conv.conv_attrs(**more)
+        for level, algorithm in (("medium", "bf16"), ("high", "split_bf16")):
+            problem = forward_problem(xs, ws, np.dtype("f"), **attrs, precision=level)
+            chosen = planner.choose(problem, "grad_weight", algorithm)
+            gy = random_array(problem.y_last, seed=2)
+            for kept in sources(problem.x_last):
+                want, *got = (np.full(ws, np.nan, "f") for _ in range(4))
+                chosen.grad_weight(problem, kept.array(1).reshape(problem.x_last), gy, want, 1)
+                if not chosen.reads_kept(problem, kept):
+                    assert level == "high" and kept.dtype == np.uint16
+                    continue
+                type(kept).array, array = None, type(kept).array
+                for n, gw in enumerate(got):
+                    planner.sum_weights(problem, algorithm, kept, gy, gw, n + 1)
+                    assert_same_bits(gw, want, name)
+                type(kept).array = array
+    """)
+
+
+def test_gradients_of_weights_from_what_is_kept_of_other_values(run):
+    run("""
+    from convkit.ops.deferred import NormInput
+    from convkit.ops.kept import Remade, Rounded
+
+    attrs = test_conv.conv_attrs(padding=1)
+    problem = forward_problem((2, 32, 9, 9), (20, 32, 3, 3), np.dtype("f"), **attrs,
+                              precision="medium")
+    chosen = planner.choose(problem, "grad_weight", "bf16")
+    gy, got, want = random_array(problem.y_last), *np.empty((2, 20, 32, 3, 3), "f")
+    for value in (np.inf, np.nan):
+        x = random_array(problem.x_last)
+        x[1, 3, 4, 7] = value
+        kept = Rounded.of(x, 1)
+        planner.sum_weights(problem, "bf16", kept, gy, got, 1)
+        planner.run("grad_weight", problem, "direct", kept.array(1), gy, want, 1)
+        np.testing.assert_array_equal(got, want)
+    # Numbers of a norm over other channels than the convolution's, and merged taps.
+    x = random_array((81, 64))
+    numbers = tuple(random_array((64,), seed=i) for i in range(3))
+    assert not chosen.reads_kept(problem, Remade(NormInput(x, numbers, False, True), None))
+    problem = forward_problem((2, 3, 9, 9), (20, 3, 3, 3), x.dtype, **attrs, precision="medium")
+    assert not chosen.reads_kept(problem, Rounded.of(x, 1))
+    """)
+
+
 def test_gradients_of_weights_of_infinite_and_extreme_values(run):
     run("""
     attrs = test_conv.conv_attrs(padding=1)

@@ -119,9 +119,12 @@ cdef class Context:
     owned : bool
         In backward: whether nobody else holds the (first) output's gradient, so that it may be
         overwritten.
+    before : object
+        In backward of an operation that says it `adds_gradient`: what is known of the first
+        input's gradient, to be changed by nobody; None once backward has added it to its own.
     """
 
-    cdef public object needs, saved, cache, precision, moments
+    cdef public object needs, saved, cache, precision, moments, before
     cdef public int threads
     cdef public bint defer, owned
 
@@ -565,6 +568,29 @@ cdef class Sweep:
         if output == 0:
             node.owned = owned or before is not None
 
+    cdef bint _offer(self, Node node) except -1:
+        """Show an operation that would add it what is known of its first input's gradient."""
+        if not node.op.adds_gradient or node.ctx is None or not isinstance(node.edges[0], tuple):
+            return False
+        target, output = node.edges[0]
+        slots = self._pending.get(target)
+        if slots is None or slots[output] is None:
+            return False
+        (<Context?>node.ctx).before = slots[output]
+        return True
+
+    cdef bint _taken(self, Node node, total) except -1:
+        """Keep the sum where the operation has added what it was offered; tell whether it has."""
+        cdef Context ctx = node.ctx
+        cdef Node target
+        if ctx.before is not None:
+            ctx.before = None
+            return False
+        target, output = node.edges[0]
+        self._pending[target][output] = total
+        target.owned = target.owned or output == 0
+        return True
+
     cdef _send_leaf(self, TensorBase leaf, value, bint owned):
         if not leaf._hooks:
             leaf._accumulate(value, owned)
@@ -579,17 +605,20 @@ cdef class Sweep:
         cdef Node node
         cdef TensorBase leaf
         cdef bint owned
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, first
         cdef tuple results
         while self._heap:
             node = heappop(self._heap)
-            results = node.run(self._pending.pop(node))
+            grads = self._pending.pop(node)
+            offered = self._offer(node)
+            results = node.run(grads)
             edges, owned = node.edges, not node.op.passes_gradient
-            if not retain:
-                node.free()
             if len(results) != len(edges):
                 raise ValueError(f"expected {len(edges)} gradients, got {len(results)}")
-            for i in range(len(results)):
+            first = offered and self._taken(node, results[0])
+            if not retain:
+                node.free()
+            for i in range(first, len(results)):
                 if edges[i] is not None and results[i] is not None:
                     self.send(edges[i], _array(results[i]), owned)
         for leaf, value in self._hooked.values():

@@ -21,6 +21,9 @@ on the number of threads, so neither do the bits.
 Magnitudes are watched while values are converted: where an infinity, NaN, or products near the ends
 of float32's range could come out in another way than in float32, the caller is told to compute in
 another way.
+
+The input may also be what is kept of it for backward (`ops.kept`): bfloat16, or what numbers are made
+from while they are converted, so that they are never in memory as floats.
 """
 
 import numpy as np
@@ -45,13 +48,20 @@ cdef extern from "tilegrad.h" nogil:
         void (*aside)(void* of) noexcept nogil
         void* of
     ctypedef void (*ck_tilegrad_fn)(const ck_tilegrad_args*) noexcept nogil
+    ctypedef struct ck_tilegrad_maker:
+        const float* center
+        const float* scale
+        const float* shift
+        float low, high
+        const char* blank
+    ctypedef uint32_t (*ck_tilegrad_pairs_fn)(
+        const char* const* pixels, const char* const* next, ptrdiff_t channel, int channels,
+        char* to, ptrdiff_t odd, const ck_tilegrad_maker* maker) noexcept nogil
     ctypedef struct ck_tilegrad_form:
         int planes
         ck_tilegrad_fn run[2][4]
-        uint32_t (*pairs)(const float* const* pixels, const float* const* next,
-                          ptrdiff_t channel, int channels, char* to,
-                          ptrdiff_t odd) noexcept nogil
-        uint32_t (*turned)(const float* const* pixels, const float* const* next,
+        ck_tilegrad_pairs_fn pairs[4]
+        uint32_t (*turned)(const char* const* pixels, const char* const* next,
                            ptrdiff_t channel, int channels, char* to,
                            ptrdiff_t low) noexcept nogil
     ctypedef struct ck_tilegrad_table:
@@ -64,6 +74,7 @@ cdef extern from "tilegrad.h" nogil:
         void (*settle)() noexcept nogil
     enum:
         CK_GRAD_CHANNELS, CK_GRAD_PIXELS, CK_GRAD_PAIRS, CK_GRAD_TILE
+        CK_GRAD_FLOATS, CK_GRAD_HALVES, CK_GRAD_MADE_OF_FLOATS, CK_GRAD_MADE_OF_HALVES
 
 cdef enum:
     MOST_TAPS = 25          # of weights that are written past the caches
@@ -108,9 +119,10 @@ cdef int LEAST_EXPONENT = -100
 cdef int MOST_EXPONENT = 124
 
 
-# One sequence of positions and where its pixels lie, in floats.
+# One sequence of positions and where its pixels lie: in numbers as long as there are no arrays, in
+# bytes of a call's (`_in_bytes`).
 cdef struct Side:
-    const float* data
+    const char* data
     Py_ssize_t sample, row, pixel       # from one to the next
     Py_ssize_t height, width            # positions that are not blank
 
@@ -119,7 +131,7 @@ cdef struct Side:
 cdef struct Plane:
     Side side
     Py_ssize_t phase                    # row of the first
-    Py_ssize_t start                    # floats of a sample before the first pixel
+    Py_ssize_t start                    # numbers of a sample before the first pixel
     Py_ssize_t base                     # how far its positions begin before the gradient's
     Py_ssize_t span                     # and how many more there are
     bint odd                            # whether pairs that begin at odd positions are wanted
@@ -137,6 +149,8 @@ cdef struct Job:
     const ck_tilegrad_table* table
     const ck_tilegrad_form* form
     const dispatch.ck_transpose_table* transpose
+    ck_tilegrad_pairs_fn pairs          # for what the input lies in memory as
+    ck_tilegrad_maker maker
     Plane* planes
     Tap* taps
     Py_ssize_t n_planes, n_taps
@@ -172,10 +186,10 @@ cdef struct Job:
 
 
 cdef void _find(const Job* job, const Side* side, Py_ssize_t position, Py_ssize_t count,
-                const float** pixels) noexcept nogil:
+                const char** pixels) noexcept nogil:
     """Find the pixels at some positions; zeros where they are blank."""
     cdef Py_ssize_t sample, i, j, m = 0, k, n, inside
-    cdef const float* at = NULL
+    cdef const char* at = NULL
     position += job.ahead * job.rows * job.pitch
     i = position // job.pitch
     j = position % job.pitch
@@ -190,7 +204,7 @@ cdef void _find(const Job* job, const Side* side, Py_ssize_t position, Py_ssize_
         for k in range(inside):
             pixels[m + k] = at + k * side.pixel
         for k in range(inside, n):
-            pixels[m + k] = job.zeros
+            pixels[m + k] = <const char*>job.zeros
         m += n
         j = 0
         i += 1
@@ -205,7 +219,7 @@ cdef inline Py_ssize_t _slots(const Job* job) noexcept nogil:
 
 
 cdef void _find_merged(const Job* job, const Plane* plane, Py_ssize_t position, Py_ssize_t count,
-                       float* strip, Py_ssize_t* filled, const float** pixels) noexcept nogil:
+                       float* strip, Py_ssize_t* filled, const char** pixels) noexcept nogil:
     """The same where the taps of a kernel row are one: rows are copied with their padding.
 
     `strip` has room for the rows of all chunks that are near; `filled` is the last of them.
@@ -226,13 +240,13 @@ cdef void _find_merged(const Job* job, const Plane* plane, Py_ssize_t position, 
         if 0 <= sample < job.samples and i < plane.side.height:
             inside = max(0, min(plane.side.width - j, n))
             if row > filled[0]:
-                fill_strip(&job.source, <const char*>(plane.side.data + sample * plane.side.sample),
+                fill_strip(&job.source, plane.side.data + sample * plane.side.sample,
                            i * job.stride_h + plane.phase, 1, <char*>slot)
                 filled[0] = row
         for k in range(inside):
-            pixels[m + k] = slot + (j + k) * plane.side.pixel
+            pixels[m + k] = <const char*>slot + (j + k) * plane.side.pixel
         for k in range(inside, n):
-            pixels[m + k] = job.zeros
+            pixels[m + k] = <const char*>job.zeros
         m += n
         j = 0
         row += 1
@@ -252,7 +266,7 @@ cdef struct Conversion:
     Py_ssize_t chunk, last, found       # of 32 positions, in the stage
     Py_ssize_t block
     Py_ssize_t filled                   # the last merged row
-    const float* pixels[CHUNKS_NEAR][MOST_PIXELS]
+    const char* pixels[CHUNKS_NEAR][MOST_PIXELS]
     Py_ssize_t items, calls, credit     # to be converted in so many calls of `_convert_aside`
 
 
@@ -291,7 +305,7 @@ cdef void _begin(Conversion* c, Py_ssize_t step, Py_ssize_t steps, char* stage,
 cdef void _find_chunk(Conversion* c, Py_ssize_t chunk) noexcept nogil:
     """Find the pixels of a chunk."""
     cdef const Job* job = c.job
-    cdef const float** pixels = c.pixels[chunk % CHUNKS_NEAR]
+    cdef const char** pixels = c.pixels[chunk % CHUNKS_NEAR]
     cdef Py_ssize_t position = (c.step + chunk) * CK_GRAD_PIXELS
     if c.kind == job.n_planes:
         _find(job, &job.gy, position, CK_GRAD_PIXELS, pixels)
@@ -307,17 +321,18 @@ cdef void _convert_block(Conversion* c) noexcept nogil:
     """Convert one block of channels of a chunk."""
     cdef const Job* job = c.job
     cdef uint32_t* peak = job.peaks + c.slot * PEAK_STEP
-    cdef const float** pixels = c.pixels[c.chunk % CHUNKS_NEAR]
-    cdef const float** next = c.pixels[(c.chunk + AHEAD) % CHUNKS_NEAR]
+    cdef const char** pixels = c.pixels[c.chunk % CHUNKS_NEAR]
+    cdef const char** next = c.pixels[(c.chunk + AHEAD) % CHUNKS_NEAR]
     cdef Py_ssize_t tile = TILE_BYTES * job.form.planes, group, block, tiles, low
     cdef const Plane* plane
     if c.kind < job.n_planes:
         plane = &job.planes[c.kind]
         group, block = c.block // job.blocks, c.block % job.blocks
-        peak[0] = max(peak[0], job.form.pairs(
+        peak[0] = max(peak[0], job.pairs(
             pixels, next, group * job.depth + block * CHANNELS,
             <int>min(<Py_ssize_t>CHANNELS, job.depth - block * CHANNELS),
-            c.stage + plane.offset + c.block * plane.block + c.chunk * tile, plane.odd_offset))
+            c.stage + plane.offset + c.block * plane.block + c.chunk * tile, plane.odd_offset,
+            &job.maker))
         return
     group, block = c.block // job.row_blocks, c.block % job.row_blocks
     low = block % 2
@@ -630,6 +645,26 @@ cdef void _sum(Job* job, int team) noexcept nogil:
         parallel_for(_units_task, job, job.groups * job.row_chunks * job.column_chunks, team)
 
 
+cdef void _in_bytes(Side* side, Py_ssize_t item) noexcept nogil:
+    """Turn distances in numbers into such in bytes."""
+    side.sample *= item
+    side.row *= item
+    side.pixel *= item
+
+
+cdef _choose_pairs(Job* job, x, maker):
+    """Choose how the input is converted: as it is in memory, or made of that."""
+    cdef bint halves = x.dtype == np.uint16
+    job.pairs = job.form.pairs[CK_GRAD_HALVES if halves else CK_GRAD_FLOATS]
+    if maker is not None:
+        center, scale, shift, (low, high) = maker
+        job.pairs = job.form.pairs[CK_GRAD_MADE_OF_HALVES if halves else CK_GRAD_MADE_OF_FLOATS]
+        job.maker.center = <const float*>address(center)
+        job.maker.scale = <const float*>address(scale)
+        job.maker.shift = <const float*>address(shift)
+        job.maker.low, job.maker.high = low, high
+
+
 cdef class Gradient:
     """The gradient of a problem's weight, of which only what depends on the call is left.
 
@@ -800,9 +835,22 @@ cdef class Gradient:
         if job.merged > 1:
             job.strip_floats = _slots(job) * job.source.strip_width * job.in_c
 
+    def reads(self, dtype, channels=None):
+        """Tell whether `x` may be something kept in memory as `dtype`, made by so many channels."""
+        cdef const Job* job = &self._job
+        return (job.merged == 1 and channels in (None, job.in_c)
+                and job.form.pairs[CK_GRAD_HALVES if dtype == np.uint16 else CK_GRAD_FLOATS] != NULL)
+
     def __call__(self, x, gy, gw, int threads):
-        """Write the gradient into `gw` (O, C / groups, kH, kW); all arrays are C-contiguous."""
+        """Write the gradient into `gw` (O, C / groups, kH, kW); all arrays are C-contiguous.
+
+        `x` is an array or, where it `reads` that, an `ops.kept.Kept`.
+        """
         cdef Job job = self._job
+        kept, maker = None, None
+        if not isinstance(x, np.ndarray):
+            kept = x
+            x, maker = kept.source(threads)
         cdef double work = <double>job.steps * CK_GRAD_PIXELS * job.n_taps * job.depth * job.out_c
         cdef Py_ssize_t tasks = job.parts if job.parts > 1 else job.groups * job.row_chunks * job.column_chunks
         cdef int team = threads_for(threads, tasks, work / PRODUCTS_PER_STEP)
@@ -813,8 +861,10 @@ cdef class Gradient:
             return
         planes = self._aimed(x)
         job.planes = <Plane*>address(planes)
-        job.gy.data = <const float*>address(gy)
+        job.gy.data = <const char*>address(gy)
+        _in_bytes(&job.gy, 4)
         job.gw = <float*>address(gw)
+        _choose_pairs(&job, x, maker)
         cdef Py_ssize_t scratch = (job.x_bytes + job.gy_bytes) * (2 * team if job.parts > 1 else 1)
         cdef Py_ssize_t sums = 2 * job.unit_floats * team if job.parts == job.stages == 1 \
             else job.parts * job.sum_floats
@@ -831,6 +881,7 @@ cdef class Gradient:
                 job.strips = <float*>(job.peaks + team * PEAK_STEP)
                 job.zeros = job.strips + team * job.strip_floats
                 memset(<void*>job.zeros, 0, 4 * zeros)
+                job.maker.blank = <const char*>job.zeros
                 memset(job.peaks, 0, 4 * team * PEAK_STEP)
                 _sum(&job, team)
                 bearable = _bearable(&job, team)
@@ -838,17 +889,21 @@ cdef class Gradient:
         if memory == NULL:
             raise MemoryError(f"no memory for {bytes} bytes of scratch")
         if not bearable:
+            if kept is not None:
+                x = kept.array(threads).reshape(job.samples, job.in_h, job.in_w, job.in_c)
             self._redo(x, gy, gw, threads)
 
     cdef _aimed(self, x):
         """Return the planes with their pixels in `x`."""
         cdef Py_ssize_t i
         cdef Plane* planes
-        cdef const float* data = <const float*>address(x)
+        cdef const char* data = <const char*>address(x)
+        cdef Py_ssize_t item = x.itemsize
         copy = self._planes.copy()
         planes = <Plane*>address(copy)
         for i in range(self._job.n_planes):
-            planes[i].side.data = data + planes[i].start
+            planes[i].side.data = data + planes[i].start * item
+            _in_bytes(&planes[i].side, item)
         return copy
 
 

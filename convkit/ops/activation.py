@@ -162,7 +162,7 @@ class _Absorbing(_FromOutput):
         if not isinstance(x, Deferred):
             made = memory.noted(x if order is None else x.transpose(order))
             if isinstance(made, Remade) and made.kernel is None:
-                memory.note(flat, Remade(made.source, cls.kernel))
+                memory.note(flat, Remade(made.norm_input, cls.kernel))
         kept = keep(flat, ctx.precision, ctx.threads)
         return (kept, order) if isinstance(kept, Kept) else (y, None)
 

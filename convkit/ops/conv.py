@@ -16,6 +16,7 @@ from convkit.ops.conv_problem import (
     output_shape,
     transposed_problem,
 )
+from convkit.ops.deferred import plain
 from convkit.ops.kept import keep_input, restored
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
@@ -107,6 +108,7 @@ class Conv(Op):
     onnx = "Conv"
     packs = True
     reads = (0, 1)
+    adds_gradient = True
     leaves_moments = True
     eager = ("moments",)
 
@@ -205,18 +207,34 @@ class Conv(Op):
         gx = gw = gb = None
         if ctx.needs[1]:        # first: what is restored for it is let go
             gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, algorithm,
-                        restored(x, problem.x_last, ctx.threads), gy, gw, ctx.threads)
+            planner.sum_weights(problem, algorithm, x, gy, gw, ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
         if ctx.needs[0]:
             gx = memory.empty(problem.x_last, gy.dtype, gy if problem.groups > 1 else None)
-            planner.run("grad_input", problem, algorithm, gy, weight, gx, cache, ctx.threads)
+            chosen, call = planner.prepared("grad_input", problem, algorithm)
+            more = _added(ctx, chosen, problem) if pad_ctx is None else {}
+            call(gy, weight, gx, cache, ctx.threads, **more)
             gx = from_last(gx) if rank == 4 else _logical(gx, rank)
             if pad_ctx is not None:
                 gx = _pad_op().backward(pad_ctx, gx)[0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
             gb = gradweight.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
+
+
+def _added(ctx: Context, chosen: type, problem: Any) -> dict[str, np.ndarray]:
+    """Return what a gradient of the input is added to on the way, where there is such a thing.
+
+    Sums of gradients have the same bits so as with a pass of their own.
+    """
+    if ctx.before is None or not chosen.adds_gradient(problem):
+        return {}
+    before = plain(ctx.before)
+    last = before.transpose(0, 2, 3, 1) if before.ndim == 4 else before
+    if last.shape != problem.x_last or last.dtype != problem.dtype or not last.flags.c_contiguous:
+        return {}
+    ctx.before = None
+    return {"residual": last}
 
 
 def constants(x: Any, weight: Any, bias: Any) -> bool:

@@ -97,6 +97,11 @@ class NormInput:
         self.halves, self.last = halves, None
         return y
 
+    @staticmethod
+    def ends(kernel: str | None) -> tuple[float, float]:
+        """Return between which ends an activation's values lie."""
+        return _ENDS[kernel]
+
     def values(self, threads: int) -> np.ndarray:
         """Return what gradients are computed from: x, or what is kept of it."""
         if self.rounds and self.halves is None:

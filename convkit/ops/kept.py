@@ -27,7 +27,7 @@ __all__ = ["LEAST_BYTES", "Kept", "Remade", "Rounded", "keep", "restored", "roun
 # a pass over so many takes no longer than the calls around it.
 LEAST_BYTES = 64 << 10
 
-_FLOAT = np.dtype(np.float32)
+_FLOAT, _HALF = np.dtype(np.float32), np.dtype(np.uint16)
 
 
 def rounds(array: np.ndarray, precision: str) -> bool:
@@ -36,7 +36,14 @@ def rounds(array: np.ndarray, precision: str) -> bool:
 
 
 class Kept:
-    """Base: something that ``array(threads)`` makes the numbers from, in the order of memory."""
+    """Base: something that ``array(threads)`` makes the numbers from, in the order of memory.
+
+    ``source(threads)`` gives what is in memory, for kernels that make the numbers while they read:
+    an array, of float32 or bfloat16 (uint16), and by what; None where it is the numbers
+    themselves. Else (center, scale, shift, (low, high)): the numbers are ``(x - center) * scale +
+    shift`` between the ends, with one of each for every channel, x less the center where it is
+    bfloat16. `dtype` is the array's; `channels` how many of them there must be, or None.
+    """
 
     __slots__ = ()
 
@@ -52,8 +59,14 @@ class Rounded(Kept):
 
     __slots__ = ("halves",)
 
+    dtype, channels = _HALF, None
+
     def __init__(self, halves: np.ndarray):
         self.halves = halves
+
+    def source(self, threads: int) -> tuple[np.ndarray, None]:
+        """Return what is in memory."""
+        return self.halves, None
 
     @classmethod
     def of(cls, array: np.ndarray, threads: int) -> Rounded:
@@ -76,20 +89,35 @@ class Remade(Kept):
 
     Parameters
     ----------
-    source : NormInput
+    norm_input : NormInput
     kernel : str or None
         The activation's.
     """
 
-    __slots__ = ("kernel", "source")
+    __slots__ = ("kernel", "norm_input")
 
-    def __init__(self, source: Any, kernel: str | None):
-        self.source = source
+    def __init__(self, norm_input: Any, kernel: str | None):
+        self.norm_input = norm_input
         self.kernel = kernel
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of what is in memory."""
+        return _HALF if self.norm_input.rounds else self.norm_input.last.dtype
+
+    @property
+    def channels(self) -> int:
+        """How many channels the norm has."""
+        return self.norm_input.shape[-1]
 
     def array(self, threads: int) -> np.ndarray:
         """Compute the numbers again."""
-        return self.source.output(self.kernel, None, threads)
+        return self.norm_input.output(self.kernel, None, threads)
+
+    def source(self, threads: int) -> tuple[np.ndarray, tuple]:
+        """Return what is in memory, and what makes the numbers of it."""
+        return self.norm_input.values(threads), (*self.norm_input.numbers,
+                                                 self.norm_input.ends(self.kernel))
 
 
 def keep(array: np.ndarray, precision: str, threads: int) -> np.ndarray | Kept:

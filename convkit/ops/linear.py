@@ -11,7 +11,7 @@ from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv import activation_arguments, constants, contiguous
 from convkit.ops.conv_problem import ConvProblem, check_dtypes
-from convkit.ops.kept import keep_input, restored
+from convkit.ops.kept import keep_input
 from convkit.ops.layout import native
 from convkit.ops.op import Context, Op, register
 
@@ -120,8 +120,7 @@ class Linear(Op):
         pixels = problem.batch, 1, 1, weight.shape[1]
         if ctx.needs[1]:        # first: what is restored for it is let go
             gw = memory.empty(weight.shape, weight.dtype)
-            planner.run("grad_weight", problem, "auto", restored(x, pixels, ctx.threads), gy,
-                        gw[:, :, None, None], ctx.threads)
+            planner.sum_weights(problem, "auto", x, gy, gw[:, :, None, None], ctx.threads)
         if ctx.needs[0]:
             gx = memory.empty(shape, gy.dtype)
             planner.run("grad_input", problem, "auto", gy, weight[:, :, None, None],

@@ -46,6 +46,8 @@ class Op:
         Whether the first two inputs may be outputs that were put off (`ops.deferred`).
     takes_masked : bool
         Whether backward's gradient may still have to go back through an activation.
+    adds_gradient : bool
+        Whether backward may add ``ctx.before`` to its first input's gradient (`Context`).
     leaves_moments : bool
         Whether forward may set ``ctx.moments``: mean, biased variance and number of values of
         each channel of the (first) output.
@@ -69,6 +71,7 @@ class Op:
     defers: ClassVar[int] = 0
     takes_deferred: ClassVar[bool] = False
     takes_masked: ClassVar[bool] = False
+    adds_gradient: ClassVar[bool] = False
     leaves_moments: ClassVar[bool] = False
     takes_moments: ClassVar[bool] = False
     eager: ClassVar[tuple[str, ...]] = ()

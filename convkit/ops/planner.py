@@ -23,8 +23,9 @@ import numpy as np
 from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
+from convkit.ops.kept import Kept, restored
 
-__all__ = ["choose", "explain", "prepared", "run", "steps"]
+__all__ = ["choose", "explain", "prepared", "run", "steps", "sum_weights"]
 
 _verbose = "dispatch" in os.environ.get("CONVKIT_VERBOSE", "").split(",")
 _printed: set[tuple[Task, str]] = set()
@@ -72,6 +73,15 @@ def why_not(candidate: type[Algorithm], problem: ConvProblem, task: Task) -> str
 def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: Any) -> None:
     """Do a task by the algorithm that `choose` returns; arguments as for `Algorithm`'s method."""
     prepared(task, problem, algorithm)[1](*arrays, **more)
+
+
+def sum_weights(problem: ConvProblem, algorithm: str, x: np.ndarray | Kept, gy: np.ndarray,
+                gw: np.ndarray, threads: int) -> None:
+    """Write the gradient of the weight into `gw`, `x` being what `kept.keep_input` has kept."""
+    chosen, call = prepared("grad_weight", problem, algorithm)
+    if not (isinstance(x, Kept) and chosen.reads_kept(problem, x)):
+        x = restored(x, problem.x_last, threads)
+    call(x, gy, gw, threads)
 
 
 def prepared(task: Task, problem: ConvProblem, algorithm: str

@@ -141,6 +141,50 @@ typedef struct grad_pair {
     __m512i high, low;
 } grad_pair;
 
+/* What a call reads: its channels, and what it makes numbers by (loaded where `source` does). */
+typedef struct grad_reader {
+    ptrdiff_t channel;
+    __mmask16 wanted;
+    vfloat center, scale, shift, low, high;
+    const char *blank;
+} grad_reader;
+
+CK_INLINE int grad_made(int source) { return source >= CK_GRAD_MADE_OF_FLOATS; }
+CK_INLINE int grad_halves(int source) {
+    return source == CK_GRAD_HALVES || source == CK_GRAD_MADE_OF_HALVES;
+}
+
+CK_INLINE grad_reader grad_open(ptrdiff_t channel, int channels, const ck_tilegrad_maker *maker,
+                                int source) {
+    grad_reader r = {.channel = channel, .wanted = (__mmask16)((1u << channels) - 1)};
+    if (grad_made(source)) {
+        if (!grad_halves(source)) r.center = load_part_f(maker->center + channel, channels);
+        r.scale = load_part_f(maker->scale + channel, channels);
+        r.shift = load_part_f(maker->shift + channel, channels);
+        r.low = set_f(maker->low);
+        r.high = set_f(maker->high);
+        r.blank = maker->blank;
+    }
+    return r;
+}
+
+CK_INLINE __m256i grad_load_halves(const grad_reader *r, const char *pixel) {
+    return _mm256_maskz_loadu_epi16(r->wanted, pixel + 2 * r->channel);
+}
+
+/* One pixel's numbers; in the arithmetic of norm.real.h and norm.kept.h, where they are made. */
+CK_INLINE __m512 grad_load(const grad_reader *r, const char *pixel, int source) {
+    vfloat v;
+    if (grad_halves(source))
+        v = (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(grad_load_halves(r, pixel)), 16);
+    else
+        v = (vfloat)_mm512_maskz_loadu_ps(r->wanted, pixel + 4 * r->channel);
+    if (!grad_made(source)) return (__m512)v;
+    if (!grad_halves(source)) v = v - r->center;
+    v = at_most_f(at_least_f(v * r->scale + r->shift, r->low), r->high);
+    return _mm512_maskz_mov_ps(pixel == r->blank ? 0 : r->wanted, (__m512)v);
+}
+
 CK_INLINE __m512i grad_interleave(__m512i two) {
     const __m512i order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
@@ -148,10 +192,14 @@ CK_INLINE __m512i grad_interleave(__m512i two) {
     return _mm512_permutexvar_epi16(order, two);
 }
 
-CK_INLINE grad_pair grad_load_pair(const float *const *pixels, ptrdiff_t channel, __mmask16 wanted,
+CK_INLINE grad_pair grad_load_pair(const grad_reader *r, const char *const *pixels, int source,
                                    int split) {
-    const __m512 a = _mm512_maskz_loadu_ps(wanted, pixels[0] + channel);
-    const __m512 b = _mm512_maskz_loadu_ps(wanted, pixels[1] + channel);
+    if (source == CK_GRAD_HALVES) {
+        const __m512i first = _mm512_castsi256_si512(grad_load_halves(r, pixels[0]));
+        return (grad_pair){.high = grad_interleave(
+                               _mm512_inserti64x4(first, grad_load_halves(r, pixels[1]), 1))};
+    }
+    const __m512 a = grad_load(r, pixels[0], source), b = grad_load(r, pixels[1], source);
     grad_pair pair = {.high = grad_interleave(bf16_pair(a, b))};
     if (split) {
         const __m512i second = _mm512_set1_epi32((int)0xffff0000);
@@ -176,25 +224,25 @@ CK_INLINE uint32_t grad_peak(__m512i largest) {
     return _mm512_reduce_max_epu32(_mm512_max_epu32(low, _mm512_srli_epi32(largest, 16)));
 }
 
-CK_INLINE void grad_fetch_pair(const float *const *pixels, ptrdiff_t channel) {
-    __builtin_prefetch(pixels[0] + channel, 0, 2);
-    __builtin_prefetch(pixels[1] + channel, 0, 2);
+CK_INLINE void grad_fetch_pair(const char *const *pixels, ptrdiff_t offset) {
+    __builtin_prefetch(pixels[0] + offset, 0, 2);
+    __builtin_prefetch(pixels[1] + offset, 0, 2);
 }
 
-CK_INLINE uint32_t grad_pairs(const float *const *pixels, const float *const *ahead,
+CK_INLINE uint32_t grad_pairs(const char *const *pixels, const char *const *ahead,
                               ptrdiff_t channel, int channels, char *to, ptrdiff_t odd,
-                              int split) {
-    const ptrdiff_t row = 64 * (1 + split);
-    const __mmask16 wanted = (__mmask16)((1u << channels) - 1);
+                              const ck_tilegrad_maker *maker, int source, int split) {
+    const ptrdiff_t row = 64 * (1 + split), offset = (grad_halves(source) ? 2 : 4) * channel;
+    const grad_reader r = grad_open(channel, channels, maker, source);
     __m512i largest = _mm512_setzero_si512();
-    grad_pair pair = grad_load_pair(pixels, channel, wanted, split);
+    grad_pair pair = grad_load_pair(&r, pixels, source, split);
     for (int m = 0; m < CK_GRAD_PAIRS; m++, to += row) {
         largest = grad_largest(largest, pair.high);
         _mm512_storeu_si512(to, pair.high);
         if (split) _mm512_storeu_si512(to + 64, pair.low);
-        grad_fetch_pair(ahead + 2 * m, channel);
+        grad_fetch_pair(ahead + 2 * m, offset);
         if (!odd && m == CK_GRAD_PAIRS - 1) break;
-        const grad_pair next = grad_load_pair(pixels + 2 * m + 2, channel, wanted, split);
+        const grad_pair next = grad_load_pair(&r, pixels + 2 * m + 2, source, split);
         if (odd) {
             _mm512_storeu_si512(to + odd, grad_between(pair.high, next.high));
             if (split) _mm512_storeu_si512(to + odd + 64, grad_between(pair.low, next.low));
@@ -212,34 +260,42 @@ CK_INLINE void grad_turn(const __m512i *pairs, char *to) {
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + 64 * i, (__m512i)v[i]);
 }
 
-CK_INLINE uint32_t grad_turned(const float *const *pixels, const float *const *ahead,
+CK_INLINE uint32_t grad_turned(const char *const *pixels, const char *const *ahead,
                                ptrdiff_t channel, int channels, char *to, ptrdiff_t low,
                                int split) {
-    const __mmask16 wanted = (__mmask16)((1u << channels) - 1);
+    const grad_reader r = grad_open(channel, channels, NULL, CK_GRAD_FLOATS);
     __m512i largest = _mm512_setzero_si512(), highs[16], lows[16];
     for (int m = 0; m < CK_GRAD_PAIRS; m++) {
-        const grad_pair pair = grad_load_pair(pixels + 2 * m, channel, wanted, split);
+        const grad_pair pair = grad_load_pair(&r, pixels + 2 * m, CK_GRAD_FLOATS, split);
         largest = grad_largest(largest, pair.high);
         highs[m] = pair.high;
         if (split) lows[m] = pair.low;
-        grad_fetch_pair(ahead + 2 * m, channel);
+        grad_fetch_pair(ahead + 2 * m, 4 * channel);
     }
     grad_turn(highs, to);
     if (split) grad_turn(lows, to + low);
     return grad_peak(largest);
 }
 
-#define GRAD_PACKING(form, split)                                                                  \
-    static uint32_t grad_pairs_##form(const float *const *pixels, const float *const *next,        \
-                                      ptrdiff_t channel, int channels, char *to, ptrdiff_t odd) {  \
-        return grad_pairs(pixels, next, channel, channels, to, odd, split);                        \
-    }                                                                                              \
-    static uint32_t grad_turned_##form(const float *const *pixels, const float *const *next,       \
+#define GRAD_PAIRS(name, source, split)                                                            \
+    static uint32_t name(const char *const *pixels, const char *const *next, ptrdiff_t channel,    \
+                         int channels, char *to, ptrdiff_t odd, const ck_tilegrad_maker *maker) {  \
+        return grad_pairs(pixels, next, channel, channels, to, odd, maker, source, split);         \
+    }
+GRAD_PAIRS(grad_pairs_plain, CK_GRAD_FLOATS, 0)
+GRAD_PAIRS(grad_pairs_halves, CK_GRAD_HALVES, 0)
+GRAD_PAIRS(grad_pairs_plain_made, CK_GRAD_MADE_OF_FLOATS, 0)
+GRAD_PAIRS(grad_pairs_halves_made, CK_GRAD_MADE_OF_HALVES, 0)
+GRAD_PAIRS(grad_pairs_split, CK_GRAD_FLOATS, 1)
+GRAD_PAIRS(grad_pairs_split_made, CK_GRAD_MADE_OF_FLOATS, 1)
+
+#define GRAD_TURNED(form, split)                                                                   \
+    static uint32_t grad_turned_##form(const char *const *pixels, const char *const *next,         \
                                        ptrdiff_t channel, int channels, char *to, ptrdiff_t low) { \
         return grad_turned(pixels, next, channel, channels, to, low, split);                       \
     }
-GRAD_PACKING(plain, 0)
-GRAD_PACKING(split, 1)
+GRAD_TURNED(plain, 0)
+GRAD_TURNED(split, 1)
 
 static void grad_join(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
                       float *target, int stream) {
@@ -265,11 +321,13 @@ const ck_tilegrad_table ck_table_amx_grad = {
     .release = tile_release,
     .plain = {.planes = 1,
               .run = GRAD_FORM(plain),
-              .pairs = grad_pairs_plain,
+              .pairs = {grad_pairs_plain, grad_pairs_halves, grad_pairs_plain_made,
+                        grad_pairs_halves_made},
               .turned = grad_turned_plain},
     .split = {.planes = 2,
               .run = GRAD_FORM(split),
-              .pairs = grad_pairs_split,
+              .pairs = {[CK_GRAD_FLOATS] = grad_pairs_split,
+                        [CK_GRAD_MADE_OF_FLOATS] = grad_pairs_split_made},
               .turned = grad_turned_split},
     .join = grad_join,
     .settle = stream_end,

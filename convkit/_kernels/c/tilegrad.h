@@ -30,18 +30,38 @@ typedef struct ck_tilegrad_args {
 
 typedef void (*ck_tilegrad_fn)(const ck_tilegrad_args *);
 
+/* How the input lies in memory: as numbers, or as what they are made from on the way. */
+enum ck_tilegrad_source {
+    CK_GRAD_FLOATS,
+    CK_GRAD_HALVES, /* bfloat16 */
+    CK_GRAD_MADE_OF_FLOATS,
+    CK_GRAD_MADE_OF_HALVES,
+    CK_GRAD_SOURCES
+};
+
+/* What numbers are made by: (x - center) * scale + shift between low and high, x being a float;
+   bfloat16 are centred before they are kept. One center, scale and shift for each channel. Blank
+   pixels, which are where `blank` says, stay zero. */
+typedef struct ck_tilegrad_maker {
+    const float *center, *scale, *shift;
+    float low, high;
+    const char *blank;
+} ck_tilegrad_maker;
+
+/* Packs up to 16 channels of 16 pairs of pixels, from `channel` on, into pairs for B. Pixels are
+   where `pixels` says (32, and two more), and the lines where `next` says are fetched. Unless
+   `odd` is 0, so many bytes on also the pairs that begin one pixel later. Returns the largest bits
+   of a magnitude as a bfloat16: those of infinity or more where a value does not have one. */
+typedef uint32_t (*ck_tilegrad_pairs_fn)(const char *const *pixels, const char *const *next,
+                                         ptrdiff_t channel, int channels, char *to, ptrdiff_t odd,
+                                         const ck_tilegrad_maker *maker);
+
 typedef struct ck_tilegrad_form {
     int planes;
     ck_tilegrad_fn run[2][CK_GRAD_COLUMNS]; /* by [row tiles - 1][column tiles - 1], or NULL */
-    /* Packs up to 16 channels of 16 pairs of pixels, from `channel` on, into pairs for B. Pixels
-       are where `pixels` says (32, and two more), and the lines where `next` says are fetched.
-       Unless `odd` is 0, so many bytes on also the pairs that begin one pixel later. Returns
-       the largest bits of a magnitude as a bfloat16: those of infinity or more where a value
-       does not have one. */
-    uint32_t (*pairs)(const float *const *pixels, const float *const *next, ptrdiff_t channel,
-                      int channels, char *to, ptrdiff_t odd);
-    /* The same of 32 pixels, into tiles of A `low` bytes apart. */
-    uint32_t (*turned)(const float *const *pixels, const float *const *next, ptrdiff_t channel,
+    ck_tilegrad_pairs_fn pairs[CK_GRAD_SOURCES]; /* NULL: the form does not read these */
+    /* The same of 32 pixels of floats, into tiles of A `low` bytes apart. */
+    uint32_t (*turned)(const char *const *pixels, const char *const *next, ptrdiff_t channel,
                        int channels, char *to, ptrdiff_t low);
 } ck_tilegrad_form;
 

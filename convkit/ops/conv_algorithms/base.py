@@ -65,6 +65,16 @@ class Algorithm:
         return False
 
     @classmethod
+    def reads_kept(cls, problem: ConvProblem, kept: Any) -> bool:
+        """Tell whether `grad_weight` takes for x what is kept of it (`ops.kept.Kept`)."""
+        return False
+
+    @classmethod
+    def adds_gradient(cls, problem: ConvProblem) -> bool:
+        """Tell whether `grad_input` takes a `residual`, like gx, and adds it."""
+        return False
+
+    @classmethod
     def prepared(cls, b: Any, problem: ConvProblem, x: Any) -> Any:
         """Emit what the forward pass's steps want done to x first; return what they read."""
         return x

@@ -75,6 +75,11 @@ class _Tiles(Tiled):
                                  Direct.call(problem, task))
 
     @classmethod
+    def reads_kept(cls, problem, kept):
+        """Take what tiles can be filled from."""
+        return known_call(cls, problem, "grad_weight").reads(kept.dtype, kept.channels)
+
+    @classmethod
     def grad_weight(cls, problem, *arrays):
         """Sum x times gy over pixels for each tap."""
         known_call(cls, problem, "grad_weight")(*arrays)

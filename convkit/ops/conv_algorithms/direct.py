@@ -77,6 +77,11 @@ class Direct(Algorithm):
         """
         known_call(cls, problem, "grad_input")(*arrays, **epilogue)
 
+    @classmethod
+    def adds_gradient(cls, problem):
+        """Add where products reach every pixel."""
+        return not lonely(problem)
+
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap."""

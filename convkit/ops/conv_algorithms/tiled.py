@@ -35,6 +35,11 @@ class Tiled(Algorithm):
         return None if problem.precision == cls.precision else f"precision is {problem.precision}"
 
     @classmethod
+    def adds_gradient(cls, problem):
+        """Add where products reach every pixel."""
+        return not lonely(problem)
+
+    @classmethod
     def writes_parts(cls, problem):
         """Write parts always."""
         return True

@@ -139,6 +139,11 @@ class Winograd(Algorithm):
         known_call(cls, problem, "grad_weight")(*arrays)
 
     @classmethod
+    def adds_gradient(cls, problem):
+        """Add always."""
+        return True
+
+    @classmethod
     def reads_parts(cls, problem):
         """Read parts always."""
         return True
