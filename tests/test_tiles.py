@@ -336,6 +336,37 @@ def test_gradients_of_weights_of_infinite_and_extreme_values(run):
     """)
 
 
+def test_weights_are_packed_alike_however_their_taps_lie(run):
+    """Taps side by side, as in a convolution's weight, and each tap by itself."""
+    run("""
+    for columns, depth, kernel, taps in ((60, 64, (3, 3), range(9)), (25, 32, (3, 3), (4, 1, 7)),
+                                         (31, 96, (1, 7), range(6, -1, -1)),
+                                         (32, 32, (4, 4), range(16)), (20, 64, (5, 5), range(25)),
+                                         (20, 48, (3, 3), range(9))):
+        area = kernel[0] * kernel[1]
+        weight = random_array((columns, depth, area))
+        for turned in (False, True):
+            own = np.ascontiguousarray(weight.swapaxes(0, 1)) if turned else weight
+            apart = np.ascontiguousarray(weight.transpose(2, 0, 1))
+            steps = (area, depth * area)[::-1]
+            if turned:
+                steps = (area, columns * area)
+            for merged in (1, 3):
+                if len(taps) % merged:
+                    continue
+                for form in ("bf16", "split_bf16"):
+                    got = tiles.pack(own, 1, columns, depth, list(taps), merged, 0, *steps, form, 2)
+                    want = tiles.pack(apart, 1, columns, depth, [t * columns * depth for t in taps],
+                                      merged, 0, depth, 1, form, 1)
+                    assert_same_bits(np.asarray(got.array), np.asarray(want.array), str(kernel))
+    for value in (np.inf, np.nan):
+        own = random_array((40, 32, 9))
+        own[37, 31, 8] = value
+        assert not tiles.pack(own, 1, 40, 32, list(range(9)), 3, 0, 288, 9, "split_bf16", 1).finite
+        assert tiles.pack(own[:37], 1, 37, 32, list(range(9)), 3, 0, 288, 9, "bf16", 1).finite
+    """)
+
+
 def test_linear_and_transposed_layers_take_tiles_for_their_weights(run):
     run("""
     for op, shapes, attrs in (("linear", ((70, 300), (200, 300)), {}),

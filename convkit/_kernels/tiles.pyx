@@ -80,6 +80,9 @@ cdef extern from "tile.h" nogil:
         ck_tile_form half
     int CK_TILE_ROWS, CK_TILE_COLUMNS, CK_TILE_DEPTH
 
+cdef extern from * nogil:
+    void __builtin_prefetch(const void*, int, int)
+
 # As in `direct`: bytes of a strip, bytes of packed weights that a task goes through, and tasks
 # that a sample is cut into where that costs little.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
@@ -157,6 +160,13 @@ cdef class Packed:
 cdef Py_ssize_t MOST_BLOCKS = 8
 
 
+# Taps that are gathered at a time where they lie side by side, and values that are fetched before:
+# they lie pages apart in one direction, where the processor does not see what comes next.
+cdef enum:
+    MOST_BESIDE = 16
+    VALUES_AHEAD = 16
+
+
 cdef struct PackJob:
     const float* source
     const Py_ssize_t* offsets      # of each value of the reduction
@@ -168,6 +178,9 @@ cdef struct PackJob:
     const ck_transpose_table* transpose
     bint run                       # a column's values of the reduction lie side by side
     Py_ssize_t begin               # the first block to pack
+    Py_ssize_t beside              # taps of a value that lie side by side, or 0: see `_pack_taps`
+    int taps[MOST_BESIDE]          # which of the reduction's taps these are, or -1
+    Py_ssize_t n_taps, merged, values, depth_step       # values of a tap
 
 
 cdef void _gather_weights(const PackJob* job, const float* source, const Py_ssize_t* offsets,
@@ -190,6 +203,51 @@ cdef void _gather_weights(const PackJob* job, const float* source, const Py_ssiz
             rows[d * CK_TILE_COLUMNS + column] = source[column * job.column_step + offsets[d]]
 
 
+cdef int _pack_taps(const PackJob* job, const float* source, Py_ssize_t columns, Py_ssize_t tiles,
+                    char* target) noexcept nogil:
+    """Pack one tile's columns where all taps of a value lie side by side: all from the same lines.
+
+    Returns whether a weight is infinite or NaN.
+    """
+    cdef float rows[MOST_BESIDE * 32 * 16]
+    cdef void* targets[MOST_BESIDE]
+    cdef Py_ssize_t tile = CK_TILE_COLUMNS * job.depth, first = 0, d, i, step
+    cdef int infinite = 0
+    while first < job.values:
+        for d in range(job.depth):
+            for i in range(columns):
+                __builtin_prefetch(source + (first + d + VALUES_AHEAD) * job.depth_step
+                                   + i * job.column_step, 0, 2)
+            for i in range(job.beside):
+                targets[i] = NULL if job.taps[i] < 0 \
+                    else rows + job.taps[i] * tile + d * CK_TILE_COLUMNS
+            job.transpose.to_vectors[0](source + (first + d) * job.depth_step, job.column_step,
+                                        <int>columns, <int>job.beside, targets)
+        for i in range(job.n_taps):
+            step = i // job.merged * job.steps + (i % job.merged * job.values + first) // job.depth
+            infinite |= job.form.pack(rows + i * tile, job.depth,
+                                      target + step * 2 * tiles * tile * job.form.planes,
+                                      2 * tiles * tile, job.scale)
+        first += job.depth
+    return infinite
+
+
+cdef int _find_taps(PackJob* job, steps, Py_ssize_t merged, Py_ssize_t depth,
+                    Py_ssize_t depth_step) except -1:
+    """Describe taps that lie side by side, of reductions whose steps are of one tap each."""
+    cdef Py_ssize_t beside = min(job.column_step, depth_step), i
+    job.beside = 0
+    if not 1 < beside <= MOST_BESIDE or depth % job.depth or max(steps) >= beside:
+        return 0
+    job.beside, job.n_taps = beside, len(steps)
+    job.merged, job.values, job.depth_step = merged, depth, depth_step
+    for i in range(beside):
+        job.taps[i] = -1
+    for i in range(job.n_taps):
+        job.taps[<Py_ssize_t>steps[i]] = <int>i
+    return 0
+
+
 cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Pack one block of up to 32 columns of one group."""
     cdef PackJob* job = <PackJob*>ctx
@@ -203,6 +261,13 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef const float* source = job.source + group * job.group_step
     cdef float rows[32 * 16]
     job.infinite[index] = 0
+    if job.beside:
+        for tile in range(tiles):
+            column = first + tile * CK_TILE_COLUMNS
+            job.infinite[index] |= _pack_taps(job, source + column * job.column_step,
+                                              min(CK_TILE_COLUMNS, job.columns - column), tiles,
+                                              target + 2 * tile * size)
+        return
     for i in range(job.batch):
         for step in range(job.steps):
             for tile in range(tiles):
@@ -275,6 +340,7 @@ def pack(source, Py_ssize_t groups, Py_ssize_t columns, Py_ssize_t depth, tap_st
     job.block_bytes = packed.block_bytes()
     job.group_step = group_step
     job.column_step = column_step
+    _find_taps(&job, tap_steps, merged, depth, depth_step)
     job.infinite = <int*>address(infinite)
     cdef int team = threads_for(threads, groups * packed.blocks, <double>packed.array.size * 4)
     cdef Py_ssize_t count = groups * packed.blocks
