@@ -222,3 +222,20 @@ def test_reductions_over_many_groups_of_blocks(shape, samples):
     assert_same_bits((sums[0],), (sums[1],))
     below = np.where(wide > 0, 0, wide * wide_gy).sum((0, 1))
     np.testing.assert_allclose(sums[0], below, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(40, 9, 9, 17), (3, 70, 64), (5, 1), (1200, 130), (0, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_over_pixels(rng, shape, dtype):
+    """A bias's gradient: as in float64, with the same bits on any number of threads."""
+    gy = (rng.standard_normal(shape) + 3).astype(dtype)
+    one, *others = (norm.sum_pixels(gy, n) for n in (1, 2, 3))
+    want = gy.reshape(-1, shape[-1]).sum(0, dtype=np.float64)
+    assert one.dtype == dtype
+    np.testing.assert_allclose(one, want, rtol=1e-6 if dtype == np.float32 else 1e-13)
+    for other in others:
+        assert_same_bits(one, other)
+    if gy.size:
+        gy[..., -1].flat[0] = np.inf
+        assert norm.sum_pixels(gy, 2)[-1] == np.inf
+        assert_same_bits(norm.sum_pixels(gy, 2)[:-1], one[:-1])

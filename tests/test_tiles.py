@@ -397,6 +397,22 @@ def test_precision_decides_and_linear_profits(run):
     assert chosen("high", "grad_weight", stride=2) == "split_bf16"
     assert chosen("high", "grad_weight") == "winograd"
     assert chosen("medium", "grad_weight") == "bf16"
+
+    def of_channels(before, after, kernel, stride, size, task, level):
+        problem = forward_problem((1, before, size, size), (after, before, kernel, kernel),
+                                  np.dtype("f"), precision=level, **test_conv.conv_attrs(
+                                      padding=kernel // 2, stride=stride))
+        return planner.choose(problem, task).name
+    for level, name in (("high", "split_bf16"), ("medium", "bf16")):
+        assert of_channels(3, 16, 3, 1, 32, "forward", level) != name
+        assert of_channels(3, 64, 7, 2, 224, "forward", level) == name
+        # Conversions for four phases of few channels; for pixels of few.
+        assert of_channels(16, 32, 3, 2, 32, "grad_input", level) == "direct"
+        assert of_channels(24, 144, 1, 1, 56, "grad_input", level) == "direct"
+        assert of_channels(64, 256, 1, 1, 56, "grad_input", level) == name
+        assert of_channels(64, 128, 3, 2, 56, "grad_input", level) == name
+    assert of_channels(32, 64, 3, 2, 16, "grad_input", "high") == "direct"
+    assert of_channels(32, 64, 3, 2, 16, "grad_input", "medium") == "bf16"
     x, w = random_array((37, 100)), random_array((40, 100), seed=1)
     exact = x.astype("d") @ w.T.astype("d")
     errors = {}

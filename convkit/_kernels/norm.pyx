@@ -846,6 +846,16 @@ def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads, samples=None):
     return sums, products
 
 
+def sum_pixels(cnp.ndarray gy not None, int threads):
+    """Return the sum over all but the last axis, (C,), of the array's type: a bias's gradient.
+
+    `gy` is C-contiguous, float32 or float64. Sums of products, which the kernel takes too, cost
+    nothing beside reading memory.
+    """
+    zeros = np.zeros((<object>gy).shape[gy.ndim - 1], gy.dtype)
+    return grad_sums(gy, gy, zeros, threads)[0].astype(gy.dtype) if gy.size else zeros
+
+
 cdef int _sum_blocks(Run* run, task_fn block, int threads, cnp.ndarray sums,
                      cnp.ndarray products) except -1:
     """Run `block` on every task and add up its two partial sums."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import elementwise, gather, gradweight, memory
+from convkit._kernels import elementwise, gather, memory, norm
 from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv_problem import (
@@ -218,7 +218,7 @@ class Conv(Op):
             if pad_ctx is not None:
                 gx = _pad_op().backward(pad_ctx, gx)[0]
         if len(ctx.needs) > 2 and ctx.needs[2]:
-            gb = gradweight.sum_pixels(gy, ctx.threads)
+            gb = norm.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
 
 
@@ -356,5 +356,5 @@ class ConvTranspose(Op):
             planner.run("forward", problem, "auto", gy, weight, gx, cache, ctx.threads)
             gx = _logical(gx, rank)
         if len(ctx.needs) > 2 and ctx.needs[2]:
-            gb = gradweight.sum_pixels(gy, ctx.threads)
+            gb = norm.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb)[:len(ctx.needs)]

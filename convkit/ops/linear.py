@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from convkit._kernels import gradweight, memory
+from convkit._kernels import memory, norm
 from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv import activation_arguments, constants, contiguous
@@ -126,5 +126,5 @@ class Linear(Op):
             planner.run("grad_input", problem, "auto", gy, weight[:, :, None, None],
                         gx.reshape(pixels), cache, ctx.threads)
         if len(ctx.needs) > 2 and ctx.needs[2]:
-            gb = gradweight.sum_pixels(gy, ctx.threads)
+            gb = norm.sum_pixels(gy, ctx.threads)
         return (gx, gw, gb, None)[:len(ctx.needs)]
