@@ -11,11 +11,13 @@ from harness import assert_same_bits, random_array
 import convkit as ck
 import convkit.functional as F
 from convkit.infer import Program, segments
+from convkit.infer.fusing import functions_after
 from convkit.infer.graph import Graph
+from convkit.infer.narrowing import narrow_values
 from convkit.infer.segments import Load, Segment
 from convkit.ops.op import REGISTRY, Context
 
-__all__ = ["NetworkMaker", "check_bits", "cut_finely", "cut_program", "op_by_op",
+__all__ = ["NetworkMaker", "bfloat16", "check_bits", "cut_finely", "cut_program", "op_by_op",
            "random_inputs", "run", "strided_branches"]
 
 
@@ -52,15 +54,32 @@ def cut_program(graph: Graph, steps: int, samples: int, precision: str = "high")
 
 def op_by_op(graph: Graph, inputs: list[np.ndarray], precision: str = "high",
              threads: int = 1) -> list[np.ndarray]:
-    """Return a graph's outputs by calling every operation's forward in turn."""
+    """Return a graph's outputs by calling every operation's forward in turn.
+
+    What a Program holds as bfloat16 between its steps is rounded here, too.
+    """
+    narrow = narrow_values(graph, precision, functions_after(graph))
     values = {v: c.array for v, c in graph.constants.items()}
     values.update(zip([p.value for p in graph.inputs], inputs, strict=True))
     for node in graph.nodes:
         ctx = Context((False,) * len(node.inputs), threads, (), precision)
         made = REGISTRY[node.op].forward(
             ctx, *[None if v is None else values[v] for v in node.inputs], **node.attrs)
-        values.update(zip(node.outputs, (made,) if len(node.outputs) == 1 else made, strict=True))
+        made = (made,) if len(node.outputs) == 1 else made
+        values.update({v: bfloat16(y) if v in narrow else y
+                       for v, y in zip(node.outputs, made, strict=True)})
     return [values[p.value] for p in graph.outputs]
+
+
+def bfloat16(x: np.ndarray) -> np.ndarray:
+    """Round floats to the nearest bfloat16, ties to even; finite numbers stay finite."""
+    bits = x.view(np.uint32)
+    magnitude = bits & np.uint32(0x7fffffff)
+    rounded = bits + np.uint32(0x7fff) + (bits >> np.uint32(16) & np.uint32(1))
+    rounded = np.where(magnitude >= 0x7f7f8000, bits & np.uint32(0x80000000) | np.uint32(
+        0x7f7f0000), rounded & np.uint32(0xffff0000))
+    rounded = np.where(magnitude < 0x00800000, bits & np.uint32(0x80000000), rounded)
+    return np.where(magnitude >= 0x7f800000, x, rounded.view(np.float32))
 
 
 def random_inputs(graph: Graph, batch: int, seed: int = 0) -> list[np.ndarray]:

@@ -26,6 +26,10 @@ cdef extern from "pool.h" nogil:
     ctypedef struct ck_pool_table:
         ck_pool_kernels f32, f64
 
+cdef extern from "tile.h" nogil:
+    ctypedef struct ck_tile_table:
+        ck_pool_kernels pool
+
 # One call. Sizes of a sample are in bytes; a task is a block of rows of the targets.
 cdef struct Job:
     ck_pool_args args
@@ -61,6 +65,7 @@ cdef int _describe(Job* job, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis 
                    Py_ssize_t window_w) except -1:
     """Fill in what does not depend on the call."""
     cdef const ck_pool_table* family = <const ck_pool_table*>table().pool
+    cdef const ck_tile_table* tile = <const ck_tile_table*>table().tile
     cdef Py_ssize_t row_bytes
     if not (h.has_taps and w.has_taps):
         raise ValueError("max pooling needs axes with taps")
@@ -68,7 +73,9 @@ cdef int _describe(Job* job, Py_ssize_t channels, Py_ssize_t item, Axis h, Axis 
     job.args.w = &w.lists
     job.args.channels = channels
     job.args.window_w = <int32_t>window_w
-    job.kernels = &family.f32 if item == 4 else &family.f64
+    if item == 2 and tile == NULL:
+        raise RuntimeError("expected an instruction set that pools bfloat16")
+    job.kernels = &family.f32 if item == 4 else &family.f64 if item == 8 else &tile.pool
     job.index = NULL
     job.source_bytes = h.sources * w.sources * channels * item
     job.target_bytes = h.targets * w.targets * channels * item
@@ -121,6 +128,7 @@ def max_step(Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not N
              Py_ssize_t window_w, Py_ssize_t index_item=0):
     """Return `max_forward` as a step of a Program, with operands x, y and index.
 
+    `item` is the bytes of a value: 4 or 8 for floats, 2 for bfloat16, of which there is no index.
     `index_item` is the bytes of a number of the index; 0 where there is none.
     """
     cdef Job job

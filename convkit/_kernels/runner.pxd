@@ -19,6 +19,7 @@ cdef class Step:
     cdef void* params
     cdef object kept
     cdef public object recover      # recover(addresses, samples, threads, scratch's address)
+    cdef public bint adds_in_place  # whether the residual may lie where y does
 
 # A step that holds a copy of `size` bytes of parameters.
 cdef Step new_step(step_fn run, scratch_fn scratch, const void* params, size_t size, object kept)

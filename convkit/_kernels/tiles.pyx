@@ -27,7 +27,7 @@ from convkit._kernels.dispatch cimport activation_map, ck_transpose_table, ck_un
 from convkit._kernels.gather cimport Gather, Gathered, add_pixels, first_column
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.gemm import parts_of
-from convkit._kernels.runner cimport launch, new_step
+from convkit._kernels.runner cimport Step, launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels import memory
 from libc.stddef cimport ptrdiff_t
@@ -47,11 +47,12 @@ cdef extern from "tile.h" nogil:
         ptrdiff_t steps, depth
         int rows
         int n
-        float* c
+        void* c
         const ptrdiff_t* c_rows
         float scale[2]
         const float* bias
-        const float* residual
+        const void* residual
+        bint narrow_c, narrow_residual
         bint stream
         ck_tile_queue* queue
         void (*aside)(void* of) noexcept nogil
@@ -67,8 +68,10 @@ cdef extern from "tile.h" nogil:
         ck_tile_fn run[2][2]
         ck_tile_fn exact[2][2]
         ck_tile_fn flush
-        int (*convert)(const float* x, ptrdiff_t n, void* high, ptrdiff_t low,
+        int (*convert)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
                        float scale) noexcept nogil
+        int (*copy)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
+                    float scale) noexcept nogil
         int (*pack)(const float* rows, ptrdiff_t depth, void* high, ptrdiff_t low,
                     float scale) noexcept nogil
         uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
@@ -103,6 +106,8 @@ cdef Py_ssize_t EVERYTHING = 1 << 60
 cdef Py_ssize_t PIECE = 64
 # Multiply-adds of a tile product in the time of one elementary operation, about.
 cdef double PRODUCTS_PER_STEP = 128
+# Which of x, residual and y are held as bfloat16.
+NOTHING_NARROW = (False, False, False)
 # Columns of a packed block.
 cdef Py_ssize_t COLUMNS = 2 * CK_TILE_COLUMNS
 
@@ -376,17 +381,19 @@ cdef struct Job:
     const ck_tile_table* table
     const ck_tile_form* form
     ck_tile_args proto             # what all tiles share
-    const float* x
+    const char* x
     const char* weights
     const float* bias
-    const float* residual
-    float* y
+    const char* residual
+    char* y
+    Py_ssize_t x_item, residual_item, y_item        # bytes of a value: float, or bfloat16
     char* scratch
     Py_ssize_t scratch_bytes
     Py_ssize_t samples, in_h, in_w, in_c, in_group
     Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
     Py_ssize_t grid_h, grid_w, last_w               # pixels computed; of the last row
     Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, strip_width
+    Py_ssize_t x_sample, x_row, x_column            # values from one to the next in x
     Py_ssize_t step_h, step_w, start_h, start_w
     Py_ssize_t strips, chunks, blocks, all_blocks, block_bytes
     Py_ssize_t pitch                                # positions of a row
@@ -399,6 +406,7 @@ cdef struct Job:
     const Py_ssize_t* taps                          # their places in rows, then in columns
     ptrdiff_t* offsets                              # the same in a strip
     bint pointwise
+    bint direct                                     # tiles are loaded from x as it lies
     int team
     Gather* gathered                                # or NULL; a part is a strip of a sample
 
@@ -411,18 +419,20 @@ cdef struct Pair:
     Py_ssize_t done                 # the grid row up to which results are there after them
 
 
-cdef int _strip_shift(Job* job, const float* image, Py_ssize_t row,
+cdef int _strip_shift(Job* job, const char* image, Py_ssize_t row,
                       Py_ssize_t last) noexcept nogil:
     """Return by which power of two rows of an image are scaled."""
     row, last = max(row, 0), min(last, job.in_h)
     cdef Py_ssize_t n = max(0, last - row) * job.in_w * job.in_c
-    return _shift(job.form.peak(image + row * job.in_w * job.in_c, n, 0), STRIP_EXPONENT)
+    return _shift(job.form.peak(<const float*>image + row * job.x_row, n, 0), STRIP_EXPONENT)
 
 
 cdef struct Filling:
     # How far a task's strip is converted.
     const Job* job
-    const float* image
+    const char* image
+    int (*convert)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
+                   float scale) noexcept nogil
     char* strip
     Py_ssize_t row_first            # of the image, the strip's row 0
     Py_ssize_t row, at              # rows that are done, and values of the next one
@@ -452,7 +462,7 @@ cdef void _begin_row(Filling* f, Py_ssize_t* inside, Py_ssize_t* target,
     if row < 0 or row >= job.in_h:
         left, inside[0] = 0, 0
     target[0] = at + left
-    source[0] = (row * job.in_w + skip) * job.in_c
+    source[0] = row * job.x_row + skip * job.x_column
     if f.at:
         return
     for plane in range(job.form.planes):
@@ -470,10 +480,13 @@ cdef void _fill(Filling* f, Py_ssize_t values) noexcept nogil:
     while f.row < f.last and values > 0:
         _begin_row(f, &inside, &target, &source)
         count = min(inside - f.at, values)
+        if job.x_column != job.in_c:            # pixels that are read lie apart
+            count = min(count, job.in_c - f.at % job.in_c)
+            source += f.at // job.in_c * (job.x_column - job.in_c)
         if count:
-            f.infinite |= job.form.convert(
-                f.image + source + f.at, count, <uint16_t*>f.strip + target + f.at,
-                2 * job.strip_values, f.scale) != 0
+            f.infinite |= f.convert(
+                f.image + (source + f.at) * job.x_item, count,
+                <uint16_t*>f.strip + target + f.at, 2 * job.strip_values, f.scale) != 0
         values -= max(count, <Py_ssize_t>CK_TILE_DEPTH)
         f.at += count
         if f.at == inside:
@@ -524,9 +537,10 @@ cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
         args.a = a + 2 * group * job.in_group
         args.b = job.weights + b * job.block_bytes
         column += group * job.out_group
-        args.c = job.y + column
+        args.c = job.y + column * job.y_item
         args.bias = job.bias + column if job.bias != NULL else NULL
-        args.residual = job.residual + column if job.residual != NULL else NULL
+        args.residual = NULL if job.residual == NULL else \
+            job.residual + column * job.residual_item
         if infinite:
             job.form.exact[tiles - 1][wide](args)
         else:
@@ -542,7 +556,7 @@ cdef void _gather_rows(const Job* job, Py_ssize_t part, Py_ssize_t origin, Py_ss
                                             COLUMNS) - column
     while row < stop:
         add_pixels(job.gathered, part, begin, column, channels, <const char*>(
-            job.y + (origin + row * job.step_h * job.out_w) * job.y_pixel + column), 1,
+            <float*>job.y + (origin + row * job.step_h * job.out_w) * job.y_pixel + column), 1,
             job.last_w if row == job.grid_h - 1 else job.grid_w, 0, job.step_w * job.y_pixel)
         begin = False
         row += 1
@@ -560,6 +574,16 @@ cdef void _spread(Filling* f, ck_tile_args* args, Py_ssize_t blocks) noexcept no
         f.piece = (values // steps + PIECE) // PIECE * PIECE
 
 
+cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
+    """Write nothing to a block's first rows, which the block before has written.
+
+    Where results are added to what lies in y, they would be added twice.
+    """
+    cdef Py_ssize_t m
+    for m in range(count):
+        rows[m] = -1
+
+
 cdef Py_ssize_t _place_pair(const Job* job, const ck_tile_args* args, Py_ssize_t i, Pair* pair,
                             Py_ssize_t positions, Py_ssize_t origin, Py_ssize_t first,
                             Py_ssize_t last) noexcept nogil:
@@ -572,9 +596,11 @@ cdef Py_ssize_t _place_pair(const Job* job, const ck_tile_args* args, Py_ssize_t
     pair.tiles = 2 if (i + 1) * args.rows < positions else 1
     needed = _place_rows(job, pair.rows, origin, first + pair.at // job.pitch, last,
                          pair.at % job.pitch, args.rows)
+    _leave_out(pair.rows, i * args.rows - pair.at)
     if pair.tiles == 2:
         needed = _place_rows(job, pair.rows + args.rows, origin, first + second // job.pitch,
                              last, second % job.pitch, args.rows)
+        _leave_out(pair.rows + args.rows, (i + 1) * args.rows - second)
     pair.done = last if pair.tiles == 1 or (i + 2) * args.rows >= positions \
         else first + (second + args.rows) // job.pitch
     return (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
@@ -610,7 +636,8 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     args.queue = &queue
     args.of = &filling
     filling.job = job
-    filling.image = job.x + sample * job.in_h * job.in_w * job.in_c
+    filling.image = job.x + sample * job.x_sample * job.x_item
+    filling.convert = job.form.convert if job.x_item == sizeof(float) else job.form.copy
     filling.strip = job.scratch + slot * job.scratch_bytes
     filling.row_first = row_first
     filling.row = filling.at = 0
@@ -626,14 +653,20 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     filling.last = _place_pair(job, &args, 0, &pairs[0], positions, origin, first, last)
     for i in range(0, blocks, 2):
         pair = &pairs[i // 2 % 3]
-        _fill(&filling, EVERYTHING)
-        infinite = filling.infinite
         args.aside = NULL
+        if job.direct:
+            # No product is read beyond a reduction, so that `run` is exact.
+            infinite = False
+            args.a = job.x + (first * job.grid_w + pair.at) * args.lda
+        else:
+            _fill(&filling, EVERYTHING)
+            infinite = filling.infinite
+            args.a = filling.strip + pair.at * args.lda
         if i + 2 < blocks:
             filling.last = _place_pair(job, &args, i + 2, &pairs[(i // 2 + 1) % 3], positions,
                                        origin, first, last)
-            _spread(&filling, &args, last_block - first_block)
-        args.a = filling.strip + pair.at * args.lda
+            if not job.direct:
+                _spread(&filling, &args, last_block - first_block)
         args.a_next = pair.next * args.lda
         args.c_rows = pair.rows
         _run_blocks(job, &args, pair.tiles, infinite, first_block, last_block)
@@ -652,11 +685,14 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 
 cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, stride, grid, step,
-                     start, int activation, double alpha, double beta):
+                     start, int activation, double alpha, double beta, narrow=NOTHING_NARROW):
     """Fill in all but the pointers to arrays and what depends on the number of samples.
 
     Shapes are those of a sample. Returns what must be kept as long as the job.
     """
+    if any(narrow) and weights.form.copy == NULL:
+        raise ValueError(f"bfloat16 operands are for products of bf16, not of {weights.name}")
+    job.x_item, job.residual_item, job.y_item = [2 if n else 4 for n in narrow]
     job.in_h, job.in_w, job.in_c = x_shape
     job.out_h, job.out_w, job.out_c = y_shape
     job.y_pixel = job.out_c
@@ -666,17 +702,22 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.form = weights.form
     job.shift = weights.shift
     job.weights = weights.pointer
+    job.x_sample, job.x_row, job.x_column = (
+        job.in_h * job.in_w * job.in_c, job.in_w * job.in_c, job.in_c)
     job.stride_h, job.stride_w = stride
     job.step_h, job.step_w = step
     job.start_h, job.start_w = start
     job.row_lo, job.row_hi = rows[0], rows[-1]
     job.col_lo = cols[0]
+    if len(rows) == len(cols) == 1 and job.form.peak == NULL:
+        _pick(job)
     job.in_group = job.in_c // weights.groups
     job.out_group = job.out_c // weights.groups
     job.blocks = weights.blocks
     job.all_blocks = weights.blocks * weights.groups
     job.block_bytes = weights.block_bytes()
     job.pointwise = _is_pointwise(job, len(rows), len(cols))
+    job.direct = job.pointwise and narrow[0] and weights.k == weights.steps * weights.depth
     job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
     starts = cols[::weights.merged]
     taps = np.array([*[r - rows[0] for r in rows], *[c - cols[0] for c in starts]], np.intp)
@@ -686,6 +727,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.proto.k = weights.k
     job.proto.steps = weights.steps
     job.proto.depth = weights.depth
+    job.proto.narrow_residual, job.proto.narrow_c = narrow[1], narrow[2]
     job.proto.activation = activation
     job.proto.map = activation_map(activation, False)
     job.proto.alpha = <float>alpha
@@ -732,20 +774,21 @@ cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) no
 
 cdef bint _is_far(const Job* job) noexcept nogil:
     """Tell whether results are stored past the caches, which would read their memory first."""
-    cdef Py_ssize_t values = job.samples * (job.in_h * job.in_w * job.in_c
-                                            + job.out_h * job.out_w * job.out_c)
-    return (values * sizeof(float) >= FAR_BYTES and job.gathered == NULL
-            and <size_t>job.y % 64 == 0 and job.y_pixel % 16 == 0 and job.out_group % 16 == 0)
+    cdef Py_ssize_t moved = job.samples * (job.in_h * job.in_w * job.in_c * job.x_item
+                                           + job.out_h * job.out_w * job.out_c * job.y_item)
+    cdef Py_ssize_t line = 64 // job.y_item
+    return (moved >= FAR_BYTES and job.gathered == NULL and <size_t>job.y % 64 == 0
+            and job.y_pixel % line == 0 and job.out_group % line == 0)
 
 
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                   char* scratch) noexcept nogil:
     cdef Job job = (<const Job*>params)[0]
     _for_samples(&job, samples, threads)
-    job.x = <const float*>at[0]
+    job.x = at[0]
     job.bias = <const float*>at[1]
-    job.residual = <const float*>at[2]
-    job.y = <float*>at[3]
+    job.residual = at[2]
+    job.y = at[3]
     job.proto.stream = _is_far(&job)
     job.scratch = scratch
     job.offsets = <ptrdiff_t*>(scratch + job.team * job.scratch_bytes)
@@ -778,13 +821,20 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
 
 
 def step(x_shape, Packed weights, y_shape, rows, cols, stride, *, grid=None, step=(1, 1),
-         start=(0, 0), int activation=0, double alpha=0, double beta=0, y_pixel=None):
-    """Return the same as a step of a Program; see `direct.step`."""
+         start=(0, 0), int activation=0, double alpha=0, double beta=0, y_pixel=None,
+         narrow=NOTHING_NARROW):
+    """Return the same as a step of a Program; see `direct.step`.
+
+    `narrow` tells which of x, residual and y are held as bfloat16, which only weights of the form
+    "bf16" can.
+    """
     cdef Job job
     kept = _describe(&job, x_shape, weights, y_shape, rows, cols, stride, grid, step, start,
-                     activation, alpha, beta)
+                     activation, alpha, beta, narrow)
     job.y_pixel = job.out_c if y_pixel is None else y_pixel
-    return new_step(run_step, scratch_size, &job, sizeof(Job), kept)
+    cdef Step made = new_step(run_step, scratch_size, &job, sizeof(Job), kept)
+    made.adds_in_place = job.form.peak == NULL
+    return made
 
 
 cdef float* _address(array):
@@ -795,7 +845,18 @@ cdef bint _is_pointwise(Job* job, Py_ssize_t rows, Py_ssize_t cols):
     """Tell whether output pixel i is made of input pixel i alone, throughout."""
     return (rows == 1 and cols == 1 and job.row_lo == 0 and job.col_lo == 0
             and job.stride_h == 1 and job.stride_w == 1 and job.step_h == 1 and job.step_w == 1
-            and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w)
+            and job.grid_h == job.in_h == job.out_h and job.grid_w == job.in_w == job.out_w
+            and job.x_column == job.in_c and job.x_row == job.in_w * job.in_c)
+
+
+cdef void _pick(Job* job) noexcept nogil:
+    """Take the pixels that one tap reads, where strides leave others out, for the whole image."""
+    if job.row_lo or job.col_lo or (job.stride_h == 1 and job.stride_w == 1):
+        return
+    job.x_row *= job.stride_h
+    job.x_column *= job.stride_w
+    job.in_h, job.in_w = job.grid_h, job.grid_w
+    job.stride_h = job.stride_w = 1
 
 
 cdef void _lay_in_rows(Job* job) noexcept nogil:
@@ -803,6 +864,7 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
     cdef Py_ssize_t pixels = job.samples * job.in_h * job.in_w
     job.samples = 1
     job.grid_w = job.in_w = job.out_w = min(PIXELS, pixels)
+    job.x_row = job.in_w * job.in_c
     job.grid_h = job.in_h = job.out_h = (pixels + job.grid_w - 1) // job.grid_w
     job.last_w = pixels - (job.grid_h - 1) * job.grid_w
 
@@ -827,7 +889,8 @@ cdef void _cut(Job* job) noexcept nogil:
     job.plane_values = (rows * job.row_values + CK_TILE_DEPTH + 31) // 32 * 32
     # Positions that straddle two rows reach up to a row further.
     job.strip_values = job.plane_values * phases + (job.row_values + 31) // 32 * 32
-    job.scratch_bytes = (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
+    job.scratch_bytes = 0 if job.direct else \
+        (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
     cdef Py_ssize_t by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
     cdef Py_ssize_t by_tasks = (tasks + job.strips - 1) // job.strips
     job.chunks = max(1, min(job.all_blocks, max(by_cache, by_tasks)))

@@ -23,9 +23,10 @@ from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.fusing import functions_after
 from convkit.infer.graph import Constant, Graph, Node, StoredConstant
 from convkit.infer.joining import follow, reserve
+from convkit.infer.narrowing import narrow_values
 from convkit.infer.places import Block, Operand
 from convkit.infer.plan import plan_arena, plan_segments
-from convkit.ops.layout import LAST_ORDER, dense_strides
+from convkit.ops.layout import BFLOAT16, LAST_ORDER, dense_strides
 from convkit.ops.op import REGISTRY, Context
 
 __all__ = ["Lowered", "Lowering", "lower", "making"]
@@ -136,6 +137,11 @@ class Lowering:
         self._own = {id(c) for c in graph.constants.values()}
         self._kept: list[np.ndarray] = []
         self._parts, self._wholes = reserve(graph)
+        self._last_use = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}
+        self._handed_out = {port.value for port in graph.outputs}
+        self._last_use.update(dict.fromkeys(self._handed_out, len(graph.nodes)))
+        self._functions = functions_after(graph)
+        self._narrow = narrow_values(graph, precision, self._functions)
 
     # -- what operations use ----------------------------------------------------------------
 
@@ -215,6 +221,23 @@ class Lowering:
             return self._shared.setdefault(constant, {})
         return self._caches.setdefault(id(x.block), {})
 
+    def result_dtype(self, dtype: np.dtype) -> np.dtype:
+        """Return the type in which the present node's result is held, which is of `dtype`."""
+        return BFLOAT16 if self._result in self._narrow else dtype
+
+    def spent(self, x: Operand | None, dtype: np.dtype) -> bool:
+        """Tell whether the present node's result, of `dtype`, may lie where its operand x does.
+
+        That is a place with channels last, which nothing else reads from now on.
+        """
+        if (x is None or x.dtype != dtype or x.block.kind != "arena" or not x.whole()
+                or not x.dense(LAST_ORDER[len(x.shape)])):
+            return False
+        node = self._graph.nodes[self._node]
+        held = [v for v, place in self._values.items() if place.block is x.block]
+        return (sum([v in held for v in node.inputs]) == 1 and self._result not in self._handed_out
+                and all(self._last_use[v] <= self._node for v in held))
+
     def reserved(self) -> Operand | None:
         """Return the part of a concatenation that the present node's result is to lie in."""
         part = self._parts.get(self._result)
@@ -257,12 +280,12 @@ class Lowering:
         for value, constant in graph.constants.items():
             self._values[value] = self._constant(constant)
         algorithms, python = {}, set()
-        functions, fused = functions_after(graph), {}
+        fused = {}
         for position, node in enumerate(graph.nodes):
             if position in fused:
                 continue
             self._node, self.algorithm = position, ""
-            after, applied = functions.get(position, (position, {}))
+            after, applied = self._functions.get(position, (position, {}))
             if applied and self._compiled(node, graph.nodes[after], applied):
                 fused[after] = position
             elif not self._compiled(node, node, {}):

@@ -10,7 +10,9 @@ import numpy as np
 from convkit._kernels import elementwise, gather, memory, norm
 from convkit.errors import ShapeError
 from convkit.ops import planner
+from convkit.ops.conv_algorithms import Algorithm
 from convkit.ops.conv_problem import (
+    ConvProblem,
     check_dtypes,
     forward_problem,
     output_shape,
@@ -18,10 +20,10 @@ from convkit.ops.conv_problem import (
 )
 from convkit.ops.deferred import plain
 from convkit.ops.kept import keep_input, restored
-from convkit.ops.layout import FLOATS, from_last, native, to_last
+from convkit.ops.layout import BFLOAT16, FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
-__all__ = ["Conv", "ConvTranspose", "activation_arguments", "constants", "contiguous"]
+__all__ = ["Conv", "ConvTranspose", "activation_arguments", "constants", "contiguous", "planned"]
 
 # Activations that run in the convolution's own pass: enum ck_activation of c/gemm.h.
 _ACTIVATIONS = {None: (0, 0.0, 0.0), "relu": (1, 0.0, 0.0), "relu6": (2, 0.0, 6.0)}
@@ -180,23 +182,28 @@ class Conv(Op):
         if padding_mode != "zeros":
             more = _pad_attrs(((0, 0), (0, 0), *padding), padding_mode)
             padded, padding = _pad_op().shape(padded, **more), _zero_padding(padding)
-        problem = forward_problem(padded, weight.shape, x.dtype, stride=stride, padding=padding,
-                                  dilation=dilation, groups=groups,
-                                  precision=precision or b.precision)
-        chosen = planner.choose(problem, "forward", algorithm)
+        problem, chosen = planned(padded, weight.shape, weight.dtype, b.precision, stride=stride,
+                                  padding=padding, dilation=dilation, groups=groups,
+                                  algorithm=algorithm, precision=precision)
         x_pixel = x.pixel if more is None and chosen.reads_parts(problem) else None
         y = b.reserved() if residual is None and chosen.writes_parts(problem) else None
+        dtype = b.result_dtype(weight.dtype)
+        epilogue = activation_arguments(activation, activation_args)
+        if chosen.narrows:
+            epilogue["narrow"] = (x.dtype == BFLOAT16, residual is not None
+                                  and residual.dtype == BFLOAT16, dtype == BFLOAT16)
         steps = planner.steps(b, "forward", problem, chosen, weight, residual=residual is not None,
-                              x_pixel=x_pixel, y_pixel=None if y is None else y.pixel,
-                              **activation_arguments(activation, activation_args))
+                              x_pixel=x_pixel, y_pixel=None if y is None else y.pixel, **epilogue)
         if steps is None:
             return None
         if more is not None:
             x = _pad_op().lower(b, x, **more)
         x = chosen.prepared(b, problem, b.last(x) if x_pixel is None else x)
-        if y is None:
+        if y is None and all(s.adds_in_place for s in steps) and b.spent(residual, dtype):
+            y = residual
+        elif y is None:
             y = b.new_last((x.shape[0], problem.out_channels,
-                            *problem.out_size[4 - len(x.shape):]), x.dtype)
+                            *problem.out_size[4 - len(x.shape):]), dtype)
         return _emit(b, steps, x, bias, residual, y)
 
     @staticmethod
@@ -237,9 +244,21 @@ def _added(ctx: Context, chosen: type, problem: Any) -> dict[str, np.ndarray]:
     return {"residual": last}
 
 
+def planned(x: tuple[int, ...], weight: tuple[int, ...], dtype: np.dtype, default: str, *,
+            stride, padding, dilation, groups, algorithm="auto", precision=None, **_
+            ) -> tuple[ConvProblem, type[Algorithm]]:
+    """Return the problem of a compiled convolution, of one sample, and what is to compute it.
+
+    `x` and `weight` are shapes, `default` is the precision where the node has none of its own.
+    """
+    problem = forward_problem((1, *x[1:]), weight, dtype, stride=stride, padding=padding,
+                              dilation=dilation, groups=groups, precision=precision or default)
+    return problem, planner.choose(problem, "forward", algorithm)
+
+
 def constants(x: Any, weight: Any, bias: Any) -> bool:
     """Tell whether weight and bias are constants of x's floating type, as compiled steps want."""
-    dtype = x.dtype
+    dtype = np.float32 if x.dtype == BFLOAT16 else x.dtype
     return (dtype in FLOATS and weight.is_constant and weight.dtype == dtype
             and (bias is None or (bias.is_constant and bias.dtype == dtype)))
 

@@ -17,10 +17,13 @@ from convkit._kernels import copies, memory
 from convkit._kernels.memory import from_last, to_last
 from convkit.errors import DTypeError
 
-__all__ = ["FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last", "empty_ordered",
-           "form_in_memory", "from_last", "in_order", "like", "logical", "native", "to_last"]
+__all__ = ["BFLOAT16", "FLOATS", "LAST_ORDER", "axis_order", "dense_strides", "empty_last",
+           "empty_ordered", "form_in_memory", "from_last", "in_order", "like", "logical", "native",
+           "to_last"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# What steps of a Program may hold between them; to NumPy, which has no such type, two bytes.
+BFLOAT16 = np.dtype("V2")
 
 # Axes that bring (N, C, L) or (N, C, H, W) to channels-last order.
 LAST_ORDER = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1)}

@@ -11,7 +11,7 @@ from convkit._kernels import pool as kernels
 from convkit._kernels import quant, resample
 from convkit._kernels.axis import Axis
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.layout import FLOATS, to_last
+from convkit.ops.layout import BFLOAT16, FLOATS, to_last
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
     UNIT,
@@ -320,7 +320,7 @@ class MaxPool(Op):
             x, y = b.last(x), b.new_last((*x.shape[:2], *g.outputs), x.dtype)
             b.step(_bytes_pool(h, w, x).step(), (x, y), x.samples)
             return y
-        if x.dtype not in FLOATS:
+        if x.dtype not in FLOATS and x.dtype != BFLOAT16:
             return None
         return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g), return_indices)
 

@@ -70,4 +70,54 @@ CK_INLINE int bf16_convert(const float *x, ptrdiff_t n, uint16_t *high, uint16_t
     return infinite;
 }
 
+/* Copies n bfloat16; tells whether any is infinite or NaN. */
+CK_INLINE int bf16_copy(const uint16_t *x, ptrdiff_t n, uint16_t *to) {
+    const __m512i magnitude = _mm512_set1_epi16(FLOAT_ABS >> 16);
+    __m512i largest = _mm512_setzero_si512();
+    for (ptrdiff_t i = 0; i < n; i += 32) {
+        const __mmask32 wanted = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
+        const __m512i v = _mm512_maskz_loadu_epi16(wanted, x + i);
+        _mm512_mask_storeu_epi16(to + i, wanted, v);
+        largest = _mm512_max_epu16(largest, _mm512_and_si512(v, magnitude));
+    }
+    return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(FLOAT_INFINITE >> 16)) != 0;
+}
+
+/* 16 bfloat16 as floats. */
+CK_INLINE __m512 bf16_load(const uint16_t *x) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/* n bfloat16, at most 32, as floats; returns these. */
+CK_INLINE const float *bf16_widen(const uint16_t *x, int n, float *to) {
+    for (int i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)x[i] << 16;
+        memcpy(to + i, &bits, 4);
+    }
+    return to;
+}
+
+/* 32 floats of which some are infinite, NaN or too large to round. */
+static __attribute__((noinline)) __m512i bf16_special_pair(__m512 first, __m512 second) {
+    float x[32];
+    uint16_t rounded[32];
+    _mm512_storeu_ps(x, first);
+    _mm512_storeu_ps(x + 16, second);
+    bf16_convert(x, 32, rounded, NULL);
+    return _mm512_loadu_si512(rounded);
+}
+
+/* 32 floats as `bf16_convert` rounds them. */
+CK_INLINE __m512i bf16_rounded_pair(__m512 first, __m512 second) {
+    const __m512i magnitude = _mm512_set1_epi32(FLOAT_ABS);
+    const __m512i largest = _mm512_max_epu32(
+        _mm512_and_si512(_mm512_castps_si512(first), magnitude),
+        _mm512_and_si512(_mm512_castps_si512(second), magnitude));
+    const __m512i limit = _mm512_set1_epi32(FLOAT_ROUNDS_TO_INFINITE);
+    if (__builtin_expect(_mm512_cmpge_epu32_mask(largest, limit) != 0, 0))
+        return bf16_special_pair(first, second);
+    return bf16_pair(first, second);
+}
+
 #endif

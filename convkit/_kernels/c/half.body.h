@@ -97,7 +97,8 @@ static void half_finish(const ck_tile_args *g, const ptrdiff_t *c_rows, const ha
                                                      _mm512_permutex2var_ps(low, odd, high));
             tile_put(g, at, 16 * j, sum * first * second);
         }
-        if (g->map) g->map(g->c + at, g->c + at, g->n, g->alpha, g->beta);
+        float *c = (float *)g->c + at;
+        if (g->map) g->map(c, c, g->n, g->alpha, g->beta);
     }
 }
 
@@ -187,7 +188,8 @@ CK_INLINE __m256i half_round(__m512 v, int cut) {
                : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 }
 
-static int half_convert(const float *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale) {
+static int half_convert(const void *values, ptrdiff_t n, void *high, ptrdiff_t low, float scale) {
+    const float *x = values;
     const __m512 factor = _mm512_set1_ps(scale);
     const int cut = half_cuts(scale);
     uint16_t *to = high;

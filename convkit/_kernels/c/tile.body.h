@@ -21,6 +21,7 @@
    which the processor looks for work, and the tiles stand still. */
 
 #include "bfloat16.h"
+#include "bfloat16.pool.h"
 #include "tile.common.h"
 
 /* Rows of A by way of a copy: zeros beyond `count` values and, for `finite`, instead of
@@ -76,65 +77,99 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
 #define TILE_STORE_ROWS(tile, i, j)                                                                \
     amx_store(tile, sums + 32 * g->rows * (i) + 16 * (j), 32 * sizeof *sums)
 
+/* 16 values of what is added to the sums. */
+CK_INLINE vfloat tile_added(const void *from, ptrdiff_t at, int narrow) {
+    return narrow ? (vfloat)bf16_load((const uint16_t *)from + at)
+                  : load_f((const float *)from + at);
+}
+
+CK_INLINE void tile_store(void *c, ptrdiff_t at, vfloat v0, vfloat v1, int narrow, int stream) {
+    if (narrow) {
+        const __m512i pair = bf16_rounded_pair((__m512)v0, (__m512)v1);
+        void *to = (uint16_t *)c + at;
+        if (stream)
+            _mm512_stream_si512(to, pair);
+        else
+            _mm512_storeu_si512(to, pair);
+    } else {
+        float *to = (float *)c + at;
+        if (stream)
+            stream_f(to, v0), stream_f(to + 16, v1);
+        else
+            store_f(to, v0), store_f(to + 16, v1);
+    }
+}
+
+enum { ADD_NOTHING, ADD_FLOATS, ADD_NARROW };
+
 /* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Two columns
-   of whole vectors have loops without branches, for the usual activations. */
-CK_INLINE void tile_whole_rows(ck_tile_queue *q, int last, int relu, int residual, int stream) {
+   of whole vectors have loops almost without branches, for the usual activations. */
+CK_INLINE void tile_whole_rows(ck_tile_queue *q, int last, int relu, int residual, int narrow,
+                               int stream) {
     const vfloat nothing = set_f(-0.0f), zero = {0};
     const vfloat bias0 = q->bias ? load_f(q->bias) : nothing;
     const vfloat bias1 = q->bias ? load_f(q->bias + 16) : nothing;
-    const float *sums = q->sums[q->filled] + 32 * q->done, *more = q->residual;
-    float *c = q->c;
-    for (int m = q->done; m < last; m++, sums += 32) {
-        const ptrdiff_t at = q->c_rows[m];
-        if (at < 0) continue;
-        vfloat v0 = load_f(sums) + bias0, v1 = load_f(sums + 16) + bias1;
-        if (residual) v0 += load_f(more + at), v1 += load_f(more + at + 16);
-        if (relu) v0 = at_least_f(v0, zero), v1 = at_least_f(v1, zero);
-        if (stream)
-            stream_f(c + at, v0), stream_f(c + at + 16, v1);
-        else
-            store_f(c + at, v0), store_f(c + at + 16, v1);
-    }
-    q->done = last;
-}
-
-static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
-    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
     const float *sums = q->sums[q->filled] + 32 * q->done;
     for (int m = q->done; m < last; m++, sums += 32) {
         const ptrdiff_t at = q->c_rows[m];
         if (at < 0) continue;
-        for (int n = 0; n < q->n; n += 16) {
-            const int left = q->n - n < 16 ? q->n - n : 16;
-            vfloat v = load_f(sums + n);
-            if (q->bias) v += load_part_f(q->bias + n, left);
-            if (q->residual) v += load_part_f(q->residual + at + n, left);
-            store_part_f(q->c + at + n, activate_f(g->activation, alpha, beta, v), left);
+        vfloat v0 = load_f(sums) + bias0, v1 = load_f(sums + 16) + bias1;
+        if (residual) {
+            v0 += tile_added(q->residual, at, residual == ADD_NARROW);
+            v1 += tile_added(q->residual, at + 16, residual == ADD_NARROW);
         }
-        if (g->map) g->map(q->c + at, q->c + at, q->n, g->alpha, g->beta);
+        if (relu) v0 = at_least_f(v0, zero), v1 = at_least_f(v1, zero);
+        tile_store(q->c, at, v0, v1, narrow, stream);
     }
     q->done = last;
 }
 
-#define TILE_WHOLE_ROWS(relu, residual, stream)                                                    \
-    static void tile_rows_##relu##residual##stream(const ck_tile_args *g, ck_tile_queue *q,        \
-                                                   int last) {                                     \
-        (void)g;                                                                                   \
-        tile_whole_rows(q, last, relu, residual, stream);                                          \
+/* The same for any columns and activations, by way of a row of floats. */
+static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
+    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
+    float more[32], row[32] __attribute__((aligned(64)));
+    for (int m = q->done; m < last; m++) {
+        const float *sums = q->sums[q->filled] + 32 * m, *added = NULL;
+        const ptrdiff_t at = q->c_rows[m];
+        if (at < 0) continue;
+        if (q->residual && g->narrow_residual)
+            added = bf16_widen((const uint16_t *)q->residual + at, q->n, more);
+        else if (q->residual)
+            added = (const float *)q->residual + at;
+        for (int n = 0; n < q->n; n += 16) {
+            const int left = q->n - n < 16 ? q->n - n : 16;
+            vfloat v = load_f(sums + n);
+            if (q->bias) v += load_part_f(q->bias + n, left);
+            if (added) v += load_part_f(added + n, left);
+            store_f(row + n, activate_f(g->activation, alpha, beta, v));
+        }
+        if (g->map) g->map(row, row, q->n, g->alpha, g->beta);
+        if (g->narrow_c)
+            bf16_convert(row, q->n, (uint16_t *)q->c + at, NULL);
+        else
+            memcpy((float *)q->c + at, row, (size_t)q->n * sizeof *row);
     }
-TILE_WHOLE_ROWS(0, 0, 0)
-TILE_WHOLE_ROWS(0, 0, 1)
-TILE_WHOLE_ROWS(0, 1, 0)
-TILE_WHOLE_ROWS(0, 1, 1)
-TILE_WHOLE_ROWS(1, 0, 0)
-TILE_WHOLE_ROWS(1, 0, 1)
-TILE_WHOLE_ROWS(1, 1, 0)
-TILE_WHOLE_ROWS(1, 1, 1)
+    q->done = last;
+}
+
+#define TILE_WHOLE_ROWS(relu, residual, narrow)                                                    \
+    static void tile_rows_##relu##residual##narrow(const ck_tile_args *g, ck_tile_queue *q,        \
+                                                   int last) {                                     \
+        tile_whole_rows(q, last, relu, residual, narrow, g->stream);                               \
+    }
+#define TILE_EACH_RESIDUAL(act, relu, narrow)                                                      \
+    act(relu, 0, narrow) act(relu, 1, narrow) act(relu, 2, narrow)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 0)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 1)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 0)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 1)
 #undef TILE_WHOLE_ROWS
 
-static const ck_tile_finish_fn tile_rows_whole[2][2][2] = {
-    {{tile_rows_000, tile_rows_001}, {tile_rows_010, tile_rows_011}},
-    {{tile_rows_100, tile_rows_101}, {tile_rows_110, tile_rows_111}},
+/* By relu, narrow results and residual. */
+#define TILE_ROWS_NAME(relu, residual, narrow) tile_rows_##relu##residual##narrow,
+static const ck_tile_finish_fn tile_rows_whole[2][2][3] = {
+    {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 0, 0)}, {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 0, 1)}},
+    {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 1, 0)}, {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 1, 1)}},
 };
 
 static void tile_flush(const ck_tile_args *g) {
@@ -155,19 +190,22 @@ CK_INLINE void tile_wait(const ck_tile_args *g, int mb, int nb) {
     q->residual = g->residual;
     q->n = g->n;
     q->finish = nb == 2 && g->n == 32 && g->activation <= CK_ACT_RELU
-                    ? tile_rows_whole[g->activation][g->residual != NULL][g->stream]
+                    ? tile_rows_whole[g->activation][g->narrow_c][
+                          !g->residual ? ADD_NOTHING : g->narrow_residual ? ADD_NARROW : ADD_FLOATS]
                     : tile_rows;
 }
 
-/* Fetches the lines that the results go to, and what is added to them. */
+/* Fetches the lines that the results go to, unless they pass by the caches, and those of what is
+   added to them. */
 CK_INLINE void tile_fetch_results(const ck_tile_args *g, int mb, int nb) {
+    const ptrdiff_t item = g->narrow_c ? 2 : 4, item_added = g->narrow_residual ? 2 : 4;
+    const ptrdiff_t bytes = 16 * nb * item, bytes_added = g->residual ? 16 * nb * item_added : 0;
     for (int m = 0; m < mb * g->rows; m++) {
         const ptrdiff_t at = g->c_rows[m] < 0 ? g->c_rows[0] : g->c_rows[m];
-        for (int j = 0; j < nb; j++) __builtin_prefetch(g->c + at + 16 * j, 1, 3);
-    }
-    for (int m = 0; g->residual && m < mb * g->rows; m++) {
-        const ptrdiff_t at = g->c_rows[m] < 0 ? g->c_rows[0] : g->c_rows[m];
-        for (int j = 0; j < nb; j++) __builtin_prefetch(g->residual + at + 16 * j, 0, 3);
+        for (ptrdiff_t i = 0; !g->stream && i < bytes; i += 64)
+            __builtin_prefetch((char *)g->c + at * item + i, 1, 3);
+        for (ptrdiff_t i = 0; i < bytes_added; i += 64)
+            __builtin_prefetch((const char *)g->residual + at * item_added + i, 0, 3);
     }
 }
 
@@ -180,7 +218,7 @@ CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int ex
     const ptrdiff_t steps = g->batch * g->steps;
     const int share = steps >= 32 ? 1 : (int)((q->rows + steps - 1) / steps);
     TILE_EACH_ACCUMULATOR(TILE_CLEAR);
-    if (!g->stream || g->residual) tile_fetch_results(g, mb, nb);
+    tile_fetch_results(g, mb, nb);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
         const char *a0 = g->a + g->a_offsets[i], *a1 = a0 + g->a_next;
         for (ptrdiff_t s = 0; s < g->steps; s++) {
@@ -237,13 +275,18 @@ static void tile_configure(int rows, int depth) {
 
 static void tile_release(void) { amx_release(); }
 
-static int tile_convert_plain(const float *x, ptrdiff_t n, void *high, ptrdiff_t low,
+static int tile_copy(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale) {
+    (void)low, (void)scale;
+    return bf16_copy(x, n, high);
+}
+
+static int tile_convert_plain(const void *x, ptrdiff_t n, void *high, ptrdiff_t low,
                               float scale) {
     (void)low, (void)scale;
     return bf16_convert(x, n, high, NULL);
 }
 
-static int tile_convert_split(const float *x, ptrdiff_t n, void *high, ptrdiff_t low,
+static int tile_convert_split(const void *x, ptrdiff_t n, void *high, ptrdiff_t low,
                               float scale) {
     (void)scale;
     return bf16_convert(x, n, high, (uint16_t *)((char *)high + low));
@@ -300,6 +343,7 @@ const ck_tile_table ck_table_amx_tile = {
               .exact = TILE_FORM(plain_exact),
               .flush = tile_flush,
               .convert = tile_convert_plain,
+              .copy = tile_copy,
               .pack = tile_pack_plain},
     .split = {.planes = 2,
               .most_rows = CK_TILE_ROWS,
@@ -308,5 +352,6 @@ const ck_tile_table ck_table_amx_tile = {
               .flush = tile_flush,
               .convert = tile_convert_split,
               .pack = tile_pack_split},
+    .pool = {.max_forward = bf16_max_pool},
     .rounds = tile_rounds,
 };

@@ -6,10 +6,10 @@
 CK_INLINE void tile_put(const ck_tile_args *g, ptrdiff_t at, int column, vfloat v) {
     const int left = g->n - column < 16 ? g->n - column : 16;
     if (g->bias) v += load_part_f(g->bias + column, left);
-    if (g->residual) v += load_part_f(g->residual + at + column, left);
+    if (g->residual) v += load_part_f((const float *)g->residual + at + column, left);
     if (g->activation)
         v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);
-    store_part_f(g->c + at + column, v, left);
+    store_part_f((float *)g->c + at + column, v, left);
 }
 
 /* Two rows of 16 weights, of k and k + 1, as 16 pairs. */

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "elementwise.h"
+#include "pool.h"
 
 /* The 64-byte operand of LDTILECFG. */
 typedef struct ck_tile_config {
@@ -39,11 +40,12 @@ typedef struct ck_tile_args {
     ptrdiff_t steps, depth;     /* each block in `steps` steps of `depth` (even, at most 32) */
     int rows;                   /* of each block, at most 16: as configured */
     int n;                      /* columns to write, at most 32 */
-    float *c;
+    void *c;                    /* floats, or bfloat16 where `narrow_c` */
     const ptrdiff_t *c_rows;    /* where each row lies in C; negative: it is not wanted */
     float scale[2];             /* factors of sums, one after the other: half form */
     const float *bias;          /* n values, or NULL */
-    const float *residual;      /* addressed like C, or NULL */
+    const void *residual;       /* addressed like C, or NULL; bfloat16 where `narrow_residual` */
+    int narrow_c, narrow_residual;  /* in the plain form alone */
     int stream;                 /* whole rows of results go past the caches, to whole lines */
     struct ck_tile_queue *queue;    /* the caller's own, where the form has `flush` */
     void (*aside)(void *of);    /* called with each step: other work that fits between products */
@@ -66,8 +68,9 @@ typedef struct ck_tile_queue {
     int filled;                 /* which of them the last call wrote */
     int rows, done;             /* of those sums; all are done before the first call */
     const ptrdiff_t *c_rows;
-    float *c;
-    const float *bias, *residual;
+    void *c;
+    const float *bias;
+    const void *residual;
     int n;
     ck_tile_finish_fn finish;
 } ck_tile_queue;
@@ -85,7 +88,9 @@ typedef struct ck_tile_form {
     /* Converts n floats, times a scale in the half form, the low plane `low` bytes after the
        high one; tells whether any was infinite or NaN, unless `run` is exact. Finite values
        stay finite. */
-    int (*convert)(const float *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
+    int (*convert)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
+    /* The same of n bfloat16, as they are; NULL but in the plain form. */
+    int (*copy)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
     /* The same of `depth` rows of 16 weights, into a tile of B; always tells. */
     int (*pack)(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low, float scale);
     /* The largest bits of finite magnitudes, or `peak` where that is larger. NULL in forms
@@ -98,6 +103,8 @@ typedef struct ck_tile_table {
     void (*configure)(int rows, int depth);
     void (*release)(void);
     ck_tile_form plain, split, half;
+    /* Largest values of windows of bfloat16: the forward kernel without an index. */
+    ck_pool_kernels pool;
     /* Runs rounds of independent products of full tiles; returns how many float operations
        that was. The measured peak that benchmarks compare with. */
     double (*rounds)(long steps);

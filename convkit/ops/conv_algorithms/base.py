@@ -25,6 +25,8 @@ class Algorithm:
     # Whether the forward pass takes `gathered`, a `_kernels.gather.Gathered`, and leaves the
     # output's moments there.
     gathers: ClassVar[bool] = False
+    # Whether the forward pass's steps take x, the residual and y as bfloat16, as `narrow` says.
+    narrows: ClassVar[bool] = False
 
     @classmethod
     def refuses(cls, problem: ConvProblem, task: Task) -> str | None:
@@ -98,7 +100,8 @@ class Algorithm:
             Numbers from one pixel to the next; None for as many as there are channels, and
             always None where parts of pixels cannot be read or written.
         epilogue
-            activation, alpha and beta.
+            activation, alpha and beta; where the algorithm `narrows`, also `narrow`, which of x,
+            residual and y are held as bfloat16.
         """
         return None
 

@@ -185,5 +185,6 @@ class Bfloat16(_Tiles):
     """Each float as one bfloat16, float32 sums: precision "medium"."""
 
     name = "bf16"
+    narrows = True
     finite_weights = False
     precision = "medium"

@@ -1,0 +1,74 @@
+"""Values that steps hold as bfloat16, so that they take half the memory and are converted once.
+
+Where all convolutions that read a value multiply bfloat16, they would round it themselves: whoever
+makes it may round it. A largest value is the same before and after rounding, so that max pooling
+passes such values on. Only where a value is also added to a result (a residual) does rounding it
+change anything, as it does in other libraries' bfloat16: a tile convolution's result is then added
+to what was rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convkit._kernels import dispatch
+from convkit.infer.dims import BatchDim
+from convkit.infer.graph import Graph, Node
+from convkit.ops.conv import planned
+
+__all__ = ["narrow_values"]
+
+X, RESIDUAL = 0, 3      # places of a convolution's operands
+
+
+def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[int, Any]]
+                  ) -> frozenset[int]:
+    """Return the values to hold as bfloat16.
+
+    Parameters
+    ----------
+    graph : Graph
+    precision : str
+        Of the Program.
+    functions : dict of int to (int, dict)
+        The functions that steps apply (`fusing.functions_after`).
+
+    Returns
+    -------
+    frozenset of int
+        Each made by a convolution on bfloat16 tiles, or by max pooling of such a value, and read
+        by such convolutions, as what they convolve or add, and max pooling alone.
+    """
+    precisions = {node.attrs.get("precision") or precision
+                  for node in graph.nodes if node.op == "conv"}
+    if "medium" not in precisions or not dispatch.has_tiles():
+        return frozenset()
+    convs = {i for i, node in enumerate(graph.nodes) if _on_tiles(graph, node, precision)}
+    pools = {i for i, node in enumerate(graph.nodes) if node.op == "max_pool"
+             and len(node.outputs) == 1}
+    results = {i: graph.nodes[functions.get(i, (i,))[0]].outputs[0] for i in convs | pools}
+    found = set(results.values()) - {port.value for port in graph.outputs}
+    for i, node in enumerate(graph.nodes):
+        if i not in pools:
+            found.difference_update([v for place, v in enumerate(node.inputs)
+                                     if i not in convs or place not in (X, RESIDUAL)])
+    # Pooling passes values on as it finds them: either both of its values are narrow, or none.
+    while half := [pair for i in pools
+                   if len(pair := {graph.nodes[i].inputs[0], results[i]} & found) == 1]:
+        found.difference_update(*half)
+    return frozenset(found)
+
+
+def _on_tiles(graph: Graph, node: Node, precision: str) -> bool:
+    """Tell whether a step on bfloat16 tiles computes a node."""
+    if node.op != "conv" or node.attrs.get("padding_mode", "zeros") != "zeros":
+        return False
+    given = [graph.constants.get(v) for v in node.inputs[1:3] if v is not None]
+    shape = graph.shape(node.inputs[0])
+    if any(c is None or c.dtype != np.float32 for c in given) or 0 in shape or any(
+            isinstance(d, BatchDim) for d in shape[1:]):
+        return False
+    return planned(shape, given[0].shape, given[0].dtype, precision, **node.attrs)[1].narrows

@@ -1,0 +1,194 @@
+"""Values that Programs hold as bfloat16 between tile convolutions.
+
+Checks run in child interpreters that have tiles, emulated or native (see test_tiles.py).
+"""
+
+from __future__ import annotations
+
+from test_tiles import run  # noqa: F401
+
+START = """
+    import math
+    import convkit as ck
+    import convkit.functional as F
+    from convkit.infer import Program, trace
+    from convkit.infer.fusing import functions_after
+    from convkit.infer.narrowing import narrow_values
+    from convkit.infer.passes import run_pipeline
+    from program_checks import bfloat16, check_bits, cut_finely, op_by_op
+
+    def conv(x, filters, size=1, seed=0, groups=1, **more):
+        fan = x.shape[1] // groups * size * size
+        weight = random_array((filters, fan // size ** 2, size, size), seed=seed)
+        return F.conv2d(x, weight / np.float32(math.sqrt(fan)), random_array((filters,), seed=7),
+                        groups=groups, **more)
+
+    def made(model, shape, precision="medium"):
+        graph = run_pipeline(trace(model, shape))
+        program = Program(graph, precision=precision, threads=2)
+        names = {node.outputs[0]: node.op for node in graph.nodes}
+        narrow = narrow_values(graph, precision, functions_after(graph))
+        return graph, program, sorted([names[v] for v in narrow])
+"""
+
+
+def test_what_tile_convolutions_alone_read_is_narrow(run):  # noqa: F811
+    run(START + """
+    def chained(x):
+        x = F.max_pool2d(F.relu(conv(x, 40, 3, stride=2, padding=1)), 3, 2, 1)
+        return conv(F.silu(conv(x, 64)), 48, 3, padding=1)
+
+    def residual(x):
+        x = F.relu(conv(x, 64))
+        return conv(F.relu(conv(F.relu(conv(x, 32)), 64) + x), 32)
+
+    def read_otherwise(x):
+        a, b, c = conv(x, 64), conv(x, 64, seed=1), conv(x, 64, seed=2)
+        pooled = F.max_pool2d(a, 2)
+        return conv(a, 32), pooled, conv(b, 32), F.avg_pool2d(b, 2), c, conv(c, 32)
+
+    def few_channels(x):
+        return conv(conv(x, 4), 3)
+
+    for model, want in ((chained, ["conv", "max_pool", "silu"]), (residual, ["conv"] * 3),
+                        (read_otherwise, []), (few_channels, [])):
+        for precision in ("medium", "high"):
+            _, program, narrow = made(model, (1, 32, 20, 21), precision)
+            assert narrow == (want if precision == "medium" else []), (model, precision, narrow)
+    """)
+
+
+def test_layers_with_a_precision_of_their_own(run):  # noqa: F811
+    run(START + """
+    def first_in_full(x):
+        return conv(conv(x, 64, precision="highest"), 64)
+
+    def second_in_full(x):
+        return conv(conv(x, 64), 64, precision="highest")
+
+    def both_plain(x):
+        return conv(conv(x, 64, precision="medium"), 64, precision="medium")
+
+    for model, count in ((first_in_full, 0), (second_in_full, 0), (both_plain, 1)):
+        graph, program, narrow = made(model, (1, 32, 9, 9), "high" if count else "medium")
+        assert len(narrow) == count, (model, narrow)
+        check_bits(program, graph, program.precision)
+    """)
+
+
+def test_programs_have_the_bits_of_their_operations_rounded_between(run):  # noqa: F811
+    run(START + """
+    def geometry(x):
+        x = F.max_pool2d(conv(x, 41, 3, stride=2, padding=1), 3, 2, 1)     # odd, negative too
+        x = F.silu(conv(x, 64, 3, padding=2, dilation=2))
+        x = conv(F.relu6(conv(x, 96, 3, padding=1, groups=2)), 80)
+        x = conv(F.leaky_relu(conv(x, 33)), 72, 1, stride=2)
+        return conv(x, 40, 3, padding=1)
+
+    def blocks(x):
+        x = F.max_pool2d(F.relu(conv(x, 64, 7, stride=2, padding=3)), 2)
+        for seed in range(3):
+            inner = F.relu(conv(F.relu(conv(x, 32, seed=seed)), 48, 3, padding=1))
+            x = F.relu(conv(inner, 64, seed=seed) + x)
+        return conv(F.relu(conv(x, 20) + conv(x, 20, seed=1)), 40)
+
+    def one_axis(x):
+        x = F.max_pool1d(F.conv1d(x, random_array((40, 32, 3)) / 9, padding=1), 3, 1, 1)
+        return F.conv1d(x, random_array((32, 40, 1)) / 9)
+
+    for model, shape, count in ((geometry, (1, 32, 25, 22), 7), (blocks, (1, 3, 24, 25), 13),
+                                (one_axis, (1, 32, 50), 2)):
+        graph, program, narrow = made(model, shape)
+        assert len(narrow) == count, narrow
+        check_bits(program, graph, "medium")
+        rng = np.random.default_rng(3)
+        x = rng.standard_normal((5, *shape[1:])).astype("f")
+        whole = program(x)
+        for threads in (1, 3):
+            assert_same_bits(Program(graph, precision="medium", threads=threads)(x), whole)
+        assert_same_bits(np.concatenate([program(x[i:i + 1]) for i in range(5)]), whole)
+        with cut_finely(2, 2):
+            assert_same_bits(Program(graph, precision="medium", threads=2)(x), whole)
+    """)
+
+
+def test_infinities_nan_and_the_ends_of_the_range_pass(run):  # noqa: F811
+    run(START + """
+    def copied(x):     # each convolution gives what it reads; the third's reduction is odd
+        def same(x, filters):
+            return F.conv2d(x, np.eye(filters, x.shape[1], dtype="f")[:, :, None, None])
+        return same(same(same(same(x, 36), 33), 32), 36)
+
+    x = np.zeros((2, 36, 6, 7), "f")
+    values = [np.inf, -np.inf, np.nan, -np.nan, 3.4028235e38, -3.4028235e38, 3.39e38, 1e-40, -0.0,
+              2.0 ** -126, 1 + 2.0 ** -8, 1 + 3 * 2.0 ** -8, -1e30]
+    with np.errstate(all="ignore"):
+        x[0, 0].flat[:len(values)] = values
+        x[1, 31].flat[3:3 + len(values)] = values[::-1]
+    graph, program, narrow = made(copied, (1, 36, 6, 7))
+    assert len(narrow) == 3, narrow
+    y = program(x)
+    finite = np.isfinite(x).all(1)
+    assert (np.isfinite(y).all(1) == finite).all() and (~finite).sum() == 8
+    for n, c in ((0, 0), (1, 31)):
+        assert not np.isfinite(y[n, c][~finite[n]]).any()
+        assert np.array_equal(y[n, c][finite[n]], bfloat16(x[n, c])[finite[n]])
+    with np.errstate(all="ignore"):
+        assert np.array_equal(y, op_by_op(graph, [x], "medium")[0], equal_nan=True)
+    """)
+
+
+def test_largest_values_of_windows_are_those_of_floats(run):  # noqa: F811
+    run(START + """
+    def pooled(x):
+        n = x.shape[1]
+        x = F.conv2d(x, np.eye(n, dtype="f")[:, :, None, None])
+        x = F.max_pool2d(x, (3, 2), (2, 1), (1, 1), ceil_mode=True)
+        return F.conv2d(x, np.eye(n, dtype="f")[:, :, None, None])
+
+    rng = np.random.default_rng(0)
+    for channels in (16, 32, 40, 70):
+        x = bfloat16(rng.standard_normal((2, channels, 9, 8)).astype("f"))
+        x[0, 0, 4, 4] = np.nan
+        x[1, 1] = -np.abs(x[1, 1])
+        graph, program, narrow = made(pooled, (1, channels, 9, 8))
+        assert narrow == ["conv", "max_pool"], narrow
+        want = F.max_pool2d(ck.tensor(x), (3, 2), (2, 1), (1, 1), ceil_mode=True).numpy()
+        got = program(x)
+        spoilt = np.isnan(want[0]).any(0)
+        assert spoilt.any() and np.isnan(got[0, 0][spoilt]).all()
+        got[0][:, spoilt] = want[0][:, spoilt] = 0
+        assert np.array_equal(got, want)
+    """)
+
+
+def test_results_past_the_caches(run):  # noqa: F811
+    run(START + """
+    for filters in (48, 64):    # half a line beyond the last whole one, and whole lines
+        def model(x):
+            return conv(F.relu(conv(conv(x, filters, seed=1), 64)), 16, seed=2)
+
+        graph, program, narrow = made(model, (1, 32, 182, 182))
+        assert narrow == ["conv", "conv"]
+        x = random_array((2, 32, 182, 182))
+        assert_same_bits(program(x), op_by_op(graph, [x], "medium", 2)[0])
+    """)
+
+
+def test_memory_halves_and_error_stays(run):  # noqa: F811
+    run(START + """
+    from convkit import models
+
+    x = random_array((2, 3, 64, 64))
+    model = models.resnet18(num_classes=10)
+    with ck.no_grad():
+        for _ in range(3):
+            model(ck.tensor(random_array((8, 3, 64, 64), seed=1)))
+    model.eval()
+    want = ck.compile(model, (1, 3, 64, 64), precision="highest")(x)
+    wide, narrow = (ck.compile(model, (1, 3, 64, 64), precision=p) for p in ("high", "medium"))
+    wide(x)
+    assert error(narrow(x), want) < 0.02, error(narrow(x), want)
+    small, large = (p._lowered.arena[0] for p in (narrow, wide))
+    assert small < 0.6 * large, (small, large)
+    """)
