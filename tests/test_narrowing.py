@@ -14,6 +14,7 @@ START = """
     from convkit.infer import Program, trace
     from convkit.infer.fusing import functions_after
     from convkit.infer.narrowing import narrow_values
+    from convkit.infer.lowering import Lowering
     from convkit.infer.passes import run_pipeline
     from program_checks import bfloat16, check_bits, cut_finely, op_by_op
 
@@ -22,6 +23,11 @@ START = """
         weight = random_array((filters, fan // size ** 2, size, size), seed=seed)
         return F.conv2d(x, weight / np.float32(math.sqrt(fan)), random_array((filters,), seed=7),
                         groups=groups, **more)
+
+    def emitted(graph, precision):
+        lowering = Lowering(graph, precision, 1)
+        lowering.run()
+        return lowering._emitted
 
     def made(model, shape, precision="medium"):
         graph = run_pipeline(trace(model, shape))
@@ -172,6 +178,39 @@ def test_results_past_the_caches(run):  # noqa: F811
         assert narrow == ["conv", "conv"]
         x = random_array((2, 32, 182, 182))
         assert_same_bits(program(x), op_by_op(graph, [x], "medium", 2)[0])
+    """)
+
+
+def test_residuals_are_added_where_they_lie(run):  # noqa: F811
+    run(START + """
+    def blocks(x):
+        first = x = F.relu(conv(x, 40))
+        for seed in range(3):
+            x = F.relu(conv(conv(x, 64, seed=seed), 40, seed=seed) + x)
+        return x, conv(conv(x, 32), 40) + first
+
+    def read_again(x):
+        x = conv(x, 40)
+        y = conv(conv(x, 64), 40) + x
+        return conv(y, 32) + conv(x, 32)
+
+    def of_itself(x):
+        x = conv(x, 40)
+        return conv(conv(x, 40) + x, 32)
+
+    def of_a_view(x):
+        x = conv(x, 40)
+        flat = F.flatten(x, 1)
+        return conv(conv(x, 64), 40) + x, flat
+
+    for model, places in ((blocks, 1), (read_again, 0), (of_itself, 0), (of_a_view, 0)):
+        for precision in ("high", "medium"):
+            for side in (7, 13):        # 49 pixels are four blocks of 13, of which one overlaps
+                graph, program, _ = made(model, (1, 32, side, side), precision)
+                check_bits(program, graph, precision)
+            steps = [e for e in emitted(graph, precision) if len(e.operands) == 4]
+            same = [e for e in steps if e.operands[2] is e.operands[3]]
+            assert len(same) == places, (model, precision, len(same))
     """)
 
 
