@@ -224,7 +224,8 @@ def test_reductions_over_many_groups_of_blocks(shape, samples):
     np.testing.assert_allclose(sums[0], below, rtol=1e-5, atol=1e-2)
 
 
-@pytest.mark.parametrize("shape", [(40, 9, 9, 17), (3, 70, 64), (5, 1), (1200, 130), (0, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 9, 9, 17), (3, 70, 64), (5, 1), (1200, 130), (0, 4)],
+                         ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_over_pixels(rng, shape, dtype):
     """A bias's gradient: as in float64, with the same bits on any number of threads."""
