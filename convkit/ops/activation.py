@@ -14,8 +14,8 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.deferred import Deferred, Masked, space_for_gradient
-from convkit.ops.kept import LEAST_BYTES, Kept, Remade, keep, restored
+from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, space_for_gradient
+from convkit.ops.kept import LEAST_BYTES, Kept, Remade, Rounded, keep, restored
 from convkit.ops.layout import (
     FLOATS,
     axis_order,
@@ -172,10 +172,26 @@ class _Absorbing(_FromOutput):
         value, put_off, order = ctx.saved
         if put_off:
             return (Masked(gy, value, cls.kernel, ctx.threads, ctx.owned),)
+        if isinstance(value, Rounded):
+            return (cls._masked(gy, value, order, ctx.threads, ctx.owned),)
         if isinstance(value, Kept):
             shape = gy.shape if order is None else tuple([gy.shape[i] for i in order])
             value = logical(restored(value, shape, ctx.threads), order)
         return (_map_grad(cls.kernel, gy, value, ctx.threads, (), ctx.owned),)
+
+
+    @classmethod
+    def _masked(cls, gy: np.ndarray, value: Rounded, order: tuple[int, ...] | None, threads: int,
+                owned: bool) -> np.ndarray:
+        """Return the gradient of x from a value kept as bfloat16, which nobody turns into floats.
+
+        That is what batch norm's pass back does before it takes its sums, which are left here.
+        """
+        gy = in_order(gy, order, threads)
+        gx, none = space_for_gradient(gy, gy, owned), np.zeros(gy.shape[-1], gy.dtype)
+        norm.masked_sums(gy, value.halves, ACTIVATIONS[cls.kernel][1], none, none, none,
+                         value.halves, gx, threads)
+        return logical(gx, order)
 
 
 @register
