@@ -26,14 +26,10 @@ import convkit
 from convkit import runtime
 from convkit._kernels import bench
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
 __all__ = [
     "Agreement",
     "arguments",
+    "find_torch",
     "interleave",
     "machine",
     "peak",
@@ -47,8 +43,18 @@ RESULTS = Path(__file__).parent / "results"
 SETTLE = 0.004  # seconds; longer than the peers' threads spin before they sleep
 
 
+def find_torch() -> Any:
+    """Return PyTorch, or None: loaded here, for seconds that not every side has to wait."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
 def require_torch() -> Any:
     """Return PyTorch, or end with a message that says how to get it."""
+    torch = find_torch()
     if torch is None:
         sys.exit("this benchmark compares with PyTorch: pip install torch")
     return torch
@@ -73,6 +79,7 @@ def arguments(description: str, seconds: float) -> argparse.ArgumentParser:
 def set_threads(threads: int) -> None:
     """Set the number of threads of every side."""
     convkit.set_num_threads(threads)
+    torch = find_torch()
     if torch is not None:
         torch.set_num_threads(threads)
 
@@ -83,6 +90,7 @@ def machine(threads: int) -> dict[str, Any]:
     record["threads"] = threads
     record["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record["load average"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    torch = find_torch()
     if torch is not None:
         record["torch"] = torch.__version__
         record["torch cpu capability"] = torch.backends.cpu.get_cpu_capability()

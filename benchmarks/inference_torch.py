@@ -22,7 +22,7 @@ def torch_sides(name: str, model: Any) -> dict[str, Callable[[np.ndarray], np.nd
 
     Empty where PyTorch is missing, or torchvision for networks that are its own.
     """
-    torch = common.torch
+    torch = common.find_torch()
     network = None if torch is None else _network(torch, name)
     if network is None:
         return {}

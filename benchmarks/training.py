@@ -156,8 +156,9 @@ def run(name: str, options: Any, agreement: common.Agreement) -> dict[str, Any]:
     flops = 3 * convkit.summary(build(nn, functional), (1, *shape)).flops * batch
     timing = common.interleave(sides, options.seconds, options.quick,
                                lambda: common.peak(options.threads))
-    peaks = {} if options.no_memory else {
-        which: peak_memory(name, which, batch, options.threads) for which in sides}
+    measured = [] if options.no_memory else [
+        *PRECISIONS, *(f for f in forms if not (options.quick and "channels_last" in f))]
+    peaks = {which: peak_memory(name, which, batch, options.threads) for which in measured}
     own = [np.array(losses[f"torch float32 {form}"]) for form in ("contiguous", "channels_last")]
     spread = float(np.abs(own[0] - own[1]).max() / np.abs(own[1]).max())
     rows = {}
@@ -179,7 +180,7 @@ def run(name: str, options: Any, agreement: common.Agreement) -> dict[str, Any]:
                 f"{name}, losses of {STEPS} steps, {precision} and {f}", losses[precision],
                 losses[f]) for f in others),
             "memory": peaks.get(precision),
-            "memory of PyTorch": min((peaks[f] for f in others), default=None) if peaks else None}
+            "memory of PyTorch": min((peaks[f] for f in others if f in peaks), default=None)}
     return {"network": name, "batch": batch, "losses": losses, "timing": timing, "flops": flops,
             "loss spread of PyTorch": spread,
             "precisions": rows}
@@ -290,7 +291,10 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, metavar=("NETWORK", "SIDE"),
                         help="print the peak memory of one side and end")
     options = parser.parse_args()
-    common.set_threads(options.threads)
+    if options.measure and options.measure[1] in PRECISIONS:
+        convkit.set_num_threads(options.threads)    # without waiting for PyTorch
+    else:
+        common.set_threads(options.threads)
     if options.measure:
         measure(*options.measure, options.batch or NETWORKS[options.measure[0]][2])
         return

@@ -6,6 +6,7 @@ threads and central differences of one operation on one set of inputs.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from convkit.ops.op import REGISTRY, Op
 
 __all__ = [
     "LAYOUTS",
+    "TF",
     "Run",
     "assert_same_bits",
     "check_batch_invariance",
@@ -318,6 +320,22 @@ def pytorch() -> Any:
         return None
     torch.set_num_threads(1)
     return torch
+
+
+class _Functional:
+    """torch.nn.functional, loaded when a function of it is called.
+
+    That takes seconds, also in the many children that need something else of a test's module.
+    """
+
+    def __getattr__(self, name: str) -> Callable:
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module("torch.nn.functional"), name)(*args, **kwargs)
+
+        return function
+
+
+TF = _Functional()
 
 
 def _compare_torch(torch, function, arrays, active, gy, want, grads, name) -> None:

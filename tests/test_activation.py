@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import LAYOUTS, check_batch_invariance, check_op, lay_out, random_array, run_python
+from harness import (
+    LAYOUTS,
+    TF,
+    check_batch_invariance,
+    check_op,
+    lay_out,
+    pytorch,
+    random_array,
+    run_python,
+)
 
 from convkit import functional as F
 from convkit import nn
 from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.op import REGISTRY, Context
-
-try:
-    import torch
-    import torch.nn.functional as tF
-except ImportError:
-    torch = None
 
 UNARY = [
     ("relu", {}), ("relu6", {}), ("leaky_relu", {"negative_slope": 0.2}),
@@ -32,13 +35,12 @@ OF_TORCH = ("sigmoid", "tanh", "clamp")  # in torch itself, not in its functiona
 
 
 def in_torch(name, attrs):
-    """Return the function in PyTorch."""
-    if torch is None:
-        return None
+    """Return the function in PyTorch, which is loaded when it is called."""
     if name == "hardsigmoid":  # PyTorch's own multiplies by 1/6 rounded to float32
-        return lambda x: torch.clamp(x + 3, 0, 6) / 6
-    function = getattr(torch, name) if name in OF_TORCH else getattr(tF, name)
-    return lambda x: function(x, **attrs)
+        return lambda x: pytorch().clamp(x + 3, 0, 6) / 6
+    if name in OF_TORCH:
+        return lambda x: getattr(pytorch(), name)(x, **attrs)
+    return lambda x: getattr(TF, name)(x, **attrs)
 
 
 def away_from_kinks(shape, seed=0):
@@ -64,11 +66,10 @@ def test_several_blocks_and_threads(name, attrs):
 
 @pytest.mark.parametrize("name, attrs", UNARY)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_special_values_as_in_torch(name, attrs, dtype):
-    pytest.importorskip("torch", reason="compares special values with PyTorch's")
+def test_special_values_as_in_torch(torch, name, attrs, dtype):
     x = np.array([0.0, -0.0, 3, -3, 6, np.inf, -np.inf, np.nan, 100, -100, 1e-30, -1e-30], dtype)
     t = torch.tensor(x.astype(np.float64), requires_grad=True)  # its float32 kernels vary
-    function = getattr(torch, name) if name in OF_TORCH else getattr(tF, name)
+    function = getattr(torch if name in OF_TORCH else TF, name)
     ty = function(t, **attrs)
     ty.backward(torch.ones_like(ty))
     ours = Tensor(x, requires_grad=True)
@@ -134,12 +135,12 @@ def test_empty(shape):
 def test_prelu(shape, weights):
     weight = np.random.default_rng(2).uniform(-0.5, 0.5, weights)
     check_op("prelu", [away_from_kinks(shape), weight], kind="",
-             torch=tF.prelu if torch else None)
+             torch=TF.prelu)
 
 
 def test_prelu_sums_over_many_blocks():
     check_op("prelu", [away_from_kinks((4, 3, 120, 121)), np.array([0.25])], gradcheck=False,
-             torch=tF.prelu if torch else None)
+             torch=TF.prelu)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
@@ -148,7 +149,7 @@ def test_prelu_sums_over_many_blocks():
     ((2, 17, 5, 3), 3), ((2, 17, 5, 3), -2), ((2, 3, 40), 2), ((3, 1000), 1), ((2, 64, 3, 3), 1)])
 def test_softmax(name, shape, dim):
     check_op(name, [shape], {"dim": dim},
-             torch=(lambda x: getattr(torch, name)(x, dim)) if torch else None)
+             torch=lambda x: getattr(TF, name)(x, dim))
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
@@ -234,8 +235,7 @@ def test_other_instruction_sets(isa):
     lambda m: m.Mish(), lambda m: m.SELU(), lambda m: m.CELU(0.5), lambda m: m.LogSigmoid(),
     lambda m: m.Softsign(), lambda m: m.Softplus(2.0, 5.0), lambda m: m.Hardtanh(-2.0, 0.5),
     lambda m: m.GLU(), lambda m: m.GLU(1)])
-def test_layers_are_pytorchs(make):
-    pytest.importorskip("torch", reason="compares layers with PyTorch's")
+def test_layers_are_pytorchs(torch, make):
     x = 3 * random_array((3, 4, 6), np.float64)
     mine, theirs = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
     y, want = make(nn)(mine), make(torch.nn)(theirs)

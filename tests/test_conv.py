@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import assert_same_bits, check_batch_invariance, check_op, lay_out, random_array
+from harness import TF, assert_same_bits, check_batch_invariance, check_op, lay_out, random_array
 
 from convkit import runtime
 from convkit.autograd import Tensor, _Cached, apply, no_grad
@@ -14,12 +14,6 @@ from convkit.ops.conv import Conv, ConvTranspose
 from convkit.ops.conv_algorithms import TASKS
 from convkit.ops.conv_problem import forward_problem
 from convkit.ops.linear import Linear
-
-try:
-    import torch
-    import torch.nn.functional as TF
-except ImportError:
-    torch = TF = None
 
 PLAIN = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
 
@@ -78,7 +72,7 @@ CASES = {
 def test_conv_agrees_with_reference_and_pytorch(name, algorithm):
     x, w, attrs = CASES[name]
     check_op("conv", [x, w, (w[0],)], {**attrs, "algorithm": algorithm},
-             torch=torch_conv(attrs) if torch else None)
+             torch=torch_conv(attrs))
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
@@ -107,12 +101,12 @@ def test_conv_transpose_agrees_with_reference_and_pytorch(name, x, w, attrs):
                         full["output_padding"], full["groups"], full["dilation"])
 
     check_op("conv_transpose", [x, w, (w[1] * full["groups"],)], full,
-             torch=in_torch if torch else None)
+             torch=in_torch)
 
 
 @pytest.mark.parametrize("x, o", [((1, 5), 3), ((7, 33), 65), ((2, 3, 17), 1), ((130, 64), 10)])
 def test_linear_agrees_with_reference_and_pytorch(x, o):
-    check_op("linear", [x, (o, x[-1]), (o,)], torch=TF.linear if torch else None)
+    check_op("linear", [x, (o, x[-1]), (o,)], torch=TF.linear)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "im2col"])

@@ -72,6 +72,18 @@ def test_desktop(model, tmp_path):
     assert out.splitlines()[-1] == "1 files are no images"
 
 
+def test_desktop_ends_when_its_thread_fails(model, tmp_path):
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    unnamed = tmp_path / "unnamed.ckit"
+    program = convkit.load(model)
+    program.metadata.pop("labels")
+    convkit.save(program, unnamed)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "desktop/classify.py", tmp_path / "images", "--model", unnamed],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "TypeError" in done.stderr
+
+
 def test_web_service(model, tmp_path):
     pytest.importorskip("flask", reason="Flask is not installed")
     pytest.importorskip("PIL", reason="Pillow is not installed")

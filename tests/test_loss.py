@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import check_op, random_array, run_python
+from harness import TF, check_op, random_array, run_python
 
 import convkit as ck
 from convkit import functional as F
@@ -12,17 +12,12 @@ from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.op import REGISTRY
 
-try:
-    import torch.nn.functional as tF
-except ImportError:
-    tF = None
-
 REDUCTIONS = ("mean", "sum", "none")
 SHAPES = [(1, 2), (7, 17), (3, 1000), (2, 21, 5, 4)]
 
 
 def in_torch(name, **attrs):
-    return None if tF is None else lambda *tensors: getattr(tF, name)(*tensors, **attrs)
+    return lambda *tensors: getattr(TF, name)(*tensors, **attrs)
 
 
 def targets(shape, seed=5, ignored=None):
@@ -163,12 +158,12 @@ def test_bce_with_logits(shape, reduction):
     t, w, p = rng.random(shape), rng.random(shape), rng.uniform(0.5, 3, shape[-1])
 
     def torch_form(x, t, w, p):
-        return tF.binary_cross_entropy_with_logits(x, t, w, pos_weight=p, reduction=reduction)
+        return TF.binary_cross_entropy_with_logits(x, t, w, pos_weight=p, reduction=reduction)
 
     for weight in (None, w):
         for pos_weight in (None, p):
             check_op("bce_with_logits", [rng.standard_normal(shape) * 3, t, weight, pos_weight],
-                     {"reduction": reduction}, torch=torch_form if tF else None)
+                     {"reduction": reduction}, torch=torch_form)
 
 
 def test_bce_of_extreme_logits():
@@ -233,7 +228,7 @@ def test_other_instruction_sets(isa):
         pytest.skip(f"this machine has no {isa}")
     run_python("""
         import numpy as np
-        from harness import check_op
+        from harness import TF, check_op
         from test_loss import class_weight, distributions, targets
         for shape in [(5, 10), (2, 21, 5, 4)]:
             for smoothing in (0.0, 0.1):

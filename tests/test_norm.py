@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from harness import (
+    TF,
     assert_same_bits,
     check_batch_invariance,
     check_op,
@@ -19,11 +20,6 @@ from convkit.autograd import Tensor, apply, no_grad
 from convkit.errors import ShapeError
 from convkit.ops.op import REGISTRY
 
-try:
-    import torch.nn.functional as tF
-except ImportError:
-    tF = None
-
 TRAIN = REGISTRY["batch_norm_train"]
 SHAPES = [(5, 3), (37, 17), (9, 1), (4, 3, 7), (3, 17, 5, 3), (2, 1, 9, 9), (2, 64, 7, 7),
           (2, 1000, 2, 2), (1, 3, 6, 5), (3, 16, 50, 41)]
@@ -35,9 +31,7 @@ def parameters(channels, seed=3):
 
 
 def torch_train(eps):
-    if tF is None:
-        return None
-    return lambda x, *wb: tF.batch_norm(x, None, None, *wb, training=True, eps=eps)
+    return lambda x, *wb: TF.batch_norm(x, None, None, *wb, training=True, eps=eps)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -67,8 +61,10 @@ def test_running_statistics(shape, affine):
     weight, bias = parameters(shape[1]) if affine else (None, None)
     mean, _ = parameters(shape[1], 4)
     var = np.random.default_rng(5).uniform(0.1, 2, shape[1])
-    torch = None if tF is None else (
-        lambda x, w, b, m, v: tF.batch_norm(x, m, v, w, b, training=False, eps=1e-3))
+
+    def torch(x, w, b, m, v):
+        return TF.batch_norm(x, m, v, w, b, training=False, eps=1e-3)
+
     check_op("batch_norm", [shape, weight, bias, mean, var], {"eps": 1e-3}, torch=torch)
 
 

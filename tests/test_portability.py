@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,15 @@ FLAGS = ["-std=gnu11", "-O0", "-ffp-contract=fast", "-Wall", "-Werror", "-Wno-un
 def compile_all(compiler: str, folder: Path, *flags: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    for source in SOURCES:
-        done = subprocess.run(
+
+    def compiled(source: Path) -> subprocess.CompletedProcess:
+        return subprocess.run(
             [compiler, *FLAGS, *flags, "-c", str(source), "-o", str(folder / (source.stem + ".o"))],
             capture_output=True, text=True)
-        assert done.returncode == 0, f"{source.name} with {compiler}:\n{done.stderr[-2000:]}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source, done in zip(SOURCES, pool.map(compiled, SOURCES), strict=True):
+            assert done.returncode == 0, f"{source.name} with {compiler}:\n{done.stderr[-2000:]}"
 
 
 def test_there_are_sources():

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from harness import (
+    TF,
     assert_same_bits,
     check_batch_invariance,
     check_op,
@@ -26,13 +27,6 @@ from convkit.ops.conv_algorithms import TASKS, winograd
 from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_algorithms.winograd import Winograd
 from convkit.ops.conv_problem import forward_problem
-
-try:
-    import torch
-    import torch.nn.functional as TF
-except ImportError:
-    torch = TF = None
-
 
 # Pixels of a tile's side and taps of a kernel's, for all there are transforms for.
 FORMS = [(tile, taps) for taps, tiles in winograd.TILES.items() for tile in tiles]
@@ -126,7 +120,7 @@ def torch_conv(attrs):
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_agree_with_reference_and_pytorch(name):
     x, w, attrs = CASES[name]
-    check_op("conv", [x, w, (w[0],)], attrs, torch=torch_conv(attrs) if torch else None,
+    check_op("conv", [x, w, (w[0],)], attrs, torch=torch_conv(attrs),
              dtypes=["float32"])
 
 

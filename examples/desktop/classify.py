@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import queue
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,15 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def work(program: ck.Program, paths: list[Path], top: int, results: queue.Queue) -> None:
-    """Label files a batch at a time; put (path, [(label, share), ...]) into `results`."""
+    """Label files, put (path, [(label, share), ...]) for each into `results`, then None."""
+    try:
+        label(program, paths, top, results)
+    finally:
+        results.put(None)   # also after an error: nobody is to wait for ever
+
+
+def label(program: ck.Program, paths: list[Path], top: int, results: queue.Queue) -> None:
+    """Label files a batch at a time."""
     for first in range(0, len(paths), BATCH):
         found = [(path, pixels) for path in paths[first:first + BATCH]
                  if (pixels := read(path)) is not None]
@@ -46,7 +54,6 @@ def work(program: ck.Program, paths: list[Path], top: int, results: queue.Queue)
             for (path, _), row in zip(found, shares, strict=True):
                 best = np.argsort(row)[::-1][:top]
                 results.put((path, [(program.labels[i], float(row[i])) for i in best]))
-    results.put(None)
 
 
 def main() -> None:
@@ -61,15 +68,15 @@ def main() -> None:
     paths = sorted(p for p in options.folder.iterdir() if p.is_file())
     program = ck.load(ensure(options.model))
     results: queue.Queue = queue.Queue()
-    worker = threading.Thread(target=work, args=(program, paths, options.top, results))
-    worker.start()
-    done = 0
-    while (item := results.get()) is not None:
-        path, best = item
-        done += 1
-        print(f"[{done}/{len(paths)}] {path.name}: "
-              + ", ".join(f"{label} {share:.1%}" for label, share in best))
-    worker.join()
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(work, program, paths, options.top, results)
+        done = 0
+        while (item := results.get()) is not None:
+            path, best = item
+            done += 1
+            print(f"[{done}/{len(paths)}] {path.name}: "
+                  + ", ".join(f"{label} {share:.1%}" for label, share in best))
+        worker.result()     # raises what went wrong there
     if done < len(paths):
         print(f"{len(paths) - done} files are no images")
 
