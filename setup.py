@@ -49,11 +49,12 @@ OPENMP_FLAGS = [
     (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
 ]
 
-# Modules whose own code only prepares calls: loops over elements are in the C table, NumPy's, or
-# wait for memory.
-CALLS_ONLY = {"axis", "bench", "binary", "chain", "elements", "elementwise", "int8", "loss",
-              "matmul", "memory", "norm", "optim", "pool", "quant", "resample", "rownorm", "runner",
-              "softmax", "tape", "threads", "winograd"}
+# Modules whose own code only prepares calls of kernels, or loops over rows and tiles around them:
+# loops over elements are in the C table, NumPy's, or wait for memory.
+CALLS_ONLY = {"augment", "axis", "bench", "binary", "chain", "depthwise", "direct", "dispatch",
+              "elements", "elementwise", "gather", "int8", "loss", "matmul", "memory", "norm",
+              "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
+              "threads", "tilegrad", "winograd"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]
@@ -62,6 +63,9 @@ SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-c
 SMALL_CODE = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 
 
+# Python's integers are read, and methods called, by functions of Python rather than by copies of
+# them wherever that happens (90 KB): a few nanoseconds, where calls take microseconds.
+SMALL_CALLS = [("CYTHON_USE_PYLONG_INTERNALS", "0"), ("CYTHON_UNPACK_METHODS", "0")]
 # What a function leaves unset in a struct is 0, in modules that fill structs with the parameters of
 # kernels. Kernels' own variables are left alone.
 ZEROED = ["-ftrivial-auto-var-init=zero"]
@@ -190,7 +194,7 @@ def parts(debug: bool) -> list[Extension]:
         return Extension(
             f"convkit._kernels.{name}", [str(p) for p in sources], depends=headers,
             include_dirs=[str(C_DIR), numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *macros],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *SMALL_CALLS, *macros],
             extra_compile_args=[*flags, *([] if debug else [level])])
 
     return [part("native", [KERNELS / "native.c", *sorted(C_DIR.glob("*.c"))], "-O2",

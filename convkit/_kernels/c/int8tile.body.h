@@ -76,11 +76,12 @@ static __attribute__((noinline)) void int8_finish_pixels(const ck_int8_panel *g,
 /* Sums begin with the offsets: a step of 0 reads them into every row. */
 #define INT8_BEGIN(tile, i, j) amx_load(tile, offset + 16 * (j), 0)
 
-/* Multiplies one block, and finishes `each` pairs of rows of the one before with each step. */
+/* Multiplies one block, and finishes `each` pairs of rows of the one before with each step, where
+   `bytes` are made of them: others do not wait. */
 CK_INLINE void int8_products(const ck_int8_panel *g, const char *a, ptrdiff_t a_next,
                              const char *b, const int32_t *offset, int32_t *sums,
                              int8_fetch *fetch, int mb, int nb, const int8_ending *ending,
-                             int8_waiting *w, int residual, int each) {
+                             int8_waiting *w, int bytes, int residual, int each) {
     const ptrdiff_t lda = g->lda, depth = g->depth;
     TILE_EACH_ACCUMULATOR(INT8_BEGIN);
     for (ptrdiff_t i = 0; i < g->batch; i++) {
@@ -102,11 +103,11 @@ CK_INLINE void int8_products(const ck_int8_panel *g, const char *a, ptrdiff_t a_
                 __builtin_prefetch(fetch->far + line, 0, 2);
             fetch->near += fetch->near_step;
             fetch->far += g->fetch_step;
-            int8_pairs(g, ending, w, residual, 1, each);
+            if (bytes) int8_pairs(g, ending, w, residual, 1, each);
         }
     }
     TILE_EACH_ACCUMULATOR(TILE_STORE);
-    int8_pairs(g, ending, w, residual, 1, INT8_BLOCK);
+    if (bytes) int8_pairs(g, ending, w, residual, 1, INT8_BLOCK);
 }
 
 /* Lists the pixels of `count` positions from `first` on, of blocks of `rows` rows. The second of
@@ -170,7 +171,7 @@ CK_INLINE void int8_panel_of(const ck_int8_panel *panel, int bytes, int residual
                 int32_t *sums = buffers[turn ^= 1];
 #define INT8_PRODUCTS(mb, nb)                                                                  \
     int8_products(g, a, over * g->lda, b, g->finish.offset + column, sums, &fetch, mb, nb,     \
-                  &ending, &waiting, residual, pairs)
+                  &ending, &waiting, bytes, residual, pairs)
                 if (over > 0 && n > CK_TILE_COLUMNS)
                     INT8_PRODUCTS(2, 2);
                 else if (over > 0)
@@ -191,7 +192,7 @@ CK_INLINE void int8_panel_of(const ck_int8_panel *panel, int bytes, int residual
             }
         }
     }
-    int8_pairs(g, &ending, &waiting, residual, 1, INT8_BLOCK);
+    if (bytes) int8_pairs(g, &ending, &waiting, residual, 1, INT8_BLOCK);
 }
 
 static void int8_panel(const ck_int8_panel *g) {

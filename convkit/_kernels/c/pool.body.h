@@ -21,9 +21,13 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
 
 #define POOL_UNROLL _Pragma("GCC unroll 3")
 
+/* Windows that have code of their own: each is written out for what is kept beside the results.
+   double is there to be right, and taps beyond a byte are rare. */
+#define POOL_OWN(T, k, rows, columns)                                                              \
+    (sizeof(T) == 4 && kind == (k) && h.n == (rows) && w.n == (columns))
+
 #define POOL_TEMPLATE(S, T, V, M, L)                                                               \
-    /* One output pixel; nh, nw are the lists' lengths, constants where that pays (and not in      \
-       double, which is there to be right). */                                                     \
+    /* One output pixel; kind, nh and nw (the lists' lengths) are constants in POOL_OWN. */        \
     CK_INLINE void pool_max_pixel_##S(const ck_pool_args *p, const T *x, T *y, void *index,        \
                                       int kind, pool_list h, pool_list w, int nh, int nw) {        \
         const ptrdiff_t n = p->channels, row = p->w->sources * n;                                  \
@@ -56,8 +60,9 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
         if (kind == POOL_WORDS) memset(index, 0, (size_t)n * sizeof(int32_t));                     \
     }                                                                                              \
                                                                                                    \
-    CK_INLINE void pool_max_rows_##S(const ck_pool_args *p, const T *x, T *y, char *index,         \
-                                     int kind, ptrdiff_t row0, ptrdiff_t row1) {                   \
+    static void pool_max_forward_##S(const ck_pool_args *p, const T *x, T *y, char *index,         \
+                                     ptrdiff_t row0, ptrdiff_t row1) {                             \
+        const int kind = !index ? POOL_NO_INDEX : p->wide ? POOL_WORDS : POOL_BYTES;               \
         const ptrdiff_t n = p->channels, width = p->w->targets;                                    \
         const ptrdiff_t bytes = kind == POOL_WORDS ? (ptrdiff_t)sizeof(int32_t) : 1;               \
         for (ptrdiff_t r = row0; r < row1; r++) {                                                  \
@@ -67,26 +72,20 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
                 ptrdiff_t at = (r * width + q) * n;                                                \
                 T *out = y + at;                                                                   \
                 void *to = kind == POOL_NO_INDEX ? NULL : index + at * bytes;                      \
-                if (sizeof(T) == 4 && h.n == 2 && w.n == 2)                                        \
-                    pool_max_pixel_##S(p, x, out, to, kind, h, w, 2, 2);                           \
-                else if (sizeof(T) == 4 && h.n == 3 && w.n == 3)                                   \
-                    pool_max_pixel_##S(p, x, out, to, kind, h, w, 3, 3);                           \
+                if (POOL_OWN(T, POOL_NO_INDEX, 2, 2))                                              \
+                    pool_max_pixel_##S(p, x, out, to, POOL_NO_INDEX, h, w, 2, 2);                  \
+                else if (POOL_OWN(T, POOL_NO_INDEX, 3, 3))                                         \
+                    pool_max_pixel_##S(p, x, out, to, POOL_NO_INDEX, h, w, 3, 3);                  \
+                else if (POOL_OWN(T, POOL_BYTES, 2, 2))                                            \
+                    pool_max_pixel_##S(p, x, out, to, POOL_BYTES, h, w, 2, 2);                     \
+                else if (POOL_OWN(T, POOL_BYTES, 3, 3))                                            \
+                    pool_max_pixel_##S(p, x, out, to, POOL_BYTES, h, w, 3, 3);                     \
                 else if (h.n > 0 && w.n > 0)                                                       \
                     pool_max_pixel_##S(p, x, out, to, kind, h, w, h.n, w.n);                       \
                 else                                                                               \
                     pool_max_nothing_##S(n, out, to, kind);                                        \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    static void pool_max_forward_##S(const ck_pool_args *p, const T *x, T *y, void *index,         \
-                                     ptrdiff_t row0, ptrdiff_t row1) {                             \
-        if (!index)                                                                                \
-            pool_max_rows_##S(p, x, y, NULL, POOL_NO_INDEX, row0, row1);                           \
-        else if (p->wide)                                                                          \
-            pool_max_rows_##S(p, x, y, index, POOL_WORDS, row0, row1);                             \
-        else                                                                                       \
-            pool_max_rows_##S(p, x, y, index, POOL_BYTES, row0, row1);                             \
     }                                                                                              \
                                                                                                    \
     CK_INLINE void pool_max_input_##S(const ck_pool_args *p, const T *gy, const void *index,       \
@@ -109,34 +108,27 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    CK_INLINE void pool_max_inputs_##S(const ck_pool_args *p, const T *gy, const void *index,      \
-                                       int kind, T *gx, ptrdiff_t row0, ptrdiff_t row1) {          \
+    static void pool_max_backward_##S(const ck_pool_args *p, const T *gy, const void *index,       \
+                                      T *gx, ptrdiff_t row0, ptrdiff_t row1) {                     \
+        const int kind = p->wide ? POOL_WORDS : POOL_BYTES;                                        \
         const ptrdiff_t n = p->channels, width = p->w->targets;                                    \
         for (ptrdiff_t r = row0; r < row1; r++) {                                                  \
             pool_list h = pool_list_of(p->h, r);                                                   \
             for (ptrdiff_t q = 0; q < width; q++) {                                                \
                 pool_list w = pool_list_of(p->w, q);                                               \
                 T *out = gx + (r * width + q) * n;                                                 \
-                if (sizeof(T) == 4 && h.n == 1 && w.n == 1)                                        \
-                    pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 1);                       \
-                else if (sizeof(T) == 4 && h.n == 1 && w.n == 2)                                   \
-                    pool_max_input_##S(p, gy, index, kind, out, h, w, 1, 2);                       \
-                else if (sizeof(T) == 4 && h.n == 2 && w.n == 1)                                   \
-                    pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 1);                       \
-                else if (sizeof(T) == 4 && h.n == 2 && w.n == 2)                                   \
-                    pool_max_input_##S(p, gy, index, kind, out, h, w, 2, 2);                       \
+                if (POOL_OWN(T, POOL_BYTES, 1, 1))                                                 \
+                    pool_max_input_##S(p, gy, index, POOL_BYTES, out, h, w, 1, 1);                 \
+                else if (POOL_OWN(T, POOL_BYTES, 1, 2))                                            \
+                    pool_max_input_##S(p, gy, index, POOL_BYTES, out, h, w, 1, 2);                 \
+                else if (POOL_OWN(T, POOL_BYTES, 2, 1))                                            \
+                    pool_max_input_##S(p, gy, index, POOL_BYTES, out, h, w, 2, 1);                 \
+                else if (POOL_OWN(T, POOL_BYTES, 2, 2))                                            \
+                    pool_max_input_##S(p, gy, index, POOL_BYTES, out, h, w, 2, 2);                 \
                 else                                                                               \
                     pool_max_input_##S(p, gy, index, kind, out, h, w, h.n, w.n);                   \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    static void pool_max_backward_##S(const ck_pool_args *p, const T *gy, const void *index,       \
-                                      T *gx, ptrdiff_t row0, ptrdiff_t row1) {                     \
-        if (p->wide)                                                                               \
-            pool_max_inputs_##S(p, gy, index, POOL_WORDS, gx, row0, row1);                         \
-        else                                                                                       \
-            pool_max_inputs_##S(p, gy, index, POOL_BYTES, gx, row0, row1);                         \
     }
 
 LANES_EACH_FLOAT(POOL_TEMPLATE)
