@@ -501,28 +501,6 @@ cdef void _fill_piece(void* filling) noexcept nogil:
         _fill(f, f.piece)
 
 
-cdef Py_ssize_t _place_rows(const Job* job, ptrdiff_t* rows, Py_ssize_t origin, Py_ssize_t row,
-                            Py_ssize_t last_row, Py_ssize_t column,
-                            Py_ssize_t count) noexcept nogil:
-    """Find where `count` positions from (row, column) on lie in y; return the last real row.
-
-    `origin` is the grid's first pixel of the sample in y.
-    """
-    cdef Py_ssize_t m, width = job.last_w if row == job.grid_h - 1 else job.grid_w
-    cdef Py_ssize_t real = row
-    for m in range(count):
-        rows[m] = -1
-        if column < width:
-            rows[m] = (origin + row * job.step_h * job.out_w + column * job.step_w) * job.y_pixel
-            real = row
-        column += 1
-        if column == job.pitch and row + 1 < last_row:
-            column = 0
-            row += 1
-            width = job.last_w if row == job.grid_h - 1 else job.grid_w
-    return real
-
-
 cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
                       Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Multiply one or two blocks of positions with all blocks of columns."""
@@ -574,6 +552,40 @@ cdef void _spread(Filling* f, ck_tile_args* args, Py_ssize_t blocks) noexcept no
         f.piece = (values // steps + PIECE) // PIECE * PIECE
 
 
+cdef struct Task:
+    # A strip of a sample, times a chunk of the weights.
+    Job* job
+    ck_tile_args args
+    ck_tile_queue queue
+    Filling filling
+    # The next pair, this one, and the one whose last results wait in the queue, in turns.
+    Pair pairs[3]
+    Py_ssize_t first, last          # rows of the grid
+    Py_ssize_t origin               # the grid's first pixel in y
+    Py_ssize_t positions, blocks
+    Py_ssize_t part                 # of the gathered moments
+
+
+cdef Py_ssize_t _place_rows(const Task* t, ptrdiff_t* rows, Py_ssize_t at) noexcept nogil:
+    """Find where a block's positions, from the strip's `at` on, lie in y; return the last row."""
+    cdef const Job* job = t.job
+    cdef Py_ssize_t m, row = t.first + at // job.pitch, column = at % job.pitch
+    cdef Py_ssize_t width = job.last_w if row == job.grid_h - 1 else job.grid_w
+    cdef Py_ssize_t real = row
+    for m in range(t.args.rows):
+        rows[m] = -1
+        if column < width:
+            rows[m] = (t.origin + row * job.step_h * job.out_w
+                       + column * job.step_w) * job.y_pixel
+            real = row
+        column += 1
+        if column == job.pitch and row + 1 < t.last:
+            column = 0
+            row += 1
+            width = job.last_w if row == job.grid_h - 1 else job.grid_w
+    return real
+
+
 cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
     """Write nothing to a block's first rows, which the block before has written.
 
@@ -584,26 +596,98 @@ cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
         rows[m] = -1
 
 
-cdef Py_ssize_t _place_pair(const Job* job, const ck_tile_args* args, Py_ssize_t i, Pair* pair,
-                            Py_ssize_t positions, Py_ssize_t origin, Py_ssize_t first,
-                            Py_ssize_t last) noexcept nogil:
+cdef Py_ssize_t _place_pair(const Task* t, Py_ssize_t i, Pair* pair) noexcept nogil:
     """Place blocks i and i + 1 of a strip; return how many of its rows they read."""
-    cdef Py_ssize_t needed, second
+    cdef const Job* job = t.job
+    cdef Py_ssize_t needed, second, rows = t.args.rows
     # The last block is moved back to end with the last position.
-    pair.at = min(i * args.rows, positions - args.rows)
-    second = min((i + 1) * args.rows, positions - args.rows)
+    pair.at = min(i * rows, t.positions - rows)
+    second = min((i + 1) * rows, t.positions - rows)
     pair.next = second - pair.at
-    pair.tiles = 2 if (i + 1) * args.rows < positions else 1
-    needed = _place_rows(job, pair.rows, origin, first + pair.at // job.pitch, last,
-                         pair.at % job.pitch, args.rows)
-    _leave_out(pair.rows, i * args.rows - pair.at)
+    pair.tiles = 2 if (i + 1) * rows < t.positions else 1
+    needed = _place_rows(t, pair.rows, pair.at)
+    _leave_out(pair.rows, i * rows - pair.at)
     if pair.tiles == 2:
-        needed = _place_rows(job, pair.rows + args.rows, origin, first + second // job.pitch,
-                             last, second % job.pitch, args.rows)
-        _leave_out(pair.rows + args.rows, (i + 1) * args.rows - second)
-    pair.done = last if pair.tiles == 1 or (i + 2) * args.rows >= positions \
-        else first + (second + args.rows) // job.pitch
-    return (needed - first) * job.stride_h + job.row_hi - job.row_lo + 1
+        needed = _place_rows(t, pair.rows + rows, second)
+        _leave_out(pair.rows + rows, (i + 1) * rows - second)
+    pair.done = t.last if pair.tiles == 1 or (i + 2) * rows >= t.positions \
+        else t.first + (second + rows) // job.pitch
+    return (needed - t.first) * job.stride_h + job.row_hi - job.row_lo + 1
+
+
+cdef void _begin(Task* t, Job* job, Py_ssize_t sample, Py_ssize_t strip,
+                 char* scratch) noexcept nogil:
+    """Set a task up."""
+    cdef Filling* filling = &t.filling
+    cdef int shift
+    t.job = job
+    t.args = job.proto
+    t.first = part_start(job.grid_h, job.strips, strip)
+    t.last = part_start(job.grid_h, job.strips, strip + 1)
+    t.origin = (sample * job.out_h + job.start_h) * job.out_w + job.start_w
+    t.positions = (t.last - 1 - t.first) * job.pitch
+    t.positions += job.last_w if t.last == job.grid_h else job.grid_w
+    # Blocks of equal size: the last is not mostly rows of the one before.
+    t.blocks = (t.positions + job.form.most_rows - 1) // job.form.most_rows
+    t.args.rows = <int>((t.positions + t.blocks - 1) // t.blocks)
+    t.part = sample * job.strips + strip
+    t.queue.filled = t.queue.rows = t.queue.done = 0
+    t.args.queue = &t.queue
+    t.args.of = filling
+    filling.job = job
+    filling.image = job.x + sample * job.x_sample * job.x_item
+    filling.convert = job.form.convert if job.x_item == sizeof(float) else job.form.copy
+    filling.strip = scratch
+    filling.row_first = t.first * job.stride_h + job.row_lo
+    filling.row = filling.at = 0
+    filling.infinite = False
+    filling.scale = 1
+    if job.form.peak != NULL:
+        shift = _strip_shift(job, filling.image, filling.row_first,
+                             (t.last - 1) * job.stride_h + job.row_hi + 1)
+        filling.scale = ldexpf(1, shift)
+        shift += job.shift
+        t.args.scale[0] = ldexpf(1, -(shift // 2))
+        t.args.scale[1] = ldexpf(1, -(shift - shift // 2))
+
+
+cdef void _multiply(Task* t, Py_ssize_t first_block, Py_ssize_t last_block) noexcept nogil:
+    """Multiply all pairs of blocks of positions with some blocks of columns."""
+    cdef Job* job = t.job
+    cdef ck_tile_args* args = &t.args
+    cdef Pair* pair
+    cdef Py_ssize_t i, done, gathered = t.first
+    cdef bint infinite
+    t.filling.last = _place_pair(t, 0, &t.pairs[0])
+    for i in range(0, t.blocks, 2):
+        pair = &t.pairs[i // 2 % 3]
+        args.aside = NULL
+        if job.direct:
+            # No product is read beyond a reduction, so that `run` is exact.
+            infinite = False
+            args.a = job.x + (t.first * job.grid_w + pair.at) * args.lda
+        else:
+            _fill(&t.filling, EVERYTHING)
+            infinite = t.filling.infinite
+            args.a = t.filling.strip + pair.at * args.lda
+        if i + 2 < t.blocks:
+            t.filling.last = _place_pair(t, i + 2, &t.pairs[(i // 2 + 1) % 3])
+            if not job.direct:
+                _spread(&t.filling, args, last_block - first_block)
+        args.a_next = pair.next * args.lda
+        args.c_rows = pair.rows
+        _run_blocks(job, args, pair.tiles, infinite, first_block, last_block)
+        if job.gathered != NULL and i > 0:
+            # Of the pair before: this one's last results wait in the queue.
+            done = t.pairs[(i // 2 - 1) % 3].done
+            _gather_rows(job, t.part, t.origin, gathered, done, gathered == t.first, first_block,
+                         last_block)
+            gathered = done
+    if job.form.flush != NULL:
+        job.form.flush(args)
+    if job.gathered != NULL:
+        _gather_rows(job, t.part, t.origin, gathered, t.last, gathered == t.first, first_block,
+                     last_block)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -612,76 +696,12 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t strip = index % job.strips
     cdef Py_ssize_t sample = index // job.strips % job.samples
     cdef Py_ssize_t chunk = index // (job.strips * job.samples)
-    cdef Py_ssize_t first = part_start(job.grid_h, job.strips, strip)
-    cdef Py_ssize_t last = part_start(job.grid_h, job.strips, strip + 1)
-    cdef Py_ssize_t first_block = part_start(job.all_blocks, job.chunks, chunk)
-    cdef Py_ssize_t last_block = part_start(job.all_blocks, job.chunks, chunk + 1)
-    cdef Py_ssize_t row_first = first * job.stride_h + job.row_lo
-    cdef Py_ssize_t positions = (last - 1 - first) * job.pitch
-    cdef Py_ssize_t origin = (sample * job.out_h + job.start_h) * job.out_w + job.start_w
-    cdef Py_ssize_t i, blocks, done, gathered = first
-    cdef bint infinite
-    cdef int shift
-    # The next pair, this one, and the one whose last results wait in the queue.
-    cdef Pair pairs[3]
-    cdef Pair* pair
-    cdef Filling filling
-    cdef ck_tile_queue queue
-    cdef ck_tile_args args = job.proto
-    positions += job.last_w if last == job.grid_h else job.grid_w
-    # Blocks of equal size: the last is not mostly rows of the one before.
-    blocks = (positions + job.form.most_rows - 1) // job.form.most_rows
-    args.rows = <int>((positions + blocks - 1) // blocks)
-    queue.filled = queue.rows = queue.done = 0
-    args.queue = &queue
-    args.of = &filling
-    filling.job = job
-    filling.image = job.x + sample * job.x_sample * job.x_item
-    filling.convert = job.form.convert if job.x_item == sizeof(float) else job.form.copy
-    filling.strip = job.scratch + slot * job.scratch_bytes
-    filling.row_first = row_first
-    filling.row = filling.at = 0
-    filling.infinite = False
-    filling.scale = 1
-    if job.form.peak != NULL:
-        shift = _strip_shift(job, filling.image, row_first,
-                             (last - 1) * job.stride_h + job.row_hi + 1)
-        filling.scale = ldexpf(1, shift)
-        shift += job.shift
-        args.scale[0], args.scale[1] = ldexpf(1, -(shift // 2)), ldexpf(1, -(shift - shift // 2))
-    job.table.configure(args.rows, <int>args.depth)
-    filling.last = _place_pair(job, &args, 0, &pairs[0], positions, origin, first, last)
-    for i in range(0, blocks, 2):
-        pair = &pairs[i // 2 % 3]
-        args.aside = NULL
-        if job.direct:
-            # No product is read beyond a reduction, so that `run` is exact.
-            infinite = False
-            args.a = job.x + (first * job.grid_w + pair.at) * args.lda
-        else:
-            _fill(&filling, EVERYTHING)
-            infinite = filling.infinite
-            args.a = filling.strip + pair.at * args.lda
-        if i + 2 < blocks:
-            filling.last = _place_pair(job, &args, i + 2, &pairs[(i // 2 + 1) % 3], positions,
-                                       origin, first, last)
-            if not job.direct:
-                _spread(&filling, &args, last_block - first_block)
-        args.a_next = pair.next * args.lda
-        args.c_rows = pair.rows
-        _run_blocks(job, &args, pair.tiles, infinite, first_block, last_block)
-        if job.gathered != NULL and i > 0:
-            # Of the pair before: this one's last results wait in the queue.
-            done = pairs[(i // 2 - 1) % 3].done
-            _gather_rows(job, sample * job.strips + strip, origin, gathered, done,
-                         gathered == first, first_block, last_block)
-            gathered = done
-    if job.form.flush != NULL:
-        job.form.flush(&args)
+    cdef Task task
+    _begin(&task, job, sample, strip, job.scratch + slot * job.scratch_bytes)
+    job.table.configure(task.args.rows, <int>task.args.depth)
+    _multiply(&task, part_start(job.all_blocks, job.chunks, chunk),
+              part_start(job.all_blocks, job.chunks, chunk + 1))
     job.table.release()
-    if job.gathered != NULL:
-        _gather_rows(job, sample * job.strips + strip, origin, gathered, last, gathered == first,
-                     first_block, last_block)
 
 
 cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, stride, grid, step,
