@@ -214,6 +214,28 @@ def test_residuals_are_added_where_they_lie(run):  # noqa: F811
     """)
 
 
+def test_steps_that_are_done_again_add_no_residual_twice(run):  # noqa: F811
+    """A transform that cannot bear an infinity has a segment done once more from its beginning."""
+    run(START + """
+    def model(x):
+        x = conv(x, 40)
+        x = conv(conv(x, 64), 40) + x
+        return F.conv2d(x, random_array((24, 40, 3, 3)) / np.float32(19), padding=1,
+                        algorithm="winograd")
+
+    graph = run_pipeline(trace(model, (1, 32, 9, 9)))
+    x = random_array((5, 32, 9, 9))
+    x[1, 0, 0, 0] = x[4, 3, 8, 8] = np.inf
+    want = op_by_op(graph, [x], "high")[0]
+    assert 0 < np.isnan(want).sum() < want[1].size
+    with cut_finely(2, 1):
+        program = Program(graph, precision="high", threads=2)
+        steps = [e for e in emitted(graph, "high") if len(e.operands) == 4]
+        assert [e.operands[2] is e.operands[3] for e in steps] == [False, False, True, False]
+        assert np.array_equal(program(x), want, equal_nan=True)
+    """)
+
+
 def test_memory_halves_and_error_stays(run):  # noqa: F811
     run(START + """
     from convkit import models

@@ -678,7 +678,8 @@ cdef class Runner:
         """Run a segment, threads side by side on samples of their own.
 
         A task of which a step could not do its work is done again from its beginning, where that
-        step can recover: each value is written but once, so nothing that it reads has changed.
+        step can recover: nothing that it reads from before has changed, as steps that would add
+        to that have no such segments (`convkit.infer.lowering`).
         """
         cdef Py_ssize_t tasks = way.lanes * way.parts, i, k, first, count
         cdef Lanes lanes = Lanes(call, segment, way, self._lane_scratch(segment, &way))

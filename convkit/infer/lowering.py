@@ -17,7 +17,7 @@ import numpy as np
 
 from convkit._kernels import memory, runner
 from convkit.infer import segments
-from convkit.infer.chaining import Emitted, join_chains
+from convkit.infer.chaining import RESIDUAL, Emitted, Y, join_chains
 from convkit.infer.cost import flops
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.fusing import functions_after
@@ -436,13 +436,25 @@ def _cut(graph: Graph, emitted: list[Emitted], homes: list[tuple[tuple[int, ...]
          ) -> tuple[runner.Layout | None, list[tuple]]:
     """Return where everything lies for segments, and these; None and [] where all are whole."""
     loads = _loads(graph, emitted, parts, algorithms)
-    cuts = segments.cut(loads, segments.crossing([b for b in placed if b.scaled], len(loads)))
+    cuts = [s._replace(samples=0) if s.samples and _unrepeatable(emitted[s.first:s.stop], s.first)
+            else s for s in
+            segments.cut(loads, segments.crossing([b for b in placed if b.scaled], len(loads)))]
     if not any(s.samples for s in cuts):
         return None, []
     total, own = plan_segments(placed, cuts)
     return (_layout(emitted, homes, total),
             [(*s, size, sum([load.work for load in loads[s.first:s.stop]]))
              for s, size in zip(cuts, own, strict=True)])
+
+
+def _unrepeatable(emitted: list[Emitted], first: int) -> bool:
+    """Tell whether steps, from `first` on, must not run a second time on the same samples.
+
+    They do where one of them is to recover; and would then add once more to what lay there before.
+    """
+    return any(e.step.recover is not None for e in emitted) and any(
+        e.step.adds_in_place and e.operands[Y] is not None and e.operands[RESIDUAL] is e.operands[Y]
+        and e.operands[Y].block.first < first for e in emitted)
 
 
 def _loads(graph: Graph, emitted: list[Emitted], parts: dict[int, int],
