@@ -14,6 +14,7 @@ from convkit import functional as F
 from convkit._kernels import dispatch
 from convkit.autograd import apply
 from convkit.infer import Program, run_pipeline, trace
+from convkit.infer.lowering import Lowering
 from convkit.ops import planner
 from convkit.ops.conv import Conv
 from convkit.ops.conv_algorithms.float16 import Float16
@@ -178,6 +179,25 @@ def test_programs_give_the_bits_of_single_operations():
     check_bits(program, graph, "medium")
     assert "fp16" in program._lowered.algorithms.values()
     assert not program._lowered.python
+
+
+@pytest.mark.skipif(dispatch.has_tiles(), reason="tiles are taken where there are any")
+def test_residuals_are_added_where_they_lie():
+    weight = random_array((512, 512, 1, 1)) / np.float32(23)
+
+    def blocks(x):
+        x = F.relu(F.conv2d(x, weight))
+        for _ in range(2):
+            x = F.relu(F.conv2d(F.conv2d(x, weight), weight) + x)
+        return F.avg_pool2d(x, 7)
+
+    # 49 pixels make blocks of rows that overlap: these must be written, and added to, once.
+    graph = run_pipeline(trace(blocks, (1, 512, 7, 7)))
+    lowering = Lowering(graph, "medium", 1)
+    assert set(lowering.run().algorithms.values()) == {"fp16"}
+    places = [e.operands for e in lowering._emitted if len(e.operands) == 4]
+    assert sum(p[2] is p[3] for p in places) == 2
+    check_bits(Program(graph, precision="medium", threads=2), graph, "medium")
 
 
 def test_moments_are_gathered_strip_by_strip():
