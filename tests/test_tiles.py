@@ -87,6 +87,8 @@ def test_values_gradients_and_threads(run):
         "one row": ((1, 33, 1, 70), (48, 33, 1, 3), test_conv.conv_attrs()),
         "rows of two strips": ((1, 16, 40, 5), (17, 16, 3, 3), test_conv.conv_attrs(padding=1)),
         "strided taps alone": ((2, 33, 11, 14), (40, 33, 1, 1), test_conv.conv_attrs(stride=2)),
+        "with padding behind": ((2, 40, 6, 7), (24, 40, 1, 1), {
+            **test_conv.conv_attrs(stride=2), "padding": ((0, 1), (0, 2))}),
         "the same in groups": ((1, 64, 9, 7), (32, 32, 1, 1),
                                test_conv.conv_attrs(stride=3, groups=2)),
         "stride 3, dilated": ((1, 20, 23, 24), (16, 20, 3, 3),

@@ -873,6 +873,10 @@ cdef void _pick(Job* job) noexcept nogil:
     """Take the pixels that one tap reads, where strides leave others out, for the whole image."""
     if job.row_lo or job.col_lo or (job.stride_h == 1 and job.stride_w == 1):
         return
+    # Padding behind the image is read as zeros, which are not there.
+    if ((job.grid_h - 1) * job.stride_h >= job.in_h
+            or (job.grid_w - 1) * job.stride_w >= job.in_w):
+        return
     job.x_row *= job.stride_h
     job.x_column *= job.stride_w
     job.in_h, job.in_w = job.grid_h, job.grid_w
