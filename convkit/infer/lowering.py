@@ -453,7 +453,7 @@ def _unrepeatable(emitted: list[Emitted], first: int) -> bool:
     They do where one of them is to recover; and would then add once more to what lay there before.
     """
     return any(e.step.recover is not None for e in emitted) and any(
-        e.step.adds_in_place and e.operands[Y] is not None and e.operands[RESIDUAL] is e.operands[Y]
+        e.step.adds_in_place and e.operands[RESIDUAL] is e.operands[Y]
         and e.operands[Y].block.first < first for e in emitted)
 
 

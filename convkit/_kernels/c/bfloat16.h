@@ -37,9 +37,14 @@ CK_INLINE __m512i bf16_pair(__m512 first, __m512 second) {
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
 
+/* 16 bfloat16 as floats. */
+CK_INLINE __m512 bf16_floats(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
 /* What is left of 16 floats after their high halves. */
 CK_INLINE __m512 bf16_rest(__m512 x, __m256i high) {
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+    return _mm512_sub_ps(x, bf16_floats(high));
 }
 
 /* Converts n floats; `low` is NULL for the plain form. */
@@ -83,17 +88,11 @@ CK_INLINE int bf16_copy(const uint16_t *x, ptrdiff_t n, uint16_t *to) {
     return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(FLOAT_INFINITE >> 16)) != 0;
 }
 
-/* 16 bfloat16 as floats. */
-CK_INLINE __m512 bf16_load(const uint16_t *x) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
-/* n bfloat16, at most 32, as floats; returns these. */
+/* n bfloat16 as floats, with zeros up to a multiple of 16; returns these. */
 CK_INLINE const float *bf16_widen(const uint16_t *x, int n, float *to) {
-    for (int i = 0; i < n; i++) {
-        const uint32_t bits = (uint32_t)x[i] << 16;
-        memcpy(to + i, &bits, 4);
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 wanted = n - i >= 16 ? 0xffff : (1u << (n - i)) - 1;
+        _mm512_storeu_ps(to + i, bf16_floats(_mm256_maskz_loadu_epi16(wanted, x + i)));
     }
     return to;
 }

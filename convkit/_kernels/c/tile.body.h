@@ -79,7 +79,8 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
 
 /* 16 values of what is added to the sums. */
 CK_INLINE vfloat tile_added(const void *from, ptrdiff_t at, int narrow) {
-    return narrow ? (vfloat)bf16_load((const uint16_t *)from + at)
+    const void *narrowed = (const uint16_t *)from + at;
+    return narrow ? (vfloat)bf16_floats(_mm256_loadu_si256(narrowed))
                   : load_f((const float *)from + at);
 }
 

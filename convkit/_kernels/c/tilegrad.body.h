@@ -176,7 +176,7 @@ CK_INLINE __m256i grad_load_halves(const grad_reader *r, const char *pixel) {
 CK_INLINE __m512 grad_load(const grad_reader *r, const char *pixel, int source) {
     vfloat v;
     if (grad_halves(source))
-        v = (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(grad_load_halves(r, pixel)), 16);
+        v = (vfloat)bf16_floats(grad_load_halves(r, pixel));
     else
         v = (vfloat)_mm512_maskz_loadu_ps(r->wanted, pixel + 4 * r->channel);
     if (!grad_made(source)) return (__m512)v;
