@@ -38,9 +38,10 @@ def rng(request) -> np.random.Generator:
 
 @pytest.fixture
 def torch():
-    """Return PyTorch, on one thread; the test is skipped where it is not installed."""
+    """Return PyTorch, seeded and on one thread; the test is skipped where it is not installed."""
     module = pytest.importorskip("torch", reason="PyTorch is not installed")
     module.set_num_threads(1)
+    module.manual_seed(0)
     return module
 
 
