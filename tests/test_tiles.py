@@ -283,6 +283,48 @@ def test_gradients_of_weights_from_what_is_kept(run):
     """)
 
 
+def test_gradients_of_weights_from_bfloat16_gradients(run):
+    """The bits of those from the same numbers in float32, which the plain form does not make."""
+    run("""
+    from convkit.ops.deferred import NormInput
+    from convkit.ops.kept import Remade, Rounded
+
+    def inputs(shape):
+        rounded = Rounded.of(random_array(shape, seed=4), 1)
+        numbers = tuple(random_array(shape[-1:], seed=i) for i in range(3))
+        made = NormInput(8 * random_array(shape, seed=5), numbers, True, True)
+        made.values(1)
+        return rounded.array(1), rounded, rounded.halves, Remade(made, "relu")
+
+    def check(problem, ws, algorithm, x, gy, widens):
+        halves, array = Rounded.of(gy, 1).halves, Rounded.array
+        want, *got = (np.full(ws, np.nan, "f") for _ in range(3))
+        planner.sum_weights(problem, algorithm, x, gy, want, 1)
+        Rounded.array = array if widens else None
+        for n, gw in enumerate(got):
+            planner.sum_weights(problem, algorithm, x, halves, gw, n + 1)
+            assert_same_bits(gw, want, f"{problem} {algorithm}")
+        Rounded.array = array
+
+    problems = (((7, 16, 32, 33), (16, 16, 3, 3), dict(padding=1)),
+                ((5, 17, 31, 30), (33, 17, 3, 1), dict(padding=1, stride=2)),
+                ((3, 128, 28, 28), (140, 128, 3, 3), dict(padding=1)),
+                ((4, 3, 31, 40), (40, 3, 7, 7), dict(padding=3, stride=2)),
+                ((9, 33, 21, 20), (49, 33, 1, 1), dict()),
+                ((3, 66, 9, 9), (34, 33, 3, 3), dict(padding=1, groups=2)),
+                ((3, 32, 9, 9), (1, 32, 3, 3), dict(padding=1)))
+    for xs, ws, more in problems:
+        attrs = test_conv.conv_attrs(**more)
+        for level, algorithm in (("medium", "bf16"), ("high", "split_bf16"), ("high", "direct")):
+            problem = forward_problem(xs, ws, np.dtype("f"), **attrs, precision=level)
+            gy = Rounded.of(random_array(problem.y_last, seed=2), 1).array(1)
+            for x in inputs(problem.x_last):
+                check(problem, ws, algorithm, x, gy, level == "high" or xs[1] == 3)
+            gy[1, 2, 3, -1] = -np.inf       # which is left to another way
+            check(problem, ws, algorithm, x, gy, level == "high" or xs[1] == 3)
+    """)
+
+
 def test_gradients_of_weights_from_what_is_kept_of_other_values(run):
     run("""
     from convkit.ops.deferred import NormInput

@@ -23,11 +23,13 @@ of float32's range could come out in another way than in float32, the caller is 
 another way.
 
 The input may also be what is kept of it for backward (`ops.kept`): bfloat16, or what numbers are made
-from while they are converted, so that they are never in memory as floats.
+from while they are converted, so that they are never in memory as floats. The output's gradient may
+be bfloat16 as well.
 """
 
 import numpy as np
 
+from convkit._kernels import memory, norm
 from convkit._kernels.address cimport address
 from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport part_start
@@ -57,13 +59,14 @@ cdef extern from "tilegrad.h" nogil:
     ctypedef uint32_t (*ck_tilegrad_pairs_fn)(
         const char* const* pixels, const char* const* next, ptrdiff_t channel, int channels,
         char* to, ptrdiff_t odd, const ck_tilegrad_maker* maker) noexcept nogil
+    ctypedef uint32_t (*ck_tilegrad_turned_fn)(
+        const char* const* pixels, const char* const* next, ptrdiff_t channel, int channels,
+        char* to, ptrdiff_t low) noexcept nogil
     ctypedef struct ck_tilegrad_form:
         int planes
         ck_tilegrad_fn run[2][4]
         ck_tilegrad_pairs_fn pairs[4]
-        uint32_t (*turned)(const char* const* pixels, const char* const* next,
-                           ptrdiff_t channel, int channels, char* to,
-                           ptrdiff_t low) noexcept nogil
+        ck_tilegrad_turned_fn turned[2]
     ctypedef struct ck_tilegrad_table:
         void (*configure)() noexcept nogil
         void (*release)() noexcept nogil
@@ -150,6 +153,7 @@ cdef struct Job:
     const ck_tilegrad_form* form
     const dispatch.ck_transpose_table* transpose
     ck_tilegrad_pairs_fn pairs          # for what the input lies in memory as
+    ck_tilegrad_turned_fn turned        # and the output's gradient
     ck_tilegrad_maker maker
     Plane* planes
     Tap* taps
@@ -338,7 +342,7 @@ cdef void _convert_block(Conversion* c) noexcept nogil:
     low = block % 2
     block -= low
     tiles = min(2, job.row_blocks - block)
-    peak[1] = max(peak[1], job.form.turned(
+    peak[1] = max(peak[1], job.turned(
         pixels, next, group * job.columns + (block + low) * CHANNELS,
         <int>min(<Py_ssize_t>CHANNELS, job.columns - (block + low) * CHANNELS),
         c.stage + job.x_bytes + (group * job.row_blocks + block) * job.stage * tile
@@ -652,13 +656,28 @@ cdef void _in_bytes(Side* side, Py_ssize_t item) noexcept nogil:
     side.pixel *= item
 
 
+cdef int _source(array):
+    """Tell as what an array's numbers lie in memory."""
+    return CK_GRAD_HALVES if array.dtype == np.uint16 else CK_GRAD_FLOATS
+
+
+cdef _floats(array, int threads):
+    """Return an array's numbers in float32."""
+    if array.dtype != np.uint16:
+        return array
+    floats = memory.empty(array.shape)
+    norm.widen(array, floats, threads)
+    return floats
+
+
 cdef _choose_pairs(Job* job, x, maker):
     """Choose how the input is converted: as it is in memory, or made of that."""
-    cdef bint halves = x.dtype == np.uint16
-    job.pairs = job.form.pairs[CK_GRAD_HALVES if halves else CK_GRAD_FLOATS]
+    cdef int source = _source(x)
+    job.pairs = job.form.pairs[source]
     if maker is not None:
         center, scale, shift, (low, high) = maker
-        job.pairs = job.form.pairs[CK_GRAD_MADE_OF_HALVES if halves else CK_GRAD_MADE_OF_FLOATS]
+        job.pairs = job.form.pairs[CK_GRAD_MADE_OF_HALVES if source == CK_GRAD_HALVES
+                                   else CK_GRAD_MADE_OF_FLOATS]
         job.maker.center = <const float*>address(center)
         job.maker.scale = <const float*>address(scale)
         job.maker.shift = <const float*>address(shift)
@@ -844,7 +863,8 @@ cdef class Gradient:
     def __call__(self, x, gy, gw, int threads):
         """Write the gradient into `gw` (O, C / groups, kH, kW); all arrays are C-contiguous.
 
-        `x` is an array or, where it `reads` that, an `ops.kept.Kept`.
+        `x` is an array of float32 or, where it `reads` that, of bfloat16 (uint16) or an
+        `ops.kept.Kept`. The plain form takes bfloat16 for `gy`, too.
         """
         cdef Job job = self._job
         kept, maker = None, None
@@ -862,8 +882,9 @@ cdef class Gradient:
         planes = self._aimed(x)
         job.planes = <Plane*>address(planes)
         job.gy.data = <const char*>address(gy)
-        _in_bytes(&job.gy, 4)
+        _in_bytes(&job.gy, gy.itemsize)
         job.gw = <float*>address(gw)
+        job.turned = job.form.turned[_source(gy)]
         _choose_pairs(&job, x, maker)
         cdef Py_ssize_t scratch = (job.x_bytes + job.gy_bytes) * (2 * team if job.parts > 1 else 1)
         cdef Py_ssize_t sums = 2 * job.unit_floats * team if job.parts == job.stages == 1 \
@@ -891,7 +912,7 @@ cdef class Gradient:
         if not bearable:
             if kept is not None:
                 x = kept.array(threads).reshape(job.samples, job.in_h, job.in_w, job.in_c)
-            self._redo(x, gy, gw, threads)
+            self._redo(_floats(x, threads), _floats(gy, threads), gw, threads)
 
     cdef _aimed(self, x):
         """Return the planes with their pixels in `x`."""

@@ -23,7 +23,7 @@ import numpy as np
 from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
-from convkit.ops.kept import Kept, restored
+from convkit.ops.kept import Kept, Rounded, restored
 
 __all__ = ["choose", "explain", "prepared", "run", "steps", "sum_weights"]
 
@@ -77,10 +77,18 @@ def run(task: Task, problem: ConvProblem, algorithm: str, *arrays: Any, **more: 
 
 def sum_weights(problem: ConvProblem, algorithm: str, x: np.ndarray | Kept, gy: np.ndarray,
                 gw: np.ndarray, threads: int) -> None:
-    """Write the gradient of the weight into `gw`, `x` being what `kept.keep_input` has kept."""
+    """Write the gradient of the weight into `gw`, `x` being what `kept.keep_input` has kept.
+
+    `x` and `gy` may also be arrays of bfloat16 (uint16): they are widened where the algorithm does
+    not read them.
+    """
     chosen, call = prepared("grad_weight", problem, algorithm)
+    if not isinstance(x, Kept) and x.dtype == np.uint16:
+        x = Rounded(x)
     if not (isinstance(x, Kept) and chosen.reads_kept(problem, x)):
         x = restored(x, problem.x_last, threads)
+    if gy.dtype == np.uint16 and not chosen.narrows:
+        gy = Rounded(gy).array(threads)
     call(x, gy, gw, threads)
 
 

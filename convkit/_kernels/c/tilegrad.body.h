@@ -262,15 +262,16 @@ CK_INLINE void grad_turn(const __m512i *pairs, char *to) {
 
 CK_INLINE uint32_t grad_turned(const char *const *pixels, const char *const *ahead,
                                ptrdiff_t channel, int channels, char *to, ptrdiff_t low,
-                               int split) {
-    const grad_reader r = grad_open(channel, channels, NULL, CK_GRAD_FLOATS);
+                               int source, int split) {
+    const ptrdiff_t offset = (grad_halves(source) ? 2 : 4) * channel;
+    const grad_reader r = grad_open(channel, channels, NULL, source);
     __m512i largest = _mm512_setzero_si512(), highs[16], lows[16];
     for (int m = 0; m < CK_GRAD_PAIRS; m++) {
-        const grad_pair pair = grad_load_pair(&r, pixels + 2 * m, CK_GRAD_FLOATS, split);
+        const grad_pair pair = grad_load_pair(&r, pixels + 2 * m, source, split);
         largest = grad_largest(largest, pair.high);
         highs[m] = pair.high;
         if (split) lows[m] = pair.low;
-        grad_fetch_pair(ahead + 2 * m, 4 * channel);
+        grad_fetch_pair(ahead + 2 * m, offset);
     }
     grad_turn(highs, to);
     if (split) grad_turn(lows, to + low);
@@ -289,13 +290,14 @@ GRAD_PAIRS(grad_pairs_halves_made, CK_GRAD_MADE_OF_HALVES, 0)
 GRAD_PAIRS(grad_pairs_split, CK_GRAD_FLOATS, 1)
 GRAD_PAIRS(grad_pairs_split_made, CK_GRAD_MADE_OF_FLOATS, 1)
 
-#define GRAD_TURNED(form, split)                                                                   \
-    static uint32_t grad_turned_##form(const char *const *pixels, const char *const *next,         \
-                                       ptrdiff_t channel, int channels, char *to, ptrdiff_t low) { \
-        return grad_turned(pixels, next, channel, channels, to, low, split);                       \
+#define GRAD_TURNED(name, source, split)                                                           \
+    static uint32_t name(const char *const *pixels, const char *const *next, ptrdiff_t channel,    \
+                         int channels, char *to, ptrdiff_t low) {                                  \
+        return grad_turned(pixels, next, channel, channels, to, low, source, split);               \
     }
-GRAD_TURNED(plain, 0)
-GRAD_TURNED(split, 1)
+GRAD_TURNED(grad_turned_plain, CK_GRAD_FLOATS, 0)
+GRAD_TURNED(grad_turned_halves, CK_GRAD_HALVES, 0)
+GRAD_TURNED(grad_turned_split, CK_GRAD_FLOATS, 1)
 
 static void grad_join(const float *sums, ptrdiff_t parts, ptrdiff_t part_step, int columns,
                       float *target, int stream) {
@@ -323,12 +325,12 @@ const ck_tilegrad_table ck_table_amx_grad = {
               .run = GRAD_FORM(plain),
               .pairs = {grad_pairs_plain, grad_pairs_halves, grad_pairs_plain_made,
                         grad_pairs_halves_made},
-              .turned = grad_turned_plain},
+              .turned = {grad_turned_plain, grad_turned_halves}},
     .split = {.planes = 2,
               .run = GRAD_FORM(split),
               .pairs = {[CK_GRAD_FLOATS] = grad_pairs_split,
                         [CK_GRAD_MADE_OF_FLOATS] = grad_pairs_split_made},
-              .turned = grad_turned_split},
+              .turned = {[CK_GRAD_FLOATS] = grad_turned_split}},
     .join = grad_join,
     .settle = stream_end,
 };

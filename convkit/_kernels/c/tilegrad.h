@@ -56,13 +56,17 @@ typedef uint32_t (*ck_tilegrad_pairs_fn)(const char *const *pixels, const char *
                                          ptrdiff_t channel, int channels, char *to, ptrdiff_t odd,
                                          const ck_tilegrad_maker *maker);
 
+typedef uint32_t (*ck_tilegrad_turned_fn)(const char *const *pixels, const char *const *next,
+                                          ptrdiff_t channel, int channels, char *to,
+                                          ptrdiff_t low);
+
 typedef struct ck_tilegrad_form {
     int planes;
     ck_tilegrad_fn run[2][CK_GRAD_COLUMNS]; /* by [row tiles - 1][column tiles - 1], or NULL */
     ck_tilegrad_pairs_fn pairs[CK_GRAD_SOURCES]; /* NULL: the form does not read these */
-    /* The same of 32 pixels of floats, into tiles of A `low` bytes apart. */
-    uint32_t (*turned)(const char *const *pixels, const char *const *next, ptrdiff_t channel,
-                       int channels, char *to, ptrdiff_t low);
+    /* The same of 32 pixels of floats or bfloat16 (the first sources), into tiles of A `low` bytes
+       apart. */
+    ck_tilegrad_turned_fn turned[2];
 } ck_tilegrad_form;
 
 typedef struct ck_tilegrad_table {

@@ -25,7 +25,8 @@ class Algorithm:
     # Whether the forward pass takes `gathered`, a `_kernels.gather.Gathered`, and leaves the
     # output's moments there.
     gathers: ClassVar[bool] = False
-    # Whether the forward pass's steps take x, the residual and y as bfloat16, as `narrow` says.
+    # Whether the forward pass's steps take x, the residual and y as bfloat16, as `narrow` says, and
+    # `grad_weight` takes gy so (uint16).
     narrows: ClassVar[bool] = False
 
     @classmethod
