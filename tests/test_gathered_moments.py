@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from harness import assert_same_bits, random_array, run_python
@@ -245,3 +250,53 @@ def test_a_graph_knows_nothing_of_them():
     conv, = (node for node in graph.nodes if node.op == "conv")
     assert "moments" not in conv.attrs
     assert ck.compile(graph)(x).shape == (1, 16, 6, 6)
+
+
+# The kernel of a whole register's width, as it is compiled beside that for tiles.
+KERNEL = """
+#define CK_WITH_TILES
+#include "isa_begin.h"
+#include "gather.body.h"
+void add(const ck_gather_args *args) { gather_table.add[0](args); }
+#include "isa_end.h"
+"""
+C_DIR = Path(ck.__file__).parent / "_kernels" / "c"
+REGISTERS = {"generic": ["-DCK_VBYTES=16"],
+             "avx512": ["-DCK_VBYTES=64", '-DCK_TARGET="avx512f,avx512bw,avx512vl,avx2,fma"']}
+
+
+class _Args(ctypes.Structure):
+    """ck_gather_args."""
+
+    _fields_ = (("y", ctypes.c_void_p), *((name, ctypes.c_ssize_t) for name in (
+        "rows", "cols", "row_step", "pixel_step", "channels")), ("begin", ctypes.c_int),
+        ("halves", ctypes.c_int), *((name, ctypes.c_void_p) for name in ("shift", "sum", "square")))
+
+
+def gathered(add, y):
+    """Return shifts, sums and squares of an array (rows, cols, channels), in two calls."""
+    channels = y.shape[2] - 3       # of wider pixels
+    shift, sums = np.empty(channels, np.float32), np.empty((2, channels))
+    for begin, part in ((1, y[:2]), (0, y[2:])):
+        add(ctypes.byref(_Args(part.ctypes.data, *part.shape[:2],
+                               *(n // y.itemsize for n in y.strides[:2]), channels, begin,
+                               y.itemsize == 2, shift.ctypes.data, *(s.ctypes.data for s in sums))))
+    return shift, sums
+
+
+@pytest.mark.parametrize("isa", REGISTERS)
+def test_those_of_bfloat16_have_the_bits_of_those_of_the_same_floats(isa, tmp_path):
+    if shutil.which("cc") is None or not C_DIR.is_dir():
+        pytest.skip("needs a C compiler and the C sources")
+    if isa not in dispatch.supported_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    (tmp_path / "kernel.c").write_text(KERNEL)
+    subprocess.run(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", f"-I{C_DIR}", *REGISTERS[isa],
+                    "kernel.c", "-o", "kernel.so"], check=True, cwd=tmp_path)
+    add = ctypes.CDLL(str(tmp_path / "kernel.so")).add
+    for shape in ((5, 7, 64), (3, 1, 83), (4, 9, 128 + 16 + 8), (2, 30, 1), (3, 4, 24)):
+        y = random_array((*shape[:2], shape[2] + 3)).astype(np.float32) + 2
+        halves = np.empty(y.shape, np.uint16)
+        norm.narrow(y, halves, 1)
+        norm.widen(halves, y, 1)
+        assert_same_bits(gathered(add, halves), gathered(add, y), str(shape))

@@ -92,7 +92,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_gather_args:
         const void* y
         Py_ssize_t rows, cols, row_step, pixel_step, channels
-        int begin
+        int begin, halves
         void* shift
         double* sum
         double* square

@@ -9,7 +9,8 @@ cdef struct Gather:
     double* sums                    # the same of sums from there on,
     double* squares                 # and of squares
     double* counts                  # values of each part
-    Py_ssize_t channels, item
+    Py_ssize_t channels, item       # and bytes of a shift
+    bint halves                     # whether pixels are of bfloat16
 
 
 cdef void add_pixels(const Gather* to, Py_ssize_t part, bint begin, Py_ssize_t column,
@@ -23,6 +24,9 @@ cdef inline Py_ssize_t first_column(Py_ssize_t block, Py_ssize_t blocks, Py_ssiz
     return block // blocks * out_group + block % blocks * columns
 
 
+# `begin` makes room for so many parts and channels of an output whose numbers have `item` bytes: 2
+# for bfloat16, where there are tiles. Then pixels that `add_pixels` is given are such; steps from
+# one to the next are in numbers.
 cdef class Gathered:
     cdef Gather to
     cdef Py_ssize_t parts

@@ -5,7 +5,8 @@ memory once more. A convolution that is handed a `Gathered` cuts its output into
 on the problem alone (a strip, a block of tiles) and adds the pixels of a part as soon as they are
 written: a task does so for the channels that it computes. What is added is the distance from the
 part's first pixel, so that a mean that is large beside the deviation costs no accuracy. In the end the
-parts are put together in order, in double; threads share the channels.
+parts are put together in order, in double; threads share the channels. An output that is stored as
+bfloat16 has the moments of the numbers stored.
 """
 
 import numpy as np
@@ -36,7 +37,7 @@ cdef void add_pixels(const Gather* to, Py_ssize_t part, bint begin, Py_ssize_t c
     args.y = y
     args.rows, args.cols, args.channels = rows, cols, channels
     args.row_step, args.pixel_step = row_step, pixel_step
-    args.begin = begin
+    args.begin, args.halves = begin, to.halves
     args.shift = to.shifts + at * to.item
     args.sum, args.square = to.sums + at, to.squares + at
     to.add(&args)
@@ -79,14 +80,19 @@ cdef class Gathered:
     """
 
     cdef Gather* begin(self, Py_ssize_t parts, Py_ssize_t channels, Py_ssize_t item) except NULL:
-        """Make room for some parts; return where tasks put them."""
+        """Make room for some parts; return where tasks put them.
+
+        `item` is the bytes of a number of the output: 2 for bfloat16, summed as floats.
+        """
         cdef Py_ssize_t numbers = parts * channels
+        if item == 2 and table().tile == NULL:
+            raise RuntimeError("expected an instruction set that gathers bfloat16")
         self.memory = memory.empty((3 * numbers + parts,), np.dtype(np.float64))
         self.parts = parts
         cdef double* at = <double*>cnp.PyArray_DATA(self.memory)
         self.to.sums, self.to.squares = at, at + numbers
         self.to.counts, self.to.shifts = at + 2 * numbers, <char*>(at + 2 * numbers + parts)
-        self.to.channels, self.to.item = channels, item
+        self.to.channels, self.to.item, self.to.halves = channels, max(item, 4), item == 2
         memset(self.to.counts, 0, parts * sizeof(double))   # a part may have no pixels
         self.to.add = table().gather.add[item == 8]
         return &self.to

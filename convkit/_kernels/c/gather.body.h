@@ -1,6 +1,11 @@
 /* Kernels that gather a convolution's moments. */
+#include "halves.h"
 #include "real_f.h"
+#ifdef CK_WITH_TILES
+#define GATHER_HALVES
+#endif
 #include "gather.real.h"
+#undef GATHER_HALVES
 #include "real_d.h"
 #include "gather.real.h"
 #include "real_end.h"

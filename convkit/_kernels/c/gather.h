@@ -10,6 +10,7 @@ typedef struct ck_gather_args {
     const void *y;
     ptrdiff_t rows, cols, row_step, pixel_step, channels;
     int begin;    /* whether these are the first of a part: then `shift` is set, else read */
+    int halves;   /* whether y is of bfloat16: floats' kernels, where there may be tiles */
     void *shift;  /* a value of each channel near its mean: that of the part's first pixel */
     double *sum, *square; /* of what lies above `shift`, and of its squares */
 } ck_gather_args;

@@ -1,3 +1,5 @@
+#ifndef CK_HALVES_H
+#define CK_HALVES_H
 /* Vectors of floats kept in memory as bfloat16, the high halves of floats.
 
    Rounded to the nearest, ties to even. Infinities and NaN stay what they are; a finite float that
@@ -22,6 +24,9 @@ CK_INLINE vhalf narrow(vfloat v) {
 /* The first n lanes, of VL_F or more a whole vector; the others read as zero. */
 CK_INLINE vfloat load_some_half(const uint16_t *p, ptrdiff_t n) {
     if (n >= VL_F) return widen(*(const vhalf_u *)p);
+#if CK_VBYTES == 64
+    return widen((vhalf)_mm256_maskz_loadu_epi16((__mmask16)CK_LANES(n), p));
+#endif
     uint16_t part[VL_F] = {0};
     for (ptrdiff_t i = 0; i < n; i++) part[i] = p[i];
     return widen(*(const vhalf_u *)part);
@@ -30,3 +35,4 @@ CK_INLINE void store_some_half(uint16_t *p, vhalf h, ptrdiff_t n) {
     if (n >= VL_F) *(vhalf_u *)p = h;
     else for (ptrdiff_t i = 0; i < n; i++) p[i] = h[i];
 }
+#endif
