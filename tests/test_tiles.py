@@ -548,3 +548,51 @@ def test_results_past_the_caches(run):
                                 groups=groups).numpy()
             assert_same_bits(far[:1, :, :8], near, (groups, filters, level))
     """)
+
+
+def test_max_pooling_of_bfloat16_with_places(run):
+    """Values, places and rounded gradients are those of the same numbers in float32."""
+    run("""
+    from convkit._kernels import norm, pool
+    from convkit.ops.pool import _adaptive_windows, _max_windows
+
+    def floats(halves):
+        return halves.astype(np.uint32).__lshift__(16).view(np.float32)
+
+    def pooled(x, gy, h, w, n):
+        taken = pool.index_dtype(h.taps, w.taps)
+        y, index, gx = np.empty_like(gy), np.empty(gy.shape, taken), np.empty_like(x)
+        pool.max_forward(x, y, index, h.axis, w.axis, w.taps, n)
+        pool.max_backward(gy, index, gx, h.axis, w.axis, w.taps, n)
+        return y, index, gx
+
+    def check(shape, h, w, x):
+        size = shape[0], h.axis.targets, w.axis.targets, shape[3]
+        gy = rng.integers(0, 1 << 16, size).astype(np.uint16)
+        gy[(gy & 0x7f80) == 0x7f80] = 0x7f7f    # NaN would hide what it is added to; 0x7b00 makes
+        gy[gy < 0x1000] = 0x7b00                # a finite sum that would round to infinity
+        want = pooled(floats(x), floats(gy), h, w, 1)
+        narrow = np.empty(shape, np.uint16)
+        norm.narrow(want[2], narrow, 1)
+        for n in (1, 2):
+            y, index, gx = pooled(x, gy, h, w, n)
+            assert_same_bits(floats(y), want[0], shape)
+            assert_same_bits(index, want[1], shape)
+            assert_same_bits(gx, narrow, shape)
+
+    rng = np.random.default_rng(0)
+    few = np.array([0, 0x8000, 0x3f80, 0xbf80, 0x7f80, 0xff80, 0x7fc1, 0xffc2, 1, 0x8001, 0x80],
+                   np.uint16)
+    windows = [  # of each axis: size, windows, kernel, stride, padding, dilation
+        ((9, 5, 3, 2, 1, 1), (11, 6, 3, 2, 1, 1)), ((8, 4, 2, 2, 0, 1), (9, 4, 2, 2, 0, 1)),
+        ((7, 7, 3, 1, 1, 1), (7, 5, 4, 1, 1, 1)), ((5, 3, 2, 4, 2, 4), (13, 5, 3, 2, 1, 2))]
+    for h, w in [*windows, ((20, 1, 20, 1, 0, 1), (17, 3, 15, 1, 0, 1))]:
+        for channels in (1, 31, 32, 33, 64, 70):
+            shape = (2, h[0], w[0], channels)
+            for x in (rng.integers(0, 1 << 16, shape), rng.integers(0, 0x7f00, shape),
+                      rng.choice(few, shape), rng.choice(few[few <= 0x3f80], shape)):
+                check(shape, _max_windows(*h), _max_windows(*w), x.astype(np.uint16))
+    shape = (3, 7, 19, 40)
+    check(shape, _adaptive_windows(7, 3), _adaptive_windows(19, 8),
+          rng.integers(0, 0x7f00, shape).astype(np.uint16))
+    """)

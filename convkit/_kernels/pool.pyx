@@ -128,7 +128,7 @@ def max_step(Py_ssize_t channels, Py_ssize_t item, Axis h not None, Axis w not N
              Py_ssize_t window_w, Py_ssize_t index_item=0):
     """Return `max_forward` as a step of a Program, with operands x, y and index.
 
-    `item` is the bytes of a value: 4 or 8 for floats, 2 for bfloat16, of which there is no index.
+    `item` is the bytes of a value: 4 or 8 for floats, 2 for bfloat16.
     `index_item` is the bytes of a number of the index; 0 where there is none.
     """
     cdef Job job
@@ -147,8 +147,9 @@ def max_forward(cnp.ndarray x not None, cnp.ndarray y not None, index, Axis h no
                 Axis w not None, Py_ssize_t window_w, int threads):
     """Write to `y` the largest tap of every window, and to `index` (or None) its number.
 
-    All arrays are C-contiguous, (N, H, W, C) and of the sizes of the axes; `index` has
-    `index_dtype`. Sizes are the caller's to check.
+    All arrays are C-contiguous, (N, H, W, C) and of the sizes of the axes. `x` and `y` are both of
+    float32, float64 or, where the CPU has tiles, bfloat16 (uint16); `index` has `index_dtype`.
+    Sizes are the caller's to check.
     """
     _run(True, x, y, index, h, w, window_w, threads)
 
@@ -157,7 +158,8 @@ def max_backward(cnp.ndarray gy not None, cnp.ndarray index not None, cnp.ndarra
                  Axis h not None, Axis w not None, Py_ssize_t window_w, int threads):
     """Write to `gx` the sum of the gradients of the windows that took each input.
 
-    `h` and `w` are the axes of the forward call; they are transposed here.
+    `h` and `w` are the axes of the forward call; they are transposed here. Types are as for
+    `max_forward`; gradients of bfloat16 are summed in float32 and rounded once.
     """
     _run(False, gy, gx, index, h.transposed(), w.transposed(), window_w, threads)
 

@@ -7,8 +7,8 @@
 #ifndef CK_BFLOAT16_H
 #define CK_BFLOAT16_H
 
-enum { BF16_LARGEST = 0x7f7f, FLOAT_ABS = 0x7fffffff, FLOAT_INFINITE = 0x7f800000,
-       FLOAT_ROUNDS_TO_INFINITE = 0x7f7f8000 };
+enum { BF16_LARGEST = 0x7f7f, BF16_DENORMAL = 0x7f, FLOAT_ABS = 0x7fffffff,
+       FLOAT_INFINITE = 0x7f800000, FLOAT_ROUNDS_TO_INFINITE = 0x7f7f8000 };
 
 /* One value that is infinite, NaN or too large to round. Tells whether it is not finite. */
 static int bf16_special(float x, uint16_t *high, uint16_t *low) {
@@ -35,6 +35,14 @@ static int bf16_special(float x, uint16_t *high, uint16_t *low) {
 
 CK_INLINE __m512i bf16_pair(__m512 first, __m512 second) {
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+/* The first and the second 16 bfloat16 in turn. */
+CK_INLINE __m512i bf16_interleave(__m512i two) {
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, two);
 }
 
 /* 16 bfloat16 as floats. */

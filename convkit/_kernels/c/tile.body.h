@@ -353,6 +353,6 @@ const ck_tile_table ck_table_amx_tile = {
               .flush = tile_flush,
               .convert = tile_convert_split,
               .pack = tile_pack_split},
-    .pool = {.max_forward = bf16_max_pool},
+    .pool = {.max_forward = bf16_max_pool, .max_backward = bf16_max_back},
     .rounds = tile_rounds,
 };

@@ -103,7 +103,7 @@ typedef struct ck_tile_table {
     void (*configure)(int rows, int depth);
     void (*release)(void);
     ck_tile_form plain, split, half;
-    /* Largest values of windows of bfloat16: the forward kernel without an index. */
+    /* Largest values of windows of bfloat16. */
     ck_pool_kernels pool;
     /* Runs rounds of independent products of full tiles; returns how many float operations
        that was. The measured peak that benchmarks compare with. */

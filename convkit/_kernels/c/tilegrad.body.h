@@ -185,27 +185,20 @@ CK_INLINE __m512 grad_load(const grad_reader *r, const char *pixel, int source) 
     return _mm512_maskz_mov_ps(pixel == r->blank ? 0 : r->wanted, (__m512)v);
 }
 
-CK_INLINE __m512i grad_interleave(__m512i two) {
-    const __m512i order = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, two);
-}
-
 CK_INLINE grad_pair grad_load_pair(const grad_reader *r, const char *const *pixels, int source,
                                    int split) {
     if (source == CK_GRAD_HALVES) {
         const __m512i first = _mm512_castsi256_si512(grad_load_halves(r, pixels[0]));
-        return (grad_pair){.high = grad_interleave(
+        return (grad_pair){.high = bf16_interleave(
                                _mm512_inserti64x4(first, grad_load_halves(r, pixels[1]), 1))};
     }
     const __m512 a = grad_load(r, pixels[0], source), b = grad_load(r, pixels[1], source);
-    grad_pair pair = {.high = grad_interleave(bf16_pair(a, b))};
+    grad_pair pair = {.high = bf16_interleave(bf16_pair(a, b))};
     if (split) {
         const __m512i second = _mm512_set1_epi32((int)0xffff0000);
         const __m512 high_a = _mm512_castsi512_ps(_mm512_slli_epi32(pair.high, 16));
         const __m512 high_b = _mm512_castsi512_ps(_mm512_and_si512(pair.high, second));
-        pair.low = grad_interleave(bf16_pair(_mm512_sub_ps(a, high_a), _mm512_sub_ps(b, high_b)));
+        pair.low = bf16_interleave(bf16_pair(_mm512_sub_ps(a, high_a), _mm512_sub_ps(b, high_b)));
     }
     return pair;
 }
