@@ -59,6 +59,7 @@ cdef extern from "table.h" nogil:
         const void* shift
         void* out
         double low, high
+        int gy_half, out_half, stream
     ctypedef void (*ck_masked_sums_fn)(
         const ck_norm_masked*, Py_ssize_t rows, Py_ssize_t columns, double* sum,
         double* product) noexcept nogil
@@ -67,7 +68,7 @@ cdef extern from "table.h" nogil:
         const void* slope, const void* offset) noexcept nogil
     ctypedef struct ck_norm_kept:
         const float* x
-        const float* residual
+        const void* residual
         uint16_t* kept
         uint16_t* rounded
         float* y
@@ -75,6 +76,7 @@ cdef extern from "table.h" nogil:
         const float* scale
         const float* shift
         float low, high
+        int residual_half, rounds, stream
     ctypedef struct ck_norm_table:
         ck_moments_fn moments[2]
         ck_merge_moments_fn merge_moments

@@ -38,6 +38,9 @@ cdef Py_ssize_t MOST_FOLDED = 64
 # Groups of blocks of a sample: enough for many threads to share; the results of this many are put
 # together on one.
 cdef Py_ssize_t MOST_GROUPS = 64
+# From so many bytes of arrays on, those that are only written are stored past the caches, which
+# would read their memory first.
+cdef Py_ssize_t FAR_BYTES = 16 << 20
 
 cdef struct Cut:
     Py_ssize_t samples
@@ -70,6 +73,9 @@ cdef struct Run:
     double alpha, beta
     const char* y  # of a masked gradient, or the residual; or NULL
     bint halves                 # whether x and y of a masked gradient are kept as bfloat16
+    bint gy_half, out_half, residual_half   # whether these are bfloat16
+    bint rounds                 # whether the result is rounded to bfloat16
+    bint stream                 # whether results are stored past the caches
     char* kept                  # x - center as bfloat16, and the result
     char* rounded
     const char* factor
@@ -129,17 +135,22 @@ cdef Part _part(const Run* run, Py_ssize_t index) noexcept nogil:
 
 cdef _start(Run* run, cnp.ndarray x, Py_ssize_t samples=1):
     """Fill in what all kernels need, from a contiguous channels-last array."""
+    _start_kind(run, x, real_index(x), samples)
+    run.x = <const char*>pointer(x, run.kind, cnp.PyArray_SIZE(x))
+
+
+cdef _start_kind(Run* run, cnp.ndarray x, int kind, Py_ssize_t samples=1):
+    """Fill in what depends on the shape of an array, and the type of parameters."""
     cdef Py_ssize_t size = cnp.PyArray_SIZE(x)
     cdef Py_ssize_t channels = x.shape[x.ndim - 1]
     cdef Py_ssize_t pixels = size // channels if channels else 0
     if samples < 0 or (samples == 0 and size) or (samples and pixels % samples):
         raise ValueError(f"kernel called with {pixels} pixels of {samples} samples")
-    run.kind = real_index(x)
+    run.kind = kind
     run.kernels = table().norm
-    run.x = <const char*>pointer(x, run.kind, size)
     run.step = 0
     run.y = NULL
-    run.halves = False
+    run.halves = run.gy_half = run.out_half = run.stream = False
     run.cut = _cut(samples, pixels // samples if samples else 0, channels if channels else 1)
 
 
@@ -908,13 +919,19 @@ def grad_input(cnp.ndarray gy, cnp.ndarray x, center, scale, slope, shift, cnp.n
 
 # -- gradients behind an activation -----------------------------------------------------------
 
+cdef inline const char* _held(const char* start, Py_ssize_t offset, bint half) noexcept nogil:
+    """Return a place in an array, if any, `offset` being that in one of the parameters' type."""
+    return _at(start, offset // 2 if half else offset)
+
+
 cdef ck_norm_masked _masked(const Run* run, Py_ssize_t offset) noexcept nogil:
     cdef ck_norm_masked masked
-    cdef Py_ssize_t at = offset // 2 if run.halves else offset
-    masked.gy, masked.x, masked.y = run.gy + offset, run.x + at, _at(run.y, at)
-    masked.out = <char*>_at(run.out, offset)
+    masked.gy, masked.x = _held(run.gy, offset, run.gy_half), _held(run.x, offset, run.halves)
+    masked.y = _held(run.y, offset, run.halves)
+    masked.out = <char*>_held(run.out, offset, run.out_half)
     masked.center, masked.scale, masked.shift = run.center, run.scale, run.shift
     masked.low, masked.high = run.low, run.high
+    masked.gy_half, masked.out_half, masked.stream = run.gy_half, run.out_half, run.stream
     return masked
 
 
@@ -922,31 +939,56 @@ cdef void _masked_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nog
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     cdef ck_norm_masked masked = _masked(run, p.offset)
-    run.kernels.masked_sums[2 if run.halves else run.kind](&masked, p.rows, p.columns, run.first + p.partial,
-                                      run.second + p.partial)
+    run.kernels.masked_sums[2 if run.halves else run.kind](
+        &masked, p.rows, p.columns, run.first + p.partial, run.second + p.partial)
 
 
 cdef void _masked_input_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     cdef ck_norm_masked masked = _masked(run, p.offset)
-    run.kernels.masked_input[2 if run.halves else run.kind](&masked, p.rows, p.columns, run.factor, run.slope,
-                                       run.offset)
+    run.kernels.masked_input[2 if run.halves else run.kind](
+        &masked, p.rows, p.columns, run.factor, run.slope, run.offset)
 
 
-cdef const char* _values(const Run* run, cnp.ndarray x) except NULL:
-    """Return the data of an array that may be kept as bfloat16."""
+cdef const char* _values(const Run* run, cnp.ndarray x, bint half) except NULL:
+    """Return the data of an array that may be held as bfloat16."""
     cdef Py_ssize_t size = run.cut.pixels * run.cut.channels
-    return halves(x, size) if run.halves else <const char*>pointer(x, run.kind, size)
+    if half:
+        return halves(x, size)
+    return <const char*>pointer(x, run.kind, size)
+
+
+cdef inline bint _is_half(array) noexcept:
+    """Tell whether an array's numbers are bfloat16."""
+    return isinstance(array, cnp.ndarray) and cnp.PyArray_TYPE(array) == cnp.NPY_UINT16
+
+
+cdef int _set_out(Run* run, cnp.ndarray out, bint half) except -1:
+    """Take the array of the size of the others that is written to."""
+    cdef Py_ssize_t size = run.cut.pixels * run.cut.channels
+    if half:
+        run.out = out_halves(out, size)
+    else:
+        run.out = <char*>out_pointer(out, run.kind, size)
+    run.out_half = half
+    return 0
+
+
+cdef bint _is_far(const Run* run, const char* out) noexcept nogil:
+    """Tell whether a result, if any, may and should be stored past the caches."""
+    return <size_t>out % 64 == 0 and run.cut.columns % 32 == 0 and (
+        4 * run.cut.pixels * run.cut.channels >= FAR_BYTES)
 
 
 cdef tuple _start_masked(Run* run, cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale,
                          shift):
     """Describe a gradient behind an activation; return what keeps its parameters alive."""
-    _start(run, gy)
-    run.gy = run.x
-    run.halves = run.kind == 0 and cnp.PyArray_TYPE(x) == cnp.NPY_UINT16
-    run.x = _values(run, x)
+    cdef bint gy_half = _is_half(x) and _is_half(gy)
+    _start_kind(run, gy, 0 if gy_half else real_index(gy))
+    run.gy_half = gy_half
+    run.halves = run.kind == 0 and _is_half(x)
+    run.gy, run.x = _values(run, gy, gy_half), _values(run, x, run.halves)
     run.out = NULL
     run.low, run.high = mask
     cdef cnp.ndarray m = _folded(run, center), a = _folded(run, scale), b = _folded(run, shift)
@@ -964,7 +1006,7 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     ----------
     gy, x : numpy.ndarray
         Channels-last, C-contiguous, of one type (float32 or float64) and size; or `x` is what
-        `affine_kept` keeps.
+        `affine_kept` keeps, and `gy` float32 or bfloat16 (uint16).
     mask : tuple of float
         (low, high): the gradient is 0 unless the activation's value lies between (a high of
         NaN: no upper end; both NaN: it passes).
@@ -972,7 +1014,8 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
         (C,); the activation's argument was ``(x - center) * scale + shift``.
     y, out : numpy.ndarray or None
         The activation's value, where its argument was another (a residual was added), kept as `x`
-        is; then the gradient behind the activation is written to `out`. Neither or both.
+        is; then the gradient behind the activation is written to `out`, of the type of `gy`, which
+        it may be. Neither or both.
     threads : int
         How many threads may be used.
 
@@ -986,8 +1029,9 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     if (y is None) != (out is None):
         raise ValueError("kernel called with a value but no place for the gradient")
     if y is not None:
-        run.y = _values(&run, y)
-        run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
+        run.y = _values(&run, y, run.halves)
+        _set_out(&run, out, run.gy_half)
+        run.stream = run.halves and run.out != run.gy and _is_far(&run, run.out)
     sums, products = _two_results(&run, False)
     _sum_blocks(&run, _masked_sums_block, threads, sums, products)
     return sums, products
@@ -1004,11 +1048,12 @@ def masked_input(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift
     factor, slope, offset : numpy.ndarray
         (C,).
     out : numpy.ndarray
-        Of the size and type of `x`; may be `gy`.
+        Of the size and type of `gy`, which it may be; bfloat16 also where only `x` is.
     """
     cdef Run run
     alive = _start_masked(&run, gy, x, mask, center, scale, shift)
-    run.out = <char*>out_pointer(out, run.kind, cnp.PyArray_SIZE(x))
+    _set_out(&run, out, run.gy_half or run.halves and _is_half(out))
+    run.stream = run.halves and run.out != run.gy and _is_far(&run, run.out)
     cdef cnp.ndarray a = _folded(&run, factor), b = _folded(&run, slope)
     cdef cnp.ndarray c = _folded(&run, offset)
     run.factor = _data(a)
@@ -1024,44 +1069,62 @@ cdef void _affine_kept_block(void* ctx, Py_ssize_t index, int slot) noexcept nog
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     cdef ck_norm_kept block
-    block.x, block.residual = <const float*>_at(run.x, p.offset), <const float*>_at(run.y, p.offset)
+    block.x = <const float*>_at(run.x, p.offset)
+    block.residual = _held(run.y, p.offset, run.residual_half)
     block.kept = <uint16_t*>(run.kept + p.offset // 2)
     block.rounded = <uint16_t*>_at(run.rounded, p.offset // 2)
-    block.y = <float*>(run.out + p.offset)
+    block.y = <float*>_at(run.out, p.offset)
     block.center, block.scale = <const float*>run.center, <const float*>run.scale
     block.shift = <const float*>run.shift
     block.low, block.high = <float>run.low, <float>run.high
+    block.residual_half, block.rounds, block.stream = run.residual_half, run.rounds, run.stream
     run.kernels.affine_kept(&block, p.rows, p.columns)
 
 
 def affine_kept(x, cnp.ndarray kept not None, center, scale, shift, tuple ends,
-                cnp.ndarray out not None, int threads, residual=None, rounded=None):
+                cnp.ndarray out not None, int threads, residual=None, rounded=None,
+                bint rounds=False):
     """Set `kept` to ``x - center`` as bfloat16, and `out` to what `affine` makes of that.
 
     Parameters
     ----------
     x : numpy.ndarray or None
-        Channels-last, C-contiguous, float32. None: `kept` is there already.
+        Channels-last, C-contiguous, float32. None: `kept` is there already, and `center` is not
+        taken off it.
     kept : numpy.ndarray
         uint16, of the size of `out`, C-contiguous.
     out, residual : numpy.ndarray
-        As `x`.
+        Channels-last, C-contiguous, each float32 or bfloat16 (uint16).
     rounded : numpy.ndarray, optional
-        As `kept`; becomes `out` as bfloat16.
+        As `kept`; becomes `out` as bfloat16, `out` being float32.
+    rounds : bool
+        Whether `out` is rounded to bfloat16 where it is float32, too.
     ends : tuple of float
         (low, high): what is below or above becomes these.
     center, scale, shift, threads
         As for `affine`.
     """
     cdef Run run
-    _start(&run, out)
+    _start_kind(&run, out, 0)
     cdef Py_ssize_t size = cnp.PyArray_SIZE(out)
-    run.out = <char*>out_pointer(out, 0, size)
+    cdef bint half = _is_half(out)
+    if half and rounded is not None:
+        raise TypeError("kernel called with two places for the result as bfloat16")
+    run.out = NULL
+    if not half:
+        run.out = <char*>out_pointer(out, 0, size)
     run.x = NULL if x is None else <const char*>pointer(x, 0, size)
     run.kept = out_halves(kept, size)
-    run.rounded = NULL if rounded is None else out_halves(rounded, size)
+    run.rounded = NULL
+    if half or rounded is not None:
+        run.rounded = out_halves(out if half else rounded, size)
+    run.rounds = rounds and not half
+    run.residual_half = _is_half(residual)
     if residual is not None:
-        run.y = <const char*>pointer(residual, 0, size)
+        run.y = _values(&run, residual, run.residual_half)
+    run.stream = _is_far(&run, run.out) and _is_far(&run, run.rounded) and (
+        run.x == NULL or _is_far(&run, run.kept)) and (
+        run.y == NULL or run.y != (run.rounded if half else run.out))
     cdef cnp.ndarray m = _folded(&run, center), a = _folded(&run, scale), b = _folded(&run, shift)
     run.center, run.scale, run.shift = _data(m), _data(a), _data(b)
     run.low, run.high = ends

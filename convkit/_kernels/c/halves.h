@@ -8,17 +8,44 @@ typedef uint16_t vhalf __attribute__((vector_size(CK_VBYTES / 2)));
 typedef uint16_t vhalf_u __attribute__((vector_size(CK_VBYTES / 2), aligned(2), may_alias));
 typedef uint32_t vuint32 __attribute__((vector_size(CK_VBYTES)));
 
+#if CK_VBYTES == 64
+/* In instructions, as GCC takes twice as many; with few constants, as it does not keep them. */
+CK_INLINE vfloat widen(vhalf h) {
+    return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+}
+CK_INLINE vhalf narrow(vfloat v) {
+    const __m512i bits = (__m512i)v, odd = _mm512_srli_epi32(_mm512_slli_epi32(bits, 15), 31);
+    /* What is to be rounded; the others are cut, a NaN after its quiet bit is set. */
+    const __mmask16 rounds = _mm512_cmplt_epu32_mask(_mm512_slli_epi32(bits, 1),
+                                                     _mm512_set1_epi32((int)0xfeff0000));
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    const __m512i quiet = (__m512i)_mm512_mask_add_ps((__m512)v, nan, (__m512)v, (__m512)v);
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_mask_add_epi32(quiet, rounds, bits, half);
+    return (vhalf)_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+#else
 CK_INLINE vfloat widen(vhalf h) {
     return (vfloat)(__builtin_convertvector(h, vuint32) << 16);
 }
 CK_INLINE vhalf narrow(vfloat v) {
-    const vuint32 bits = (vuint32)v, size = bits & 0x7fffffff;
+    const vuint32 bits = (vuint32)v;
     /* What is to be rounded; the others are cut. */
-    const vuint32 rounds = (vuint32)(size < 0x7f7f8000);
+    const vuint32 rounds = (vuint32)(((vint32)v & 0x7fffffff) < 0x7f7f8000);
     const vuint32 rounded = bits + (rounds & (0x7fff + (bits >> 16 & 1)));
     /* A NaN whose payload is cut off stays one. */
-    const vuint32 nan = (vuint32)(size > 0x7f800000) & 0x40;
+    const vuint32 nan = (vuint32)(v != v) & 0x40;
     return __builtin_convertvector(rounded >> 16 | nan, vhalf);
+}
+#endif
+
+/* The same for numbers that are bfloat16. */
+CK_INLINE vhalf cut(vfloat v) {
+#if CK_VBYTES == 64
+    return (vhalf)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)v, 16));
+#else
+    return __builtin_convertvector((vuint32)v >> 16, vhalf);
+#endif
 }
 
 /* The first n lanes, of VL_F or more a whole vector; the others read as zero. */
@@ -33,6 +60,10 @@ CK_INLINE vfloat load_some_half(const uint16_t *p, ptrdiff_t n) {
 }
 CK_INLINE void store_some_half(uint16_t *p, vhalf h, ptrdiff_t n) {
     if (n >= VL_F) *(vhalf_u *)p = h;
+#if CK_VBYTES == 64
+    else _mm256_mask_storeu_epi16(p, (__mmask16)CK_LANES(n), (__m256i)h);
+#else
     else for (ptrdiff_t i = 0; i < n; i++) p[i] = h[i];
+#endif
 }
 #endif

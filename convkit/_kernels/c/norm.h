@@ -10,23 +10,30 @@
 
 /* A gradient that has not gone back through an activation yet. Where `y`, the activation's
    value, is NULL, its argument is worked out again: (x - center) * scale + shift. What is
-   outside (low, high) gets `leak` times the gradient; high NaN: no upper end. */
+   outside (low, high) gets `leak` times the gradient; high NaN: no upper end. The switches are for
+   what is kept as bfloat16 alone. */
 typedef struct ck_norm_masked {
     const void *gy, *x, *y;
     const void *center, *scale, *shift;
     void *out; /* the gradient after the activation, or gx */
     double low, high;
+    int gy_half, out_half; /* whether these are bfloat16 */
+    int stream;            /* whether out is written past the caches, to whole lines of them */
 } ck_norm_masked;
 
-/* y = v * scale + shift + residual between low and high, v being x - center rounded to bfloat16, which is
-   put into `kept`; where x is NULL, v is read from there. `rounded`: y as bfloat16. `residual` and
-   `rounded` may be NULL. */
+/* y = v * scale + shift + residual between low and high, v being x - center rounded to bfloat16,
+   which is put into `kept`; where x is NULL, v is read from there. `rounded`: y as bfloat16.
+   `residual`, and either of `y` and `rounded`, may be NULL. */
 typedef struct ck_norm_kept {
-    const float *x, *residual;
+    const float *x;
+    const void *residual;
     uint16_t *kept, *rounded;
     float *y;
     const float *center, *scale, *shift;
     float low, high;
+    int residual_half; /* whether it is bfloat16 */
+    int rounds;        /* whether y gets the numbers of `rounded` */
+    int stream;        /* as above, for all that is written */
 } ck_norm_kept;
 
 typedef struct ck_norm_table {
@@ -50,8 +57,8 @@ typedef struct ck_norm_table {
                           ptrdiff_t columns, const void *center, const void *scale,
                           const void *slope, const void *shift);
     /* The same two behind an activation; where `y` is there the sums
-       also write `out`; gx is for a mask worked out anew. Index 2: gradients are float, x is what
-       ck_norm_kept keeps, y is bfloat16. */
+       also write `out`; gx is for a mask worked out anew. Index 2: gradients are float or bfloat16,
+       x is what ck_norm_kept keeps, y is bfloat16. */
     void (*masked_sums[3])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns, double *sum,
                            double *product);
     void (*masked_input[3])(const ck_norm_masked *, ptrdiff_t rows, ptrdiff_t columns,

@@ -3,6 +3,17 @@
    Reductions go down a few vectors of columns at a time with the sums in registers; a block
    of rows is small enough to be in the cache when it is read a second time. */
 
+/* Stores the first n numbers of some vectors: once for each block, so that size counts. From a copy
+   of the sums, which would not stay in registers if their place were known here. */
+static __attribute__((noinline)) void FN(copy_doubles)(const T *from, ptrdiff_t n, double *to) {
+    for (ptrdiff_t i = 0; i < n; i++) to[i] = (double)from[i];
+}
+CK_INLINE void FN(put_doubles)(const V *v, int nv, ptrdiff_t n, double *to) {
+    V copy[4];
+    EACH(j) copy[j] = v[j];
+    FN(copy_doubles)((const T *)copy, n < nv * VL ? n : nv * VL, to);
+}
+
 /* Corrected two-pass sums: the second pass also sums the deviations from the rounded mean,
    which puts right both results (the reference is at merge_moments). */
 CK_INLINE void FN(moments_columns)(const void *x, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t c,
@@ -45,10 +56,8 @@ CK_INLINE void FN(grad_sums_columns)(const void *gy, const void *x, ptrdiff_t ro
         s[j] += g;
         p[j] += g * (AT(x, r, j) - m[j]);
     }
-    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++) {
-        sum[c + j * VL + lane] = (double)s[j][lane];
-        product[c + j * VL + lane] = (double)p[j][lane];
-    }
+    FN(put_doubles)(s, nv, left, sum + c);
+    FN(put_doubles)(p, nv, left, product + c);
 }
 static void FN(grad_sums)(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
                           const void *center, double *sum, double *product) {
@@ -142,6 +151,8 @@ CK_INLINE V FN(through)(const FN(mask) *m, V v, V g) {
 
 #define CENTRED(r, j) (AT(run->x, r, j) - m[j])
 #define VALUE(r, j) AT(run->y, r, j)
+#define GRADIENT(r, j) AT(run->gy, r, j)
+#define PUT_RESULT(v, exact) PUT_AT(run->out, v)
 #define MASKED(name) FN(name)
 #include "norm.masked.h"
 
@@ -175,8 +186,7 @@ CK_INLINE void FN(prelu_grad_columns)(const void *gy, const void *x, const void 
                        left - j * VL);
         sum[j] += FN(select)(v > zero, zero, v * g);
     }
-    EACH(j) for (int lane = 0; lane < VL && j * VL + lane < left; lane++)
-        gw[c + j * VL + lane] = (double)sum[j][lane];
+    FN(put_doubles)(sum, nv, left, gw + c);
 }
 static void FN(prelu_grad_rows)(const void *gy, const void *x, const void *w, void *gx, double *gw,
                                 ptrdiff_t rows, ptrdiff_t columns) {
