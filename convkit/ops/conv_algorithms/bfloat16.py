@@ -18,8 +18,9 @@ __all__ = ["Bfloat16", "SplitBfloat16"]
 # take 1.4 to 2 times as long as on vectors.
 LEAST_USED = 0.3
 # Multiply-adds of a weight's gradient for each value that is converted for it: below this, vectors
-# that read the values as they are would be done sooner. Pixels of 64 channels from as many have 21.3,
-# and of bfloat16, which vectors would be given widened, take two thirds of vectors' time on floats.
+# that read the values as they are would be done sooner. Pixels of 64 channels from as many have
+# 21.3, and of bfloat16, which vectors would be given widened, take two thirds of vectors' time on
+# floats.
 LEAST_PRODUCTS = {"split_bf16": 45.0, "bf16": 21.0}
 # The same of an input's gradient, for each value that is converted or written.
 LEAST_GRADIENT_PRODUCTS = {"split_bf16": 50.0, "bf16": 32.0}
