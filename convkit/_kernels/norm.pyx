@@ -3,7 +3,7 @@
 Few channels would leave most of a vector empty, so `fold` pixels that follow one another are
 taken as one row of ``fold * channels`` columns, with the parameters repeated; pixels that are
 left over at the end form one shorter row. Rows are cut into blocks whose size depends on
-the number of channels alone. A reduction leaves one partial result per block, in double. A task
+the number of channels alone. A reduction has one partial result per block, put into double. A task
 is a group of neighbouring blocks, as many groups as there are blocks up to a number, and puts
 their results together in order; at the end those of the groups are put together, in order and,
 within a group, in that of the folded pixels.
@@ -17,7 +17,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.math cimport NAN, sqrt
 from libc.stdint cimport uint16_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from convkit._kernels cimport memory
 from convkit._kernels.arrays cimport halves, out_halves, out_pointer, pointer, real_index
@@ -38,7 +38,7 @@ cdef Py_ssize_t MOST_FOLDED = 64
 # Groups of blocks of a sample: enough for many threads to share; the results of this many are put
 # together on one.
 cdef Py_ssize_t MOST_GROUPS = 64
-# From so many bytes of arrays on, those that are only written are stored past the caches, which
+# From so many bytes on, float32 results that are only written are stored past the caches, which
 # would read their memory first.
 cdef Py_ssize_t FAR_BYTES = 16 << 20
 
@@ -68,6 +68,8 @@ cdef struct Run:
     Py_ssize_t x_pixel  # numbers from one pixel of x to the next, in steps
     double* first  # two partial results per block, `columns` numbers each; or one
     double* second
+    double* sum                 # those that a task's group of blocks adds to, unless moments
+    double* product
     int activation
     ck_unary_fn after           # of the result, or NULL
     double alpha, beta
@@ -234,26 +236,24 @@ cdef Group _group(const Run* run, Py_ssize_t index) noexcept nogil:
 
 cdef void _group_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Reduce the blocks of a group; their results end up in those of the first."""
-    cdef Run* run = <Run*>ctx
+    cdef Run own = (<Run*>ctx)[0]
+    cdef Run* run = &own
     cdef Group group = _group(run, index)
     cdef Part p = _part(run, group.first)
-    cdef double* first = run.first + p.partial
-    cdef double* second = run.second + p.partial if run.second != NULL else <double*>NULL
-    cdef Py_ssize_t block, c, count = p.rows
-    run.block(ctx, group.first, slot)
-    for block in range(group.first + 1, group.last):
-        run.block(ctx, block, slot)
+    cdef Py_ssize_t block, count = 0
+    run.sum = run.first + p.partial
+    run.product = run.second + p.partial if run.second != NULL else <double*>NULL
+    if not run.moments:
+        memset(run.sum, 0, p.columns * sizeof(double))
+        if run.product != NULL:
+            memset(run.product, 0, p.columns * sizeof(double))
+    for block in range(group.first, group.last):
+        run.block(run, block, slot)
         p = _part(run, block)
-        if run.moments:
-            run.kernels.merge_moments(first, second, <double>count, run.first + p.partial,
+        if run.moments and count:
+            run.kernels.merge_moments(run.sum, run.product, <double>count, run.first + p.partial,
                                       run.second + p.partial, <double>p.rows, p.columns)
-            count += p.rows
-        else:
-            for c in range(p.columns):
-                first[c] += run.first[p.partial + c]
-            if second != NULL:
-                for c in range(p.columns):
-                    second[c] += run.second[p.partial + c]
+        count += p.rows
 
 
 cdef void _reduce(Run* run, task_fn block, bint moments, int threads) noexcept nogil:
@@ -824,8 +824,7 @@ cdef void _grad_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     run.kernels.grad_sums[run.kind](run.gy + p.offset, run.x + p.offset, p.rows, p.columns,
-                                    run.center + p.own, run.first + p.partial,
-                                    run.second + p.partial)
+                                    run.center + p.own, run.sum, run.product)
 
 
 def grad_sums(cnp.ndarray gy, cnp.ndarray x, center, int threads, samples=None):
@@ -940,7 +939,7 @@ cdef void _masked_sums_block(void* ctx, Py_ssize_t index, int slot) noexcept nog
     cdef Part p = _part(run, index)
     cdef ck_norm_masked masked = _masked(run, p.offset)
     run.kernels.masked_sums[2 if run.halves else run.kind](
-        &masked, p.rows, p.columns, run.first + p.partial, run.second + p.partial)
+        &masked, p.rows, p.columns, run.sum, run.product)
 
 
 cdef void _masked_input_block(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -975,9 +974,9 @@ cdef int _set_out(Run* run, cnp.ndarray out, bint half) except -1:
     return 0
 
 
-cdef bint _is_far(const Run* run, const char* out) noexcept nogil:
-    """Tell whether a result, if any, may and should be stored past the caches."""
-    return <size_t>out % 64 == 0 and run.cut.columns % 32 == 0 and (
+cdef bint _is_far(const Run* run) noexcept nogil:
+    """Tell whether a float32 result, if any, may and should be stored past the caches."""
+    return <size_t>run.out % 64 == 0 and (
         4 * run.cut.pixels * run.cut.channels >= FAR_BYTES)
 
 
@@ -1031,7 +1030,7 @@ def masked_sums(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift,
     if y is not None:
         run.y = _values(&run, y, run.halves)
         _set_out(&run, out, run.gy_half)
-        run.stream = run.halves and run.out != run.gy and _is_far(&run, run.out)
+        run.stream = run.halves and run.out != run.gy and _is_far(&run)
     sums, products = _two_results(&run, False)
     _sum_blocks(&run, _masked_sums_block, threads, sums, products)
     return sums, products
@@ -1053,7 +1052,7 @@ def masked_input(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift
     cdef Run run
     alive = _start_masked(&run, gy, x, mask, center, scale, shift)
     _set_out(&run, out, run.gy_half or run.halves and _is_half(out))
-    run.stream = run.halves and run.out != run.gy and _is_far(&run, run.out)
+    run.stream = run.halves and run.out != run.gy and _is_far(&run)
     cdef cnp.ndarray a = _folded(&run, factor), b = _folded(&run, slope)
     cdef cnp.ndarray c = _folded(&run, offset)
     run.factor = _data(a)
@@ -1122,9 +1121,7 @@ def affine_kept(x, cnp.ndarray kept not None, center, scale, shift, tuple ends,
     run.residual_half = _is_half(residual)
     if residual is not None:
         run.y = _values(&run, residual, run.residual_half)
-    run.stream = _is_far(&run, run.out) and _is_far(&run, run.rounded) and (
-        run.x == NULL or _is_far(&run, run.kept)) and (
-        run.y == NULL or run.y != (run.rounded if half else run.out))
+    run.stream = run.y != run.out and _is_far(&run)
     cdef cnp.ndarray m = _folded(&run, center), a = _folded(&run, scale), b = _folded(&run, shift)
     run.center, run.scale, run.shift = _data(m), _data(a), _data(b)
     run.low, run.high = ends
@@ -1223,8 +1220,7 @@ cdef void _prelu_grad_block(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Run* run = <Run*>ctx
     cdef Part p = _part(run, index)
     run.kernels.prelu_grad[run.kind](run.gy + p.offset, run.x + p.offset, run.scale,
-                                     run.out + p.offset, run.first + p.partial, p.rows,
-                                     p.columns)
+                                     run.out + p.offset, run.sum, p.rows, p.columns)
 
 
 def prelu_grad(cnp.ndarray gy, cnp.ndarray x, weight, cnp.ndarray out, int threads):

@@ -3,26 +3,26 @@
 /* Vectors of floats kept in memory as bfloat16, the high halves of floats.
 
    Rounded to the nearest, ties to even. Infinities and NaN stay what they are; a finite float that
-   would round to infinity is cut to the largest bfloat16, as in bfloat16.h. */
+   would round to infinity is cut to the largest bfloat16, as in bfloat16.h. A NaN to be rounded is
+   quiet, as arithmetic leaves it, so that it is none by its payload's low half alone. */
 typedef uint16_t vhalf __attribute__((vector_size(CK_VBYTES / 2)));
 typedef uint16_t vhalf_u __attribute__((vector_size(CK_VBYTES / 2), aligned(2), may_alias));
 typedef uint32_t vuint32 __attribute__((vector_size(CK_VBYTES)));
 
 #if CK_VBYTES == 64
-/* In instructions, as GCC takes twice as many; with few constants, as it does not keep them. */
+/* In instructions, as GCC takes twice as many. */
 CK_INLINE vfloat widen(vhalf h) {
     return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
 }
 CK_INLINE vhalf narrow(vfloat v) {
-    const __m512i bits = (__m512i)v, odd = _mm512_srli_epi32(_mm512_slli_epi32(bits, 15), 31);
-    /* What is to be rounded; the others are cut, a NaN after its quiet bit is set. */
+    const __m512i bits = (__m512i)v;
+    /* What is to be rounded; the others are cut. */
     const __mmask16 rounds = _mm512_cmplt_epu32_mask(_mm512_slli_epi32(bits, 1),
                                                      _mm512_set1_epi32((int)0xfeff0000));
-    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-    const __m512i quiet = (__m512i)_mm512_mask_add_ps((__m512)v, nan, (__m512)v, (__m512)v);
-    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    const __m512i rounded = _mm512_mask_add_epi32(quiet, rounds, bits, half);
-    return (vhalf)_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    const __m512i up = _mm512_mask_add_epi32(bits, rounds, bits, _mm512_set1_epi32(0x8000));
+    const __mmask16 ties = _mm512_mask_testn_epi32_mask(rounds, up, _mm512_set1_epi32(0xffff));
+    const __m512i even = _mm512_mask_and_epi32(up, ties, up, _mm512_set1_epi32(~0x10000));
+    return (vhalf)_mm512_cvtepi32_epi16(_mm512_srli_epi32(even, 16));
 }
 #else
 CK_INLINE vfloat widen(vhalf h) {
@@ -33,9 +33,7 @@ CK_INLINE vhalf narrow(vfloat v) {
     /* What is to be rounded; the others are cut. */
     const vuint32 rounds = (vuint32)(((vint32)v & 0x7fffffff) < 0x7f7f8000);
     const vuint32 rounded = bits + (rounds & (0x7fff + (bits >> 16 & 1)));
-    /* A NaN whose payload is cut off stays one. */
-    const vuint32 nan = (vuint32)(v != v) & 0x40;
-    return __builtin_convertvector(rounded >> 16 | nan, vhalf);
+    return __builtin_convertvector(rounded >> 16, vhalf);
 }
 #endif
 

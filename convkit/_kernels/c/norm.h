@@ -18,7 +18,7 @@ typedef struct ck_norm_masked {
     void *out; /* the gradient after the activation, or gx */
     double low, high;
     int gy_half, out_half; /* whether these are bfloat16 */
-    int stream;            /* whether out is written past the caches, to whole lines of them */
+    int stream;            /* whether a float out is written past the caches, to whole lines */
 } ck_norm_masked;
 
 /* y = v * scale + shift + residual between low and high, v being x - center rounded to bfloat16,
@@ -33,7 +33,7 @@ typedef struct ck_norm_kept {
     float low, high;
     int residual_half; /* whether it is bfloat16 */
     int rounds;        /* whether y gets the numbers of `rounded` */
-    int stream;        /* as above, for all that is written */
+    int stream;        /* as above, for y */
 } ck_norm_kept;
 
 typedef struct ck_norm_table {
@@ -49,7 +49,7 @@ typedef struct ck_norm_table {
     void (*affine[2])(const void *x, const void *residual, void *y, ptrdiff_t rows,
                       ptrdiff_t columns, const void *center, const void *scale,
                       const void *shift, int activation, double alpha, double beta);
-    /* For each column, the sums of gy and of gy * (x - center). */
+    /* Adds to each column's sums those of gy and of gy * (x - center). */
     void (*grad_sums[2])(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
                          const void *center, double *sum, double *product);
     /* gx = gy * scale + (x - center) * slope + shift. */
@@ -69,7 +69,7 @@ typedef struct ck_norm_table {
     void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y = x > 0 ? x : w * x. */
     void (*prelu[2])(const void *x, const void *w, void *y, ptrdiff_t rows, ptrdiff_t columns);
-    /* Its gradients: gx, and for each column the gradient of w. */
+    /* Its gradients: gx, and each column's gradient of w, which is added to gw. */
     void (*prelu_grad[2])(const void *gy, const void *x, const void *w, void *gx, double *gw,
                           ptrdiff_t rows, ptrdiff_t columns);
 } ck_norm_table;

@@ -3,15 +3,20 @@
    Reductions go down a few vectors of columns at a time with the sums in registers; a block
    of rows is small enough to be in the cache when it is read a second time. */
 
-/* Stores the first n numbers of some vectors: once for each block, so that size counts. From a copy
-   of the sums, which would not stay in registers if their place were known here. */
-static __attribute__((noinline)) void FN(copy_doubles)(const T *from, ptrdiff_t n, double *to) {
-    for (ptrdiff_t i = 0; i < n; i++) to[i] = (double)from[i];
+/* Adds n numbers to doubles; once for each block, so that size counts. */
+typedef T FN(some) __attribute__((vector_size(VL_D * sizeof(T)), aligned(sizeof(T)), may_alias));
+static __attribute__((noinline)) void FN(add_doubles)(const T *from, ptrdiff_t n, double *to) {
+    ptrdiff_t i = 0;
+    for (; i + VL_D <= n; i += VL_D)
+        store_d(to + i, load_d(to + i)
+                            + __builtin_convertvector(*(const FN(some) *)(from + i), vdouble));
+    for (; i < n; i++) to[i] += (double)from[i];
 }
-CK_INLINE void FN(put_doubles)(const V *v, int nv, ptrdiff_t n, double *to) {
+/* From a copy of the sums, which would not stay in registers if their own place were known. */
+CK_INLINE void FN(add_sums)(const V *v, int nv, ptrdiff_t n, double *to) {
     V copy[4];
     EACH(j) copy[j] = v[j];
-    FN(copy_doubles)((const T *)copy, n < nv * VL ? n : nv * VL, to);
+    FN(add_doubles)((const T *)copy, n < nv * VL ? n : nv * VL, to);
 }
 
 /* Corrected two-pass sums: the second pass also sums the deviations from the rounded mean,
@@ -56,8 +61,8 @@ CK_INLINE void FN(grad_sums_columns)(const void *gy, const void *x, ptrdiff_t ro
         s[j] += g;
         p[j] += g * (AT(x, r, j) - m[j]);
     }
-    FN(put_doubles)(s, nv, left, sum + c);
-    FN(put_doubles)(p, nv, left, product + c);
+    FN(add_sums)(s, nv, left, sum + c);
+    FN(add_sums)(p, nv, left, product + c);
 }
 static void FN(grad_sums)(const void *gy, const void *x, ptrdiff_t rows, ptrdiff_t columns,
                           const void *center, double *sum, double *product) {
@@ -149,12 +154,64 @@ CK_INLINE V FN(through)(const FN(mask) *m, V v, V g) {
     return FN(select)((v <= m->low) | (v >= m->high), (V){0}, g);
 }
 
-#define CENTRED(r, j) (AT(run->x, r, j) - m[j])
-#define VALUE(r, j) AT(run->y, r, j)
-#define GRADIENT(r, j) AT(run->gy, r, j)
-#define PUT_RESULT(v, exact) PUT_AT(run->out, v)
-#define MASKED(name) FN(name)
-#include "norm.masked.h"
+/* A mask that was kept is put to use once. */
+CK_INLINE void FN(masked_sums_columns)(const ck_norm_masked *run, ptrdiff_t rows,
+                                           ptrdiff_t columns, ptrdiff_t c, int nv,
+                                           ptrdiff_t left, double *sum, double *product) {
+    const FN(mask) mask = FN(mask_of)(run);
+    V s[4], p[4], m[4], scale[4], shift[4];
+    EACH(j) {
+        s[j] = p[j] = (V){0};
+        m[j] = AT(run->center, 0, j);
+        scale[j] = AT(run->scale, 0, j);
+        shift[j] = AT(run->shift, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V x = AT(run->x, r, j) - m[j];
+        V v = run->y ? AT(run->y, r, j) : x * scale[j] + shift[j];
+        V g = FN(through)(&mask, v, AT(run->gy, r, j));
+        if (run->out) PUT_AT(run->out, g);
+        s[j] += g;
+        p[j] += g * x;
+    }
+    FN(add_sums)(s, nv, left, sum + c);
+    FN(add_sums)(p, nv, left, product + c);
+}
+static void FN(masked_sums)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
+                                double *sum, double *product) {
+#define CALL(nv, left) FN(masked_sums_columns)(run, rows, columns, c, nv, left, sum, product)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
+
+CK_INLINE void FN(masked_input_columns)(const ck_norm_masked *run, ptrdiff_t rows,
+                                            ptrdiff_t columns, const void *factor,
+                                            const void *slope, const void *offset, ptrdiff_t c,
+                                            int nv, ptrdiff_t left) {
+    const FN(mask) mask = FN(mask_of)(run);
+    V m[4], scale[4], shift[4], a[4], s[4], b[4];
+    EACH(j) {
+        m[j] = AT(run->center, 0, j);
+        scale[j] = AT(run->scale, 0, j);
+        shift[j] = AT(run->shift, 0, j);
+        a[j] = AT(factor, 0, j);
+        s[j] = AT(slope, 0, j);
+        b[j] = AT(offset, 0, j);
+    }
+    for (ptrdiff_t r = 0; r < rows; r++) EACH(j) {
+        V x = AT(run->x, r, j) - m[j];
+        V g = FN(through)(&mask, x * scale[j] + shift[j], AT(run->gy, r, j));
+        V v = x * s[j] + b[j];
+        PUT_AT(run->out, g * a[j] + v);
+    }
+}
+static void FN(masked_input)(const ck_norm_masked *run, ptrdiff_t rows, ptrdiff_t columns,
+                                 const void *factor, const void *slope, const void *offset) {
+#define CALL(nv, left) \
+    FN(masked_input_columns)(run, rows, columns, factor, slope, offset, c, nv, left)
+    OVER_COLUMNS(CALL)
+#undef CALL
+}
 
 /* One row's worth of vectors, for PReLU; parameters from the cache. */
 #define OVER_ROWS \
@@ -186,7 +243,7 @@ CK_INLINE void FN(prelu_grad_columns)(const void *gy, const void *x, const void 
                        left - j * VL);
         sum[j] += FN(select)(v > zero, zero, v * g);
     }
-    FN(put_doubles)(sum, nv, left, gw + c);
+    FN(add_sums)(sum, nv, left, gw + c);
 }
 static void FN(prelu_grad_rows)(const void *gy, const void *x, const void *w, void *gx, double *gw,
                                 ptrdiff_t rows, ptrdiff_t columns) {
