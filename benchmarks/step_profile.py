@@ -1,7 +1,8 @@
 """Where the time of one training step goes: by operation, forward and backward, beside PyTorch.
 
-Medians over steps: of thread CPU time on one thread, of wall clock time on more. convkit's operations are timed around their
-forward and backward; what is left of the step is Python: the tape, the layers, the loop.
+Medians over steps: of thread CPU time on one thread, of wall clock time on more. convkit's
+operations are timed around their forward and backward; what is left of the step is Python: the
+tape, the layers, the loop.
 
     python benchmarks/step_profile.py resnet20
     python benchmarks/step_profile.py resnet20 --batch 32 --no-torch

@@ -58,6 +58,20 @@ def recomputing() -> Iterator[None]:
         here().recomputing = before
 
 
+@contextlib.contextmanager
+def rehearsing(note: Callable[[tuple], None]) -> Iterator[None]:
+    """Compute what would be recorded to the bit, but keep nothing of it for backward.
+
+    ``note(inputs)`` is called after every operation. Nodes on results are without effect.
+    """
+    before, here().rehearsal = here().rehearsal, note
+    try:
+        with no_grad():
+            yield
+    finally:
+        here().rehearsal = before
+
+
 def after_backward(callback: Callable[[], None]) -> None:
     """Call a function once, at the end of the backward that runs in this thread."""
     here().after = (*here().after, callback)
@@ -220,13 +234,13 @@ class Tensor(TensorBase, Methods):
         return int(self.item())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if spec else self, spec) if self.data.ndim == 0 \
+        return format(self.item() if spec else self, spec) if self.ndim == 0 \
             else object.__format__(self, spec)
 
     def __repr__(self) -> str:
         text = np.array2string(self.data, separator=", ", prefix="tensor(")
-        if self.data.dtype not in (np.float32, np.int64, np.bool_):
-            text += f", dtype={self.data.dtype}"
+        if self.dtype not in (np.float32, np.int64, np.bool_):
+            text += f", dtype={self.dtype}"
         if self._edge is not None:
             text += f", grad_fn=<{self._edge[0].op.__name__}>"
         elif self.requires_grad:
@@ -258,7 +272,7 @@ class Tensor(TensorBase, Methods):
         Gradients flow from one floating-point type to the other, and stop at integers.
         """
         dtype = np.dtype(dtype)
-        if dtype == self.data.dtype:
+        if dtype == self.dtype:
             return self
         if here().tracer is not None or (self.requires_grad and dtype in FLOATS):
             return apply(OPS["cast"], self, dtype=dtype.name)
@@ -318,9 +332,9 @@ class Tensor(TensorBase, Methods):
         """
         if self._edge is not None:
             raise RuntimeError("requires_grad can be changed on leaf tensors only; use t.detach()")
-        if requires_grad and self.data.dtype.kind != "f":
+        if requires_grad and self.dtype.kind != "f":
             raise DTypeError(
-                f"only floating-point tensors can require gradients, got {self.data.dtype}")
+                f"only floating-point tensors can require gradients, got {self.dtype}")
         self.requires_grad = bool(requires_grad)
         return self
 
@@ -413,7 +427,7 @@ class Tensor(TensorBase, Methods):
     def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
         """Add ``alpha * other``, in place."""
         other = self._operand(other)
-        return self._update(np.add, other if alpha == 1 else other * self.data.dtype.type(alpha))
+        return self._update(np.add, other if alpha == 1 else other * self.dtype.type(alpha))
 
     def sub_(self, other: Any, *, alpha: float = 1) -> Tensor:
         """Subtract ``alpha * other``, in place."""
@@ -434,7 +448,7 @@ class Tensor(TensorBase, Methods):
                 raise RuntimeError("a change in place by a tensor that requires grad is not "
                                    "recorded; do so within convkit.no_grad()")
             return other.data
-        return np.asarray(other, dtype=self.data.dtype)
+        return np.asarray(other, dtype=self.dtype)
 
     def _update(self, ufunc: np.ufunc, other: np.ndarray) -> Tensor:
         array = self._change()
@@ -586,13 +600,13 @@ class Tensor(TensorBase, Methods):
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         """Return a view with two axes exchanged."""
-        dims = list(range(self.data.ndim))
+        dims = list(range(self.ndim))
         dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
         return apply(OPS["permute"], self, dims=tuple(dims))
 
     def unsqueeze(self, dim: int) -> Tensor:
         """Return the tensor with an axis of size 1 put in at `dim`."""
-        ndim = self.data.ndim + 1
+        ndim = self.ndim + 1
         if not -ndim <= dim < ndim:
             raise IndexError(f"dim {dim} is out of range for {ndim} axes")
         shape = self.shape
@@ -607,7 +621,7 @@ class Tensor(TensorBase, Methods):
     @property
     def T(self) -> Tensor:
         """The transpose of a matrix."""
-        return self.permute(tuple(range(self.data.ndim))[::-1])
+        return self.permute(tuple(range(self.ndim))[::-1])
 
     def relu(self) -> Tensor:
         """Return max(x, 0) of each element."""

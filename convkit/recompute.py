@@ -16,7 +16,7 @@ from typing import Any
 
 from convkit import autograd, random
 from convkit._precision import get_precision, precision
-from convkit.autograd import Node, Tensor, enable_grad, no_grad, watching
+from convkit.autograd import Node, Tensor, enable_grad
 from convkit.ops.op import Op
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
@@ -93,13 +93,15 @@ def checkpoint(function: Callable, *args: Any, preserve_rng_state: bool = True,
                                 if isinstance(a, Tensor) and a.requires_grad}
     versions = [v for t in reads.values() for v in (t._cell, t._cell[0])]
 
-    def note(op: type[Op], inputs: tuple, attrs: dict, outputs: tuple) -> None:
+    def note(inputs: tuple) -> None:
         for x in inputs:
-            if isinstance(x, Tensor) and x.requires_grad and id(x) not in reads:
+            if not isinstance(x, Tensor) or not x.requires_grad or id(x) in reads:
+                continue
+            if x._edge is None or x._edge[0].ctx is not None:  # not a result of the rehearsal's own
                 reads[id(x)] = x
                 versions.extend((x._cell, x._cell[0]))
 
-    with no_grad(), watching(note):
+    with autograd.rehearsing(note):
         result = function(*args, **kwargs)
     outputs = _outputs(result, "checkpoint")
     if not reads:

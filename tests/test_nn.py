@@ -12,7 +12,6 @@ from harness import assert_same_bits, random_array
 from tolerances import assert_close, tolerance
 
 import convkit as ck
-from convkit import functional as F
 from convkit import nn, optim
 
 

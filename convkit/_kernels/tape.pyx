@@ -39,10 +39,14 @@ cdef extern from *:
 
 
 cdef class Switches:
-    """What is switched on in one thread."""
+    """What is switched on in one thread.
+
+    During a `rehearsal`, operations compute what they would if they were recorded, put off what
+    they then would, but nothing is kept for backward; it is called with each one's inputs.
+    """
 
     cdef public bint grad, recomputing
-    cdef public object tracer
+    cdef public object tracer, rehearsal
     cdef public tuple after, watchers
 
     def __cinit__(self):
@@ -112,7 +116,7 @@ cdef class Context:
     precision : str
         "highest", "high" or "medium": how products are computed (`convkit.precision`).
     defer : bool
-        Whether forward may put its output off now.
+        Whether forward may put its output off now, or hold it as bfloat16.
     moments : tuple or None
         Mean, biased variance and number of values of each channel: of the first input, or what
         forward leaves of its output (see `Op`).
@@ -136,7 +140,11 @@ cdef class Context:
 
 
 cdef class PutOff:
-    """Base of results that are still to be computed; ``array()`` computes them."""
+    """Base of results that are still to be computed; ``array()`` computes them.
+
+    Those that are `narrow` stay what operations are given that take them, also when somebody has
+    read the array, which cannot be written to: reading changes no bit.
+    """
 
 
 def plain(value):
@@ -159,7 +167,7 @@ cdef class TensorBase:
 
     `_edge` says where gradients of a recorded result go: (node, output number). `_cell` counts
     changes in place and is shared by tensors over the same memory. `_values` is None while a
-    result is put off; `_deferred` is then what it will be computed from. `_moments` is what the
+    result is put off; `_deferred` is then what it will be computed from, and may remain (`PutOff`). `_moments` is what the
     operation that made the values knows of their channels, as long as nothing has changed in place.
     """
 
@@ -182,12 +190,17 @@ cdef class TensorBase:
 
     cdef object _computed(self):
         if self._values is None:
-            self._values, self._deferred = self._deferred.array(), None
+            self._values = self._deferred.array()
+            if self._deferred.narrow:
+                # What is written to the array would not be seen by all.
+                cnp.PyArray_CLEARFLAGS(self._values, cnp.NPY_ARRAY_WRITEABLE)
+            else:
+                self._deferred = None
         return self._values
 
     cdef object _now(self):
         """Return what there is: the values, or what they will be computed from."""
-        return self._deferred if self._values is None else self._values
+        return self._values if self._deferred is None else self._deferred
 
     @property
     def shape(self):
@@ -233,6 +246,9 @@ cdef class TensorBase:
             if deferred is not None:
                 deferred.array()
         array = self._writable()
+        if self._deferred is not None:
+            self._deferred = None
+            cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         memory.forget(array)
         return array
 
@@ -691,9 +707,10 @@ cpdef perform(op, tuple inputs, dict attrs):
     """Do what `apply` does, with attributes that many calls share."""
     cdef Switches now = here()
     cdef object tracer = now.tracer
+    cdef object rehearsal = now.rehearsal
     cdef tuple watchers = now.watchers
     cdef Kind kind = _kind(op)
-    cdef bint watched = tracer is not None or len(watchers) > 0
+    cdef bint watched = tracer is not None or len(watchers) > 0, as_recorded
     cdef bint takes_deferred = not watched and kind.takes_deferred
     cdef bint wanted = False
     cdef Context ctx = Context.__new__(Context)
@@ -709,6 +726,7 @@ cpdef perform(op, tuple inputs, dict attrs):
             if not (x is None or isinstance(x, cnp.ndarray)):
                 x = _Tensor(x).data
             arguments.append(x)
+    as_recorded = wanted and (now.grad or rehearsal is not None)
     wanted = wanted and now.grad
     ctx.needs = tuple([wanted and isinstance(x, TensorBase) and (<TensorBase>x).requires_grad
                        for x in inputs])
@@ -717,8 +735,8 @@ cpdef perform(op, tuple inputs, dict attrs):
     ctx.cache = tuple([
         (<Holder>x)._packed(wanted and (<TensorBase>x).requires_grad, tracer is not None)
         if isinstance(x, Holder) else None for x in inputs]) if kind.packs else ()
-    sources = kind.defers if wanted and not watched else 0
-    ctx.defer = sources > 0
+    ctx.defer = as_recorded and not watched
+    sources = kind.defers if ctx.defer else 0
     for i in range(sources):
         ctx.defer = ctx.defer and isinstance(inputs[i], TensorBase) \
             and (<TensorBase>inputs[i])._edge is not None
@@ -735,6 +753,10 @@ cpdef perform(op, tuple inputs, dict attrs):
         (<TensorBase>tensors[0])._cell = (<TensorBase>inputs[0])._cell
     if wanted:
         _record(op, kind, ctx, inputs, tensors)
+    elif as_recorded:
+        _attach(Node(op, None, (), (), kind.differentiable), tensors)
+    if rehearsal is not None:
+        rehearsal(inputs)
     if tracer is not None:
         tracer.record(op, inputs, dict(attrs), tensors)
     for watcher in watchers:
@@ -773,8 +795,14 @@ cdef _record(op, Kind kind, Context ctx, tuple inputs, tuple outputs):
     if kind.reads_output:
         cell = (<TensorBase>outputs[0])._cell
         versions += [cell, cell[0]]
-    node = Node(op, ctx, edges, versions, count)
-    for i in range(count):
+    _attach(Node(op, ctx, edges, versions, count), outputs)
+
+
+cdef _attach(Node node, tuple outputs):
+    """Have gradients of the differentiable outputs go to a node."""
+    cdef TensorBase t
+    cdef Py_ssize_t i
+    for i in range(node.n_outputs):
         t = outputs[i]
         t._edge = (node, i)
         t.requires_grad = True

@@ -533,8 +533,8 @@ cdef void _gather_rows(const Job* job, Py_ssize_t part, Py_ssize_t origin, Py_ss
     cdef Py_ssize_t channels = first_column(last_block, job.blocks, job.out_group,
                                             COLUMNS) - column
     while row < stop:
-        add_pixels(job.gathered, part, begin, column, channels, <const char*>(
-            <float*>job.y + (origin + row * job.step_h * job.out_w) * job.y_pixel + column), 1,
+        add_pixels(job.gathered, part, begin, column, channels, job.y + (
+            (origin + row * job.step_h * job.out_w) * job.y_pixel + column) * job.y_item, 1,
             job.last_w if row == job.grid_h - 1 else job.grid_w, 0, job.step_w * job.y_pixel)
         begin = False
         row += 1
@@ -823,18 +823,20 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
         Gathered gathered=None, int threads=1):
     """Compute every pixel of a grid of the output as a sum over taps.
 
-    Arguments as for `direct.run`; all arrays are float32.
+    Arguments as for `direct.run`. x, residual and y are float32 or, with weights of the form
+    "bf16", bfloat16 (uint16), each by itself.
     """
     cdef Job job, cut
     cdef char* at[4]
     if not (y.size and (grid is None or (grid[0] and grid[1]))):
         return
     kept = _describe(&job, x.shape[1:], weights, y.shape[1:], rows, cols, stride, grid, step,
-                     start, activation, alpha, beta)
+                     start, activation, alpha, beta,
+                     tuple([a is not None and a.itemsize == 2 for a in (x, residual, y)]))
     if gathered is not None:
         cut = job
         _for_samples(&cut, x.shape[0], threads)
-        job.gathered = gathered.begin(cut.samples * cut.strips, job.out_c, 4)
+        job.gathered = gathered.begin(cut.samples * cut.strips, job.out_c, job.y_item)
     at[0], at[1] = <char*>_address(x), <char*>_address(bias)
     at[2], at[3] = <char*>_address(residual), <char*>_address(y)
     launch(run_step, scratch_size, &job, at, x.shape[0], threads)

@@ -86,12 +86,12 @@ def as_tensor(x: Any) -> Tensor:
 
 def ndim_of(x: Any) -> int:
     """Return the number of axes of a tensor or array."""
-    return x.data.ndim if isinstance(x, Tensor) else np.ndim(x)
+    return x.ndim if isinstance(x, Tensor) else np.ndim(x)
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
     """Return the shape of a tensor or array."""
-    return x.data.shape if isinstance(x, Tensor) else np.shape(x)
+    return x.shape if isinstance(x, Tensor) else np.shape(x)
 
 
 def batched(x: Any, axes: int, run: Callable) -> Any:

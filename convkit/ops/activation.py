@@ -14,7 +14,8 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, space_for_gradient
+from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, plain, space_for_gradient
+from convkit.ops.halves import Narrow
 from convkit.ops.kept import LEAST_BYTES, Kept, Remade, Rounded, keep, restored
 from convkit.ops.layout import (
     FLOATS,
@@ -138,24 +139,28 @@ class _Absorbing(_FromOutput):
     """One that is computed together with a batch norm and an addition before it."""
 
     takes_deferred = True
+    takes_masked = True
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray | Deferred, **attrs: Any) -> np.ndarray:
+    def forward(cls, ctx: Context, x: np.ndarray | Narrow, **attrs: Any) -> np.ndarray | Deferred:
         """Compute f(x), laid out in memory as `x` is."""
-        put_off = isinstance(x, Deferred)
-        y = (x.activated(cls.kernel) if put_off
-             else apply_kernel(cls.kernel, native(x), ctx.threads, ()))
+        put_off = isinstance(x, Deferred) and x.kernel is None
+        if put_off:
+            y = x.activated(cls.kernel)
+        else:
+            x = native(x if x.__class__ is np.ndarray else plain(x))
+            y = apply_kernel(cls.kernel, x, ctx.threads, ())
         if ctx.needs[0]:
             # Where the mask can be told from the norm's input, the value is not kept.
-            value, order = (x, None) if put_off and x.residual is None else cls._kept(ctx, x, y)
+            value, order = (x, None) if put_off and not x.adds else cls._kept(ctx, x, y)
             ctx.saved = value, put_off, order
         return y
 
     @classmethod
-    def _kept(cls, ctx: Context, x: np.ndarray | Deferred, y: np.ndarray
-              ) -> tuple[np.ndarray | Kept, tuple[int, ...] | None]:
+    def _kept(cls, ctx: Context, x: np.ndarray | Deferred, y: np.ndarray | Deferred
+              ) -> tuple[np.ndarray | Narrow | Kept, tuple[int, ...] | None]:
         """Return what to keep of the value `y` of `x`, and the order of its axes in memory."""
-        if y.nbytes < LEAST_BYTES:
+        if y.__class__ is Deferred or y.nbytes < LEAST_BYTES:
             return y, None
         order = axis_order(y)
         flat = y if order is None else y.transpose(order)
@@ -171,7 +176,10 @@ class _Absorbing(_FromOutput):
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
         value, put_off, order = ctx.saved
         if put_off:
+            if value.__class__ is Deferred and value.adds:
+                value = value.kept()
             return (Masked(gy, value, cls.kernel, ctx.threads, ctx.owned),)
+        gy = gy if gy.__class__ is np.ndarray else plain(gy)
         if isinstance(value, Rounded):
             return (cls._masked(gy, value, order, ctx.threads, ctx.owned),)
         if isinstance(value, Kept):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convkit._kernels import elementwise, gather, memory, norm
+from convkit._kernels.tape import PutOff
 from convkit.errors import ShapeError
 from convkit.ops import planner
 from convkit.ops.conv_algorithms import Algorithm
@@ -18,8 +19,9 @@ from convkit.ops.conv_problem import (
     output_shape,
     transposed_problem,
 )
-from convkit.ops.deferred import plain
-from convkit.ops.kept import keep_input, restored
+from convkit.ops.deferred import gradient_last, plain
+from convkit.ops.halves import HALF, Halves, Narrow, halves_of
+from convkit.ops.kept import LEAST_BYTES, keep_input, restored
 from convkit.ops.layout import BFLOAT16, FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -110,6 +112,8 @@ class Conv(Op):
     onnx = "Conv"
     packs = True
     reads = (0, 1)
+    takes_deferred = True
+    takes_masked = True
     adds_gradient = True
     leaves_moments = True
     eager = ("moments",)
@@ -136,19 +140,26 @@ class Conv(Op):
                 groups, padding_mode="zeros", algorithm="auto", precision=None, activation=None,
                 activation_args=(), moments=False):
         """Compute y, channels-last in memory."""
-        x, weight, bias = _prepare(x, weight, bias)
-        rank = x.ndim
+        narrow = x.__class__ is not np.ndarray and _comes_narrow(x, weight, padding_mode)
+        if not narrow:
+            x, weight, bias = _prepare(x if x.__class__ is np.ndarray else plain(x), weight, bias)
+        rank = 4 if narrow else x.ndim
         pad_ctx = None
         if padding_mode != "zeros":
             x, pad_ctx = _pad(ctx, x, padding, padding_mode)
             padding = _zero_padding(padding)
-        problem = forward_problem(x.shape, weight.shape, x.dtype, stride=stride, padding=padding,
-                                  dilation=dilation, groups=groups,
+        problem = forward_problem(x.shape, weight.shape, weight.dtype, stride=stride,
+                                  padding=padding, dilation=dilation, groups=groups,
                                   precision=precision or ctx.precision)
         if bias is not None:
             bias = _checked_bias(bias, problem.out_channels)
-        x_last, taps = _four(x, ctx.threads), weight if rank == 4 else weight[:, :, None]
-        y = memory.empty(problem.y_last, x.dtype, x_last if groups > 1 else None)
+        taps = weight if rank == 4 else weight[:, :, None]
+        hands_on = (moments and ctx.defer and rank == 4 and problem.precision == "medium"
+                    and _is_large(problem)
+                    and planner.prepared("forward", problem, algorithm)[0].narrows)
+        x_last = _narrow_last(x, problem, algorithm) if narrow else _four(x, ctx.threads)
+        y = memory.empty(problem.y_last, HALF if hands_on else weight.dtype,
+                         x_last if groups > 1 else None)
         if residual is not None:
             check_dtypes(x, residual=residual)
             expected = _logical(y, rank).shape
@@ -167,8 +178,11 @@ class Conv(Op):
             if activation is not None or residual is not None:
                 raise ValueError("fused activation and residual have no backward: "
                                  "they are for compiled programs")
-            ctx.saved = (problem, algorithm, keep_input(ctx, x_last, problem.precision), taps,
-                         cache, rank, pad_ctx)
+            kept = keep_input(ctx, x_last, problem.precision) if not narrow else \
+                x.kept() if ctx.needs[1] else None
+            ctx.saved = (problem, algorithm, kept, taps, cache, rank, pad_ctx, narrow)
+        if hands_on:
+            return Halves(y, ctx.threads)
         return from_last(y) if rank == 4 else _logical(y, rank)
 
     @staticmethod
@@ -209,36 +223,86 @@ class Conv(Op):
     @staticmethod
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
-        problem, algorithm, x, weight, cache, rank, pad_ctx = ctx.saved
-        gy = to_last(gy, ctx.threads) if rank == 4 else _four(gy, ctx.threads)
+        problem, algorithm, x, weight, _, rank, *_ = ctx.saved
+        if gy.__class__ is np.ndarray:
+            gy = to_last(gy, ctx.threads)
+        else:
+            gy = gradient_last(gy, _reads_halves(ctx, problem, algorithm), ctx.threads)
+        gy = gy if rank == 4 else gy[:, None]
         gx = gw = gb = None
+        inputs = len(ctx.needs)
         if ctx.needs[1]:        # first: what is restored for it is let go
             gw = memory.empty(weight.shape, weight.dtype)
             planner.sum_weights(problem, algorithm, x, gy, gw, ctx.threads)
             gw = gw if rank == 4 else gw[:, :, 0]
         if ctx.needs[0]:
-            gx = memory.empty(problem.x_last, gy.dtype, gy if problem.groups > 1 else None)
-            chosen, call = planner.prepared("grad_input", problem, algorithm)
-            more = _added(ctx, chosen, problem) if pad_ctx is None else {}
-            call(gy, weight, gx, cache, ctx.threads, **more)
-            gx = from_last(gx) if rank == 4 else _logical(gx, rank)
-            if pad_ctx is not None:
-                gx = _pad_op().backward(pad_ctx, gx)[0]
-        if len(ctx.needs) > 2 and ctx.needs[2]:
-            gb = norm.sum_pixels(gy, ctx.threads)
-        return (gx, gw, gb, None)[:len(ctx.needs)]
+            gx = _input_gradient(ctx, gy)
+        if inputs > 2 and ctx.needs[2]:
+            gb = norm.sum_pixels(_wide(gy, ctx.threads), ctx.threads)
+        return (gx, gw, gb, None)[:inputs]
 
 
-def _added(ctx: Context, chosen: type, problem: Any) -> dict[str, np.ndarray]:
+def _comes_narrow(x: PutOff, weight: np.ndarray, padding_mode: str) -> bool:
+    """Tell whether an x that was put off is left so, to be had as bfloat16."""
+    return (isinstance(x, Narrow) and x.narrow and len(x.shape) == 4 and padding_mode == "zeros"
+            and memory.of_one_kind(weight, weight, None) and weight.dtype == x.dtype)
+
+
+def _narrow_last(x: Narrow, problem: ConvProblem, algorithm: str) -> np.ndarray:
+    """Return such an x as the algorithm reads it, channels-last."""
+    narrows = planner.prepared("forward", problem, algorithm)[0].narrows
+    return x.halves() if narrows else to_last(x.array())
+
+
+def _is_large(problem: ConvProblem) -> bool:
+    """Tell whether a result is worth being handed on as bfloat16."""
+    return 4 * math.prod(problem.y_last) >= LEAST_BYTES
+
+
+def _reads_halves(ctx: Context, problem: ConvProblem, algorithm: str) -> bool:
+    """Tell whether backward's products read the output's gradient as bfloat16."""
+    return planner.prepared("grad_input" if ctx.needs[0] else "grad_weight", problem,
+                            algorithm)[0].narrows
+
+
+def _wide(last: np.ndarray, threads: int) -> np.ndarray:
+    """Return numbers as float32 that may be bfloat16."""
+    return to_last(Halves(last, threads).array()) if last.dtype is HALF else last
+
+
+def _input_gradient(ctx: Context, gy: np.ndarray) -> np.ndarray | Halves:
+    """Return the gradient of x; as bfloat16 where x came so."""
+    problem, algorithm, _, weight, cache, rank, pad_ctx, narrow = ctx.saved
+    chosen, call = planner.prepared("grad_input", problem, algorithm)
+    narrow = narrow and chosen.narrows
+    gx = memory.empty(problem.x_last, HALF if narrow else weight.dtype,
+                      gy if problem.groups > 1 else None)
+    more = _added(ctx, chosen, problem, narrow) if pad_ctx is None else {}
+    if gy.dtype is HALF and not chosen.narrows:
+        gy = _wide(gy, ctx.threads)
+    call(gy, weight, gx, cache, ctx.threads, **more)
+    if narrow:
+        return Halves(gx, ctx.threads)
+    gx = from_last(gx) if rank == 4 else _logical(gx, rank)
+    return gx if pad_ctx is None else _pad_op().backward(pad_ctx, gx)[0]
+
+
+def _added(ctx: Context, chosen: type[Algorithm], problem: ConvProblem, narrow: bool
+           ) -> dict[str, np.ndarray]:
     """Return what a gradient of the input is added to on the way, where there is such a thing.
 
-    Sums of gradients have the same bits so as with a pass of their own.
+    Sums of gradients have the same bits so as with a pass of their own; `narrow` ones are rounded
+    once.
     """
     if ctx.before is None or not chosen.adds_gradient(problem):
         return {}
-    before = plain(ctx.before)
-    last = before.transpose(0, 2, 3, 1) if before.ndim == 4 else before
-    if last.shape != problem.x_last or last.dtype != problem.dtype or not last.flags.c_contiguous:
+    before = ctx.before
+    last = halves_of(before) if narrow else None
+    if last is None:
+        before = plain(before)
+        last = before.transpose(0, 2, 3, 1) if before.ndim == 4 else before
+    if last.shape != problem.x_last or not last.flags.c_contiguous or last.dtype not in (
+            HALF, problem.dtype):
         return {}
     ctx.before = None
     return {"residual": last}

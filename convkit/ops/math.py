@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from convkit._kernels import binary, elementwise, matmul, memory, resample
+from convkit._kernels.tape import PutOff
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops import planner
 from convkit.ops.conv import activation_arguments
@@ -307,7 +308,7 @@ class Add(_Binary):
     @staticmethod
     def forward(ctx: Context, a, b, *, activation=None, activation_args=()):
         """Add with broadcasting; a batch norm's output that was put off stays so."""
-        if isinstance(a, Deferred) or isinstance(b, Deferred):
+        if isinstance(a, PutOff) or isinstance(b, PutOff):
             y = _put_off(a, b) if ctx.defer else None
             if y is not None:
                 ctx.saved = _kind(a), _kind(b)
@@ -353,9 +354,13 @@ class Add(_Binary):
                 sum_to(g, kb) if ctx.needs[1] else None)
 
 
-def _put_off(a: np.ndarray | Deferred, b: np.ndarray | Deferred) -> Deferred | None:
+def _put_off(a: np.ndarray | PutOff, b: np.ndarray | PutOff) -> Deferred | None:
     """Return a + b, still to be computed, or None where that cannot wait."""
-    return a.plus(plain(b)) if isinstance(a, Deferred) else b.plus(a)
+    for one, other in ((a, b), (b, a)):
+        y = one.plus(other) if isinstance(one, Deferred) else None
+        if y is not None:
+            return y
+    return None
 
 
 def _add_and_activate(ctx: Context, a: np.ndarray, b: np.ndarray, activation: str, args: tuple

@@ -18,10 +18,14 @@ from convkit.ops.deferred import (
     ACTIVATIONS,
     PASSES_ALL,
     Deferred,
+    InputGradient,
     Masked,
     NormInput,
+    gradient_last,
+    plain,
     space_for_gradient,
 )
+from convkit.ops.halves import HALF, Halves
 from convkit.ops.kept import Rounded, rounds
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
@@ -144,6 +148,7 @@ class BatchNormTrain(Op):
     onnx = "BatchNormalization"
     reads = (0,)
     defers = 1
+    takes_deferred = True
     takes_masked = True
     takes_moments = True
 
@@ -158,6 +163,8 @@ class BatchNormTrain(Op):
     @classmethod
     def moments(cls, last: Array, ctx: Context) -> tuple[Array, Array, int]:
         """Return mean, biased variance (float64) and number of values of each channel."""
+        if ctx.moments is None and last.dtype is HALF:
+            last = to_last(Halves(last, ctx.threads).array())
         return ctx.moments or (*norm.moments(last, ctx.threads), last.size // last.shape[-1])
 
     @classmethod
@@ -175,20 +182,29 @@ class BatchNormTrain(Op):
     def counted(cls, ctx: Context, x: Array, weight: Array | None, bias: Array | None,
                 eps: float) -> tuple[Array, Array, Array, int]:
         """Return the results of `forward`, and of how many values a channel's mean is."""
-        expected = x.shape[1:2]
-        if not (x.ndim == 4 and x.size > expected[0] and weight is not None and bias is not None
+        shape = x.shape
+        expected = shape[1:2]
+        if not (x.__class__ is Array and x.ndim == 4 and x.size > expected[0]
+                and weight is not None and bias is not None
                 and weight.shape == expected == bias.shape):
-            cls.shape(x.shape, _shape_of(weight), _shape_of(bias))
-        last = to_last(native(x), ctx.threads)
+            cls.shape(shape, _shape_of(weight), _shape_of(bias))
+        if x.__class__ is Halves:
+            last = x.halves()
+        else:
+            last = to_last(native(x if x.__class__ is Array else plain(x)), ctx.threads)
         mean, var, count = cls.moments(last, ctx)
         inverse, scale, *numbers, narrow_var = norm.train_numbers(
             mean, var, _checked(weight, "weight"), _checked(bias, "bias"), eps,
             last.itemsize == 8)
-        source = NormInput(last, tuple(numbers), rounds(last, ctx.precision), ctx.defer)
-        y = Deferred(source, ctx.threads, x.shape, last.dtype)
+        narrow_mean = numbers[0]
+        if last.dtype is HALF:
+            numbers = _about_zero(mean, *numbers)
+        source = NormInput(last, tuple(numbers),
+                           last.dtype is HALF or rounds(last, ctx.precision), ctx.defer)
+        y = Deferred(source, ctx.threads, shape, numbers[1].dtype)
         if True in ctx.needs:
             ctx.saved = (source, mean, inverse, scale, count)
-        return y if ctx.defer else y.array(), numbers[0], narrow_var, count
+        return y if ctx.defer else y.array(), narrow_mean, narrow_var, count
 
     @classmethod
     def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, ...]:
@@ -198,46 +214,65 @@ class BatchNormTrain(Op):
         gx = s * (gy - mean(gy) - z * mean(gy * z)).
         """
         source, mean, inverse, scale, count = ctx.saved
-        center, factor, _ = numbers = source.numbers
-        masked, owned = None, ctx.owned
+        center, factor, _ = source.numbers
+        mask, owned = PASSES_ALL, ctx.owned
         if isinstance(gy, Masked):
             owned = owned and gy.owned
-            gy, masked, sums, products = _masked_sums(gy, source, ctx.threads)
+            gy, mask, sums, products = _masked_sums(gy, source, ctx.threads)
         else:
-            gy = to_last(gy, ctx.threads)
+            gy = to_last(gy, ctx.threads) if gy.__class__ is Array else gradient_last(
+                gy, source.rounds, ctx.threads)
             sums, products = source.sums(gy, ctx.threads)
         g_weight, g_bias = norm.parameter_gradients(sums, products, mean, center, inverse)
         gx = None
         if ctx.needs[0]:
             slope, shift = norm.input_numbers(*cls.totals(sums, products), mean, center, inverse,
                                               scale, count)
-            gx, values = space_for_gradient(gy, gy, owned), source.values(ctx.threads)
-            if masked is None and not source.rounds:
-                norm.grad_input(gy, values, center, factor, slope, shift, gx, ctx.threads)
-            else:
-                norm.masked_input(gy, values, masked or PASSES_ALL, *numbers, factor, slope,
-                                  shift, gx, ctx.threads)
-            gx = from_last(gx)
+            gx = _input_gradient(gy, source, mask, (factor, slope, shift), ctx.threads, owned)
         return gx, g_weight if ctx.needs[1] else None, g_bias if ctx.needs[2] else None
 
 
+def _about_zero(mean: Array, center: Array, factor: Array, shift: Array
+                ) -> tuple[Array, Array, Array]:
+    """Return center, factor and shift of the same output where no center is taken off before."""
+    return np.zeros_like(center), factor, _narrow(shift - mean * factor, shift.dtype)
+
+
+def _input_gradient(gy: Array, source: NormInput, mask: tuple[float, float],
+                    numbers: tuple[Array, Array, Array], threads: int, owned: bool
+                    ) -> Array | InputGradient:
+    """Return gy * factor + (x - center) * slope + offset of `numbers`, gy being behind the mask."""
+    if source.rounds:
+        return InputGradient(gy, source, mask, numbers, threads, owned)
+    gx, values = space_for_gradient(gy, gy, owned), source.values(threads)
+    factor, slope, offset = numbers
+    if mask is PASSES_ALL:
+        norm.grad_input(gy, values, source.numbers[0], factor, slope, offset, gx, threads)
+    else:
+        norm.masked_input(gy, values, mask, *source.numbers, factor, slope, offset, gx, threads)
+    return from_last(gx)
+
+
 def _masked_sums(gradient: Masked, source: NormInput, threads: int,
-                 ) -> tuple[Array, tuple[float, float] | None, Array, Array]:
+                 ) -> tuple[Array, tuple[float, float], Array, Array]:
     """Return a gradient, the mask it is still to pass, and the sums of `norm.grad_sums`.
 
     Where the mask can be told from the norm's input, the gradient stays as it came; else the pass
     that takes the sums also masks it, for whoever else has a part in it.
     """
     value, values = gradient.value, source.values(threads)
-    if isinstance(value, Deferred):
-        gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
+    made_again = value.__class__ is Deferred
+    if value is None or (not made_again and isinstance(value, Rounded) != source.rounds):
+        gy = gradient_last(gradient, source.rounds, threads)    # masked before, or here
+        return gy, PASSES_ALL, *source.sums(gy, threads)
+    gy = gradient.gy
+    gy = to_last(gy, threads) if gy.__class__ is Array else gradient_last(gy, source.rounds,
+                                                                          threads)
+    mask = ACTIVATIONS[gradient.kernel][1]
+    if made_again:
         return gy, mask, *norm.masked_sums(gy, values, mask, *source.numbers, None, None, threads)
-    if value is None or isinstance(value, Rounded) != source.rounds:
-        gy = to_last(gradient.array(), threads)  # worked out before, or not to be on the way
-        return gy, None, *source.sums(gy, threads)
-    gy, mask = to_last(gradient.gy, threads), ACTIVATIONS[gradient.kernel][1]
     value = value.halves if source.rounds else to_last(value, threads)
     out = space_for_gradient(gy, gy, gradient.owned)
     sums, products = norm.masked_sums(gy, values, mask, *source.numbers, value, out, threads)
     gradient.put(out)
-    return out, None, sums, products
+    return out, PASSES_ALL, sums, products

@@ -43,9 +43,10 @@ class Op:
         Whether forward may put its output off (`ops.deferred`): how many inputs, counted from
         the first, must then be results of recorded operations.
     takes_deferred : bool
-        Whether the first two inputs may be outputs that were put off (`ops.deferred`).
+        Whether the first two inputs may be outputs that were put off (`ops.deferred`) or are held
+        as bfloat16 (`ops.halves`).
     takes_masked : bool
-        Whether backward's gradient may still have to go back through an activation.
+        Whether backward's gradient may be such, or still have to go back through an activation.
     adds_gradient : bool
         Whether backward may add ``ctx.before`` to its first input's gradient (`Context`).
     leaves_moments : bool

@@ -23,6 +23,7 @@ import numpy as np
 from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
+from convkit.ops.halves import HALF
 from convkit.ops.kept import Kept, Rounded, restored
 
 __all__ = ["choose", "explain", "prepared", "run", "steps", "sum_weights"]
@@ -79,15 +80,12 @@ def sum_weights(problem: ConvProblem, algorithm: str, x: np.ndarray | Kept, gy: 
                 gw: np.ndarray, threads: int) -> None:
     """Write the gradient of the weight into `gw`, `x` being what `kept.keep_input` has kept.
 
-    `x` and `gy` may also be arrays of bfloat16 (uint16): they are widened where the algorithm does
-    not read them.
+    `gy` may also be bfloat16 (uint16): it is widened where the algorithm does not read that.
     """
     chosen, call = prepared("grad_weight", problem, algorithm)
-    if not isinstance(x, Kept) and x.dtype == np.uint16:
-        x = Rounded(x)
     if not (isinstance(x, Kept) and chosen.reads_kept(problem, x)):
         x = restored(x, problem.x_last, threads)
-    if gy.dtype == np.uint16 and not chosen.narrows:
+    if gy.dtype is HALF and not chosen.narrows:
         gy = Rounded(gy).array(threads)
     call(x, gy, gw, threads)
 

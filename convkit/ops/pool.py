@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convkit._kernels import dispatch, quant, resample
 from convkit._kernels import pool as kernels
-from convkit._kernels import quant, resample
 from convkit._kernels.axis import Axis
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops.deferred import gradient_last, plain
+from convkit.ops.halves import HALF, Halves, Narrow
 from convkit.ops.layout import BFLOAT16, FLOATS, to_last
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
@@ -157,10 +159,10 @@ class _Saved(NamedTuple):
     index: np.ndarray | None = None
 
 
-def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
+def _max_forward(ctx: Context, x: np.ndarray | Narrow, sizes: tuple[int, ...],
                  windows: Iterable[_Windows], return_indices: bool):
     """Run max pooling; keep the taps where somebody will ask for them."""
-    source = image(x, ctx.threads)
+    source = x.halves() if isinstance(x, Narrow) else image(x, ctx.threads)
     shape = (*x.shape[:2], *sizes)
     y, target = empty_image(shape, source.dtype)  # before the lists, which it may dwarf
     *first, w = windows
@@ -171,6 +173,8 @@ def _max_forward(ctx: Context, x: np.ndarray, sizes: tuple[int, ...],
     kernels.max_forward(source, target, index, h.axis, w.axis, w.taps, ctx.threads)
     if any(ctx.needs):
         ctx.saved = _Saved(x.shape, source.dtype, h, w, index)
+    if source.dtype is HALF:
+        return Halves(target, ctx.threads)
     return (y, _flat_indices(ctx, shape, index, h, w)) if return_indices else y
 
 
@@ -226,13 +230,17 @@ def _corners(h: _Windows, w: _Windows) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return h.start * width, w.start, offset.ravel()
 
 
-def _max_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None]:
+def _max_backward(ctx: Context, g: np.ndarray | Narrow | None) -> tuple[np.ndarray | Halves]:
     """Send each output's gradient to the input that it came from."""
     shape, dtype, h, w, index = ctx.saved
+    if dtype is HALF:
+        gy = gradient_last(g, True, ctx.threads)
+        dtype = gy.dtype
+    else:
+        gy = image_gradient(plain(g), dtype, ctx.threads)
     gx, target = empty_image(shape, dtype)
-    gy = image_gradient(g, dtype, ctx.threads)
     kernels.max_backward(gy, index, target, h.axis, w.axis, w.taps, ctx.threads)
-    return (gx,)
+    return (Halves(target, ctx.threads) if dtype is HALF else gx,)
 
 
 def average_windows(x: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any,
@@ -287,6 +295,8 @@ class MaxPool(Op):
 
     name = "max_pool"
     onnx = "MaxPool"
+    takes_deferred = True
+    takes_masked = True
 
     @staticmethod
     def shape(x, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False,
@@ -298,6 +308,9 @@ class MaxPool(Op):
     def forward(ctx: Context, x, *, kernel_size, stride=None, padding=0, dilation=1,
                 ceil_mode=False, return_indices=False):
         """Pool (N, C, L) or (N, C, H, W)."""
+        if not (isinstance(x, Narrow) and x.narrow and len(x.shape) == 4
+                and dispatch.has_tiles() and not return_indices):
+            x = plain(x)
         g = _geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
         windows = MaxPool._windows(x.shape, g)
         if x.dtype in _BYTES:

@@ -1,0 +1,75 @@
+"""Activations and gradients that operations hand on as bfloat16, under precision "medium".
+
+Products round what they read to bfloat16 in any case. So what only they read need not be float32
+in memory: convolutions on tiles, batch norm and the activation behind it take each other's values
+and gradients as `Narrow`, at half the bytes. Whoever else asks for the values has them widened, and
+sees the same rounded numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convkit._kernels import memory, norm
+from convkit._kernels.tape import PutOff
+from convkit.ops.kept import Kept, Rounded
+from convkit.ops.layout import from_last
+
+__all__ = ["HALF", "Halves", "Narrow", "halves_of"]
+
+HALF = np.dtype(np.uint16)  # bfloat16's numbers, which NumPy has no type for
+
+
+class Narrow(PutOff):
+    """Base of what can be had as bfloat16, where it is `narrow`.
+
+    ``halves()`` returns the numbers, channels-last (uint16), and ``array()`` the logical float32
+    array of the same numbers. Values, as opposed to gradients, have ``kept()``, which returns what
+    to keep of them for backward.
+    """
+
+    __slots__ = ()
+
+    narrow = True
+
+
+class Halves(Narrow):
+    """Numbers that were computed as bfloat16.
+
+    Parameters
+    ----------
+    halves : numpy.ndarray
+        uint16, channels-last, C-contiguous. Nobody may write to it but who alone holds this.
+    threads : int
+        How many threads may be used.
+    """
+
+    __slots__ = ("_halves", "shape", "threads")
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, halves: np.ndarray, threads: int):
+        self._halves = halves
+        self.threads = threads
+        self.shape = from_last(halves).shape
+
+    def halves(self) -> np.ndarray:
+        """Return the numbers as bfloat16."""
+        return self._halves
+
+    def kept(self) -> Kept:
+        """Return what to keep of them."""
+        return Rounded(self._halves)
+
+    def array(self) -> np.ndarray:
+        """Return the numbers as float32."""
+        wide = memory.empty(self._halves.shape)
+        norm.widen(self._halves, wide, self.threads)
+        return from_last(wide)
+
+
+def halves_of(value: Any) -> np.ndarray | None:
+    """Return a value's numbers as bfloat16, or None where it does not come so."""
+    return value.halves() if isinstance(value, Narrow) and value.narrow else None
