@@ -132,7 +132,7 @@ def check_shape(shape, n):
     for mask, half, kept_value, in_place in product(
             ((np.nan, np.nan), (0.0, np.nan), RELU6), *[(False, True)] * 3):
         check_sums(rng, shape, n, mask, half, kept_value, in_place)
-        for out_half in {half, True}:
+        for out_half in (False, True):
             check_input(rng, shape, n, mask, half, out_half, in_place and half == out_half)
 
 
@@ -240,7 +240,7 @@ def test_arrays_that_do_not_fit():
             (sums, (half, x)), (sums, (half, half, x, half.copy())),
             (sums, (half, half, half, x)), (sums, (x, half, half, half.copy())),
             (sums, (double, half)),
-            (masked_input, (half, half, x)), (masked_input, (half, x, half.copy())),
+            (masked_input, (half, x, half.copy())),
             (masked_input, (x, x, half)), (masked_input, (double, half, double))):
         with pytest.raises(TypeError):
             call(*arrays)

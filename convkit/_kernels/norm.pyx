@@ -1047,11 +1047,11 @@ def masked_input(cnp.ndarray gy, cnp.ndarray x, tuple mask, center, scale, shift
     factor, slope, offset : numpy.ndarray
         (C,).
     out : numpy.ndarray
-        Of the size and type of `gy`, which it may be; bfloat16 also where only `x` is.
+        Of the size of `gy`, which it may be; float32 or bfloat16 where `x` is, else of its type.
     """
     cdef Run run
     alive = _start_masked(&run, gy, x, mask, center, scale, shift)
-    _set_out(&run, out, run.gy_half or run.halves and _is_half(out))
+    _set_out(&run, out, run.halves and _is_half(out))
     run.stream = run.halves and run.out != run.gy and _is_far(&run)
     cdef cnp.ndarray a = _folded(&run, factor), b = _folded(&run, slope)
     cdef cnp.ndarray c = _folded(&run, offset)

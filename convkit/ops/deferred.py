@@ -373,9 +373,7 @@ class InputGradient(Narrow):
         """Return the gradient."""
         if self._last is None:
             gy, *_, owned = self._work
-            if gy.dtype is HALF:
-                gy, owned = to_last(Halves(gy, self.threads).array()), True
-            self._compute(gy, space_for_gradient(gy, gy, owned))
+            self._compute(gy, gy if owned and gy.dtype is not HALF else memory.empty(gy.shape))
         elif self._last.dtype is HALF:
             return Halves(self._last, self.threads).array()
         return from_last(self._last)
