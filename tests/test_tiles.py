@@ -261,6 +261,9 @@ def test_gradients_of_weights_from_what_is_kept(run):
         "17 channels and a stride": ((5, 17, 61, 60), (33, 17, 3, 1), dict(padding=1, stride=2)),
         "several common stages": ((3, 128, 28, 28), (140, 128, 3, 3), dict(padding=1)),
         "pixels": ((9, 33, 21, 20), (48, 33, 1, 1), dict()),
+        "lines of pixels": ((8, 64, 28, 30), (96, 64, 1, 1), dict()),
+        "lines, groups and a stride": ((3, 128, 18, 17), (64, 64, 3, 3),
+                                       dict(padding=1, stride=2, groups=2)),
         "groups": ((3, 66, 9, 9), (34, 33, 3, 3), dict(padding=1, groups=2)),
     }
     for name, (xs, ws, more) in problems.items():
@@ -311,6 +314,8 @@ def test_gradients_of_weights_from_bfloat16_gradients(run):
                 ((3, 128, 28, 28), (140, 128, 3, 3), dict(padding=1)),
                 ((4, 3, 31, 40), (40, 3, 7, 7), dict(padding=3, stride=2)),
                 ((9, 33, 21, 20), (49, 33, 1, 1), dict()),
+                ((8, 64, 28, 30), (96, 64, 1, 1), dict()),
+                ((3, 128, 18, 17), (64, 64, 3, 3), dict(padding=1, stride=2, groups=2)),
                 ((3, 66, 9, 9), (34, 33, 3, 3), dict(padding=1, groups=2)),
                 ((3, 32, 9, 9), (1, 32, 3, 3), dict(padding=1)))
     for xs, ws, more in problems:

@@ -62,11 +62,16 @@ cdef extern from "tilegrad.h" nogil:
     ctypedef uint32_t (*ck_tilegrad_turned_fn)(
         const char* const* pixels, const char* const* next, ptrdiff_t channel, int channels,
         char* to, ptrdiff_t low) noexcept nogil
+    ctypedef uint32_t (*ck_tilegrad_lines_fn)(
+        const char* const* pixels, const char* const* next, ptrdiff_t line, ptrdiff_t lines,
+        char* to, ptrdiff_t second) noexcept nogil
     ctypedef struct ck_tilegrad_form:
         int planes
         ck_tilegrad_fn run[2][4]
         ck_tilegrad_pairs_fn pairs[4]
         ck_tilegrad_turned_fn turned[2]
+        ck_tilegrad_lines_fn pairs_lines
+        ck_tilegrad_lines_fn turned_lines
     ctypedef struct ck_tilegrad_table:
         void (*configure)() noexcept nogil
         void (*release)() noexcept nogil
@@ -86,6 +91,7 @@ cdef enum:
     CHUNKS_NEAR = AHEAD + 1
     PEAK_STEP = 16          # from one thread's largest magnitudes to the next: a cache line
     CHANNELS = CK_GRAD_CHANNELS
+    LINE = 2 * CHANNELS     # channels of bfloat16 in a line of cache
     TILE = CK_GRAD_TILE     # floats of a tile of the result
     TILE_BYTES = 1024
 
@@ -154,6 +160,8 @@ cdef struct Job:
     const dispatch.ck_transpose_table* transpose
     ck_tilegrad_pairs_fn pairs          # for what the input lies in memory as
     ck_tilegrad_turned_fn turned        # and the output's gradient
+    ck_tilegrad_lines_fn pairs_lines    # for both, where they are converted by lines; or NULL
+    ck_tilegrad_lines_fn turned_lines
     ck_tilegrad_maker maker
     Plane* planes
     Tap* taps
@@ -281,9 +289,17 @@ cdef inline Py_ssize_t _chunks(const Job* job, Py_ssize_t kind, Py_ssize_t steps
     return steps + (job.planes[kind].span // 2 + 1 + CK_GRAD_PAIRS - 1) // CK_GRAD_PAIRS
 
 
+cdef inline bint _by_lines(const Job* job, Py_ssize_t kind) noexcept nogil:
+    """Tell whether two blocks of channels are converted at a time."""
+    if kind == job.n_planes:
+        return job.turned_lines != NULL
+    return job.pairs_lines != NULL and not job.planes[kind].odd
+
+
 cdef inline Py_ssize_t _blocks(const Job* job, Py_ssize_t kind) noexcept nogil:
-    """Return how many blocks of channels a plane or the gradient has."""
-    return job.groups * (job.row_blocks if kind == job.n_planes else job.blocks)
+    """Return how many blocks of channels, or lines of them, a plane or the gradient has."""
+    cdef Py_ssize_t blocks = job.groups * (job.row_blocks if kind == job.n_planes else job.blocks)
+    return blocks // 2 if _by_lines(job, kind) else blocks
 
 
 cdef void _begin_kind(Conversion* c) noexcept nogil:
@@ -349,6 +365,27 @@ cdef void _convert_block(Conversion* c) noexcept nogil:
         + c.chunk * tiles * tile + low * TILE_BYTES, tiles * TILE_BYTES))
 
 
+cdef void _convert_line(Conversion* c) noexcept nogil:
+    """Convert one line of channels of a chunk: two blocks."""
+    cdef const Job* job = c.job
+    cdef uint32_t* peak = job.peaks + c.slot * PEAK_STEP
+    cdef const char** pixels = c.pixels[c.chunk % CHUNKS_NEAR]
+    cdef const char** next = c.pixels[(c.chunk + AHEAD) % CHUNKS_NEAR]
+    cdef Py_ssize_t lines = _blocks(job, c.kind)
+    cdef const Plane* plane
+    if c.kind < job.n_planes:
+        plane = &job.planes[c.kind]
+        peak[0] = max(peak[0], job.pairs_lines(
+            pixels, next, c.block, lines,
+            c.stage + plane.offset + 2 * c.block * plane.block + c.chunk * TILE_BYTES,
+            plane.block))
+    else:
+        peak[1] = max(peak[1], job.turned_lines(
+            pixels, next, c.block, lines,
+            c.stage + job.x_bytes + 2 * TILE_BYTES * (c.block * job.stage + c.chunk),
+            TILE_BYTES))
+
+
 cdef bint _convert_one(Conversion* c) noexcept nogil:
     """Convert the next block; return whether there was one."""
     cdef Py_ssize_t kinds = c.job.n_planes + 1
@@ -361,7 +398,10 @@ cdef bint _convert_one(Conversion* c) noexcept nogil:
     while c.found < c.chunk + CHUNKS_NEAR:      # beyond the last: the next stage's
         _find_chunk(c, c.found)
         c.found += 1
-    _convert_block(c)
+    if _by_lines(c.job, c.kind):
+        _convert_line(c)
+    else:
+        _convert_block(c)
     c.block += 1
     if c.block == _blocks(c.job, c.kind):
         c.block = 0
@@ -684,6 +724,16 @@ cdef _choose_pairs(Job* job, x, maker):
         job.maker.low, job.maker.high = low, high
 
 
+cdef _choose_lines(Job* job, x, maker, gy):
+    """Choose what is converted by lines: bfloat16 of so many channels as fill them."""
+    job.pairs_lines = job.turned_lines = NULL
+    if maker is None and job.merged == 1 and job.depth % LINE == 0 \
+            and _source(x) == CK_GRAD_HALVES:
+        job.pairs_lines = job.form.pairs_lines
+    if job.columns % LINE == 0 and _source(gy) == CK_GRAD_HALVES:
+        job.turned_lines = job.form.turned_lines
+
+
 cdef class Gradient:
     """The gradient of a problem's weight, of which only what depends on the call is left.
 
@@ -886,6 +936,7 @@ cdef class Gradient:
         job.gw = <float*>address(gw)
         job.turned = job.form.turned[_source(gy)]
         _choose_pairs(&job, x, maker)
+        _choose_lines(&job, x, maker, gy)
         cdef Py_ssize_t scratch = (job.x_bytes + job.gy_bytes) * (2 * team if job.parts > 1 else 1)
         cdef Py_ssize_t sums = 2 * job.unit_floats * team if job.parts == job.stages == 1 \
             else job.parts * job.sum_floats

@@ -271,6 +271,86 @@ CK_INLINE uint32_t grad_turned(const char *const *pixels, const char *const *ahe
     return grad_peak(largest);
 }
 
+/* Eight pixels' eight channels in each lane, as eight channels of eight pixels: in each round row i
+   and row i + 4 are merged (as in transpose.body.h). */
+CK_INLINE void grad_turn_lanes(__m512i *v) {
+    _Pragma("GCC unroll 3") for (int round = 0; round < 3; round++) {
+        __m512i merged[8];
+        TRANSPOSE_EACH(i, 4) {
+            merged[2 * i] = _mm512_unpacklo_epi16(v[i], v[i + 4]);
+            merged[2 * i + 1] = _mm512_unpackhi_epi16(v[i], v[i + 4]);
+        }
+        TRANSPOSE_EACH(i, 8) v[i] = merged[i];
+    }
+}
+
+/* Eight channels of every eighth of 32 pixels, side by side. */
+CK_INLINE __m512i grad_load_lanes(const char *const *pixels, ptrdiff_t offset) {
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(pixels[0] + offset)));
+    _Pragma("GCC unroll 3") for (int i = 1; i < 4; i++)
+        v = _mm512_mask_broadcast_i32x4(
+            v, (__mmask16)(15 << 4 * i),
+            _mm_loadu_si128((const void *)(pixels[8 * i] + offset)));
+    return v;
+}
+
+/* What a call for lines fetches ahead: its share of the pixels' lines, in the order of memory,
+   which is faster than one line of each pixel. */
+typedef struct grad_ahead {
+    const char *const *pixel;
+    ptrdiff_t at, end;
+} grad_ahead;
+
+CK_INLINE grad_ahead grad_share(const char *const *ahead, ptrdiff_t line, ptrdiff_t lines) {
+    const ptrdiff_t first = CK_GRAD_PIXELS * line;
+    return (grad_ahead){ahead + first / lines, first % lines * 64, lines * 64};
+}
+
+CK_INLINE void grad_fetch_line(grad_ahead *ahead) {
+    __builtin_prefetch(*ahead->pixel + ahead->at, 0, 2);
+    ahead->at += 64;
+    if (ahead->at == ahead->end) {
+        ahead->at = 0;
+        ahead->pixel++;
+    }
+}
+
+/* Half the shuffles of `grad_turn`: loads put pixels into lanes, and only those are turned. */
+static uint32_t grad_turned_lines(const char *const *pixels, const char *const *next,
+                                  ptrdiff_t line, ptrdiff_t lines, char *to, ptrdiff_t second) {
+    __m512i largest = _mm512_setzero_si512(), v[8];
+    grad_ahead ahead = grad_share(next, line, lines);
+    for (int eight = 0; eight < 4; eight++) {
+        char *const tile = to + eight / 2 * second + eight % 2 * 512;
+        TRANSPOSE_EACH(i, 8) {
+            v[i] = grad_load_lanes(pixels + i, 64 * line + 16 * eight);
+            largest = grad_largest(largest, v[i]);
+            grad_fetch_line(&ahead);
+        }
+        grad_turn_lanes(v);
+        TRANSPOSE_EACH(i, 8) _mm512_storeu_si512(tile + 64 * i, v[i]);
+    }
+    return grad_peak(largest);
+}
+
+static uint32_t grad_pairs_lines(const char *const *pixels, const char *const *next,
+                                 ptrdiff_t line, ptrdiff_t lines, char *to, ptrdiff_t second) {
+    const grad_reader left = {.channel = 32 * line, .wanted = 0xffff};
+    const grad_reader right = {.channel = 32 * line + 16, .wanted = 0xffff};
+    __m512i largest = _mm512_setzero_si512();
+    grad_ahead ahead = grad_share(next, line, lines);
+    for (int m = 0; m < CK_GRAD_PAIRS; m++, pixels += 2, to += 64) {
+        const grad_pair a = grad_load_pair(&left, pixels, CK_GRAD_HALVES, 0);
+        const grad_pair b = grad_load_pair(&right, pixels, CK_GRAD_HALVES, 0);
+        largest = grad_largest(grad_largest(largest, a.high), b.high);
+        _mm512_storeu_si512(to, a.high);
+        _mm512_storeu_si512(to + second, b.high);
+        grad_fetch_line(&ahead);
+        grad_fetch_line(&ahead);
+    }
+    return grad_peak(largest);
+}
+
 #define GRAD_PAIRS(name, source, split)                                                            \
     static uint32_t name(const char *const *pixels, const char *const *next, ptrdiff_t channel,    \
                          int channels, char *to, ptrdiff_t odd, const ck_tilegrad_maker *maker) {  \
@@ -318,7 +398,9 @@ const ck_tilegrad_table ck_table_amx_grad = {
               .run = GRAD_FORM(plain),
               .pairs = {grad_pairs_plain, grad_pairs_halves, grad_pairs_plain_made,
                         grad_pairs_halves_made},
-              .turned = {grad_turned_plain, grad_turned_halves}},
+              .turned = {grad_turned_plain, grad_turned_halves},
+              .pairs_lines = grad_pairs_lines,
+              .turned_lines = grad_turned_lines},
     .split = {.planes = 2,
               .run = GRAD_FORM(split),
               .pairs = {[CK_GRAD_FLOATS] = grad_pairs_split,

@@ -60,6 +60,12 @@ typedef uint32_t (*ck_tilegrad_turned_fn)(const char *const *pixels, const char 
                                           ptrdiff_t channel, int channels, char *to,
                                           ptrdiff_t low);
 
+/* The same of 32 channels of bfloat16, which are a line of cache, into two tiles `second` bytes
+   apart. Pixels have so many `lines`, of which a call converts one and fetches as many ahead. */
+typedef uint32_t (*ck_tilegrad_lines_fn)(const char *const *pixels, const char *const *next,
+                                         ptrdiff_t line, ptrdiff_t lines, char *to,
+                                         ptrdiff_t second);
+
 typedef struct ck_tilegrad_form {
     int planes;
     ck_tilegrad_fn run[2][CK_GRAD_COLUMNS]; /* by [row tiles - 1][column tiles - 1], or NULL */
@@ -67,6 +73,7 @@ typedef struct ck_tilegrad_form {
     /* The same of 32 pixels of floats or bfloat16 (the first sources), into tiles of A `low` bytes
        apart. */
     ck_tilegrad_turned_fn turned[2];
+    ck_tilegrad_lines_fn pairs_lines, turned_lines; /* or NULL; pairs that begin at even pixels */
 } ck_tilegrad_form;
 
 typedef struct ck_tilegrad_table {
