@@ -260,7 +260,7 @@ KERNEL = """
 void add(const ck_gather_args *args) { gather_table.add[0](args); }
 #include "isa_end.h"
 """
-C_DIR = Path(ck.__file__).parent / "_kernels" / "c"
+C_DIR = Path(__file__).parents[1] / "convkit" / "_kernels" / "c"     # of the source tree
 REGISTERS = {"generic": ["-DCK_VBYTES=16"],
              "avx512": ["-DCK_VBYTES=64", '-DCK_TARGET="avx512f,avx512bw,avx512vl,avx2,fma"']}
 
