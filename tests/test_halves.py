@@ -5,19 +5,17 @@ Convolutions do so on tiles alone (AMX); batch norm and activations on any CPU.
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
+import test_kept
 from harness import assert_same_bits
+from test_kept import SHAPE
 
 import convkit as ck
 from convkit import functional as F
 from convkit import nn
 from convkit._kernels import dispatch, memory
 from convkit.ops.halves import Halves, halves_of
-
-SHAPE = (2, 32, 24, 25)          # of 150 KB: large enough to be rounded
 
 tiles = pytest.mark.skipif(not dispatch.has_tiles(), reason="this CPU has no AMX")
 
@@ -54,14 +52,10 @@ class Block(nn.Module):
         return self.last(seen(F.relu(seen(self.norms[1](self.conv2(y)) + y))))
 
 
-def gradients(net, x, threads=1, **more):
-    """Return output and gradients of a network."""
-    net.zero_grad()
-    x = ck.Tensor(x, requires_grad=True)
-    with ck.threads(threads):
-        y = net(x * 1, **more)
-        (y * y).sum().backward()
-    return [y.data, x.grad.numpy(), *[p.grad.numpy() for p in net.parameters()]]
+def gradients(net, x, precision="medium", threads=1, **more):
+    """Return output and gradients of a network, whose input is no leaf."""
+    return test_kept.gradients(net, x, precision, threads=threads,
+                               part=lambda t: net(t * 1, **more))
 
 
 @pytest.fixture(params=[1, 2], ids=["stride 1", "stride 2"])
@@ -133,16 +127,14 @@ def test_hooks_see_arrays_of_float32(net, images):
 def test_values_are_near_those_of_float32(net, images):
     """By norm: the errors of six convolutions, each below the bound of `medium`, add in squares."""
     ours = gradients(net, images)
-    with ck.precision("highest"):
-        exact = gradients(net, images)
+    exact = gradients(net, images, "highest")
     assert np.linalg.norm(ours[0] - exact[0]) < 6**0.5 * 1e-2 * np.linalg.norm(exact[0])
 
 
 def test_beside_pytorchs_autocast(torch, net, images):
     """The error of all gradients together is at most half as large again as PyTorch's."""
     ours = gradients(net, images)
-    with ck.precision("highest"):
-        exact = gradients(net, images)
+    exact = gradients(net, images, "highest")
 
     def convolve(conv, x):
         return torch.nn.functional.conv2d(
@@ -290,7 +282,6 @@ def test_nothing_large_is_float32_between_convolutions(rng):
         y.backward(Halves(halves_of(y._deferred), 1).array())
         # The gradient that came, that of the first convolution's input, and the leaf's.
         assert sizes.count(size) == 3
-    gc.collect()
 
 
 @pytest.mark.parametrize("after", ["pool", "depthwise", "cat", "linear", "group_norm"])

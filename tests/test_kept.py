@@ -148,16 +148,16 @@ class Block(nn.Module):
 
 
 def gradients(net, x, precision, watch=False, threads=1, twice=False, part=None):
-    """Return output and gradients of a network."""
+    """Return output and gradients of a network, or of a part, which calls the network."""
     net.zero_grad()
     x = ck.Tensor(x, requires_grad=True)
-    net = part or net
+    call = part or net
     with ck.threads(threads), ck.precision(precision):
         if watch:
             with watching(lambda *call: None):
-                y = net(x)
+                y = call(x)
         else:
-            y = net(x)
+            y = call(x)
         loss = (y * y).sum()
         if twice:
             loss.backward(retain_graph=True)

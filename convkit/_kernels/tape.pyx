@@ -167,8 +167,9 @@ cdef class TensorBase:
 
     `_edge` says where gradients of a recorded result go: (node, output number). `_cell` counts
     changes in place and is shared by tensors over the same memory. `_values` is None while a
-    result is put off; `_deferred` is then what it will be computed from, and may remain (`PutOff`). `_moments` is what the
-    operation that made the values knows of their channels, as long as nothing has changed in place.
+    result is put off; `_deferred` is then what it will be computed from, and may remain
+    (`PutOff`). `_moments` is what the operation that made the values knows of their channels, as
+    long as nothing has changed in place.
     """
 
     cdef object __weakref__

@@ -20,8 +20,8 @@ from convkit.ops.conv_problem import (
     transposed_problem,
 )
 from convkit.ops.deferred import gradient_last, plain
-from convkit.ops.halves import HALF, Halves, Narrow, halves_of
-from convkit.ops.kept import LEAST_BYTES, keep_input, restored
+from convkit.ops.halves import Halves, Narrow, halves_of
+from convkit.ops.kept import HALF, LEAST_BYTES, keep_input, restored, widened
 from convkit.ops.layout import BFLOAT16, FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -238,7 +238,7 @@ class Conv(Op):
         if ctx.needs[0]:
             gx = _input_gradient(ctx, gy)
         if inputs > 2 and ctx.needs[2]:
-            gb = norm.sum_pixels(_wide(gy, ctx.threads), ctx.threads)
+            gb = norm.sum_pixels(widened(gy, ctx.threads), ctx.threads)
         return (gx, gw, gb, None)[:inputs]
 
 
@@ -265,11 +265,6 @@ def _reads_halves(ctx: Context, problem: ConvProblem, algorithm: str) -> bool:
                             algorithm)[0].narrows
 
 
-def _wide(last: np.ndarray, threads: int) -> np.ndarray:
-    """Return numbers as float32 that may be bfloat16."""
-    return to_last(Halves(last, threads).array()) if last.dtype is HALF else last
-
-
 def _input_gradient(ctx: Context, gy: np.ndarray) -> np.ndarray | Halves:
     """Return the gradient of x; as bfloat16 where x came so."""
     problem, algorithm, _, weight, cache, rank, pad_ctx, narrow = ctx.saved
@@ -279,7 +274,7 @@ def _input_gradient(ctx: Context, gy: np.ndarray) -> np.ndarray | Halves:
                       gy if problem.groups > 1 else None)
     more = _added(ctx, chosen, problem, narrow) if pad_ctx is None else {}
     if gy.dtype is HALF and not chosen.narrows:
-        gy = _wide(gy, ctx.threads)
+        gy = widened(gy, ctx.threads)
     call(gy, weight, gx, cache, ctx.threads, **more)
     if narrow:
         return Halves(gx, ctx.threads)

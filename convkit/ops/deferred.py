@@ -20,8 +20,8 @@ import numpy as np
 from convkit._kernels import elementwise, memory, norm
 from convkit._kernels.tape import plain
 from convkit.ops import kept
-from convkit.ops.halves import HALF, Halves, Narrow, halves_of
-from convkit.ops.kept import Kept, Remade, Rounded, restored
+from convkit.ops.halves import Halves, Narrow, halves_of
+from convkit.ops.kept import HALF, Kept, Remade, Rounded, restored, widened
 from convkit.ops.layout import from_last, to_last
 
 __all__ = ["ACTIVATIONS", "PASSES_ALL", "Deferred", "InputGradient", "Masked", "NormInput",
@@ -244,12 +244,13 @@ class Deferred(Narrow):
 
     def _widened(self) -> np.ndarray:
         """Return the values that are rounded to bfloat16 as float32."""
-        y = memory.empty(self.source.shape)
         if self._halves is not None:
-            norm.widen(self._halves, y, self.threads)
+            y = widened(self._halves, self.threads)
         elif not self.adds:
+            y = memory.empty(self.source.shape)
             self._write(y)
         else:
+            y = memory.empty(self.source.shape)
             rounded = memory.empty(y.shape, np.uint16)
             self._write(y, rounded)
             self._settle(rounded)
@@ -374,9 +375,7 @@ class InputGradient(Narrow):
         if self._last is None:
             gy, *_, owned = self._work
             self._compute(gy, gy if owned and gy.dtype is not HALF else memory.empty(gy.shape))
-        elif self._last.dtype is HALF:
-            return Halves(self._last, self.threads).array()
-        return from_last(self._last)
+        return from_last(widened(self._last, self.threads))
 
     def _compute(self, gy: np.ndarray, out: np.ndarray) -> None:
         """Write the gradient to `out`."""

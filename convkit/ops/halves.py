@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from convkit._kernels import memory, norm
 from convkit._kernels.tape import PutOff
-from convkit.ops.kept import Kept, Rounded
+from convkit.ops.kept import Kept, Rounded, widened
 from convkit.ops.layout import from_last
 
-__all__ = ["HALF", "Halves", "Narrow", "halves_of"]
-
-HALF = np.dtype(np.uint16)  # bfloat16's numbers, which NumPy has no type for
+__all__ = ["Halves", "Narrow", "halves_of"]
 
 
 class Narrow(PutOff):
@@ -65,9 +62,7 @@ class Halves(Narrow):
 
     def array(self) -> np.ndarray:
         """Return the numbers as float32."""
-        wide = memory.empty(self._halves.shape)
-        norm.widen(self._halves, wide, self.threads)
-        return from_last(wide)
+        return from_last(widened(self._halves, self.threads))
 
 
 def halves_of(value: Any) -> np.ndarray | None:

@@ -21,13 +21,15 @@ from convkit._kernels import memory, norm
 from convkit._kernels.memory import noted
 from convkit.ops.op import Context
 
-__all__ = ["LEAST_BYTES", "Kept", "Remade", "Rounded", "keep", "restored", "rounds"]
+__all__ = ["HALF", "LEAST_BYTES", "Kept", "Remade", "Rounded", "keep", "restored", "rounds",
+           "widened"]
 
 # Arrays of fewer bytes are kept as they are: a network of such arrays has no need of memory, and
 # a pass over so many takes no longer than the calls around it.
 LEAST_BYTES = 64 << 10
 
-_FLOAT, _HALF = np.dtype(np.float32), np.dtype(np.uint16)
+_FLOAT = np.dtype(np.float32)
+HALF = np.dtype(np.uint16)  # bfloat16's numbers, which NumPy has no type for
 
 
 def rounds(array: np.ndarray, precision: str) -> bool:
@@ -59,7 +61,7 @@ class Rounded(Kept):
 
     __slots__ = ("halves",)
 
-    dtype, channels = _HALF, None
+    dtype, channels = HALF, None
 
     def __init__(self, halves: np.ndarray):
         self.halves = halves
@@ -79,9 +81,7 @@ class Rounded(Kept):
 
     def array(self, threads: int) -> np.ndarray:
         """Return the numbers in float32."""
-        array = memory.empty(self.halves.shape)
-        norm.widen(self.halves, array, threads)
-        return array
+        return widened(self.halves, threads)
 
 
 class Remade(Kept):
@@ -103,7 +103,7 @@ class Remade(Kept):
     @property
     def dtype(self) -> np.dtype:
         """Type of what is in memory."""
-        return _HALF if self.norm_input.rounds else self.norm_input.last.dtype
+        return HALF if self.norm_input.rounds else self.norm_input.last.dtype
 
     @property
     def channels(self) -> int:
@@ -118,6 +118,15 @@ class Remade(Kept):
         """Return what is in memory, and what makes the numbers of it."""
         return self.norm_input.values(threads), (*self.norm_input.numbers,
                                                  self.norm_input.ends(self.kernel))
+
+
+def widened(array: np.ndarray, threads: int) -> np.ndarray:
+    """Return the numbers of a C-contiguous array as floats, where they are bfloat16."""
+    if array.dtype is not HALF:
+        return array
+    wide = memory.empty(array.shape)
+    norm.widen(array, wide, threads)
+    return wide
 
 
 def keep(array: np.ndarray, precision: str, threads: int) -> np.ndarray | Kept:

@@ -25,8 +25,8 @@ from convkit.ops.deferred import (
     plain,
     space_for_gradient,
 )
-from convkit.ops.halves import HALF, Halves
-from convkit.ops.kept import Rounded, rounds
+from convkit.ops.halves import Halves
+from convkit.ops.kept import HALF, Rounded, rounds, widened
 from convkit.ops.layout import FLOATS, from_last, native, to_last
 from convkit.ops.op import Context, Op, register
 
@@ -163,9 +163,8 @@ class BatchNormTrain(Op):
     @classmethod
     def moments(cls, last: Array, ctx: Context) -> tuple[Array, Array, int]:
         """Return mean, biased variance (float64) and number of values of each channel."""
-        if ctx.moments is None and last.dtype is HALF:
-            last = to_last(Halves(last, ctx.threads).array())
-        return ctx.moments or (*norm.moments(last, ctx.threads), last.size // last.shape[-1])
+        return ctx.moments or (*norm.moments(widened(last, ctx.threads), ctx.threads),
+                               last.size // last.shape[-1])
 
     @classmethod
     def totals(cls, sums: Array, products: Array) -> tuple[Array, Array]:

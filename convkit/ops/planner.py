@@ -23,8 +23,7 @@ import numpy as np
 from convkit.ops import autotune
 from convkit.ops.conv_algorithms import BY_NAME, CANDIDATES, Algorithm, Task, known_call
 from convkit.ops.conv_problem import ConvProblem
-from convkit.ops.halves import HALF
-from convkit.ops.kept import Kept, Rounded, restored
+from convkit.ops.kept import HALF, Kept, Rounded, restored
 
 __all__ = ["choose", "explain", "prepared", "run", "steps", "sum_weights"]
 

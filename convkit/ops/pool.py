@@ -12,7 +12,8 @@ from convkit._kernels import pool as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import DTypeError, ShapeError
 from convkit.ops.deferred import gradient_last, plain
-from convkit.ops.halves import HALF, Halves, Narrow
+from convkit.ops.halves import Halves, Narrow
+from convkit.ops.kept import HALF
 from convkit.ops.layout import BFLOAT16, FLOATS, to_last
 from convkit.ops.op import Context, Op, register
 from convkit.ops.spatial import (
