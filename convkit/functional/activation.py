@@ -167,8 +167,8 @@ def glu(input: Any, dim: int = -1) -> Tensor:
 
 
 def hardshrink(input: Any, lambd: float = 0.5) -> Tensor:
-    """Return x where ``|x| > lambd``, 0 elsewhere."""
-    return T.where(T.gt(T.abs(input), lambd), input, 0.0)
+    """Return 0 where ``|x| <= lambd``, x elsewhere."""
+    return T.where(T.le(T.abs(input), lambd), 0.0, input)  # NaN is NaN
 
 
 def softshrink(input: Any, lambd: float = 0.5) -> Tensor:
@@ -184,8 +184,8 @@ def tanhshrink(input: Any) -> Tensor:
 
 
 def threshold(input: Any, threshold: float, value: float) -> Tensor:
-    """Return x where it is above `threshold`, `value` elsewhere."""
-    return T.where(T.gt(input, threshold), input, value)
+    """Return `value` where x is at most `threshold`, x elsewhere."""
+    return T.where(T.le(input, threshold), value, input)  # NaN is NaN
 
 
 def softmin(input: Any, dim: int) -> Tensor:
