@@ -160,6 +160,8 @@ def test_errors_say_what_was_expected():
         F.group_norm(np.zeros((1, 6), np.float32), 6)
     with pytest.raises(ShapeError, match=r"expected more than 1 spatial element"):
         F.instance_norm(np.zeros((4, 6, 1), np.float32))
+    with pytest.raises(ShapeError, match=r"expected more than 1 spatial element"):
+        F.instance_norm(np.zeros((4, 6), np.float32))
     with pytest.raises(ShapeError, match=r"expected x whose last axes are \(5,\), got x of "
                                          r"shape \(2, 6, 4, 4\)"):
         F.layer_norm(x, 5)

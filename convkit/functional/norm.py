@@ -173,7 +173,7 @@ def instance_norm(
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     shape = shape_of(input)
-    if len(shape) > 2 and math.prod(shape[2:]) == 1:
+    if len(shape) > 1 and math.prod(shape[2:]) == 1:
         raise ShapeError(f"expected more than 1 spatial element when training, got x of "
                          f"shape {shape}")
     y = apply(OPS["instance_norm"], input, weight, bias, eps=eps)
