@@ -162,12 +162,20 @@ def norm(input: Any, p: float = 2, dim: Any = None, keepdim: bool = False) -> An
                                   np.zeros((), size.dtype)), dim, keepdim)
     if p == 1:
         return sum(size, dim, keepdim)
-    total = sum(elements.square(input) if p == 2 else elements.pow(size, p), dim, keepdim)
+    total = sum(elements.square(input) if p == 2 else _powers(size, p), dim, keepdim)
     if p == 2:
         return _root(total)
     none = elements.eq(total, 0)
     root = elements.pow(elements.where(none, 1.0, total), 1 / p)
     return elements.where(none, 0.0, root)
+
+
+def _powers(size: Any, p: float) -> Any:
+    """Return numbers of at least 0 to the power p, with a gradient of 0 at 0."""
+    if not 0 < p < 1:
+        return elements.pow(size, p)
+    none = elements.eq(size, 0)  # where the slope is infinite
+    return elements.where(none, 0.0, elements.pow(elements.where(none, 1.0, size), p))
 
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
