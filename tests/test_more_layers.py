@@ -19,7 +19,10 @@ def data():
             "t": np.where(rng.random((4, 5)) > 0.5, 1.0, -1.0),
             "y": np.array([1.0, -1.0, 1.0, -1.0]), "z": np.zeros((2, 3)),
             "far": rng.standard_normal((4, 5)) * 200,
-            "x": rng.standard_normal((2, 3, 7, 6)), "s": rng.standard_normal((2, 3, 7))}
+            "x": rng.standard_normal((2, 3, 7, 6)), "s": rng.standard_normal((2, 3, 7)),
+            "row": rng.standard_normal((1, 5)), "m": rng.standard_normal((4, 4)),
+            "w": rng.uniform(0.2, 2.0, 4), "holed": np.array([[0.0, -2.0, 1.0], [3.0, 0.0, 0.0]]),
+            "lost": np.array([[np.nan, 2.0, 0.1], [-0.1, np.nan, -3.0]])}
 
 
 # Every expression reads F, nn and operands.
@@ -40,6 +43,9 @@ F.poisson_nll_loss(a, k) | F.poisson_nll_loss(u, k, log_input=False)
 F.poisson_nll_loss(a, k, full=True, reduction="none") | F.gaussian_nll_loss(a, b, v)
 F.gaussian_nll_loss(a, b, v, full=True, reduction="sum")
 F.gaussian_nll_loss(a, b, v, eps=0.7)
+F.cosine_similarity(a, row, 0) | F.cosine_similarity(row, a, 1) | F.soft_margin_loss(a * 0, t)
+F.gaussian_nll_loss(m, m.detach() + 1, w) | F.gaussian_nll_loss(a, b, w, full=True)
+F.normalize(holed, 0.5) | F.hardshrink(lost) | F.threshold(lost, 0.2, -1.0) | F.softshrink(lost)
 F.unfold(x, 3) | F.unfold(x, (2, 3), 2, 1, 1) | F.unfold(x, 2, 1, (1, 0), (2, 3))
 F.unfold(x[0], 4)
 nn.Hardshrink(0.3)(a) | nn.Softshrink()(a) | nn.Tanhshrink()(a) | nn.Threshold(0.0, -1.0)(a)
@@ -90,7 +96,14 @@ def test_values_and_gradients_are_pytorchs(torch, expression):
             assert mine[name].grad is None
 
 
+@pytest.mark.parametrize("margin", [5.0, 10.0, 17.0, 40.0, 80.0])
+def test_a_small_soft_margin_loss_is_not_lost_in_the_rounding_of_1(margin):
+    got = F.soft_margin_loss(np.full(1, margin, np.float32), np.ones(1, np.float32))
+    np.testing.assert_allclose(got.item(), np.log1p(np.exp(-margin)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda x: F.cosine_similarity(x, x[:, :2]), ck.ShapeError, "do not broadcast together"),
     (lambda x: F.unfold(x, 9), ck.ShapeError, "at least the window's size"),
     (lambda x: F.softshrink(x, -1.0), ValueError, "lambd of at least 0"),
     (lambda x: F.gaussian_nll_loss(x, x, -x), ValueError, "variances of at least 0"),

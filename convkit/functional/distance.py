@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from convkit import tensors as T
 from convkit.autograd import Tensor
-from convkit.functional.arguments import as_tensor
+from convkit.errors import ShapeError
+from convkit.functional.activation import logsigmoid
+from convkit.functional.arguments import as_tensor, shape_of
 from convkit.functional.loss import reduced
 
 __all__ = ["cosine_embedding_loss", "cosine_similarity", "gaussian_nll_loss",
@@ -22,8 +26,20 @@ def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> T
 
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Return the cosine of the angle between vectors along `dim`; lengths are at least `eps`."""
-    lengths = [T.norm(x, 2, dim, True).clamp(min=eps) for x in (x1, x2)]
-    return T.sum(T.mul(T.div(x1, lengths[0]), T.div(x2, lengths[1])), dim)
+    a, b = _one_shape(as_tensor(x1), as_tensor(x2))  # `dim` may be one that is repeated
+    lengths = [T.norm(x, 2, dim, True).clamp(min=eps) for x in (a, b)]
+    return T.sum(T.mul(T.div(a, lengths[0]), T.div(b, lengths[1])), dim)
+
+
+def _one_shape(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two tensors repeated to the shape that they broadcast to."""
+    if a.shape == b.shape:
+        return a, b
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ShapeError(f"shapes {a.shape} and {b.shape} do not broadcast together") from None
+    return T.expand(a, shape), T.expand(b, shape)
 
 
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6,
@@ -52,9 +68,7 @@ def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0,
 
 def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     """Return ``log(1 + exp(-target * input))``; targets are 1 and -1."""
-    x = T.mul(T.neg(as_tensor(target)), input)
-    # Of the two forms of the logarithm that of which nothing overflows.
-    return reduced(x.clamp(min=0) + T.log(1 + T.exp(-T.abs(x))), reduction)
+    return reduced(-logsigmoid(T.mul(as_tensor(target), input)), reduction)
 
 
 def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0,
@@ -119,7 +133,8 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
     Parameters
     ----------
     input, var : Tensor or array
-        Means and variances, which count as at least `eps` (gradients pass all the same).
+        Means and variances, which count as at least `eps` (gradients pass all the same). Variances
+        without the input's last axis hold for all of it.
     target : Tensor or array
         What was observed.
     full : bool
@@ -129,6 +144,8 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
         "mean", "sum" or "none".
     """
     spread = as_tensor(var)
+    if len(shape_of(input)) and spread.shape == shape_of(input)[:-1]:
+        spread = spread.unsqueeze(-1)
     if (spread.data < 0).any():
         raise ValueError("expected variances of at least 0")
     spread = spread + (spread.detach().clamp(min=eps) - spread.detach())
