@@ -170,6 +170,19 @@ def test_change_through_a_view_is_found():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("part", [
+    lambda x: x[0], lambda x: x[:, 1], lambda x: x[..., -1], lambda x: x.select(2, 1),
+    lambda x: x.unbind(1)[0], lambda x: x[None], lambda x: x.unsqueeze(2),
+    lambda x: x[:, :1].squeeze(1), lambda x: x[:1].flatten(0, 1)])
+def test_parts_are_views_in_any_order_in_memory(part):
+    for order in ((0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 2, 3)):
+        back = np.argsort(order)
+        x = ck.tensor(np.zeros((2, 3, 4, 5)).transpose(order).copy().transpose(back))
+        seen = part(x)
+        seen.fill_(1.0)
+        assert x.data.sum() == seen.numel(), order
+
+
 def test_change_of_what_backward_does_not_read_is_allowed():
     x = leaf(3)
     y = x * 2 + 1

@@ -45,6 +45,17 @@ def _native_order(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
+def _regroup(x: np.ndarray, shape: tuple[int, ...], threads: int) -> np.ndarray:
+    """Return the elements of `x`, in logical (C) order, under another shape.
+
+    A view where axes of size 1 come or go alone, whatever the order in memory, so that changing
+    ``t[0]`` in place changes ``t``; else where memory is in logical order.
+    """
+    if [n for n in x.shape if n != 1] != [n for n in shape if n != 1]:
+        x = in_order(x, None, threads)
+    return x.reshape(shape)
+
+
 # A reshape with an open batch is worked out for two batches and joined.
 BATCHES = (2, 5)
 
@@ -131,10 +142,9 @@ class Reshape(Op):
 
     @staticmethod
     def forward(ctx: Context, x, *, shape):
-        """Reshape; a view of `x` where its memory is in logical order."""
+        """Reshape; a view of `x` where that can be (see `_regroup`)."""
         ctx.saved = x.shape
-        shape = resolve_shape(x.shape, shape)
-        return in_order(_native_order(x), None, ctx.threads).reshape(shape)
+        return _regroup(_native_order(x), resolve_shape(x.shape, shape), ctx.threads)
 
     @staticmethod
     def lower(b, x, *, shape):
@@ -144,7 +154,7 @@ class Reshape(Op):
     @staticmethod
     def backward(ctx, g):
         """Reshape the gradient back."""
-        return (in_order(g, None, ctx.threads).reshape(ctx.saved),)
+        return (_regroup(g, ctx.saved, ctx.threads),)
 
 
 @register
@@ -168,10 +178,10 @@ class Flatten(Op):
 
     @staticmethod
     def forward(ctx: Context, x, *, start_dim=0, end_dim=-1):
-        """Merge the axes; a view of `x` where its memory is in logical order."""
+        """Merge the axes; a view of `x` where that can be (see `_regroup`)."""
         ctx.saved = x.shape
         shape = Flatten.shape(x.shape, start_dim=start_dim, end_dim=end_dim)
-        return in_order(_native_order(x), None, ctx.threads).reshape(shape)
+        return _regroup(_native_order(x), shape, ctx.threads)
 
     @staticmethod
     def lower(b, x, *, start_dim=0, end_dim=-1):
@@ -182,7 +192,7 @@ class Flatten(Op):
     @staticmethod
     def backward(ctx, g):
         """Reshape the gradient back."""
-        return (in_order(g, None, ctx.threads).reshape(ctx.saved),)
+        return (_regroup(g, ctx.saved, ctx.threads),)
 
 
 @register
