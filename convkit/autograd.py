@@ -554,7 +554,10 @@ class Tensor(TensorBase, Methods):
             return out if shape is None else apply(OPS["reshape"], out, shape=shape)
         if here().tracer is not None and isinstance(index, Tensor) and index.dtype.kind in "iu":
             return apply(OPS["take"], self, index, dim=0)
-        pick = indexing.pick(self.shape, _plain_index(index))
+        index = _plain_index(index)
+        if indexing.is_basic(index):    # tensors of no axes are numbers
+            return self[index]
+        pick = indexing.pick(self.shape, index)
         if here().tracer is None and not (here().grad and self.requires_grad):
             return wrap(self.data[pick.basic][pick.index()])
         return self._picked(pick)
@@ -575,11 +578,11 @@ class Tensor(TensorBase, Methods):
         return y.permute(*kept[:before], *range(at.ndim), *kept[before:])
 
     def __setitem__(self, index, value):
-        value = self._operand(value)
+        value, index = self._operand(value), _plain_index(index)
         if indexing.is_basic(index):
             self._change()[index] = value
             return
-        pick = indexing.pick(self.shape, _plain_index(index))
+        pick = indexing.pick(self.shape, index)
         self._change()[pick.basic][pick.index()] = value
 
     # -- operations as methods ----------------------------------------------------------

@@ -171,8 +171,10 @@ class Pick(NamedTuple):
 
 def _read(entry: Any) -> Any:
     """Return an entry of an index, arrays as NumPy's."""
-    if entry is None or entry is Ellipsis or isinstance(entry, slice) or _is_int(entry):
+    if entry is None or entry is Ellipsis or isinstance(entry, slice):
         return entry
+    if _is_int(entry):
+        return entry.__index__()    # an array of no axes is a number too, unlike in NumPy
     array = np.asarray(entry)
     if array.size == 0 and array.dtype.kind == "f":      # []
         return array.astype(np.int64)

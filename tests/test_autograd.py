@@ -468,6 +468,20 @@ def test_tensors_as_indices_and_compiled_ones():
     np.testing.assert_array_equal(made(array), array[:, [2, 0, -1]] + array[:, [0, 2, 3]])
 
 
+@pytest.mark.parametrize("number", [np.array(-1), ck.tensor(np.array(-1))])
+def test_what_has_no_axes_is_a_number_in_an_index(number):
+    x = leaf(2, 3, 4, 2)
+    for index in ((number,), (..., number), (0, number), (number, slice(0, 3), [-1, 1]),
+                  (slice(None), [2, 0], slice(1, 3), number), (number, None, [[1], [0]])):
+        plain = tuple(-1 if i is number else i for i in index)
+        np.testing.assert_array_equal(x[index].data, x[plain].data, str(plain))
+        np.testing.assert_array_equal(x.detach()[index].data, x[plain].data, str(plain))
+        changed, wanted = (ck.tensor(x.data.copy()) for _ in range(2))
+        changed[index] = 7.0
+        wanted[plain] = 7.0
+        np.testing.assert_array_equal(changed.data, wanted.data, str(plain))
+
+
 # -- coming and going -----------------------------------------------------------------------
 
 
