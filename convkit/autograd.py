@@ -476,12 +476,13 @@ class Tensor(TensorBase, Methods):
 
     # -- operators ----------------------------------------------------------------------
 
-    def _binary(self, name: str, other: Any, reflected: bool = False):
+    def _binary(self, name: str, other: Any, reflected: bool = False, **attrs: Any):
         if not isinstance(other, (Tensor, np.ndarray)):
             if not isinstance(other, (numbers.Real, np.generic)):
                 return NotImplemented
             other = as_operand(other, self)
-        return apply(OPS[name], other, self) if reflected else apply(OPS[name], self, other)
+        pair = (other, self) if reflected else (self, other)
+        return apply(OPS[name], *pair, **attrs)
 
     def __add__(self, other):
         return self._binary("add", other)
@@ -513,13 +514,61 @@ class Tensor(TensorBase, Methods):
     def __rmatmul__(self, other):
         return apply(OPS["matmul"], other, self)
 
+    def __floordiv__(self, other):
+        return self._binary("div", other, rounding_mode="floor")
+
+    def __rfloordiv__(self, other):
+        return self._binary("div", other, True, rounding_mode="floor")
+
+    def __mod__(self, other):
+        return self._binary("remainder", other)
+
+    def __rmod__(self, other):
+        return self._binary("remainder", other, True)
+
     def __neg__(self):
         return apply(OPS["neg"], self)
 
+    def __pos__(self):
+        return self
+
     def __pow__(self, exponent):
         if not isinstance(exponent, numbers.Real):
-            return NotImplemented
+            return self._binary("power", exponent)
         return apply(OPS["pow"], self, exponent=exponent)
+
+    def __rpow__(self, base):
+        return self._binary("power", base, True)
+
+    def _logical(self, name: str, symbol: str, other: Any):
+        """Combine two of truth values; convkit has no operations on the bits of integers."""
+        if not isinstance(other, (Tensor, np.ndarray, bool, np.bool_)):
+            return NotImplemented
+        kinds = self.dtype, other.dtype if hasattr(other, "dtype") else np.dtype(bool)
+        if kinds != (np.bool_, np.bool_):
+            raise DTypeError(f"expected truth values on both sides of {symbol}, got {kinds[0]} "
+                             f"and {kinds[1]}")
+        return apply(OPS[name], self, as_operand(other, self))
+
+    def __and__(self, other):
+        return self._logical("logical_and", "&", other)
+
+    __rand__ = __and__
+
+    def __or__(self, other):
+        return self._logical("logical_or", "|", other)
+
+    __ror__ = __or__
+
+    def __xor__(self, other):
+        return self._logical("logical_xor", "^", other)
+
+    __rxor__ = __xor__
+
+    def __invert__(self):
+        if self.dtype != np.bool_:
+            raise DTypeError(f"expected truth values for ~, got {self.dtype}")
+        return apply(OPS["logical_not"], self)
 
     def _compare(self, name: str, ufunc: np.ufunc, other: Any):
         if not isinstance(other, (Tensor, np.ndarray, numbers.Real, np.generic)):

@@ -294,6 +294,9 @@ def test_operators_are_numpys():
         (a.permute(1, 0), n.T), (a.flatten(), n.ravel()), (a.unsqueeze(1), n[:, None]),
         (a.unsqueeze(1).squeeze(1), n), (a.clone(), n), (a.exp().log(), n),
         (a.abs().sqrt(), abs(n) ** 0.5), (a.pow(3), n ** 3), (a.matmul(b.T), n @ m.T),
+        (a // 0.3, n // 0.3), (2 // a, 2 // n), (a % 0.7, n % 0.7), (2 % a, 2 % n), (a % b, n % m),
+        (array // a, array // n), (array % a, array % n), (2.0 ** a, 2.0 ** n), (+a, n),
+        (abs(a) ** b, abs(n) ** m), (array ** a, array ** n), (abs(a) ** m, abs(n) ** m),
         (a.relu(), np.maximum(n, 0)), (a.tanh(), np.tanh(n)), (a.sigmoid(), 1 / (1 + np.exp(-n))),
     ]:
         assert isinstance(got, ck.Tensor) and got.requires_grad
@@ -319,6 +322,32 @@ def test_comparisons_and_numbers():
         a + "x"
     with pytest.raises(TypeError):
         a < None
+
+
+def test_operators_of_truth_values():
+    a = ck.tensor([1.0, 2.0, 3.0, 4.0])
+    low, array = a < 3, np.array([True, False, True, False])
+    assert ((a > 1) & (a < 4)).tolist() == [False, True, True, False]
+    assert (low | array).tolist() == [True, True, True, False]
+    assert (array & low).tolist() == [True, False, False, False]
+    assert (low ^ array).tolist() == [False, True, True, False]
+    assert (~low).tolist() == (low ^ True).tolist() == [False, False, True, True]
+    assert a[(a > 1) & ~(a > 3)].tolist() == [2, 3]
+    for wrong in (lambda: low & a, lambda: ck.tensor([1, 2]) | ck.tensor([1, 2]), lambda: ~a):
+        with pytest.raises(ck.DTypeError, match="expected truth values"):
+            wrong()
+    with pytest.raises(TypeError, match="unsupported operand"):
+        low & 1
+
+
+def test_operators_compile():
+    class Net(ck.nn.Module):
+        def forward(self, x):
+            inside = (x > -0.5) & ~(x > 0.5) | (x > 1) ^ (x > 2)
+            return ck.where(inside, x // 0.3 + x % 0.4, 2.0 ** x)
+
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_allclose(ck.compile(Net(), (1, 4))(x), Net()(ck.tensor(x)).data, rtol=1e-6)
 
 
 def test_types_of_numbers():
