@@ -127,6 +127,37 @@ def test_of_few_values_no_size_follows_from_another():
     ck.compile(zoo.densenet121().eval(), (1, 3, (64, 160, 32), (64, 160, 32)))
 
 
+def test_what_differs_at_the_smallest_sizes_alone_follows_its_own_size():
+    symbols = Symbol("H", 18, 23), Symbol("W", 12, 17)
+    points = make_points(symbols, PROBES)
+    for name, low in (("H", 18), ("W", 12)):
+        values = [2 + (p.sizes[name] > low) for p in points]
+        formula = fit_open(values, points, symbols)
+        assert formula is None or formula.terms[0].symbol.name == name
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 3, 1), nn.Conv2d(4, 4, 7, 2, 3),
+                        nn.Upsample(scale_factor=2, mode="bilinear"))
+    program = ck.compile(net.eval(), (1, 3, (18, 23), (12, 17)))
+    for size in ((18, 12), (18, 13), (19, 12), (23, 17)):
+        x = np.ones((2, 3, *size), np.float32)
+        assert program(x).shape == net(ck.Tensor(x)).shape, size
+
+
+def test_three_sizes_of_two_values_are_told_apart():
+    symbols = tuple(Symbol(n, low, low + 1) for n, low in (("H", 54), ("W", 17), ("D", 9)))
+    points = make_points(symbols, PROBES)
+    for s in symbols:
+        assert fit_open([p.sizes[s.name] - 5 for p in points], points, symbols).terms[0].symbol == s
+
+
+def test_a_rule_that_holds_for_small_sizes_alone_is_not_taken():
+    symbol = Symbol("H", 54, 353)
+    points = make_points((symbol,), PROBES)
+    values = [3 * ((p.sizes["H"] + 14) // 27) - 1 for p in points]
+    found = fit_open(values, points, (symbol,))
+    assert found is None or all(
+        found.at(1, {"H": h}) == 3 * ((h + 14) // 27) - 1 for h in range(54, 354))
+
+
 def test_points_hold_ends_and_every_remainder():
     points = make_points((H, W), PROBES)
     assert points[0] == (PROBES[0], {"H": 32, "W": 40}) and points[1].batch == PROBES[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,8 +19,10 @@ from typing import Any, NamedTuple
 __all__ = ["OpenDim", "Point", "Symbol", "Term", "fit_open", "make_points", "symbols_in"]
 
 # Smallest values of an open size that are looked at, besides the largest: every remainder of
-# a division by 32, the stride of most networks, is among them.
+# a division by 32, the stride of most networks, is among them; and values from all of the range,
+# which tell a division by 27 from one by 28.
 VALUES = 36
+FAR = 10
 DIVISORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32)
 FACTORS = (1, 2, 3, 4)
 
@@ -127,24 +130,29 @@ def make_points(symbols: tuple[Symbol, ...], probes: tuple[int, int]) -> tuple[P
 
     The first has the smallest sizes and the first of the batches `probes`, the second sizes
     near them and the other batch, the last the largest. In between, the sizes vary apart from
-    one another.
+    one another, at the end all over their ranges.
     """
     if not symbols:
         return tuple(Point(batch, {}) for batch in probes)
-    columns = []
-    for number, s in enumerate(symbols):
-        values = list(range(s.low, s.high + 1, s.step)[:VALUES])
-        near = values[min(number + 1, len(values) - 1)]  # small: the model runs there
-        rest = sorted((v for v in values[1:] if v != near),
-                      key=lambda v, n=number: (v * 7919 + n * 104_729) % 1009)
-        # Each time round, another open size's values come with others of this one's: else, of few
-        # values, one size would seem to follow from the other.
-        again = rest or values
-        columns.append([s.low, near, *[again[(i + i // len(again) * number) % len(again)]
-                                       for i in range(VALUES - 1)], s.high])
-    batches = [*probes, *(probes[i * i // 3 % 2] for i in range(VALUES))]
+    columns = [_column(s, number) for number, s in enumerate(symbols)]
+    batches = [*probes, *(probes[i * i // 3 % 2] for i in range(VALUES + FAR))]
     return tuple(Point(batch, {s.name: v for s, v in zip(symbols, values, strict=True)})
                  for batch, *values in zip(batches, *columns, strict=True))
+
+
+def _column(s: Symbol, number: int) -> list[int]:
+    """Return the values at the points of the open size of a number among others."""
+    every, rng = range(s.low, s.high + 1, s.step), random.Random(number)
+    values = list(every[:VALUES])
+    near = values[min(number + 1, len(values) - 1)]  # small: the model runs there
+    mixed = [v for v in values if v not in (s.low, near)]
+    rng.shuffle(mixed)
+    # Where values come again, they come with others of another open size, the smallest too: else,
+    # of few values, one size would seem to follow from the other.
+    while len(mixed) < VALUES - 1:
+        mixed += rng.sample(values, len(values))
+    far = [rng.choice(every) for _ in range(FAR)]
+    return [s.low, near, *mixed[:VALUES - 1], *far, s.high]
 
 
 def fit_open(values: Sequence[int], points: Sequence[Point], symbols: Sequence[Symbol],
