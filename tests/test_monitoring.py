@@ -50,6 +50,21 @@ def test_nothing_wrong_changes_nothing(images):
         np.testing.assert_array_equal(p.grad.data, grad)
 
 
+def test_gradients_of_bfloat16_can_be_looked_at():
+    """Under medium, gradients come as bfloat16 from layer to layer."""
+    ck.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+    with ck.precision("medium"), ck.detect_anomaly():
+        y = net(x)
+        y.mean().backward()
+        assert all(np.isfinite(p.grad.data).all() for p in net.parameters())
+        gradient = np.ones(y.shape, np.float32)
+        gradient[0, 0, 0, 0] = np.nan
+        with pytest.raises(ck.AnomalyError, match="the gradient of operation 'max_pool' has NaN"):
+            net(x).backward(gradient)
+
+
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
 @pytest.mark.parametrize("fault, text", [
     (lambda x: (x - 1e9).sqrt(), r"^Net: operation 'sqrt' gave NaN at 320 of 320 places"),

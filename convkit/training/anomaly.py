@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convkit._kernels.tape import PutOff
 from convkit.autograd import Tensor, watching
 from convkit.errors import AnomalyError
 from convkit.training.layers import Place, current_place
@@ -89,6 +90,8 @@ class _CheckedOp:
         """Return the operation's gradients; raise where one is not finite."""
         results = self._op.backward(ctx, *grads)
         for number, grad in enumerate(results):
+            if isinstance(grad, PutOff):    # bfloat16, or still to be computed
+                grad = grad.array()
             found = grad is not None and self._fault(grad)
             if found:
                 # Forward is over, so no module that the error passes could name the layer.
