@@ -326,6 +326,16 @@ def test_load_image_cuts_the_centre(tmp_path):
     assert image.shape == (3, 4, 4) and (image == 200).all()
 
 
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.pgm"])
+def test_grey_of_16_bits_is_scaled_not_cut_off(tmp_path, name):
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pixels = np.arange(0, 2**16, 2**16 // 40, dtype=np.uint16)[:40].reshape(5, 8)
+    image_module.fromarray(pixels).save(tmp_path / name)
+    for channels in (1, 3):
+        image = data.load_image(tmp_path / name, channels=channels)
+        np.testing.assert_array_equal(image, np.broadcast_to(pixels >> 8, (channels, 5, 8)))
+
+
 # -- the loader --------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def load_image(path: str | Path, size: tuple[int, int] | None = None,
             most = image_module.MAX_IMAGE_PIXELS
             if most is not None and opened.width * opened.height > most:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {most}")
-            image = opened.convert(MODES[channels])
+            image = _eight_bits(opened, image_module).convert(MODES[channels])
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
@@ -72,6 +72,13 @@ def load_image(path: str | Path, size: tuple[int, int] | None = None,
     if size is not None:
         image = _cover(image, size, image_module)
     return np.array(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Any, image_module: Any) -> Any:
+    """Return grey of 16 bits (I) as the upper 8 of them, which Pillow would cut off at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return image_module.fromarray((np.clip(image, 0, 2**16 - 1) >> 8).astype(np.uint8))
 
 
 def _cover(image: Any, size: tuple[int, int], image_module: Any) -> Any:
