@@ -135,6 +135,16 @@ def test_state_dict_is_pytorchs(torch, name, settings):
     assert optimizer.state[params[0]]["step"] == 1
 
 
+def test_the_state_of_another_optimiser_is_refused():
+    params = make_params("float32")
+    saved = optim.SGD(params, lr=0.1, momentum=0.9).state_dict()
+    adam = optim.Adam(params)
+    with pytest.raises(ValueError, match=r"another kind of optimiser: .* no settings \['amsgrad', "
+                                         r"'betas', 'eps'\] of Adam"):
+        adam.load_state_dict(saved)
+    assert adam.param_groups[0]["lr"] == 1e-3
+
+
 def test_groups_have_settings_of_their_own():
     a, b = Parameter(np.ones(3, np.float32)), Parameter(np.ones(3, np.float32))
     optimizer = optim.SGD([{"params": [a]}, {"params": b, "lr": 0.5}], lr=0.1)

@@ -153,12 +153,16 @@ class Optimizer:
         Raises
         ------
         ValueError
-            When the groups or a state's shape do not fit.
+            When the groups or a state's shape do not fit, or it is another optimiser's.
         """
         groups = state_dict["param_groups"]
         ours, theirs = ([len(g["params"]) for g in gs] for gs in (self.param_groups, groups))
         if ours != theirs:
             raise ValueError(f"expected groups of {ours} parameters, got {theirs}")
+        missing = sorted({name for g in groups for name in set(self.defaults) - set(g)})
+        if missing:
+            raise ValueError(f"the state is of another kind of optimiser: its groups have no "
+                             f"settings {missing} of {type(self).__name__}")
         by_number = dict(zip((n for g in groups for n in g["params"]),
                              (p for g in self.param_groups for p in g["params"]), strict=True))
         state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
