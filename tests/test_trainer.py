@@ -450,6 +450,31 @@ def test_early_stopping_when_more_is_better():
 def test_a_figure_that_is_not_there():
     with pytest.raises(KeyError, match="expected 'val_loss' among an epoch's figures"):
         small(callbacks=[EarlyStopping()]).fit(batches(4))
+    with pytest.raises(KeyError, match="the schedule reads 'val_loss', which is not among"):
+        small(scheduler=object(), schedule_every="epoch",
+              schedule_monitor="val_loss").fit(batches(4))
+
+
+@pytest.mark.parametrize("val", [None, []])
+def test_data_without_batches_is_refused(val):
+    with pytest.raises(ValueError, match="at least one"):
+        small().fit([] if val is None else batches(4), val)
+    with pytest.raises(ValueError, match="expected a loader with at least one batch, got none"):
+        training.evaluate(small().model, [])
+
+
+def test_data_that_can_be_gone_through_once_does_not_pass_for_several_epochs():
+    trainer = small()
+    with pytest.raises(ValueError, match="gave no batch in epoch 2"):
+        trainer.fit(iter(batches(4, 4)), epochs=2)
+    assert len(trainer.history) == 1
+
+
+def test_losses_and_metrics_that_are_no_numbers():
+    with pytest.raises(ValueError, match=r"loss of a batch as one number, got shape \(4,\)"):
+        small(loss=lambda y, t: F.cross_entropy(y, t, reduction="none")).fit(batches(4))
+    with pytest.raises(ValueError, match=r"metric 'mean' to return one number, got an array of"):
+        small(metrics={"mean": lambda t, y: y.mean(0)}).fit(batches(4), batches(4))
 
 
 def test_files_of_a_run(tmp_path):
@@ -534,6 +559,7 @@ def test_damaged_checkpoints_are_refused(tmp_path, rng):
     ({"schedule_every": "day"}, "expected schedule_every 'step' or 'epoch', got 'day'"),
     ({"schedule_monitor": "val_loss"}, "needs schedule_every='epoch'"),
     ({"precision": "best"}, "expected precision 'highest', 'high', 'medium', got 'best'"),
+    ({"metrics": {"loss": len}}, r"expected other names of metrics than \['loss'\]"),
     ({"ema": 1.0}, "expected a decay from 0 to below 1, got 1.0"),
 ])
 def test_bad_settings(options, text):

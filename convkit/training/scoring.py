@@ -15,6 +15,8 @@ from convkit.training.results import EpochResult, Tally
 
 __all__ = ["evaluate", "iterate", "predict", "predict_with_targets", "score"]
 
+NO_BATCH = "expected a loader with at least one batch, got none"
+
 Progress = Callable[[EpochResult], None]
 Each = Callable[[np.ndarray, tuple], None]
 
@@ -40,6 +42,11 @@ def evaluate(model: Any, loader: Iterable,
     Returns
     -------
     EpochResult
+
+    Raises
+    ------
+    ValueError
+        When the loader gives no batch.
     """
     tally = Tally()
 
@@ -51,7 +58,10 @@ def evaluate(model: Any, loader: Iterable,
             progress(tally.result())
 
     score(model, loader, count)
-    return tally.result()
+    result = tally.result()
+    if not result.batches:
+        raise ValueError(NO_BATCH)
+    return result
 
 
 def predict(model: Any, loader: Iterable) -> np.ndarray:
@@ -96,7 +106,7 @@ def predict_with_targets(model: Any, loader: Iterable) -> tuple[np.ndarray, np.n
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     if not parts:
-        raise ValueError("expected a loader with at least one batch, got none")
+        raise ValueError(NO_BATCH)
     return np.concatenate(parts)
 
 

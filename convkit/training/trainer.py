@@ -156,6 +156,10 @@ class Trainer:
         for name, value in (("max_norm", max_norm), ("weight_noise", weight_noise)):
             if value is not None and not value > 0:
                 raise ValueError(f"expected {name} above 0, got {value}")
+        taken = {"loss", "accuracy"} & set(metrics or ())
+        if taken:
+            raise ValueError(f"expected other names of metrics than {sorted(taken)}, which are "
+                             "figures of every record")
         # The wrapper of several processes, and its network, whose state files hold.
         self.parallel = model if isinstance(model, DistributedDataParallel) else None
         self.model = model if self.parallel is None else self.parallel.module
@@ -373,6 +377,10 @@ class Trainer:
                 self._train_on(batch)
                 if self.stopped is not None and not self._update.pending:
                     return False
+        if not self.batch:
+            raise ValueError(
+                f"the training data gave no batch in epoch {self.epoch + 1}: expected an iterable "
+                "that gives at least one, and gives them anew in every epoch")
         if self._update.pending:
             self._step()
         return True
@@ -395,6 +403,9 @@ class Trainer:
               else contextlib.nullcontext()):
             scores = (self.model if self.parallel is None else self.parallel)(inputs)
             loss = self.loss(scores, *targets)
+            if loss.data.size != 1:
+                raise ValueError(f"expected the loss of a batch as one number, got shape "
+                                 f"{loss.shape}; take its mean")
             value = loss.item()
             self.batch += 1
             if not math.isfinite(value):
@@ -452,13 +463,22 @@ class Trainer:
             # Batch norm's estimates differ between processes, decisions must not.
             record = all_gather_object(record)[0]
         if self.scheduler is not None and self.schedule_every == "epoch":
-            figure = () if self.schedule_monitor is None else (record[self.schedule_monitor],)
-            self.scheduler.step(*figure)
+            self.scheduler.step(*self._monitored(record))
         self.history.append(record)
         self._call("on_epoch_end", record)
         self._agree()
         if self.checkpoints is not None and self.first_process:
             self.checkpoints.after_epoch(self, record)
+
+    def _monitored(self, record: dict[str, Any]) -> tuple:
+        """Return the figure that the schedule reads, as arguments of its step."""
+        name = self.schedule_monitor
+        if name is None:
+            return ()
+        if name not in record:
+            raise KeyError(f"the schedule reads {name!r}, which is not among the epoch's figures "
+                           f"({', '.join(record)}); val_ figures need validation data")
+        return (record[name],)
 
     def _epoch_result(self) -> EpochResult:
         """Return the epoch's figures, of all processes' samples."""
@@ -480,7 +500,11 @@ class Trainer:
         result = self.evaluate(val, each=keep if self.metrics else None)
         record = {"val_loss": result.loss, "val_accuracy": result.accuracy}
         for name, metric in self.metrics.items():
-            record[f"val_{name}"] = float(metric(np.concatenate(targets), np.concatenate(scores)))
+            figure = metric(np.concatenate(targets), np.concatenate(scores))
+            if np.size(figure) != 1:
+                raise ValueError(f"expected metric {name!r} to return one number, got an array of "
+                                 f"shape {np.shape(figure)}")
+            record[f"val_{name}"] = float(np.asarray(figure).item())
         return record
 
     # -- state --------------------------------------------------------------------------
