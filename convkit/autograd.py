@@ -111,7 +111,8 @@ def tracing(tracer: Any) -> Iterator[None]:
     ``tracer.record(op, inputs, attrs, outputs)`` gets the operation's class, its inputs as
     given (Tensor, array or None), its attributes and the tuple of output tensors.
     ``tracer.run(op, arrays, attrs)``, where there is one, makes the outputs instead of the
-    operation's forward.
+    operation's forward. ``tracer.decide(tensor)``, where there is one, is told of tensors of
+    which Python gets the number, by ``item`` or as a truth value.
     """
     before, here().tracer = here().tracer, tracer
     try:
@@ -208,8 +209,15 @@ class Tensor(TensorBase, Methods):
 
     def item(self) -> float | int | bool:
         """Return the only element as a Python number; raise ValueError when there are more."""
+        return self._number()
+
+    def _number(self) -> float | int | bool:
+        """Return the only element, after telling who traces."""
         if self.data.size != 1:
             raise ValueError(f"item() of a tensor with {self.data.size} elements, expected 1")
+        told = getattr(here().tracer, "decide", None)
+        if told is not None:
+            told(self)
         return self.data.item()
 
     def tolist(self) -> Any:
@@ -225,13 +233,13 @@ class Tensor(TensorBase, Methods):
     def __bool__(self) -> bool:
         if self.data.size != 1:
             raise ValueError("the truth of a tensor with several elements is ambiguous")
-        return bool(self.data.item())
+        return bool(self._number())
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._number())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._number())
 
     def __format__(self, spec: str) -> str:
         return format(self.item() if spec else self, spec) if self.ndim == 0 \

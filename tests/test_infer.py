@@ -231,6 +231,25 @@ def test_what_depends_on_data_or_batch_is_refused(model, message):
         trace(model, (1, 4))
 
 
+@pytest.mark.parametrize("decide", [
+    lambda x: x if x.sum() > -1e9 else -x, lambda x: x[:, int((x.mean((0, 2, 3)) * 0).argmax())],
+    lambda x: x * 1 if float(x.max()) < 1e9 else x, lambda x: x if x.amin().item() < 1e9 else x * 2])
+def test_what_python_decides_by_data_is_warned_of(decide):
+    with pytest.warns(UserWarning, match="depends on the input was taken out of a tensor") as seen:
+        ck.compile(decide, (1, 3, 4, 4))
+    assert seen[0].filename == __file__
+
+
+def test_decisions_by_constants_are_nobodys_business(recwarn):
+    weight = ck.ones(3)
+
+    def model(x):
+        return x * int(weight.sum()) if weight.max() > 0 and (weight * 2).sum().item() else x
+
+    ck.compile(model, (1, 3, 4, 4))
+    assert not recwarn
+
+
 def test_changes_in_place_are_refused_but_iadd_is_fine():
     def wrong(x):
         y = F.sigmoid(x)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,10 +133,22 @@ class _Record:
         self.calls.append(_Call(op.name, numbers, complete(op.name, attrs),
                                 tuple([self.add(t) for t in outputs])))
 
+    def decide(self, x: Tensor) -> None:
+        """Warn where Python takes a number or a truth value from what follows from the input."""
+        found = self._numbers.get(id(_array(x)))
+        if found is None or found not in self._following():
+            return
+        warnings.warn("a number or truth value that depends on the input was taken out of a tensor "
+                      "while the model was traced: the graph keeps what it was, and which way it "
+                      "decided, for every input", stacklevel=4)
 
-def _forget(numbers: dict[int, int], address: int, _: weakref.ref) -> None:
-    """Forget an array that is gone: its address may be used again."""
-    numbers.pop(address, None)
+    def _following(self) -> set[int]:
+        """Return the values that follow from the inputs."""
+        following = set(self.inputs)
+        for call in self.calls:
+            if following.intersection(call.inputs):
+                following.update(call.outputs)
+        return following
 
 
 def _array(x: Any) -> np.ndarray:
