@@ -232,8 +232,10 @@ def test_what_depends_on_data_or_batch_is_refused(model, message):
 
 
 @pytest.mark.parametrize("decide", [
-    lambda x: x if x.sum() > -1e9 else -x, lambda x: x[:, int((x.mean((0, 2, 3)) * 0).argmax())],
-    lambda x: x * 1 if float(x.max()) < 1e9 else x, lambda x: x if x.amin().item() < 1e9 else x * 2])
+    lambda x: x if x.sum() > -1e9 else -x,
+    lambda x: x[:, int((x.mean((0, 2, 3)) * 0).argmax())],
+    lambda x: x * 1 if float(x.max()) < 1e9 else x,
+    lambda x: x if x.amin().item() < 1e9 else x * 2])
 def test_what_python_decides_by_data_is_warned_of(decide):
     with pytest.warns(UserWarning, match="depends on the input was taken out of a tensor") as seen:
         ck.compile(decide, (1, 3, 4, 4))
