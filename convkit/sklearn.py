@@ -84,8 +84,7 @@ class _ConvNet(BaseEstimator):
         """Return targets as the network is trained on."""
         raise NotImplementedError
 
-    @staticmethod
-    def _loss(scores: Tensor, targets: Any) -> Tensor:
+    def _loss(self, scores: Tensor, targets: Any) -> Tensor:
         """Return one loss for each sample."""
         raise NotImplementedError
 
@@ -166,13 +165,23 @@ class _ConvNet(BaseEstimator):
     def _network(self, outputs: int) -> nn.Module:
         shape = self.sample_shape_
         if callable(self.model):
-            return self.model(outputs, shape)
+            return self._made(outputs)
         if self.model is None and len(shape) == 1:
             return _features_net(outputs, shape[0])
         if len(shape) != 3:
             raise ValueError(f"Reshape your data: expected images of shape (C, H, W), or a "
                              f"callable as model, got samples of shape {shape}")
         return models.create(self.model or "convnet", outputs, shape[0])
+
+    def _made(self, outputs: int) -> nn.Module:
+        """Return the network that a function as `model` makes."""
+        if isinstance(self.model, nn.Module):
+            raise TypeError("expected model as a name, or a function of (outputs, sample_shape) "
+                            "that returns a fresh network, got a network")
+        made = self.model(outputs, self.sample_shape_)
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"expected model to return a Module, got {type(made).__name__}")
+        return made
 
     def _train(self, X: np.ndarray, y: np.ndarray, weights: Any) -> None:
         """Run the epochs of `fit`, with part of the data held back where that is asked for."""
@@ -321,8 +330,10 @@ class ConvNetClassifier(ClassifierMixin, _ConvNet):
                              f"got {np.setdiff1d(y, self.classes_).tolist()} too")
         return places.astype(np.int64)
 
-    @staticmethod
-    def _loss(scores: Tensor, targets: Any) -> Tensor:
+    def _loss(self, scores: Tensor, targets: Any) -> Tensor:
+        if scores.shape[1:] != self.classes_.shape:
+            raise ShapeError(f"expected {len(self.classes_)} outputs of the model, one for each "
+                             f"class, got scores of shape {scores.shape}")
         return F.cross_entropy(scores, targets, reduction="none")
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None,

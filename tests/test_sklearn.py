@@ -83,6 +83,17 @@ def test_images(digits):
         flat.set_params(input_shape=(1, 28, 28)).fit(images[:, 0, 0], names)
 
 
+@pytest.mark.parametrize(("model", "error", "message"), [
+    (nn.Linear(4, 3), TypeError, "expected model as a name, or a function .* got a network"),
+    (lambda outputs, shape: None, TypeError, "expected model to return a Module, got NoneType"),
+    (lambda outputs, shape: nn.Linear(4, outputs + 1), ck.ShapeError,
+     r"expected 3 outputs of the model, one for each class, got scores of shape \(\d+, 4\)")])
+def test_models_that_do_not_fit(model, error, message):
+    X, y = make_blobs(30, 4, centers=3, random_state=0)
+    with pytest.raises(error, match=message):
+        ConvNetClassifier(model, epochs=1, random_state=0).fit(X, y)
+
+
 def test_models_by_name(digits):
     images, labels = digits
     net = ConvNetClassifier(epochs=1, random_state=0).fit(images[:64], labels[:64])
