@@ -23,7 +23,7 @@ from convkit._kernels.tape import Forms, Holder, Node, Sweep, TensorBase, apply,
 from convkit.errors import DTypeError
 from convkit.ops import REGISTRY as OPS
 from convkit.ops.layout import FLOATS, axis_order, like
-from convkit.tensors.arranging import sizes_of
+from convkit.tensors.arranging import axis_of, sizes_of
 from convkit.tensors.elements import as_operand
 from convkit.tensors.methods import Methods
 
@@ -427,9 +427,12 @@ class Tensor(TensorBase, Methods):
         return self
 
     def copy_(self, source: Any) -> Tensor:
-        """Copy the values of `source` (broadcast, converted) into this tensor, in place."""
+        """Copy the values of `source` (broadcast, converted) into this tensor, in place.
+
+        Integers take the whole part of broken numbers.
+        """
         source = source.data if isinstance(source, Tensor) else np.asarray(source)
-        np.copyto(self._change(), source, casting="same_kind")
+        np.copyto(self._change(), source, casting="unsafe")
         return self
 
     def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
@@ -661,7 +664,8 @@ class Tensor(TensorBase, Methods):
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         """Return a view with two axes exchanged."""
         dims = list(range(self.ndim))
-        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+        first, second = axis_of(dim0, self), axis_of(dim1, self)
+        dims[first], dims[second] = second, first
         return apply(OPS["permute"], self, dims=tuple(dims))
 
     def unsqueeze(self, dim: int) -> Tensor:
@@ -675,7 +679,7 @@ class Tensor(TensorBase, Methods):
     def squeeze(self, dim: int | None = None) -> Tensor:
         """Return the tensor without axes of size 1 (or without `dim`, if its size is 1)."""
         shape = self.shape
-        drop = range(len(shape)) if dim is None else (range(len(shape))[dim],)
+        drop = range(len(shape)) if dim is None else (axis_of(dim, self),)
         return self.reshape(tuple(n for i, n in enumerate(shape) if n != 1 or i not in drop))
 
     @property

@@ -350,6 +350,22 @@ def test_operators_compile():
     np.testing.assert_allclose(ck.compile(Net(), (1, 4))(x), Net()(ck.tensor(x)).data, rtol=1e-6)
 
 
+@pytest.mark.parametrize("call", [
+    lambda x: x.transpose(0, 5), lambda x: x.squeeze(5), lambda x: x.var(5),
+    lambda x: x.std((0, 5)),
+    lambda x: x.sum(5), lambda x: x.select(5, 0), lambda x: x.unbind(5), lambda x: x.softmax(5)])
+def test_axes_that_there_are_not(call):
+    with pytest.raises((IndexError, ck.ShapeError), match="dim 5 is out of range for 2 axes"):
+        call(leaf(2, 3))
+
+
+def test_copies_convert():
+    whole = ck.tensor([1, 2, 3])
+    assert whole.copy_(ck.tensor([1.7, -2.7, 0.2])).tolist() == [1, -2, 0]
+    assert (whole == 0).copy_(whole).tolist() == [True, True, False]
+    assert ck.zeros(3).copy_(np.arange(3.0)).tolist() == [0, 1, 2]
+
+
 def test_types_of_numbers():
     assert (ck.tensor([1, 2]) * 0.5).dtype == np.float32
     assert (ck.tensor([1, 2]) + 1).dtype == np.int64

@@ -27,7 +27,7 @@ def sizes_of(values: tuple) -> tuple[int, ...]:
     return tuple([v.__index__() for v in values])
 
 
-def _axis(dim: int, input: Any) -> int:
+def axis_of(dim: int, input: Any) -> int:
     """Return a non-negative axis; raise IndexError where there is none."""
     ndim = len(input.shape)
     if not -ndim <= dim < ndim:
@@ -65,7 +65,7 @@ def split(input: Any, split_size_or_sections: int | Sequence[int], dim: int = 0)
         When the sizes do not add up to that of the axis, or one is below 0.
     """
     input = _tensor(input)
-    axis = _axis(dim, input)
+    axis = axis_of(dim, input)
     size = input.shape[axis]
     if isinstance(split_size_or_sections, Sequence):
         sizes = [n.__index__() for n in split_size_or_sections]
@@ -85,19 +85,19 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple:
     if chunks < 1:
         raise ShapeError(f"expected at least 1 chunk, got {chunks}")
     input = _tensor(input)
-    return split(input, max(1, math.ceil(input.shape[_axis(dim, input)] / chunks)), dim)
+    return split(input, max(1, math.ceil(input.shape[axis_of(dim, input)] / chunks)), dim)
 
 
 def unbind(input: Any, dim: int = 0) -> tuple:
     """Return every slice along `dim`, without that axis."""
     input = _tensor(input)
-    return tuple([select(input, dim, i) for i in range(input.shape[_axis(dim, input)])])
+    return tuple([select(input, dim, i) for i in range(input.shape[axis_of(dim, input)])])
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> Any:
     """Return `length` elements along `dim` from `start` on."""
     input = _tensor(input)
-    axis = _axis(dim, input)
+    axis = axis_of(dim, input)
     size = input.shape[axis]
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
@@ -109,7 +109,7 @@ def narrow(input: Any, dim: int, start: int, length: int) -> Any:
 def select(input: Any, dim: int, index: int) -> Any:
     """Return one slice along `dim`, without that axis."""
     input = _tensor(input)
-    axis = _axis(dim, input)
+    axis = axis_of(dim, input)
     return input[(slice(None),) * axis + (index,)]
 
 
@@ -130,7 +130,7 @@ def index_select(input: Any, dim: int, index: Any) -> Any:
 def flip(input: Any, *dims: Any) -> Any:
     """Return the elements in reverse order along axes."""
     input = _tensor(input)
-    axes = {_axis(d, input) for d in sizes_of(dims)}
+    axes = {axis_of(d, input) for d in sizes_of(dims)}
     steps = tuple([-1 if i in axes else None for i in range(len(input.shape))])
     none = (None,) * len(steps)
     return apply(OPS["slice"], input, starts=none, stops=none, steps=steps)
@@ -148,7 +148,7 @@ def roll(input: Any, shifts: int | Sequence[int], dims: int | Sequence[int] | No
     several = isinstance(dims, Sequence)
     pairs = list(zip(shifts, dims, strict=True)) if several else [(shifts, dims)]
     for shift, dim in pairs:
-        axis = _axis(dim, input)
+        axis = axis_of(dim, input)
         size = input.shape[axis]
         if size and shift % size:
             at = size - shift % size
@@ -159,7 +159,7 @@ def roll(input: Any, shifts: int | Sequence[int], dims: int | Sequence[int] | No
 def movedim(input: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """Return a view with some axes at other places, the rest in their order."""
     input = _tensor(input)
-    origin, target = ([_axis(d, input) for d in (v if isinstance(v, Sequence) else (v,))]
+    origin, target = ([axis_of(d, input) for d in (v if isinstance(v, Sequence) else (v,))]
                       for v in (source, destination))
     order = [i for i in range(len(input.shape)) if i not in origin]
     for to, axis in sorted(zip(target, origin, strict=True)):
@@ -183,7 +183,7 @@ def t(input: Any) -> Any:
 def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     """Return the tensor with one axis cut into several, of which one size may be -1."""
     input = _tensor(input)
-    axis = _axis(dim, input)
+    axis = axis_of(dim, input)
     shape = input.shape
     sizes = list(sizes)
     if sizes.count(-1) == 1:
@@ -240,7 +240,7 @@ def repeat_interleave(input: Any, repeats: int | Sequence[int], dim: int | None 
     input = _tensor(input)
     if dim is None:
         input, dim = input.reshape(-1), 0
-    places = np.repeat(np.arange(input.shape[_axis(dim, input)]), np.asarray(repeats))
+    places = np.repeat(np.arange(input.shape[axis_of(dim, input)]), np.asarray(repeats))
     return index_select(input, dim, places)
 
 
@@ -260,7 +260,7 @@ def triu(input: Any, diagonal: int = 0) -> Any:
 def diff(input: Any, n: int = 1, dim: int = -1) -> Any:
     """Return the differences of neighbours along `dim`, taken `n` times."""
     input = _tensor(input)
-    axis = _axis(dim, input)
+    axis = axis_of(dim, input)
     for _ in range(n):
         input = apply(OPS["sub"], _cut(input, axis, 1, None), _cut(input, axis, None, -1))
     return input

@@ -123,12 +123,12 @@ def var(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool
     correction : float
         What is taken from the number of elements before dividing by it.
     """
+    away = elements.sub(input, mean(input, dim, True))  # which checks `dim`
     shape = np.shape(_plain(input))
     axes = range(len(shape)) if dim is None else axes_of(dim)
     count = math.prod(shape[a] for a in axes)
     if unbiased is not None:
         correction = int(unbiased)
-    away = elements.sub(input, mean(input, dim, True))
     total = sum(elements.square(away), dim, keepdim)
     left = builtins.max(count - correction, 0)
     return elements.mul(total, 1 / left if left else math.inf)
