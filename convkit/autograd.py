@@ -318,6 +318,8 @@ class Tensor(TensorBase, Methods):
                               self.dtype, "A")
             if grad.shape != self.shape:
                 raise RuntimeError(f"gradient has shape {grad.shape}, expected {self.shape}")
+        if self._deferred is not None:
+            self._deferred.expect_gradient()
         sweep = Sweep(_count_ways(self if self._edge is None else self._edge[0])
                       if _any_post_hook else {})
         sweep.send(self._edge or self, grad, False)
@@ -380,6 +382,8 @@ class Tensor(TensorBase, Methods):
             hooks = self._hooks = self._hooks or []
         else:
             node, output = self._edge
+            if self._deferred is not None:
+                self._deferred.expect_gradient()
             entry = (output, hook)
             hooks = node.hooks = node.hooks or []
         hooks.append(entry)

@@ -146,6 +146,13 @@ cdef class PutOff:
     read the array, which cannot be written to: reading changes no bit.
     """
 
+    def settle(self):
+        """Take the values now, as what they are computed from is about to change."""
+        self.array()
+
+    def expect_gradient(self):
+        """Be told that somebody will want or send these values' gradient as it is."""
+
 
 def plain(value):
     """Return the array that a value is or stands for."""
@@ -245,7 +252,7 @@ cdef class TensorBase:
         while len(cell) > 1:  # what was put off reads the values of before
             deferred = cell.pop()()
             if deferred is not None:
-                deferred.array()
+                deferred.settle()
         array = self._writable()
         if self._deferred is not None:
             self._deferred = None

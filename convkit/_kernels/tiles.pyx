@@ -202,6 +202,8 @@ cdef void _gather_weights(const PackJob* job, const float* source, const Py_ssiz
         return
     for d in range(k):
         if job.column_step == 1:
+            # Rows may lie pages apart: those of the next tile are fetched meanwhile.
+            __builtin_prefetch(source + offsets[d] + offsets[k - 1] - offsets[0], 0, 2)
             memcpy(rows + d * CK_TILE_COLUMNS, source + offsets[d], columns * 4)
             continue
         for column in range(columns):

@@ -14,6 +14,7 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops.activated import Activated, Held, gradient, source_of
 from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, plain, space_for_gradient
 from convkit.ops.halves import Narrow
 from convkit.ops.kept import LEAST_BYTES, Kept, Remade, Rounded, keep, restored
@@ -136,18 +137,27 @@ class _FromInput(_Unary):
 
 
 class _Absorbing(_FromOutput):
-    """One that is computed together with a batch norm and an addition before it."""
+    """One that is computed together with a batch norm and an addition before it.
 
+    Or with what reads it (`ops.activated`).
+    """
+
+    defers = 1
     takes_deferred = True
     takes_masked = True
 
     @classmethod
-    def forward(cls, ctx: Context, x: np.ndarray | Narrow, **attrs: Any) -> np.ndarray | Deferred:
+    def forward(cls, ctx: Context, x: np.ndarray | Narrow, **attrs: Any) -> np.ndarray | Narrow:
         """Compute f(x), laid out in memory as `x` is."""
         put_off = isinstance(x, Deferred) and x.kernel is None
         if put_off:
             y = x.activated(cls.kernel)
         else:
+            source = source_of(x, ctx.precision) if ctx.defer else None
+            if source is not None:
+                y = Activated(source, cls.kernel, ctx.threads)
+                ctx.saved = y.held, False, None
+                return y
             x = native(x if x.__class__ is np.ndarray else plain(x))
             y = apply_kernel(cls.kernel, x, ctx.threads, ())
         if ctx.needs[0]:
@@ -172,13 +182,15 @@ class _Absorbing(_FromOutput):
         return (kept, order) if isinstance(kept, Kept) else (y, None)
 
     @classmethod
-    def backward(cls, ctx: Context, gy: np.ndarray) -> tuple[np.ndarray | Masked]:
+    def backward(cls, ctx: Context, gy: np.ndarray | Narrow) -> tuple[np.ndarray | Narrow]:
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
         value, put_off, order = ctx.saved
         if put_off:
             if value.__class__ is Deferred and value.adds:
                 value = value.kept()
             return (Masked(gy, value, cls.kernel, ctx.threads, ctx.owned),)
+        if value.__class__ is Held:
+            return (gradient(gy, value, ctx.threads, ctx.owned),)
         gy = gy if gy.__class__ is np.ndarray else plain(gy)
         if isinstance(value, Rounded):
             return (cls._masked(gy, value, order, ctx.threads, ctx.owned),)

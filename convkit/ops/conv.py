@@ -19,7 +19,7 @@ from convkit.ops.conv_problem import (
     output_shape,
     transposed_problem,
 )
-from convkit.ops.deferred import gradient_last, plain
+from convkit.ops.deferred import PASSES_ALL, gradient_last, plain
 from convkit.ops.halves import Halves, Narrow, halves_of
 from convkit.ops.kept import HALF, LEAST_BYTES, keep_input, restored, widened
 from convkit.ops.layout import BFLOAT16, FLOATS, from_last, native, to_last
@@ -154,7 +154,7 @@ class Conv(Op):
         if bias is not None:
             bias = _checked_bias(bias, problem.out_channels)
         taps = weight if rank == 4 else weight[:, :, None]
-        hands_on = (moments and ctx.defer and rank == 4 and problem.precision == "medium"
+        hands_on = (ctx.defer and rank == 4 and problem.precision == "medium"
                     and _is_large(problem)
                     and planner.prepared("forward", problem, algorithm)[0].narrows)
         x_last = _narrow_last(x, problem, algorithm) if narrow else _four(x, ctx.threads)
@@ -224,6 +224,7 @@ class Conv(Op):
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, algorithm, x, weight, _, rank, *_ = ctx.saved
+        sums = None if gy.__class__ is np.ndarray else gy.sums
         if gy.__class__ is np.ndarray:
             gy = to_last(gy, ctx.threads)
         else:
@@ -238,7 +239,7 @@ class Conv(Op):
         if ctx.needs[0]:
             gx = _input_gradient(ctx, gy)
         if inputs > 2 and ctx.needs[2]:
-            gb = norm.sum_pixels(widened(gy, ctx.threads), ctx.threads)
+            gb = _bias_gradient(gy, sums, ctx.threads)
         return (gx, gw, gb, None)[:inputs]
 
 
@@ -280,6 +281,16 @@ def _input_gradient(ctx: Context, gy: np.ndarray) -> np.ndarray | Halves:
         return Halves(gx, ctx.threads)
     gx = from_last(gx) if rank == 4 else _logical(gx, rank)
     return gx if pad_ctx is None else _pad_op().backward(pad_ctx, gx)[0]
+
+
+def _bias_gradient(gy: np.ndarray, sums: np.ndarray | None, threads: int) -> np.ndarray:
+    """Return the sums of a gradient over all pixels, of which somebody may have taken them."""
+    if sums is None:
+        if gy.dtype is not HALF:
+            return norm.sum_pixels(gy, threads)
+        none = np.zeros(gy.shape[-1], np.float32)
+        sums, _ = norm.masked_sums(gy, gy, PASSES_ALL, none, none, none, None, None, threads)
+    return sums.astype(np.float32)
 
 
 def _added(ctx: Context, chosen: type[Algorithm], problem: ConvProblem, narrow: bool

@@ -24,7 +24,7 @@ from convkit.ops.halves import Halves, Narrow, halves_of
 from convkit.ops.kept import HALF, Kept, Remade, Rounded, restored, widened
 from convkit.ops.layout import from_last, to_last
 
-__all__ = ["ACTIVATIONS", "PASSES_ALL", "Deferred", "InputGradient", "Masked", "NormInput",
+__all__ = ["ACTIVATIONS", "ENDS", "PASSES_ALL", "Deferred", "InputGradient", "Masked", "NormInput",
            "gradient_last", "plain", "space_for_gradient"]
 
 _NAN = float("nan")
@@ -48,7 +48,7 @@ def space_for_gradient(gy: np.ndarray, x: np.ndarray, owned: bool) -> np.ndarray
 
 
 # Kernel of an activation, or None -> the ends between which its value lies.
-_ENDS = {None: (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
+ENDS = {None: (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 # The ends between which any gradient passes.
 PASSES_ALL = _NAN, _NAN
 
@@ -104,14 +104,14 @@ class NormInput:
         """
         center, scale, shift = self.numbers
         halves = memory.empty(self.shape, np.uint16) if self.halves is None else self.halves
-        norm.affine_kept(self.last, halves, center, scale, shift, _ENDS[kernel], y, threads,
+        norm.affine_kept(self.last, halves, center, scale, shift, ENDS[kernel], y, threads,
                          residual, rounded, True)
         self.halves, self.last = halves, None
 
     @staticmethod
     def ends(kernel: str | None) -> tuple[float, float]:
         """Return between which ends an activation's values lie."""
-        return _ENDS[kernel]
+        return ENDS[kernel]
 
     def values(self, threads: int) -> np.ndarray:
         """Return what gradients are computed from: x, or what is kept of it."""
@@ -239,7 +239,7 @@ class Deferred(Narrow):
         # What was added may have changed since; the activation of a rounded number is the same as
         # the activation rounded.
         ones = np.ones(y.shape[-1], np.float32)
-        norm.affine_kept(None, before._halves, ones, ones, np.zeros_like(ones), _ENDS[self.kernel],
+        norm.affine_kept(None, before._halves, ones, ones, np.zeros_like(ones), ENDS[self.kernel],
                          y, self.threads, None, rounded, True)
 
     def _widened(self) -> np.ndarray:

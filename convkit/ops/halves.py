@@ -24,12 +24,13 @@ class Narrow(PutOff):
 
     ``halves()`` returns the numbers, channels-last (uint16), and ``array()`` the logical float32
     array of the same numbers. Values, as opposed to gradients, have ``kept()``, which returns what
-    to keep of them for backward.
+    to keep of them for backward. Gradients may have their `sums` over all pixels (C,), float64.
     """
 
     __slots__ = ()
 
     narrow = True
+    sums: np.ndarray | None = None
 
 
 class Halves(Narrow):
@@ -41,15 +42,18 @@ class Halves(Narrow):
         uint16, channels-last, C-contiguous. Nobody may write to it but who alone holds this.
     threads : int
         How many threads may be used.
+    sums : numpy.ndarray, optional
+        Those over all pixels, (C,), where they are known.
     """
 
-    __slots__ = ("_halves", "shape", "threads")
+    __slots__ = ("_halves", "shape", "sums", "threads")
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, halves: np.ndarray, threads: int):
+    def __init__(self, halves: np.ndarray, threads: int, sums: np.ndarray | None = None):
         self._halves = halves
         self.threads = threads
+        self.sums = sums
         self.shape = from_last(halves).shape
 
     def halves(self) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convkit._kernels import dispatch, quant, resample
+from convkit._kernels import dispatch, memory, quant, resample
 from convkit._kernels import pool as kernels
 from convkit._kernels.axis import Axis
 from convkit.errors import DTypeError, ShapeError
+from convkit.ops.activated import Activated, Pooling, Unpooled
 from convkit.ops.deferred import gradient_last, plain
 from convkit.ops.halves import Halves, Narrow
 from convkit.ops.kept import HALF
@@ -158,6 +159,7 @@ class _Saved(NamedTuple):
     h: Any
     w: Any
     index: np.ndarray | None = None
+    pooling: Pooling | None = None
 
 
 def _max_forward(ctx: Context, x: np.ndarray | Narrow, sizes: tuple[int, ...],
@@ -177,6 +179,22 @@ def _max_forward(ctx: Context, x: np.ndarray | Narrow, sizes: tuple[int, ...],
     if source.dtype is HALF:
         return Halves(target, ctx.threads)
     return (y, _flat_indices(ctx, shape, index, h, w)) if return_indices else y
+
+
+def _max_before(ctx: Context, x: Activated, g: _Geometry, windows: Iterable[_Windows]) -> Halves:
+    """Run max pooling before the activation, which is then that of what was pooled."""
+    h, w = windows
+    source = x.to_pool()
+    shape = source.shape[0], *g.outputs, source.shape[3]
+    target = memory.empty(shape, source.dtype)
+    index = memory.empty(shape, kernels.index_dtype(h.taps, w.taps)) if ctx.needs[0] else None
+    kernels.max_forward(source, target, index, h.axis, w.axis, w.taps, ctx.threads)
+    narrow = source.dtype is HALF
+    values = x.activate(target, target if narrow else memory.empty(shape, HALF))
+    if ctx.needs[0]:
+        ctx.saved = _Saved(x.shape, HALF, h, w, index,
+                           Pooling(x.shape, h, w, index, values, x.held))
+    return Halves(values, ctx.threads)
 
 
 def _lower_max(b: Any, x: Any, sizes: tuple[int, ...], windows: Iterable[_Windows],
@@ -231,9 +249,11 @@ def _corners(h: _Windows, w: _Windows) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return h.start * width, w.start, offset.ravel()
 
 
-def _max_backward(ctx: Context, g: np.ndarray | Narrow | None) -> tuple[np.ndarray | Halves]:
+def _max_backward(ctx: Context, g: np.ndarray | Narrow | None) -> tuple[np.ndarray | Narrow]:
     """Send each output's gradient to the input that it came from."""
-    shape, dtype, h, w, index = ctx.saved
+    shape, dtype, h, w, index, pooling = ctx.saved
+    if pooling is not None:
+        return (Unpooled(gradient_last(g, True, ctx.threads), pooling, ctx.threads, ctx.owned),)
     if dtype is HALF:
         gy = gradient_last(g, True, ctx.threads)
         dtype = gy.dtype
@@ -277,7 +297,7 @@ def _lower_avg(b: Any, x: Any, sizes: tuple[int, ...], axes: Iterable[Axis]) -> 
 
 def _avg_backward(ctx: Context, g: np.ndarray | None) -> tuple[np.ndarray | None]:
     """Share each output's gradient out to its inputs: the transposed gather."""
-    shape, dtype, h, w, _ = ctx.saved
+    shape, dtype, h, w, *_ = ctx.saved
     gx, target = empty_image(shape, dtype)
     resample.gather(image_gradient(g, dtype, ctx.threads), target, h.transposed(), w.transposed(),
                     ctx.threads)
@@ -316,6 +336,8 @@ class MaxPool(Op):
         windows = MaxPool._windows(x.shape, g)
         if x.dtype in _BYTES:
             return _max_of_bytes(ctx, x, g.outputs, windows, return_indices)
+        if x.__class__ is Activated and max(g.dilation) == 1:   # no window is all padding
+            return _max_before(ctx, x, g, windows)
         return _max_forward(ctx, x, g.outputs, windows, return_indices)
 
     @staticmethod
