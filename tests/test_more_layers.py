@@ -48,6 +48,8 @@ F.gaussian_nll_loss(m, m.detach() + 1, w) | F.gaussian_nll_loss(a, b, w, full=Tr
 F.normalize(holed, 0.5) | F.hardshrink(lost) | F.threshold(lost, 0.2, -1.0) | F.softshrink(lost)
 F.unfold(x, 3) | F.unfold(x, (2, 3), 2, 1, 1) | F.unfold(x, 2, 1, (1, 0), (2, 3))
 F.unfold(x[0], 4)
+F.pad(s, (-1, 5), "circular") | F.pad(s, (3, -3), "circular") | F.pad(x, (-2, 1, 2, -1), "circular")
+F.pad(x, (-1, 2, -1, -1), "reflect") | F.pad(x, (3, -2, -1, 5), "replicate")
 nn.Hardshrink(0.3)(a) | nn.Softshrink()(a) | nn.Tanhshrink()(a) | nn.Threshold(0.0, -1.0)(a)
 nn.Softmin(0)(a) | nn.Softmax2d()(x) | nn.Softmax2d()(x[0]) | nn.CosineSimilarity(0)(a, b)
 nn.PairwiseDistance(1.0)(a, b) | nn.MarginRankingLoss(0.2)(a, b, t)

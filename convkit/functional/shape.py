@@ -62,12 +62,16 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float = 0
     pad : sequence of int
         (before, after) of the last axis, then of the one before it, and so on.
     mode : str
-        "constant", "reflect", "replicate" or "circular".
+        "constant", "reflect", "replicate" or "circular" (of what negative numbers leave).
     value : float or None
         What constant padding holds.
     """
     pad = tuple(pad)
     pairs = (_known_pairs if literal(pad) else _pairs)(pad, ndim_of(input))
+    if mode == "circular" and min(map(min, pairs), default=0) < 0:
+        left = tuple([(min(a, 0), min(b, 0)) for a, b in pairs])
+        input = apply(OPS["pad"], input, padding=left, mode="constant", value=0.0)
+        pairs = tuple([(max(a, 0), max(b, 0)) for a, b in pairs])
     return apply(OPS["pad"], input, padding=pairs, mode=mode,
                  value=0.0 if value is None else value)
 
