@@ -54,7 +54,7 @@ OPENMP_FLAGS = [
 CALLS_ONLY = {"augment", "axis", "bench", "binary", "chain", "depthwise", "direct", "dispatch",
               "elements", "elementwise", "gather", "int8", "loss", "matmul", "memory", "norm",
               "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
-              "threads", "tilegrad", "winograd"}
+              "threads", "tilegrad", "winograd", "winograd_grad"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tile_runs
 
 from convkit._kernels import threads as kernel_threads
 
@@ -57,3 +58,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set CONVKIT_SHARED to the folder that holds data/)")
     return folder
+
+
+@pytest.fixture(scope="session", params=["emulated", "native"])
+def run_on_tiles(request, tmp_path_factory):
+    """Return a function that runs code in a child that has tiles."""
+    return tile_runs.runner(request.param, tmp_path_factory.mktemp("tiles"))

@@ -1,82 +1,18 @@
 """The bfloat16 tile kernels: over emulated tile instructions, and natively where there is AMX.
 
-The emulation (amx_emulated.c) follows the instructions' definition and stops at whatever the
-processor would refuse; the kernels' source is the very same. Checks run in child interpreters,
-because the emulated kernels stay in use until the process ends.
+Checks run in child interpreters (tile_runs.py), because emulated kernels stay in use until the
+process ends.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
-from harness import run_python
-
-from convkit._kernels import dispatch
-
-TESTS = Path(__file__).parent
-C_DIR = TESTS.parent / "convkit" / "_kernels" / "c"
-
-START = """
-    import ctypes
-    import numpy as np
-    import test_conv
-    from convkit import reference, precision, Tensor, nn
-    from convkit._kernels import dispatch, threads, tiles
-    from convkit.autograd import apply
-    from convkit.ops import planner
-    from convkit.ops.conv import Conv
-    from convkit.ops.conv_problem import forward_problem
-    from convkit.ops.op import REGISTRY
-    from harness import assert_same_bits, check_batch_invariance, random_array, run_op
-
-    library = LIBRARY
-    if library:
-        lib = ctypes.CDLL(library)
-        def address(name):
-            return ctypes.addressof(ctypes.c_char.in_dll(lib, name))
-        dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"),
-                               address("ck_table_amx_grad"))
-    assert dispatch.has_tiles()
-    threads.set_work_per_thread(0.0)
-    BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2}
-
-    def error(got, want):
-        return np.linalg.norm(got - want) / np.linalg.norm(want)
-"""
 
 
-def _has_avx512_bf16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module", params=["emulated", "native"])
-def run(request, tmp_path_factory):
+@pytest.fixture
+def run(run_on_tiles):
     """Return a function that runs code in a child that has tiles."""
-    library = ""
-    if request.param == "native":
-        if "amx" not in dispatch.supported_isas():
-            pytest.skip("this CPU has no AMX: the tile kernels run emulated only")
-    else:
-        if shutil.which("cc") is None or not C_DIR.is_dir():
-            pytest.skip("emulating tiles needs a C compiler and the C sources")
-        if not _has_avx512_bf16() or "avx512" not in dispatch.supported_isas():
-            pytest.skip("the tile kernels convert with AVX512-BF16, which this CPU lacks")
-        library = str(tmp_path_factory.mktemp("amx") / "emulated.so")
-        subprocess.run(["cc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-shared", "-fPIC",
-                        f"-I{C_DIR}", str(TESTS / "amx_emulated.c"), "-o", library], check=True)
-    isa = "amx" if request.param == "native" else "avx512"
-
-    def child(code: str, check: bool = True):
-        return run_python(START.replace("LIBRARY", repr(library)) + code,
-                          {"CONVKIT_ISA": isa}, check=check)
-
-    return child
+    return run_on_tiles
 
 
 def test_values_gradients_and_threads(run):
@@ -443,7 +379,7 @@ def test_precision_decides_and_linear_profits(run):
         problem = forward_problem((1, 64, 9, 9), (64, 64, 3, 3), np.dtype(np.float32),
                                   **test_conv.conv_attrs(padding=1, **attrs), precision=level)
         return planner.choose(problem, task).name
-    assert chosen("high") == chosen("high", "grad_input") == "split_bf16"
+    assert chosen("high") == chosen("high", "grad_input") == "winograd_split_bf16"
     assert chosen("medium") == "bf16"
     assert "bf16" not in chosen("highest") and "bf16" not in chosen("highest", "grad_weight")
     assert chosen("high", "grad_weight", stride=2) == "split_bf16"

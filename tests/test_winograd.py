@@ -18,7 +18,7 @@ from tolerances import assert_close, tolerance
 
 import convkit as ck
 from convkit import reference
-from convkit._kernels import dispatch
+from convkit._kernels import dispatch, winograd_grad
 from convkit._kernels import winograd as kernel
 from convkit.autograd import Tensor, apply
 from convkit.ops import planner
@@ -65,7 +65,7 @@ def run_kernel(x, w, tile, top, left, size, *, together=None, threads=1, **epilo
     """Pack and convolve with one tile size; return the output and the samples' peaks."""
     columns, depth, taps, _ = w.shape
     packed = kernel.pack(w, tile, taps, columns, depth, taps * taps * depth, taps * taps, False,
-                         threads)
+                         "float32", threads)
     y = np.full((x.shape[0], *size, w.shape[0]), np.nan, np.float32)
     peaks = kernel.run(x, packed, y, top, left, together=together, threads=threads, **epilogue)
     return y, peaks
@@ -182,7 +182,7 @@ def test_the_gradient_of_the_weight_with_all_tile_remainders(tile, taps, channel
 def run_grad_weight(x, gy, tile, taps, top, left, threads=1, **more):
     """Return the gradient of the weight, and the peaks of gy and of the gradient."""
     gw = np.full((gy.shape[3], x.shape[3], taps, taps), np.nan, np.float32)
-    return gw, *kernel.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads, **more)
+    return gw, *winograd_grad.grad_weight(x, gy, gw, tile, top, left, (1, 1), threads, **more)
 
 
 @pytest.mark.parametrize("tile, taps", FORMS)

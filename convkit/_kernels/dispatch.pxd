@@ -172,6 +172,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct ck_resample_table
     ctypedef struct ck_rownorm_table
     ctypedef struct ck_winograd_table
+    ctypedef struct ck_winograd_kernels
     ctypedef struct ck_augment_table
     ctypedef struct ck_int8_kernels
     ctypedef struct ck_quant_table
@@ -202,6 +203,7 @@ cdef extern from "table.h" nogil:
         const ck_tile_table* tile
         const ck_tile_table* half
         const ck_tilegrad_table* tilegrad
+        const ck_winograd_kernels* winograd_tile
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

@@ -47,17 +47,17 @@ def has_halves():
     return _chosen.half != NULL and bool(ck_cpu_has_fp16())
 
 
-def emulate_tiles(size_t tile, size_t int8, size_t tilegrad):
+def emulate_tiles(size_t tile, size_t int8, size_t tilegrad, size_t winograd):
     """Use tile kernels from elsewhere beside the kernels in use, until the process ends.
 
     For tests on CPUs without AMX: they compile the tile kernels with the tile instructions
-    written out in C, and give the addresses of the three tables that isa_amx.c exports.
+    written out in C, and give the addresses of the four tables that isa_amx.c exports.
 
     Parameters
     ----------
-    tile, int8, tilegrad : int
-        Addresses of a `ck_tile_table`, a `ck_int8_kernels` and a `ck_tilegrad_table` that are
-        never freed.
+    tile, int8, tilegrad, winograd : int
+        Addresses of a `ck_tile_table`, a `ck_int8_kernels`, a `ck_tilegrad_table` and a
+        `ck_winograd_kernels` that are never freed.
     """
     global _emulated, _chosen
     _emulated = _chosen[0]
@@ -65,6 +65,7 @@ def emulate_tiles(size_t tile, size_t int8, size_t tilegrad):
     _emulated.tile = <const ck_tile_table*>tile
     _emulated.int8_tile = <const ck_int8_kernels*>int8
     _emulated.tilegrad = <const ck_tilegrad_table*>tilegrad
+    _emulated.winograd_tile = <const ck_winograd_kernels*>winograd
     _chosen = &_emulated
 
 

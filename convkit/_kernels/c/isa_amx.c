@@ -15,6 +15,7 @@
 #include "tile.body.h"
 #include "int8tile.body.h"
 #include "tilegrad.body.h"
+#include "winograd.tiles.h"
 #include "isa_end.h"
 #else
 typedef int ck_no_amx_here;

@@ -56,6 +56,7 @@ typedef struct ck_table {
     const ck_tile_table *tile;        /* NULL where there are no tiles */
     const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
     const ck_tilegrad_table *tilegrad; /* NULL where there are no tiles */
+    const ck_winograd_kernels *winograd_tile; /* the same */
 } ck_table;
 
 extern const ck_table ck_table_generic;
@@ -67,6 +68,7 @@ extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
 extern const ck_tilegrad_table ck_table_amx_grad;
+extern const ck_winograd_kernels ck_kernels_amx_winograd;
 extern const ck_tile_table ck_table_half;
 #endif
 

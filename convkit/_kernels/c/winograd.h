@@ -25,6 +25,7 @@ typedef struct ck_winograd_input_args {
     ptrdiff_t tiles;      /* at most CK_WINOGRAD_STRIP */
     float *v;             /* whole vectors are written: `position_step` has room for them */
     ptrdiff_t position_step, tile_step;
+    ptrdiff_t low;        /* on tiles: 16-bit numbers from a pixel's high halves to its low ones */
     int32_t *peak;        /* of a gradient: one vector, raised to the bits of the largest |x| */
 } ck_winograd_input_args;
 
@@ -42,6 +43,19 @@ typedef struct ck_winograd_product_args {
     const char *fetch[2]; /* what is needed next, brought to the second-level cache meanwhile: */
     ptrdiff_t lines[2];   /* so many cache lines of each with every position */
 } ck_winograd_product_args;
+
+/* Products on tiles of 16 or 32 columns, some positions in one call; steps count floats. Rows of v and m
+   are there for a multiple of 16 tiles. */
+typedef struct ck_winograd_tiles_args {
+    const float *v;
+    ptrdiff_t v_position, v_tile, low;
+    const float *u;       /* for each 32 channels 4 KB: see winograd.tiles.h */
+    ptrdiff_t u_position;
+    float *m;
+    ptrdiff_t m_position, m_tile;
+    ptrdiff_t positions, tiles, columns;
+    ptrdiff_t steps;      /* of 32 channels */
+} ck_winograd_tiles_args;
 
 /* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
 typedef struct ck_winograd_output_args {
@@ -84,6 +98,9 @@ typedef void (*ck_winograd_input_fn)(const ck_winograd_input_args *);
 
 typedef struct ck_winograd_kernels {
     int tile, taps;
+    /* NULL but on tiles, which have `input`, `output` and `weights` of their own, and neither
+       `gradient` nor `to_taps`. */
+    void (*products)(const ck_winograd_tiles_args *);
     ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);

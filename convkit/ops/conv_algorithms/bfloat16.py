@@ -11,7 +11,7 @@ from convkit.ops.conv_algorithms.tiled import Tiled
 from convkit.ops.conv_algorithms.winograd import Winograd, winograd_cost
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Bfloat16", "SplitBfloat16"]
+__all__ = ["Bfloat16", "SplitBfloat16", "split_cost"]
 
 # Tiles multiply about five times as many split values a cycle as vectors multiply floats: a
 # share of a tile that is used below this is no gain. 3x3 layers of 3 channels use 0.28 of one, and
@@ -170,12 +170,12 @@ class SplitBfloat16(_Tiles):
         """Decline also where Winograd's transforms and fewer float32 products cost less."""
         reason = super().declines(problem, task)
         if (reason is None and task != "grad_weight" and _winograd_would(problem, task)
-                and winograd_cost(problem, task) <= _cost(problem, task)):
+                and winograd_cost(problem, task) <= split_cost(problem, task)):
             return "winograd costs less"
         return reason
 
 
-def _cost(problem: ConvProblem, task: str) -> float:
+def split_cost(problem: ConvProblem, task: str) -> float:
     """Return about how many float32 multiply-adds a sample's split products are worth."""
     inputs, outputs = ((c * math.prod(size)) for c, size in (
         (problem.in_group, problem.in_size), (problem.out_group, problem.out_size)))

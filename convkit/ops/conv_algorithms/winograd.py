@@ -8,15 +8,16 @@ from __future__ import annotations
 import functools
 import math
 import os
+from typing import ClassVar
 
 import numpy as np
 
-from convkit._kernels import memory, runner, winograd
+from convkit._kernels import memory, runner, winograd, winograd_grad
 from convkit.ops.conv_algorithms.base import Algorithm, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Winograd", "choose_tile", "cost", "direct_cost"]
+__all__ = ["Winograd", "choose_tile", "cost", "direct_cost", "origin_of", "winograd_cost"]
 
 # Tiles there are transforms for, by taps: F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5). F(6x6, 3x3) and
 # F(4x4, 5x5), which have the same points, are left out: the error of the former reaches 3e-5 with
@@ -42,15 +43,19 @@ def whole_vectors(channels: int) -> int:
 
 
 def cost(tile: int, taps: int, channels: int, columns: int, out_size: tuple[int, int],
-         dilation: tuple[int, int] = (1, 1)) -> float:
-    """Return about how many multiply-adds one sample is worth with tiles of one size."""
+         dilation: tuple[int, int] = (1, 1), gain: float = 1.0,
+         weight_cost: float = WEIGHT_COST) -> float:
+    """Return about how many multiply-adds one sample is worth with tiles of one size.
+
+    `gain` is how many products are made in the time of one multiply-add.
+    """
     tiles = math.prod(d * -(-n // (d * tile)) for n, d in zip(out_size, dilation, strict=True))
     positions = (tile + taps - 1) ** 2
     columns = whole_vectors(columns)
     transformed = TRANSFORM_COST * (whole_vectors(channels) + columns)
-    spent = positions * tiles * (channels * columns + transformed)
+    spent = positions * tiles * (channels * columns / gain + transformed)
     weights = positions * channels * columns
-    return spent + (WEIGHT_COST * weights if weights > CACHED_WEIGHTS else 0.0)
+    return spent + (weight_cost * weights if weights > CACHED_WEIGHTS else 0.0)
 
 
 def direct_cost(taps: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
@@ -66,10 +71,10 @@ def choose_tile(taps: int, channels: int, columns: int, out_size: tuple[int, int
                key=lambda tile: cost(tile, taps, channels, columns, out_size, dilation))
 
 
-def winograd_cost(problem: ConvProblem, task: str) -> float:
-    """Return `cost` of a task with the cheapest tile."""
+def winograd_cost(problem: ConvProblem, task: str, tile: int = 0, *more: float) -> float:
+    """Return `cost` of a task, by default with the cheapest tile."""
     sizes = _sizes(problem, task)
-    return cost(choose_tile(*sizes, problem.dilation), *sizes, problem.dilation)
+    return cost(tile or choose_tile(*sizes, problem.dilation), *sizes, problem.dilation, *more)
 
 
 class Winograd(Algorithm):
@@ -84,6 +89,8 @@ class Winograd(Algorithm):
 
     name = "winograd"
     gathers = True
+    # Of the transformed numbers, as for `winograd.pack`.
+    form: ClassVar[str] = "float32"
 
     @classmethod
     def refuses(cls, problem, task):
@@ -115,10 +122,10 @@ class Winograd(Algorithm):
     @classmethod
     def call(cls, problem, task):
         """Return the transforms, prepared."""
-        key, origin, packing = _plan(problem, task)
+        key, origin, packing = cls._plan(problem, task)
         if task == "grad_weight":
-            return winograd.Gradient(*sides(problem, "forward"), problem.batch, *packing[:2],
-                                     *origin, problem.dilation, Direct.call(problem, task))
+            return winograd_grad.Gradient(*sides(problem, "forward"), problem.batch, *packing[:2],
+                                          *origin, problem.dilation, Direct.call(problem, task))
         return winograd.Convolution(*sides(problem, task), problem.batch, packing, *origin,
                                     problem.dilation, key,
                                     functools.partial(_redo, problem, task))
@@ -157,15 +164,46 @@ class Winograd(Algorithm):
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
               **epilogue):
         """Return the transforms' step, which lets direct convolution redo single samples."""
-        packed = _pack(problem, task, weight, cache, threads)
+        packed = cls._pack(problem, task, weight, cache, threads)
         fallback = _Fallback(problem, task, weight, packed, cache, residual, x_pixel, y_pixel,
                              epilogue)
         if not packed.bearable():
             return [fallback.step(threads)] if x_pixel is None else None
         x, y = sides(problem, task)
-        return [winograd.step(x, packed, y, *_plan(problem, task)[1], fallback,
+        return [winograd.step(x, packed, y, *cls._plan(problem, task)[1], fallback,
                               dilation=problem.dilation, x_pixel=x_pixel, y_pixel=y_pixel,
                               **epilogue)]
+
+    @classmethod
+    def _tile(cls, problem: ConvProblem, task: str) -> int:
+        """Return the pixels of a tile's side."""
+        return choose_tile(*_sizes(problem, task), problem.dilation)
+
+    @classmethod
+    def _plan(cls, problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
+        """Return the key of transformed weights, `origin_of` and how weights are transformed."""
+        plan = problem.plans.get((cls.name, task))
+        if plan is None:
+            taps, depth, columns, _ = _sizes(problem, task)
+            tile = cls._tile(problem, task)
+            steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
+            plan = problem.plans[cls.name, task] = (
+                (cls.name, task, tile), origin_of(problem, task),
+                (tile, taps, columns, depth, *(steps[::-1] if backward else steps), backward,
+                 cls.form))
+        return plan
+
+    @classmethod
+    def _pack(cls, problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
+              threads: int) -> winograd.Weights:
+        """Transform (or find transformed) weights."""
+        key, _, how = cls._plan(problem, task)
+        packed = None if cache is None else cache.get(key)
+        if packed is None:
+            packed = winograd.pack(weight, *how, threads)
+            if cache is not None:
+                cache[key] = packed
+        return packed
 
 
 def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, int, tuple[int, int]]:
@@ -175,37 +213,12 @@ def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, int, tuple[int, i
     return problem.kernel[0], problem.in_channels, problem.out_channels, problem.out_size
 
 
-def _plan(problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
-    """Return the key of transformed weights, `_origin` and how weights are transformed."""
-    plan = problem.plans.get(("winograd", task))
-    if plan is None:
-        taps, depth, columns, out_size = _sizes(problem, task)
-        tile = choose_tile(taps, depth, columns, out_size, problem.dilation)
-        steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
-        plan = problem.plans["winograd", task] = (
-            ("winograd", task, tile), _origin(problem, task),
-            (tile, taps, columns, depth, *(steps[::-1] if backward else steps), backward))
-    return plan
-
-
-def _pack(problem: ConvProblem, task: str, weight: np.ndarray, cache: dict | None,
-          threads: int) -> winograd.Weights:
-    """Transform (or find transformed) weights."""
-    key, _, how = _plan(problem, task)
-    packed = None if cache is None else cache.get(key)
-    if packed is None:
-        packed = winograd.pack(weight, *how, threads)
-        if cache is not None:
-            cache[key] = packed
-    return packed
-
-
 def _blank(peak: float, x: np.ndarray) -> bool:
     """Tell whether sums are zero because a sample is, as when a Program is warmed up."""
     return peak == 0 and not x.any()
 
 
-def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
+def origin_of(problem: ConvProblem, task: str) -> tuple[int, int]:
     """Return where in the task's input the taps of its first result begin."""
     (top, _), (left, _) = problem.padding
     if task != "grad_input":

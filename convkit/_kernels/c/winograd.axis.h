@@ -1,0 +1,166 @@
+/* Winograd's minimal filtering, F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): the transforms of one axis,
+   vectorised over channels.
+
+   y = A^T [(G w G^T) * (B^T x B)] A for tiles of n x n inputs, n = tile + taps - 1 (Winograd,
+   "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
+   Convolutional Neural Networks", 2016). Row p of B^T holds the coefficients of the product
+   of (t - q) over all points q but p, row p of G the powers of p divided by the product of
+   (p - q), column p of A^T the powers of p (Toom and Cook; Barabasz et al., "Error Analysis
+   and Improving the Accuracy of Winograd Convolution for DNNs", 2018).
+
+   The points are 0, 1, -1, infinity where n is 4, and 0, a, -a, b, -b, infinity with a = 5/8 and
+   b = 3/2 where it is 6: every coefficient of B^T is exact in float32, and rounding errors are a
+   quarter of those of the points 1 and 2. Rows of a pair +-p share their even and odd halves.
+   B^T depends on the points alone, so F(4x4, 3x3) and F(2x2, 5x5) share it.
+
+   The gradient of the weight is F(taps x taps, tile x tile) with the same points: a tile of the
+   output's gradient plays the kernel's part, and the tiles' products are summed before they are
+   transformed back. There the division by (p - q) is left to the last step.
+
+   One sum has one order of operations wherever a tile lies: how tiles are cut into tasks
+   changes no bit. */
+
+#ifndef CK_WINOGRAD_AXIS_H
+#define CK_WINOGRAD_AXIS_H
+
+#define WINO_A 0.625f
+#define WINO_B 1.5f
+#define WINO_A2 (WINO_A * WINO_A)
+#define WINO_B2 (WINO_B * WINO_B)
+/* One over the products of (p - q) for p = 0, +-a and +-b. */
+#define WINO_AT_0 (1 / (WINO_A2 * WINO_B2))
+#define WINO_AT_A (0.5f / (WINO_A2 * (WINO_A2 - WINO_B2)))
+#define WINO_AT_B (0.5f / (WINO_B2 * (WINO_B2 - WINO_A2)))
+#define WINO_UNROLL _Pragma("GCC unroll 6")
+#define WINO_UNROLL_ROWS _Pragma("GCC unroll 8")
+#define WINO_UNROLL_TAPS _Pragma("GCC unroll 25")
+
+CK_INLINE void wino_input_4(const vfloat *d, vfloat *v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[2] + d[1];
+    v[2] = d[2] - d[1];
+    v[3] = d[3] - d[1];
+}
+
+/* Values at +-a and +-b, by their halves of even and of odd powers. */
+CK_INLINE void wino_pairs(vfloat even_a, vfloat odd_a, vfloat even_b, vfloat odd_b, vfloat *v) {
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+}
+
+CK_INLINE void wino_input_6(const vfloat *d, vfloat *v) {
+    vfloat odd_a = d[3] - WINO_B2 * d[1], odd_b = d[3] - WINO_A2 * d[1];
+    wino_pairs(d[4] - WINO_B2 * d[2], WINO_A * odd_a, d[4] - WINO_A2 * d[2], WINO_B * odd_b, v);
+    v[0] = WINO_A2 * WINO_B2 * d[0] + (d[4] - (WINO_A2 + WINO_B2) * d[2]);
+    v[5] = WINO_A2 * WINO_B2 * d[1] + (d[5] - (WINO_A2 + WINO_B2) * d[3]);
+}
+
+CK_INLINE void wino_output_f23(const vfloat *m, vfloat *y) {
+    y[0] = m[0] + (m[1] + m[2]);
+    y[1] = (m[1] - m[2]) + m[3];
+}
+
+/* The columns of a pair +-p of A^T are divided by p, and the rows of G multiplied by it, so
+   that y[1] needs no products. */
+CK_INLINE void wino_output_f43(const vfloat *m, vfloat *y) {
+    vfloat sum_a = m[1] + m[2], sum_b = m[3] + m[4];
+    vfloat difference_a = m[1] - m[2], difference_b = m[3] - m[4];
+    y[0] = (m[0] + (1 / WINO_A) * sum_a) + (1 / WINO_B) * sum_b;
+    y[1] = difference_a + difference_b;
+    y[2] = WINO_A * sum_a + WINO_B * sum_b;
+    y[3] = (m[5] + WINO_A2 * difference_a) + WINO_B2 * difference_b;
+}
+
+CK_INLINE void wino_output_f25(const vfloat *m, vfloat *y) {
+    vfloat difference_a = m[1] - m[2], difference_b = m[3] - m[4];
+    y[0] = (m[0] + (m[1] + m[2])) + (m[3] + m[4]);
+    y[1] = (m[5] + WINO_A * difference_a) + WINO_B * difference_b;
+}
+
+CK_INLINE void wino_weights_f23(const vfloat *g, vfloat *u) {
+    vfloat even = 0.5f * (g[0] + g[2]), odd = 0.5f * g[1];
+    u[0] = g[0];
+    u[1] = even + odd;
+    u[2] = even - odd;
+    u[3] = g[2];
+}
+
+CK_INLINE void wino_weights_f43(const vfloat *g, vfloat *u) {
+    const float at_a = WINO_A * WINO_AT_A, at_b = WINO_B * WINO_AT_B;
+    wino_pairs(at_a * (g[0] + WINO_A2 * g[2]), at_a * WINO_A * g[1],
+               at_b * (g[0] + WINO_B2 * g[2]), at_b * WINO_B * g[1], u);
+    u[0] = WINO_AT_0 * g[0];
+    u[5] = g[2];
+}
+
+CK_INLINE void wino_weights_f25(const vfloat *g, vfloat *u) {
+    wino_pairs(WINO_AT_A * (g[0] + WINO_A2 * (g[2] + WINO_A2 * g[4])),
+               WINO_AT_A * WINO_A * (g[1] + WINO_A2 * g[3]),
+               WINO_AT_B * (g[0] + WINO_B2 * (g[2] + WINO_B2 * g[4])),
+               WINO_AT_B * WINO_B * (g[1] + WINO_B2 * g[3]), u);
+    u[0] = WINO_AT_0 * g[0];
+    u[5] = g[4];
+}
+
+CK_INLINE void wino_gradient_f23(const vfloat *g, vfloat *d) {
+    d[0] = g[0];
+    d[1] = g[0] + g[1];
+    d[2] = g[0] - g[1];
+    d[3] = g[1];
+}
+
+CK_INLINE void wino_gradient_f43(const vfloat *g, vfloat *d) {
+    wino_pairs(g[0] + WINO_A2 * g[2], WINO_A * (g[1] + WINO_A2 * g[3]),
+               g[0] + WINO_B2 * g[2], WINO_B * (g[1] + WINO_B2 * g[3]), d);
+    d[0] = g[0];
+    d[5] = g[3];
+}
+
+CK_INLINE void wino_gradient_f25(const vfloat *g, vfloat *d) {
+    wino_pairs(g[0], WINO_A * g[1], g[0], WINO_B * g[1], d);
+    d[0] = g[0];
+    d[5] = g[1];
+}
+
+CK_INLINE void wino_taps_f23(const vfloat *s, vfloat *w) {
+    vfloat sum = 0.5f * (s[1] + s[2]);
+    w[0] = s[0] + sum;
+    w[1] = 0.5f * (s[1] - s[2]);
+    w[2] = s[3] + sum;
+}
+
+CK_INLINE void wino_taps_f43(const vfloat *s, vfloat *w) {
+    vfloat sum_a = WINO_AT_A * (s[1] + s[2]), difference_a = WINO_AT_A * (s[1] - s[2]);
+    vfloat sum_b = WINO_AT_B * (s[3] + s[4]), difference_b = WINO_AT_B * (s[3] - s[4]);
+    w[0] = WINO_AT_0 * s[0] + (sum_a + sum_b);
+    w[1] = WINO_A * difference_a + WINO_B * difference_b;
+    w[2] = s[5] + (WINO_A2 * sum_a + WINO_B2 * sum_b);
+}
+
+CK_INLINE void wino_taps_f25(const vfloat *s, vfloat *w) {
+    vfloat sum_a = WINO_AT_A * (s[1] + s[2]), sum_b = WINO_AT_B * (s[3] + s[4]);
+    vfloat difference_a = WINO_AT_A * WINO_A * (s[1] - s[2]);
+    vfloat difference_b = WINO_AT_B * WINO_B * (s[3] - s[4]);
+    w[0] = WINO_AT_0 * s[0] + (sum_a + sum_b);
+    w[1] = difference_a + difference_b;
+    w[2] = WINO_A2 * sum_a + WINO_B2 * sum_b;
+    w[3] = WINO_A2 * difference_a + WINO_B2 * difference_b;
+    w[4] = s[5] + (WINO_A2 * WINO_A2 * sum_a + WINO_B2 * WINO_B2 * sum_b);
+}
+
+/* Raises the lanes of `peak` to the bits of |v|: infinities and NaN exceed all numbers. */
+CK_INLINE vint32 wino_raise(vint32 peak, vfloat v) {
+    vint32 bits = (vint32)v & 0x7fffffff;
+#if CK_VBYTES == 64
+    return (vint32)_mm512_max_epi32((__m512i)peak, (__m512i)bits);
+#elif CK_VBYTES == 32
+    return (vint32)_mm256_max_epi32((__m256i)peak, (__m256i)bits);
+#else
+    vint32 above = bits > peak;
+    return (above & bits) | (~above & peak);
+#endif
+}
+
+#endif

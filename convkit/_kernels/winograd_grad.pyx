@@ -1,0 +1,362 @@
+"""The gradient of a weight by Winograd convolution: the minimal filtering of `winograd` the other way.
+
+Tiles of the input are transformed, and tiles of the output's gradient, which play the kernel's part;
+for each position their products are summed over all tiles, and the sums are transformed back once.
+"""
+
+import numpy as np
+
+from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
+                                    part_start)
+from convkit._kernels.memory cimport give, take
+from convkit._kernels.threads cimport parallel_for, threads_for
+from convkit._kernels.winograd_image cimport (
+    HUGE_BYTES, PACK_DEPTHS, TRANSFORM_TILES, Source, address_or_null, ck_winograd_kernels,
+    ck_winograd_table, ck_winograd_taps_args, depth_runs, describe_source, form_kernels, largest,
+    round_up, side_of, transform, winograd_table)
+from libc.math cimport INFINITY
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+# Bounds on the output's gradient, and on the result, within which transforms lose nothing.
+cdef float LEAST_GRADIENT = 2.0**-96
+cdef float MOST_GRADIENT = 2.0**20
+cdef float LEAST_RESULT = 2.0**-50
+# Bytes of transformed tiles that are multiplied together: as little as a second-level cache
+# holds where the sums stay there too, else twice as many as those of the sums, which every
+# stage loads and stores; but no more than a third-level cache holds.
+cdef Py_ssize_t LEAST_STAGE_BYTES = 1 << 20
+cdef Py_ssize_t MOST_STAGE_BYTES = 8 << 20
+# A stage has at most so many tiles: a tile of the result that reduces over so many spends little
+# on being loaded and stored.
+cdef Py_ssize_t MOST_STAGE_TILES = 512
+# Bytes of a part's stage, and of its sums at most: together in a second-level cache.
+cdef Py_ssize_t PART_BYTES = 768 << 10
+# A part has so many tiles for each tile's worth of sums (C * O sums beside C + O numbers of a
+# tile), or loading, storing and joining sums would take more than a twentieth of the time; with
+# fewer parts than the least, threads are better off at one stage together.
+cdef Py_ssize_t PART_TILES = 12
+cdef Py_ssize_t LEAST_PARTS = 4
+cdef Py_ssize_t MOST_PARTS = 32
+# Numbers that one task adds up over the parts.
+cdef Py_ssize_t JOIN_COUNT = 4096
+
+
+cdef struct GradientJob:
+    const ck_winograd_kernels* kernels
+    const ck_gemm_kernels* gemm
+    Source x, gy
+    ck_gemm_args product
+    ck_winograd_taps_args taps
+    Py_ssize_t vector, positions, in_c, out_c
+    Py_ssize_t columns, blocks            # of the result, and of a block; blocks of columns
+    Py_ssize_t chunks                     # tasks for one position
+    Py_ssize_t total, stage               # tiles in all; tiles multiplied together, at most
+    Py_ssize_t parts                      # ranges of tiles with sums of their own
+    Py_ssize_t first, last                # tiles of the present stage
+    float* v                              # transformed tiles of a stage
+    float* d
+    Py_ssize_t slot_step                  # floats from one thread's to the next
+    float* sums
+    float* w
+    Py_ssize_t row, position_step, part_step   # of the sums
+    int32_t* gy_peaks
+    int32_t* w_peaks
+
+
+cdef void _gather(GradientJob* job, Py_ssize_t first, Py_ssize_t last, float* v, float* d,
+                  int slot) noexcept nogil:
+    """Transform a few tiles of the input and of the output's gradient."""
+    transform(&job.x, first, last, v, NULL)
+    transform(&job.gy, first, last, d, job.gy_peaks + slot * job.vector)
+
+
+cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
+                        Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
+                        float* sums, bint accumulate) noexcept nogil:
+    """Add a stage's tiles to some blocks of columns of one position's sums."""
+    cdef const ck_winograd_table* table = winograd_table()
+    cdef Py_ssize_t b, left, rows, height
+    cdef ck_gemm_args args = job.product
+    cdef int nv
+    args.k = tiles
+    args.accumulate = accumulate
+    v += position * job.x.proto.position_step
+    d += position * job.gy.proto.position_step
+    sums += position * job.position_step
+    for b in range(first_block, last_block):
+        left = min(job.columns, job.out_c - b * job.columns)
+        nv = <int>((left + job.vector - 1) // job.vector)
+        args.n = <int>(nv * job.vector)
+        args.b = d + b * job.columns
+        args.a = v
+        args.c = sums + b * job.columns
+        rows = job.in_c
+        while rows > 0:
+            if nv == 1 and rows >= table.tall_rows:
+                height = table.tall_rows
+                table.tall(&args)
+            else:
+                # Nearly equal tiles of what is left.
+                height = rows // ((rows + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv])
+                job.gemm.transposed[nv][height](&args)
+            rows -= height
+            args.a = <const float*>args.a + height
+            args.c = <float*>args.c + height * job.row
+
+
+cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform a few tiles of the stage."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t tile = index * TRANSFORM_TILES
+    _gather(job, job.first + tile, min(job.first + tile + TRANSFORM_TILES, job.last),
+            job.v + tile * job.x.step, job.d + tile * job.gy.step, slot)
+
+
+cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add the stage's tiles to some columns of one position's sums."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t chunk = index % job.chunks
+    _add_products(job, index // job.chunks, part_start(job.blocks, job.chunks, chunk),
+                  part_start(job.blocks, job.chunks, chunk + 1), job.last - job.first,
+                  job.v, job.d, job.sums, job.first > 0)
+
+
+cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform and sum a range of tiles, stage by stage."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t first = part_start(job.total, job.parts, index), tile = first, last, position
+    cdef Py_ssize_t end = part_start(job.total, job.parts, index + 1)
+    cdef float* v = job.v + slot * job.slot_step
+    cdef float* d = job.d + slot * job.slot_step
+    while tile < end:
+        last = min(tile + job.stage, end)
+        _gather(job, tile, last, v, d, slot)
+        for position in range(job.positions):
+            _add_products(job, position, 0, job.blocks, last - tile, v, d,
+                          job.sums + index * job.part_step, tile > first)
+        tile = last
+
+
+cdef void _join_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Add a run of the parts' sums to those of the first part, in order."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t i, part, first = index * JOIN_COUNT
+    cdef Py_ssize_t count = min(JOIN_COUNT, job.part_step - first)
+    cdef float* total = job.sums + first
+    cdef const float* more
+    for part in range(1, job.parts):
+        more = total + part * job.part_step
+        for i in range(count):
+            total[i] += more[i]
+
+
+cdef void _sum_stages(GradientJob* job, Py_ssize_t tasks, int team) noexcept nogil:
+    """Transform and sum all tiles, all threads at one stage."""
+    cdef Py_ssize_t gathers
+    job.first = 0
+    while job.first < job.total:
+        job.last = min(job.first + job.stage, job.total)
+        gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES
+        parallel_for(_gather_task, job, gathers, team)
+        parallel_for(_sum_task, job, tasks, team)
+        job.first = job.last
+
+
+cdef void _sum_parts(GradientJob* job, int team) noexcept nogil:
+    """Transform and sum all tiles, each thread at a part of its own."""
+    parallel_for(_part_task, job, job.parts, team)
+    parallel_for(_join_task, job, (job.part_step + JOIN_COUNT - 1) // JOIN_COUNT,
+                 threads_for(team, team, <double>job.part_step * job.parts))
+
+
+cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Transform one vector of columns back for a run of depths."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef ck_winograd_taps_args args = job.taps
+    cdef Py_ssize_t vectors = job.row // job.vector
+    cdef Py_ssize_t column = index % vectors * job.vector, depth = index // vectors * PACK_DEPTHS
+    args.sums = job.sums + depth * job.row + column
+    args.columns = min(job.vector, job.out_c - column)
+    args.depth = min(PACK_DEPTHS, job.in_c - depth)
+    args.w += column * args.column_step + depth * args.depth_step
+    args.peak = job.w_peaks + slot * job.vector
+    job.kernels.to_taps(&args)
+
+
+cdef void _choose_stage(GradientJob* job) noexcept nogil:
+    """Set how many tiles are multiplied together."""
+    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_BYTES
+    if job.parts == 1:
+        bytes = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.part_step))
+    job.stage = min(MOST_STAGE_TILES, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
+    job.stage = min(job.total, max(TRANSFORM_TILES, job.stage))
+
+
+cdef Py_ssize_t _parts(const GradientJob* job) noexcept nogil:
+    """Return how many ranges of tiles have sums of their own: a power of two, or 1 for few tiles
+    and large sums."""
+    cdef Py_ssize_t most = job.total * (job.in_c + job.out_c) // (PART_TILES * job.in_c
+                                                                  * job.out_c)
+    cdef Py_ssize_t parts = LEAST_PARTS
+    if most < LEAST_PARTS or 4 * job.part_step > PART_BYTES:
+        return 1
+    while parts < MOST_PARTS and 2 * parts <= most:
+        parts *= 2
+    return parts
+
+
+def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads,
+                parts=None):
+    """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
+    for all taps (r, s).
+
+    Tiles are summed position by position, in order, in stages. Where there are many tiles for
+    the size of the sums, ranges of tiles (parts) are summed apart, each by one thread, which
+    finds in its own cache what it has transformed; else all threads work at one stage, where half
+    of what a thread multiplies comes from the other's cache. Parts and stages depend on the
+    problem alone, never on the number of threads.
+
+    Parameters
+    ----------
+    x : ndarray (N, H, W, C) of float32
+    gy : ndarray (N, H', W', O) of float32
+    gw : ndarray (O, C, taps, taps) of float32
+        The result. All three are C-contiguous.
+    tile : int
+        Pixels of a tile of `gy`, as for `pack`.
+    top, left : int
+        Where the first output's taps begin in x; minus the padding.
+    dilation : (int, int)
+    threads : int
+    parts : int, optional
+        Ranges of tiles, at least 1 and at most as many as tiles; by default as many as pay.
+        Results differ by rounding.
+
+    Returns
+    -------
+    tuple of two floats
+        The largest absolute value of `gy` and of `gw`; infinity where one is infinite or NaN.
+        See `run` for what they are good for.
+    """
+    cdef GradientJob job
+    if not (x.size and gy.size):
+        gw.fill(0)
+        return 0.0, 0.0
+    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], form_kernels(tile, gw.shape[2]), top, left,
+                       dilation)
+    if parts is not None:
+        _cut_gradient(&job, max(1, min(<Py_ssize_t>parts, job.total)))
+    return _sum_gradient(&job, x, gy, gw, threads)
+
+
+cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samples,
+                            const ck_winograd_kernels* kernels, Py_ssize_t top, Py_ssize_t left,
+                            dilation) except -1:
+    """Describe the gradient of a weight, without its data."""
+    job.kernels = kernels
+    job.gemm = kernels_for(4)
+    job.vector = winograd_table().vector_length
+    job.positions = side_of(kernels) * side_of(kernels)
+    job.x = describe_source(x_shape, kernels, False, top, left, gy_shape[:2], dilation)
+    job.gy = describe_source(gy_shape, kernels, True, 0, 0, gy_shape[:2], dilation)
+    job.in_c, job.out_c = x_shape[2], gy_shape[2]
+    job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
+    job.blocks = (job.out_c + job.columns - 1) // job.columns
+    job.chunks = min(job.blocks, 2)
+    job.row = round_up(job.out_c, job.vector)
+    job.position_step = job.in_c * job.row + job.vector
+    memset(&job.product, 0, sizeof(ck_gemm_args))
+    job.product.batch = 1
+    job.product.lda = job.x.step
+    job.product.ldb = job.gy.step
+    job.product.ldc = job.row
+    job.taps.position_step = job.position_step
+    job.taps.row = job.row
+    job.taps.depth_step = kernels.taps * kernels.taps
+    job.taps.column_step = job.taps.depth_step * job.in_c
+    job.total = samples * job.x.per_sample
+    job.part_step = job.positions * job.position_step
+    _cut_gradient(job, _parts(job))
+    return 0
+
+
+cdef void _cut_gradient(GradientJob* job, Py_ssize_t parts) noexcept nogil:
+    job.parts = parts
+    _choose_stage(job)
+    job.slot_step = job.stage * (job.x.step + job.gy.step)
+
+
+cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
+    """Write the gradient that a job describes; return what `grad_weight` returns."""
+    cdef ptrdiff_t no_offset = 0
+    cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
+    cdef Py_ssize_t tasks = job.parts if job.parts > 1 else job.positions * job.chunks
+    cdef Py_ssize_t takes = job.row // job.vector * depth_runs(job.in_c)
+    cdef int team = threads_for(threads, tasks, work)
+    cdef Py_ssize_t zeros = round_up(max(job.in_c, job.out_c), job.vector)
+    cdef Py_ssize_t scratch = job.slot_step * (team if job.parts > 1 else 1)
+    cdef Py_ssize_t peaks = team * job.vector
+    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + job.parts * job.part_step + zeros + 2 * peaks))
+    cdef float gy_peak = 0, w_peak = 0
+    job.x.proto.x = address_or_null(x)
+    job.gy.proto.x = address_or_null(gy)
+    job.taps.w = <float*>address_or_null(gw)
+    job.product.a_offsets = &no_offset
+    with nogil:
+        job.v = <float*>take(bytes)
+        if job.v != NULL:
+            job.d = job.v + job.stage * job.x.step
+            job.sums = job.v + scratch
+            job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
+            job.gy_peaks = <int32_t*>(job.x.proto.zeros + zeros)
+            job.w_peaks = job.gy_peaks + peaks
+            memset(<void*>job.x.proto.zeros, 0, 4 * (zeros + 2 * peaks))
+            if job.parts > 1:
+                _sum_parts(job, team)
+            else:
+                _sum_stages(job, tasks, team)
+            parallel_for(_taps_task, job, takes,
+                         threads_for(team, takes, <double>job.part_step))
+            gy_peak, w_peak = largest(job.gy_peaks, peaks), largest(job.w_peaks, peaks)
+            give(job.v, bytes)
+    if job.v == NULL:
+        raise MemoryError(f"no memory for {bytes} bytes of scratch")
+    return gy_peak, w_peak
+
+
+cdef class Gradient:
+    """The gradient of a problem's weight, of which only what depends on the call is left.
+
+    Parameters
+    ----------
+    x_shape, gy_shape : (int, int, int)
+        Height, width and channels of a sample.
+    samples : int
+    tile, taps, top, left, dilation
+        As for `pack` and `grad_weight`.
+    redo : callable
+        ``redo(x, gy, gw, threads)`` computes the gradient in another way, where the values are
+        such that transforms may have lost some.
+    """
+
+    cdef GradientJob _job
+    cdef object _redo
+
+    def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, int taps,
+                 Py_ssize_t top, Py_ssize_t left, dilation, redo):
+        self._redo = redo
+        _describe_gradient(&self._job, x_shape, gy_shape, samples, form_kernels(tile, taps), top, left,
+                           dilation)
+
+    def __call__(self, x, gy, gw, int threads):
+        """Write the gradient into `gw`."""
+        cdef GradientJob job = self._job
+        cdef float gy_peak, w_peak
+        if job.total == 0:
+            gw.fill(0)
+            return
+        gy_peak, w_peak = _sum_gradient(&job, x, gy, gw, threads)
+        if not (LEAST_GRADIENT <= gy_peak <= MOST_GRADIENT and LEAST_RESULT <= w_peak < INFINITY):
+            self._redo(x, gy, gw, threads)

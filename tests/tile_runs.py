@@ -1,0 +1,80 @@
+"""Children that have tiles: over emulated tile instructions, or natively where there is AMX.
+
+The emulation (amx_emulated.c) follows the instructions' definition and stops at whatever the
+processor would refuse; the kernels' source is the very same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import run_python
+
+from convkit._kernels import dispatch
+
+__all__ = ["runner"]
+
+TESTS = Path(__file__).parent
+C_DIR = TESTS.parent / "convkit" / "_kernels" / "c"
+
+START = """
+    import ctypes
+    import numpy as np
+    import test_conv
+    from convkit import reference, precision, Tensor, nn
+    from convkit._kernels import dispatch, threads, tiles
+    from convkit.autograd import apply
+    from convkit.ops import planner
+    from convkit.ops.conv import Conv
+    from convkit.ops.conv_problem import forward_problem
+    from convkit.ops.op import REGISTRY
+    from harness import assert_same_bits, check_batch_invariance, random_array, run_op
+
+    library = LIBRARY
+    if library:
+        lib = ctypes.CDLL(library)
+        def address(name):
+            return ctypes.addressof(ctypes.c_char.in_dll(lib, name))
+        dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"),
+                               address("ck_table_amx_grad"),
+                               address("ck_kernels_amx_winograd"))
+    assert dispatch.has_tiles()
+    threads.set_work_per_thread(0.0)
+    BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2}
+
+    def error(got, want):
+        return np.linalg.norm(got - want) / np.linalg.norm(want)
+"""
+
+
+def _has_avx512_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def runner(kind: str, folder: Path):
+    """Return a function that runs code in a child that has tiles, "emulated" or "native" ones."""
+    library = ""
+    if kind == "native":
+        if "amx" not in dispatch.supported_isas():
+            pytest.skip("this CPU has no AMX: the tile kernels run emulated only")
+    else:
+        if shutil.which("cc") is None or not C_DIR.is_dir():
+            pytest.skip("emulating tiles needs a C compiler and the C sources")
+        if not _has_avx512_bf16() or "avx512" not in dispatch.supported_isas():
+            pytest.skip("the tile kernels convert with AVX512-BF16, which this CPU lacks")
+        library = str(folder / "emulated.so")
+        subprocess.run(["cc", "-std=gnu11", "-O2", "-ffp-contract=fast", "-shared", "-fPIC",
+                        f"-I{C_DIR}", str(TESTS / "amx_emulated.c"), "-o", library], check=True)
+    isa = "amx" if kind == "native" else "avx512"
+
+    def child(code: str, check: bool = True):
+        return run_python(START.replace("LIBRARY", repr(library)) + code,
+                          {"CONVKIT_ISA": isa}, check=check)
+
+    return child
