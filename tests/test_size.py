@@ -12,8 +12,9 @@ PACKAGE = Path(convkit.__file__).parent
 # Neither is installed (see MANIFEST.in and pyproject.toml); .pyc is Python's cache, which it
 # makes again from the source wherever it is missing.
 NOT_INSTALLED = {".c", ".h", ".pyx", ".pxd", ".pyc"}
-# What convkit is, without the bundled images, which are data.
-BOUND = 4_800_000
+# What convkit is, without the bundled images, which are data. 5 MB are promised of the wheel,
+# which is compressed; this is installed.
+BOUND = 4_900_000
 DATA = PACKAGE / "data" / "bundled"
 
 

@@ -40,7 +40,7 @@ START = """
             return ctypes.addressof(ctypes.c_char.in_dll(lib, name))
         dispatch.emulate_tiles(address("ck_table_amx_tile"), address("ck_table_amx_int8"),
                                address("ck_table_amx_grad"),
-                               address("ck_kernels_amx_winograd"))
+                               address("ck_table_amx_winograd"))
     assert dispatch.has_tiles()
     threads.set_work_per_thread(0.0)
     BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2}

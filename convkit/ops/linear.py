@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from convkit.ops.op import Context, Op, register
 __all__ = ["Linear", "linear_problem"]
 
 
+# Kept as those of convolutions are: what a problem's plans and prepared calls are kept with.
+@lru_cache(maxsize=256)
 def linear_problem(rows: int, shape: tuple[int, int], dtype: np.dtype, precision: str
                    ) -> ConvProblem:
     """Return the 1x1 convolution of `rows` images of one pixel that a linear layer is.

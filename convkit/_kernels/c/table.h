@@ -68,7 +68,7 @@ extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
 extern const ck_tilegrad_table ck_table_amx_grad;
-extern const ck_winograd_kernels ck_kernels_amx_winograd;
+extern const ck_winograd_kernels ck_table_amx_winograd;
 extern const ck_tile_table ck_table_half;
 #endif
 

@@ -176,7 +176,7 @@ static void wino_output_tiles(const ck_winograd_output_args *given) {
     *(vint32_u *)g->peak = peak;
 }
 
-const ck_winograd_kernels ck_kernels_amx_winograd = {
+const ck_winograd_kernels ck_table_amx_winograd = {
     .tile = 2,
     .taps = 3,
     .input = wino_input_split,
