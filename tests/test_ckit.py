@@ -30,9 +30,11 @@ from convkit.infer import Program, run_pipeline, trace, verify
 from convkit.infer.graph import Constant, Graph, Node, Port, Value
 from convkit.infer.schema import REQUIRED, SCHEMAS
 from convkit.io import atomic, ckit, load, max_format_version, save
+from convkit.io.state_dict import load_state_dict
 from convkit.io.storage import decode, encode
 from convkit.io.strict_json import MEMORY_FLOOR
 from convkit.ops.op import REGISTRY
+from convkit.training.checkpoint import read_checkpoint
 
 HERE = Path(__file__).parent
 GOLDEN = sorted((HERE / "golden").glob("*.ckit"))
@@ -279,8 +281,17 @@ def test_permissions_are_kept_and_links_followed(program, path, tmp_path):
 def test_saving_to_a_folder_or_a_missing_place(program, tmp_path):
     with pytest.raises(IsADirectoryError):
         save(program, tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"net\.ckit: there is no folder .*missing$"):
         save(program, tmp_path / "missing" / "net.ckit")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x02" + bytes(7) + b"[]"])
+@pytest.mark.parametrize("read", [load, load_state_dict, read_checkpoint])
+def test_errors_name_the_file(tmp_path, read, content):
+    path = tmp_path / "net.ckit"
+    path.write_bytes(content)
+    with pytest.raises(ck.ModelFormatError, match=r"net\.ckit: "):
+        read(path)
 
 
 # -- reading: single damages ----------------------------------------------------------------

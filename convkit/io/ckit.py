@@ -10,7 +10,7 @@ from convkit.infer import Program, verify
 from convkit.infer.graph import Graph, StoredConstant
 from convkit.io.compression import compress_all, decompress_all
 from convkit.io.graph_json import graph_from_json, graph_to_json
-from convkit.io.safetensors_read import SafetensorsFile, open_bytes, open_file
+from convkit.io.safetensors_read import SafetensorsFile, named, open_bytes, open_file
 from convkit.io.safetensors_write import file_parts, write_file
 from convkit.io.storage import CODES, MODEL_TYPES, Decoded, StoredTensor, encode
 from convkit.io.strict_json import parse_json
@@ -157,7 +157,8 @@ def load(path: Any, threads: int | None = None, precision: str | None = None) ->
     OSError
         When the file cannot be opened.
     """
-    return _program(open_file(path), threads, precision)
+    with named(path):
+        return _program(open_file(path), threads, precision)
 
 
 def _program(file: SafetensorsFile, threads: int | None, precision: str | None) -> Program:

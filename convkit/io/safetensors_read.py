@@ -7,11 +7,12 @@ data_offsets; "__metadata__" -> strings), then the tensors' bytes without gaps.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from typing import Any
@@ -22,7 +23,8 @@ from convkit.errors import ModelFormatError
 from convkit.io.storage import STORAGE, StoredTensor
 from convkit.io.strict_json import parse_json
 
-__all__ = ["MAX_HEADER", "MAX_TENSORS", "SafetensorsFile", "open_bytes", "open_file"]
+__all__ = ["MAX_HEADER", "MAX_TENSORS", "SafetensorsFile", "named", "open_bytes",
+           "open_file"]
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 65_536
@@ -63,6 +65,15 @@ class SafetensorsFile:
                 for name, (dtype, shape, begin, end) in spans.items()}
 
 
+@contextlib.contextmanager
+def named(path: Any) -> Iterator[None]:
+    """Put a file's path in front of what is wrong with it, within a ``with`` block."""
+    try:
+        yield
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from error
+
+
 def open_file(path: Any) -> SafetensorsFile:
     """Map a safetensors file and parse its header.
 
@@ -80,7 +91,7 @@ def open_file(path: Any) -> SafetensorsFile:
         the JSON of an honest file.
     """
     if not os.path.isdir(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        raise ModelFormatError(f"{path}: not a regular file")
+        raise ModelFormatError("not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         header = _read_header(file, size)

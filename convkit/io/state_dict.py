@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit.errors import ModelFormatError
-from convkit.io.safetensors_read import open_file
+from convkit.io.safetensors_read import named, open_file
 from convkit.io.safetensors_write import write_file
 from convkit.io.storage import STORAGE, TYPES, StoredTensor, decode, encode
 
@@ -47,8 +47,9 @@ def load_state_dict(path: Any) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     _refuse_pickles(path)
-    tensors = open_file(path).tensors(TYPES | STORAGE)
-    arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+    with named(path):
+        tensors = open_file(path).tensors(TYPES | STORAGE)
+        arrays = {name: _array(tensor) for name, tensor in tensors.items()}
     if arrays and all(name.startswith(WRAPPER) for name in arrays):
         arrays = {name.removeprefix(WRAPPER): array for name, array in arrays.items()}
     return arrays

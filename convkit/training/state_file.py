@@ -16,7 +16,7 @@ import numpy as np
 
 from convkit.autograd import Tensor
 from convkit.errors import ModelFormatError
-from convkit.io.safetensors_read import open_file
+from convkit.io.safetensors_read import SafetensorsFile, named, open_file
 from convkit.io.safetensors_write import write_file
 from convkit.io.storage import TYPES, StoredTensor
 from convkit.io.strict_json import parse_json
@@ -61,16 +61,21 @@ def read_state(path: Any, kind: str) -> dict[str, Any]:
     ModelFormatError
         When it is no file of that kind, or is malformed.
     """
-    file = open_file(path)
+    with named(path):
+        return _state(open_file(path), kind)
+
+
+def _state(file: SafetensorsFile, kind: str) -> dict[str, Any]:
+    """Return what an opened file holds."""
     if file.metadata.get("kind") != kind or KEY not in file.metadata:
-        raise ModelFormatError(f"{path}: expected a file of kind {kind!r}, got "
-                               f"{file.metadata.get('kind')!r}")
+        raise ModelFormatError(
+            f"expected a file of kind {kind!r}, got {file.metadata.get('kind')!r}")
     arrays = {name: np.frombuffer(t.data, TYPES[t.dtype]).reshape(t.shape)
               for name, t in file.tensors(TYPES).items()}
-    state = parse_json(file.metadata[KEY].encode(), f"{path}: {KEY}", file.size)
+    state = parse_json(file.metadata[KEY].encode(), KEY, file.size)
     restored = _restored(state, arrays)
     if not isinstance(restored, dict):
-        raise ModelFormatError(f"{path}: {KEY}: expected an object")
+        raise ModelFormatError(f"{KEY}: expected an object")
     return restored
 
 
