@@ -359,6 +359,16 @@ def test_axes_that_there_are_not(call):
         call(leaf(2, 3))
 
 
+def test_numbers_beside_truth_values_stay_numbers():
+    mask = ck.tensor([1.0, -1.0, 3.0]) > 0
+    for got, want in ((mask * 2, [2, 0, 2]), (mask + 1, [2, 1, 2]), (mask * 2 - 1, [1, -1, 1]),
+                      (ck.where(mask, mask, -2), [1, -2, 1]), (3 * mask, [3, 0, 3]),
+                      (ck.maximum(mask, 5), [5, 5, 5]), (ck.eq(mask, 2), [0, 0, 0])):
+        assert got.tolist() == want
+    assert (mask * 2).dtype == np.int64 and (mask * True).dtype == np.bool_
+    assert (mask / 2).tolist() == [0.5, 0, 0.5] and (mask * 0.5).dtype == np.float32
+
+
 def test_copies_convert():
     whole = ck.tensor([1, 2, 3])
     assert whole.copy_(ck.tensor([1.7, -2.7, 0.2])).tolist() == [1, -2, 0]

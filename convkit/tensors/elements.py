@@ -23,13 +23,15 @@ __all__ = [
 def as_operand(value: Any, other: Any) -> Any:
     """Return a number as an array of the type that it has beside `other`; anything else as it is.
 
-    Beside integers, broken numbers are float32.
+    Beside integers, broken numbers are float32; beside truth values, whole ones are int64.
     """
     if not isinstance(value, (numbers.Real, np.generic)):
         return value
     kind = other.dtype if isinstance(other, (TensorBase, np.ndarray)) else np.asarray(other).dtype
     if kind.kind not in "f" and isinstance(value, (float, np.floating)):
         kind = np.dtype(np.float32)
+    elif kind.kind == "b" and not isinstance(value, (bool, np.bool_)):
+        kind = np.dtype(np.int64)
     return np.asarray(value, dtype=kind)
 
 
