@@ -242,6 +242,20 @@ def test_what_python_decides_by_data_is_warned_of(decide):
     assert seen[0].filename == __file__
 
 
+@pytest.mark.parametrize("model", [
+    lambda x: (x > 0) * 2 - 1, lambda x: ((x > 0) * 2 - 1) * x, lambda x: x.argmax(1) % 2,
+    lambda x: x.argmax(1) // 2 - 1, lambda x: x.argmax(1) == 2, lambda x: x.argmax(1) / 2,
+    lambda x: ck.where(x > 0, 1, -1), lambda x: (x > 0) * np.arange(4),
+    lambda x: ck.maximum(x.argsort(1), 1), lambda x: x + np.arange(4)])
+def test_integers_among_themselves_stay_integers(model, tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    program, want = ck.compile(model, (1, 4)), model(ck.Tensor(x)).data
+    ck.save(program, tmp_path / "net.ckit")
+    for got in (program(x), ck.load(tmp_path / "net.ckit")(x)):
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == want.dtype
+
+
 def test_decisions_by_constants_are_nobodys_business(recwarn):
     weight = ck.ones(3)
 

@@ -451,6 +451,9 @@ def _join_constants(records: list[_Record], values: dict[int, Value]) -> dict[in
     constants, names, a = {}, _Names(), records[0]
     whole = {v for call in a.calls for i, v in enumerate(call.inputs)
              if v is not None and not SCHEMAS[call.op].takes_floats(i)}
+    floating = {v for call in a.calls if any(
+        v is not None and a.values[v][1].kind == "f" for v in (*call.inputs, *call.outputs))
+        for v in call.inputs}
     named = [a.name(v) for v in a.constants]
     for name in named:
         if name:
@@ -463,7 +466,7 @@ def _join_constants(records: list[_Record], values: dict[int, Value]) -> dict[in
                 "operations (NumPy on t.data or t.numpy()?), so it cannot be part of a graph")
         # Integers become what operations turn them into where they meet floats, unless they must
         # be integers.
-        if x.dtype.kind in "iub" and number not in whole:
+        if x.dtype.kind in "iub" and number in floating and number not in whole:
             x = x.astype(np.float32)
         values[number] = Value(x.shape, type_name(x.dtype))
         constants[number] = Constant(name or names.unique("constant"), x)
