@@ -39,6 +39,7 @@ SETTINGS = [
 
 # One for each optimiser and each array of state that it may have.
 EACH = [*SETTINGS[2:5:2], *SETTINGS[6:9], SETTINGS[10], SETTINGS[13], *SETTINGS[14:18]]
+CLIMBING = [(name, {**settings, "maximize": True}) for name, settings in EACH]
 
 
 def make_params(dtype, seed=0):
@@ -74,7 +75,62 @@ def test_trajectory_is_pytorchs(torch, name, settings, dtype):
             assert_close(p.data, q.detach().numpy(), tolerance("forward", dtype), f"step {step}")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_climbing_is_pytorchs(torch, name, settings, dtype):
+    """20 steps of a group that climbs and one that goes down, beside PyTorch's."""
+    params = make_params(dtype)
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
+    optimizer, reference = (
+        getattr(module, name)([{"params": ps[::2]}, {"params": ps[1::2], "maximize": False}],
+                              maximize=True, **settings)
+        for module, ps in ((optim, params), (torch.optim, theirs)))
+    for step in range(20):
+        run(optimizer, params, 1, dtype, step)
+        for p, g in zip(theirs, gradients(step, dtype), strict=True):
+            p.grad = torch.from_numpy(g)
+        reference.step()
+        for p, q in zip(params, theirs, strict=True):
+            assert_close(p.data, q.detach().numpy(), tolerance("forward", dtype), f"step {step}")
+    ours, saved = optimizer.state_dict(), reference.state_dict()
+    assert [g["maximize"] for g in ours["param_groups"]] == [True, False]
+    for number, entries in saved["state"].items():
+        for key, value in entries.items():
+            if key != "step" and value is not None:
+                assert_close(ours["state"][number][key].data, value.numpy(),
+                             tolerance("forward", dtype), key)
+
+
 @pytest.mark.parametrize(("name", "settings"), EACH)
+def test_climbing_is_going_down_the_negated_gradient(name, settings):
+    """The same bits, and the gradients stay as they were."""
+    params, others = make_params("float32"), make_params("float32")
+    up = getattr(optim, name)(params, maximize=True, **settings)
+    down = getattr(optim, name)(others, **settings)
+    for step in range(3):
+        given = gradients(step, "float32")
+        for p, q, g in zip(params, others, given, strict=True):
+            p.grad, q.grad = ck.Tensor(g), ck.Tensor(-g)
+        up.step()
+        down.step()
+        assert_same_bits([p.grad.data for p in params], given)
+        assert_same_bits([p.data for p in params], [q.data for q in others])
+
+
+def test_a_state_without_maximize_goes_down():
+    """States saved before the option, and states that have it, are taken over as they were."""
+    params = make_params("float32")
+    saved = optim.Adam(params).state_dict()
+    climber = optim.Adam(params, maximize=True)
+    kept = climber.state_dict()
+    del saved["param_groups"][0]["maximize"]
+    climber.load_state_dict(saved)
+    assert climber.param_groups[0]["maximize"] is False
+    climber.load_state_dict(kept)
+    assert climber.param_groups[0]["maximize"] is True
+
+
+@pytest.mark.parametrize(("name", "settings"), EACH + CLIMBING)
 def test_same_bits_for_any_number_of_threads(name, settings):
     results = []
     for threads in (1, 2, 3):
@@ -86,7 +142,7 @@ def test_same_bits_for_any_number_of_threads(name, settings):
     assert_same_bits(results[0], results[2])
 
 
-@pytest.mark.parametrize(("name", "settings"), EACH)
+@pytest.mark.parametrize(("name", "settings"), EACH + CLIMBING)
 def test_order_in_memory_does_not_matter(name, settings):
     plain = make_params("float64")
     rng = np.random.default_rng(5)
@@ -101,7 +157,7 @@ def test_order_in_memory_does_not_matter(name, settings):
         assert_same_bits(p.data, np.ascontiguousarray(q.data))
 
 
-@pytest.mark.parametrize(("name", "settings"), EACH)
+@pytest.mark.parametrize(("name", "settings"), EACH + CLIMBING)
 def test_resuming_gives_the_same_bits(name, settings):
     params = make_params("float32")
     optimizer = getattr(optim, name)(params, **settings)

@@ -2,7 +2,9 @@
 
 Every parameter is cut into chunks of a fixed number of elements, and the chunks of all
 parameters are the tasks of one parallel loop. Arrays of one parameter (itself, gradient,
-state) are C-contiguous, of one type and size, in the same order in memory.
+state) are C-contiguous, of one type and size, in the same order in memory. Every update goes
+down along the gradient; with `maximize` it reads the negated gradient, which is made a few
+elements at a time and never leaves the cache.
 """
 
 cimport numpy as cnp
@@ -50,6 +52,8 @@ cdef extern from "optim.h" nogil:
         ck_optim_fn scale[2]
 
 cdef Py_ssize_t CHUNK = 16384
+cdef enum:
+    NEGATED = 1024  # elements of a gradient that are negated at a time
 
 
 cdef struct Job:
@@ -64,12 +68,53 @@ cdef struct Call:
     Py_ssize_t count
     const ck_optim_fn* update  # for float and for double
     double* partial  # one number for each chunk, where the update makes one
+    bint maximize  # whether the gradient is negated first
+
+
+cdef ck_optim_slice _part(const ck_optim_slice* whole, Py_ssize_t first, Py_ssize_t most,
+                          Py_ssize_t itemsize) noexcept nogil:
+    """Return at most `most` elements of a slice from the element `first` on."""
+    cdef ck_optim_slice part
+    cdef Py_ssize_t start = first * itemsize
+    cdef int i
+    part.count = min(most, whole.count - first)
+    part.param = <char*>whole.param + start
+    part.grad = <const char*>whole.grad + start if whole.grad else NULL
+    for i in range(3):
+        part.state[i] = <char*>whole.state[i] + start if whole.state[i] else NULL
+    return part
+
+
+cdef void _negate(const void* source, void* target, Py_ssize_t count,
+                  Py_ssize_t itemsize) noexcept nogil:
+    """Write the negated numbers of `source` to `target`."""
+    cdef Py_ssize_t i
+    if itemsize == 8:
+        for i in range(count):
+            (<double*>target)[i] = -(<const double*>source)[i]
+    else:
+        for i in range(count):
+            (<float*>target)[i] = -(<const float*>source)[i]
+
+
+cdef void _climb(ck_optim_fn update, const ck_optim_slice* whole,
+                 const ck_optim_settings* settings, Py_ssize_t itemsize) noexcept nogil:
+    """Update one chunk with its gradient negated."""
+    cdef double negated[NEGATED]
+    cdef ck_optim_slice part
+    cdef Py_ssize_t first = 0
+    while first < whole.count:
+        part = _part(whole, first, NEGATED, itemsize)
+        _negate(part.grad, negated, part.count, itemsize)
+        part.grad = negated
+        update(&part, settings)
+        first += NEGATED
 
 
 cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Update one chunk of one parameter."""
     cdef Call* call = <Call*>ctx
-    cdef Py_ssize_t low = 0, high = call.count, middle, start
+    cdef Py_ssize_t low = 0, high = call.count, middle
     while high - low > 1:
         middle = (low + high) // 2
         if call.jobs[middle].first <= index:
@@ -77,19 +122,15 @@ cdef void _chunk(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         else:
             high = middle
     cdef Job* job = &call.jobs[low]
-    cdef ck_optim_slice part
-    cdef int i
-    start = (index - job.first) * CHUNK
-    part.count = min(CHUNK, job.whole.count - start)
-    start *= job.itemsize
-    part.param = <char*>job.whole.param + start
-    part.grad = <const char*>job.whole.grad + start if job.whole.grad else NULL
-    for i in range(3):
-        part.state[i] = <char*>job.whole.state[i] + start if job.whole.state[i] else NULL
+    cdef ck_optim_slice part = _part(&job.whole, (index - job.first) * CHUNK, CHUNK, job.itemsize)
+    cdef ck_optim_fn update = call.update[job.itemsize == 8]
+    if call.maximize:
+        _climb(update, &part, &job.settings, job.itemsize)
+        return
     if call.partial != NULL:
         call.partial[index] = 0
         part.state[0] = call.partial + index
-    call.update[job.itemsize == 8](&part, &job.settings)
+    update(&part, &job.settings)
 
 
 cdef void* _data(cnp.ndarray array, cnp.ndarray param, bint write) except NULL:
@@ -133,13 +174,14 @@ cdef _run(Call* call, int threads):
         parallel_for(_chunk, call, tasks, threads_for(threads, tasks, work))
 
 
-cdef Call _call(list arrays, const ck_optim_fn* update) except *:
+cdef Call _call(list arrays, const ck_optim_fn* update, bint maximize=False) except *:
     """Return a call with a job for each parameter, still to be described."""
     cdef Call call
     call.count = len(arrays)
     call.jobs = _jobs(call.count)
     call.update = update
     call.partial = NULL
+    call.maximize = maximize
     return call
 
 
@@ -164,13 +206,13 @@ cdef Job* _jobs(Py_ssize_t count) except NULL:
 
 
 def sgd(list arrays, list fresh, double lr, double momentum, double dampening,
-        double weight_decay, bint nesterov, int threads):
+        double weight_decay, bint nesterov, bint maximize, int threads):
     """Take a step of gradient descent.
 
     `arrays` has (param, grad, momentum buffer or None) for each parameter, `fresh` whether
     its buffer is still to be filled.
     """
-    cdef Call call = _call(arrays, &_updates().sgd[0])
+    cdef Call call = _call(arrays, &_updates().sgd[0], maximize)
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -183,13 +225,13 @@ def sgd(list arrays, list fresh, double lr, double momentum, double dampening,
 
 
 def adam(list arrays, list steps, double lr, double beta1, double beta2, double eps,
-         double weight_decay, bint decoupled, int threads):
+         double weight_decay, bint decoupled, bint maximize, int threads):
     """Take a step of Adam, or of AdamW where weight decay is `decoupled`.
 
     `arrays` has (param, grad, mean, mean square, largest mean square or None) for each
     parameter, `steps` the number of its step, from 1.
     """
-    cdef Call call = _call(arrays, &_updates().adam[0])
+    cdef Call call = _call(arrays, &_updates().adam[0], maximize)
     cdef Py_ssize_t i
     cdef double step
     try:
@@ -205,12 +247,13 @@ def adam(list arrays, list steps, double lr, double beta1, double beta2, double 
         free(call.jobs)
 
 
-def adagrad(list arrays, list rates, double eps, double weight_decay, int threads):
+def adagrad(list arrays, list rates, double eps, double weight_decay, bint maximize,
+            int threads):
     """Take a step of Adagrad.
 
     `arrays` has (param, grad, sum of squares) for each parameter, `rates` its rate.
     """
-    cdef Call call = _call(arrays, &_updates().adagrad[0])
+    cdef Call call = _call(arrays, &_updates().adagrad[0], maximize)
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -222,12 +265,13 @@ def adagrad(list arrays, list rates, double eps, double weight_decay, int thread
         free(call.jobs)
 
 
-def adadelta(list arrays, double lr, double rho, double eps, double weight_decay, int threads):
+def adadelta(list arrays, double lr, double rho, double eps, double weight_decay, bint maximize,
+             int threads):
     """Take a step of Adadelta.
 
     `arrays` has (param, grad, mean square, mean square of updates) for each parameter.
     """
-    cdef Call call = _call(arrays, &_updates().adadelta[0])
+    cdef Call call = _call(arrays, &_updates().adadelta[0], maximize)
     cdef Py_ssize_t i
     try:
         for i in range(call.count):
@@ -240,13 +284,13 @@ def adadelta(list arrays, double lr, double rho, double eps, double weight_decay
 
 
 def rmsprop(list arrays, double lr, double alpha, double eps, double weight_decay,
-            double momentum, int threads):
+            double momentum, bint maximize, int threads):
     """Take a step of RMSprop.
 
     `arrays` has (param, grad, mean square, momentum buffer or None, mean or None) for each
     parameter.
     """
-    cdef Call call = _call(arrays, &_updates().rmsprop[0])
+    cdef Call call = _call(arrays, &_updates().rmsprop[0], maximize)
     cdef Py_ssize_t i
     try:
         for i in range(call.count):

@@ -30,6 +30,8 @@ class Adadelta(Optimizer):
         Added under the roots.
     weight_decay : float
         L2 penalty.
+    maximize : bool
+        Climb along the gradient instead of going down: it is negated before anything else.
 
     Raises
     ------
@@ -42,9 +44,9 @@ class Adadelta(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1.0, rho: float = 0.9,
-                 eps: float = 1e-6, weight_decay: float = 0.0):
+                 eps: float = 1e-6, weight_decay: float = 0.0, *, maximize: bool = False):
         super().__init__(params, {"lr": lr, "rho": rho, "eps": eps,
-                                  "weight_decay": weight_decay})
+                                  "weight_decay": weight_decay, "maximize": maximize})
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "rho", "eps", "weight_decay")
@@ -54,4 +56,4 @@ class Adadelta(Optimizer):
     def _update(self, group: dict[str, Any]) -> None:
         arrays, _, _ = self._due(group, "square_avg", "acc_delta")
         kernels.adadelta(arrays, group["lr"], group["rho"], group["eps"], group["weight_decay"],
-                         runtime.get_num_threads())
+                         group["maximize"], runtime.get_num_threads())

@@ -34,6 +34,8 @@ class Adagrad(Optimizer):
         The sum of squares at first.
     eps : float
         Added to the root.
+    maximize : bool
+        Climb along the gradient instead of going down: it is negated before anything else.
 
     Raises
     ------
@@ -48,10 +50,11 @@ class Adagrad(Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-2, lr_decay: float = 0.0,
                  weight_decay: float = 0.0, initial_accumulator_value: float = 0.0,
-                 eps: float = 1e-10):
+                 eps: float = 1e-10, *, maximize: bool = False):
         super().__init__(params, {
             "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value, "eps": eps})
+            "initial_accumulator_value": initial_accumulator_value, "eps": eps,
+            "maximize": maximize})
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
@@ -65,4 +68,4 @@ class Adagrad(Optimizer):
         arrays, _, steps = self._due(group, "sum", make=filled)
         rates = [group["lr"] / (1 + (step - 1) * group["lr_decay"]) for step in steps]
         kernels.adagrad(arrays, rates, group["eps"], group["weight_decay"],
-                        runtime.get_num_threads())
+                        group["maximize"], runtime.get_num_threads())

@@ -33,6 +33,8 @@ class Adam(Optimizer):
         L2 penalty.
     amsgrad : bool
         Use the largest v so far (Reddi et al., 2018).
+    maximize : bool
+        Climb along the gradient instead of going down: it is negated before anything else.
 
     Raises
     ------
@@ -48,9 +50,10 @@ class Adam(Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, amsgrad: bool = False):
+                 weight_decay: float = 0.0, amsgrad: bool = False, *, maximize: bool = False):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps,
-                                  "weight_decay": weight_decay, "amsgrad": amsgrad})
+                                  "weight_decay": weight_decay, "amsgrad": amsgrad,
+                                  "maximize": maximize})
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "eps", "weight_decay")
@@ -61,7 +64,8 @@ class Adam(Optimizer):
         arrays, _, steps = self._due(group, "exp_avg", "exp_avg_sq",
                                      "max_exp_avg_sq" if group["amsgrad"] else None)
         kernels.adam(arrays, steps, group["lr"], *group["betas"], group["eps"],
-                     group["weight_decay"], self._decoupled, runtime.get_num_threads())
+                     group["weight_decay"], self._decoupled, group["maximize"],
+                     runtime.get_num_threads())
 
 
 class AdamW(Adam):
@@ -69,7 +73,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad
+    params, lr, betas, eps, amsgrad, maximize
         See `Adam`.
     weight_decay : float
         Share of the parameter taken off at each step, times the learning rate.
@@ -83,5 +87,5 @@ class AdamW(Adam):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2, amsgrad: bool = False):
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
+                 weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False):
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

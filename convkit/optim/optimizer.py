@@ -15,6 +15,9 @@ from convkit.ops.layout import axis_order, like
 
 __all__ = ["Optimizer"]
 
+# What settings mean that were added later, in states that were saved before.
+ADDED = {"maximize": False}
+
 
 class Optimizer:
     """Base of the optimisers; subclasses define ``_update(group)``.
@@ -150,6 +153,9 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state and settings that `state_dict` returned; arrays are copied.
 
+        Settings that were added to convkit after a state was saved get the value that they
+        had in effect: `maximize` is False.
+
         Raises
         ------
         ValueError
@@ -159,7 +165,8 @@ class Optimizer:
         ours, theirs = ([len(g["params"]) for g in gs] for gs in (self.param_groups, groups))
         if ours != theirs:
             raise ValueError(f"expected groups of {ours} parameters, got {theirs}")
-        missing = sorted({name for g in groups for name in set(self.defaults) - set(g)})
+        needed = set(self.defaults) - set(ADDED)
+        missing = sorted({name for g in groups for name in needed - set(g)})
         if missing:
             raise ValueError(f"the state is of another kind of optimiser: its groups have no "
                              f"settings {missing} of {type(self).__name__}")
@@ -170,8 +177,9 @@ class Optimizer:
             p = by_number[number]
             state[p] = {key: _loaded(key, value, p) for key, value in entries.items()}
         self.state = state
+        added = {k: v for k, v in ADDED.items() if k in self.defaults}
         for group, saved in zip(self.param_groups, groups, strict=True):
-            group.update({k: v for k, v in saved.items() if k != "params"})
+            group.update({**added, **saved, "params": group["params"]})
 
     def __repr__(self) -> str:
         lines = [type(self).__name__ + " ("]

@@ -35,6 +35,8 @@ class RMSprop(Optimizer):
         How much of the last step goes into the next.
     centered : bool
         Divide by the deviation of the gradient instead of its size.
+    maximize : bool
+        Climb along the gradient instead of going down: it is negated before anything else.
 
     Raises
     ------
@@ -49,10 +51,10 @@ class RMSprop(Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-2, alpha: float = 0.99,
                  eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0,
-                 centered: bool = False):
+                 centered: bool = False, *, maximize: bool = False):
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps,
                                   "weight_decay": weight_decay, "momentum": momentum,
-                                  "centered": centered})
+                                  "centered": centered, "maximize": maximize})
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "alpha", "eps", "weight_decay", "momentum")
@@ -62,4 +64,4 @@ class RMSprop(Optimizer):
                                  "momentum_buffer" if group["momentum"] else None,
                                  "grad_avg" if group["centered"] else None)
         kernels.rmsprop(arrays, group["lr"], group["alpha"], group["eps"], group["weight_decay"],
-                        group["momentum"], runtime.get_num_threads())
+                        group["momentum"], group["maximize"], runtime.get_num_threads())

@@ -33,6 +33,8 @@ class SGD(Optimizer):
         L2 penalty.
     nesterov : bool
         Look ahead along the buffer; needs a momentum and no dampening.
+    maximize : bool
+        Climb along the gradient instead of going down: it is negated before anything else.
 
     Raises
     ------
@@ -46,9 +48,11 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0,
-                 dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
+                 dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False,
+                 *, maximize: bool = False):
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening,
-                                  "weight_decay": weight_decay, "nesterov": nesterov})
+                                  "weight_decay": weight_decay, "nesterov": nesterov,
+                                  "maximize": maximize})
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "momentum", "weight_decay")
@@ -59,4 +63,5 @@ class SGD(Optimizer):
         arrays, fresh, _ = self._due(group, "momentum_buffer" if group["momentum"] else None,
                                      counts=False)
         kernels.sgd(arrays, fresh, group["lr"], group["momentum"], group["dampening"],
-                    group["weight_decay"], group["nesterov"], runtime.get_num_threads())
+                    group["weight_decay"], group["nesterov"], group["maximize"],
+                    runtime.get_num_threads())

@@ -66,7 +66,7 @@ class EMA:
             else:
                 average += average.dtype.type(share) * (value - average)
         # A step of gradient descent that is all weight decay: p -= -share (value - p).
-        kernels.sgd(together, [False] * len(together), -share, 0.0, 0.0, -1.0, False,
+        kernels.sgd(together, [False] * len(together), -share, 0.0, 0.0, -1.0, False, False,
                     runtime.get_num_threads())
 
     def restart(self) -> None:
