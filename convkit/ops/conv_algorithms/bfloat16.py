@@ -28,9 +28,9 @@ LEAST_GRADIENT_PRODUCTS = {"split_bf16": 50.0, "bf16": 32.0}
 # product of both numbers of channels over their sum.
 FEW_CHANNELS = 32
 # How many split multiply-adds are made in the time of one in float32: 2.6 while the processor runs
-# its tiles at full speed and 1.4 while it throttles them, which it did half of the time where both
+# its tiles at full speed and 1.4 while it throttles them, which it did most of the time where both
 # were measured (docs/performance.md). And about what each value costs that is converted or written.
-SPLIT_GAIN = 2.0
+SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
 
 
