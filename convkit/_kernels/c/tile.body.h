@@ -101,10 +101,19 @@ CK_INLINE void tile_store(void *c, ptrdiff_t at, vfloat v0, vfloat v1, int narro
     }
 }
 
+/* The same of 16 columns. */
+CK_INLINE void tile_store_half(void *c, ptrdiff_t at, vfloat v, int narrow) {
+    if (narrow)
+        _mm256_storeu_si256((__m256i *)((uint16_t *)c + at),
+                            _mm512_castsi512_si256(bf16_rounded_pair((__m512)v, _mm512_setzero_ps())));
+    else
+        store_f((float *)c + at, v);
+}
+
 enum { ADD_NOTHING, ADD_FLOATS, ADD_NARROW };
 
-/* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Two columns
-   of whole vectors have loops almost without branches, for the usual activations. */
+/* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Columns of
+   whole vectors have loops almost without branches, for the usual activations. */
 CK_INLINE void tile_whole_rows(ck_tile_queue *q, int last, int relu, int residual, int narrow,
                                int stream) {
     const vfloat nothing = set_f(-0.0f), zero = {0};
@@ -153,10 +162,28 @@ static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
     q->done = last;
 }
 
+/* The same for one column of whole vectors. */
+CK_INLINE void tile_half_rows(ck_tile_queue *q, int last, int relu, int residual, int narrow) {
+    const vfloat zero = {0}, bias = q->bias ? load_f(q->bias) : set_f(-0.0f);
+    const float *sums = q->sums[q->filled] + 32 * q->done;
+    for (int m = q->done; m < last; m++, sums += 32) {
+        const ptrdiff_t at = q->c_rows[m];
+        if (at < 0) continue;
+        vfloat v = load_f(sums) + bias;
+        if (residual) v += tile_added(q->residual, at, residual == ADD_NARROW);
+        if (relu) v = at_least_f(v, zero);
+        tile_store_half(q->c, at, v, narrow);
+    }
+    q->done = last;
+}
+
 #define TILE_WHOLE_ROWS(relu, residual, narrow)                                                    \
     static void tile_rows_##relu##residual##narrow(const ck_tile_args *g, ck_tile_queue *q,        \
                                                    int last) {                                     \
-        tile_whole_rows(q, last, relu, residual, narrow, g->stream);                               \
+        if (q->n > 16)                                                                             \
+            tile_whole_rows(q, last, relu, residual, narrow, g->stream);                           \
+        else                                                                                       \
+            tile_half_rows(q, last, relu, residual, narrow);                                       \
     }
 #define TILE_EACH_RESIDUAL(act, relu, narrow)                                                      \
     act(relu, 0, narrow) act(relu, 1, narrow) act(relu, 2, narrow)
@@ -190,7 +217,7 @@ CK_INLINE void tile_wait(const ck_tile_args *g, int mb, int nb) {
     q->bias = g->bias;
     q->residual = g->residual;
     q->n = g->n;
-    q->finish = nb == 2 && g->n == 32 && g->activation <= CK_ACT_RELU
+    q->finish = g->n == 16 * nb && g->activation <= CK_ACT_RELU
                     ? tile_rows_whole[g->activation][g->narrow_c][
                           !g->residual ? ADD_NOTHING : g->narrow_residual ? ADD_NARROW : ADD_FLOATS]
                     : tile_rows;
