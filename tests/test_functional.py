@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from harness import random_array, run_python
@@ -9,6 +11,7 @@ from tolerances import assert_close, tolerance
 
 import convkit as ck
 from convkit import functional as F
+from convkit import nn
 from convkit.ops import REGISTRY
 
 EXACT = tolerance("forward", "float64")
@@ -111,6 +114,25 @@ def test_pools(torch, shape, kwargs):
     one = {k: v[0] if isinstance(v, tuple) and v else v for k, v in kwargs.items()}
     agree(torch, "max_pool1d", (wide(*shape[:-1]),), **one)
     agree(torch, "avg_pool1d", (wide(*shape[:-1]),), **one)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_max_pools_take_the_padding_that_pytorch_takes(torch, axes):
+    """At most half the kernel, whatever its dilation."""
+    x = wide(2, 3, *(12,) * axes)
+    for kernel, padding, dilation in itertools.product((1, 2, 3, 4), (0, 1, 2, 3), (1, 2, 3)):
+        options = {"kernel_size": kernel, "stride": 1, "padding": padding, "dilation": dilation}
+        if padding <= kernel // 2:
+            agree(torch, f"max_pool{axes}d", (x,), **options)
+            continue
+        with pytest.raises(RuntimeError, match="half"):
+            getattr(torch.nn.functional, f"max_pool{axes}d")(torch.from_numpy(x), **options)
+        layer = getattr(nn, f"MaxPool{axes}d")(**options)
+        for call in (layer, lambda x, o=options: getattr(F, f"max_pool{axes}d")(x, **o)):
+            with pytest.raises(ck.ShapeError, match=rf"expected padding of at most half of "
+                               rf"kernel_size \({kernel}, ?{kernel if axes == 2 else ''}\), "
+                               rf"without its dilation, got \({padding}"):
+                call(x)
 
 
 @pytest.mark.parametrize("shape", [IMAGE, IMAGE[1:]])

@@ -54,6 +54,23 @@ def test_mixtures_agree_with_onnxruntime(i):
         assert_close(a, b, BOUNDS if i < 2 else Tolerance(1e-3, 1e-3))
 
 
+@pytest.mark.parametrize("places", [False, True])
+def test_max_pools_may_pad_more_than_half_the_kernel(places):
+    """The standard bounds padding by what a dilated window spans, PyTorch by half the kernel."""
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    outputs = ["y", "i"][:1 + places]
+    pool = node("MaxPool", ["x"], outputs, kernel_shape=[3, 2], dilations=[2, 3], pads=[2, 1, 2, 1])
+    m = model([pool], {"x": (2, 3, 9, 8)}, [])
+    m.graph.output.extend(helper.make_tensor_value_info(n, t, "abcd") for n, t in zip(
+        outputs, (T.FLOAT, T.INT64), strict=False))
+    x = random_array((2, 3, 9, 8))
+    want = runtime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]
+                                    ).run(None, {"x": x})
+    got = ck.compile(from_model(m))(x)
+    for a, b in zip(got if places else (got,), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_batch_stays_open():
     graph = from_model(onnx.ModelProto.FromString(onnx_files.seeds()[0]))
     assert graph.shape(graph.outputs[0].value) == (BatchDim(), 5)

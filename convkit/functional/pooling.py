@@ -31,10 +31,15 @@ __all__ = [
 
 def _max_pool(axes, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     kernel = per_axis(kernel_size, axes, "kernel_size")
+    edges = per_axis(padding, axes, "padding")
+    # The operation takes more under a dilation, for ONNX files; PyTorch does not.
+    if any(2 * p > k >= 1 for p, k in zip(edges, kernel, strict=True)):
+        raise ShapeError(f"expected padding of at most half of kernel_size {kernel}, without its "
+                         f"dilation, got {edges}")
     attrs = {
         "kernel_size": kernel,
         "stride": per_axis(stride, axes, "stride") if _given(stride) else kernel,
-        "padding": per_axis(padding, axes, "padding"),
+        "padding": edges,
         "dilation": per_axis(dilation, axes, "dilation"),
         "ceil_mode": bool(ceil_mode),
         "return_indices": bool(return_indices),
@@ -67,7 +72,8 @@ def max_pool2d(
         Shape (N, C, H, W) or (C, H, W).
     kernel_size, stride, padding, dilation : int or tuple
         One for both axes or one each; the stride is the kernel's size unless given.
-        The padding counts as minus infinity and is at most half the kernel.
+        The padding counts as minus infinity and is at most half the kernel's size, whatever
+        its dilation.
     ceil_mode : bool
         Keep the last, incomplete window.
     return_indices : bool
@@ -77,6 +83,11 @@ def max_pool2d(
     -------
     Tensor or tuple of Tensor
         The maxima, or (maxima, indices).
+
+    Raises
+    ------
+    ShapeError
+        When the windows or the padding do not fit.
     """
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 

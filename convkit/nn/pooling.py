@@ -58,7 +58,8 @@ class MaxPool2d(_MaxPool):
     Parameters
     ----------
     kernel_size, stride, padding, dilation : int or tuple
-        The stride is the kernel's size unless given; padding counts as minus infinity.
+        The stride is the kernel's size unless given; padding counts as minus infinity and is
+        at most half the kernel's size, whatever its dilation.
     return_indices : bool
         Return (maxima, places).
     ceil_mode : bool

@@ -309,9 +309,11 @@ class MaxPool(Op):
     """The largest value of each window, as `torch.nn.functional.max_pool2d`; of bytes, too.
 
     Attributes: kernel_size, stride (default: kernel_size), padding, dilation, one value per
-    spatial axis; ceil_mode; return_indices. Padding counts as minus infinity, NaN is larger
-    than everything. With return_indices a second output holds each value's place in the
-    flattened spatial axes of the input (int64; -1 for a window that meets padding alone).
+    spatial axis; ceil_mode; return_indices. Padding counts as minus infinity and is at most half
+    of what a window spans, dilated as it is (ONNX has such; `F.max_pool2d` takes half of
+    kernel_size, as PyTorch does). NaN is larger than everything. With return_indices a second
+    output holds each value's place in the flattened spatial axes of the input (int64; -1 for a
+    window that meets padding alone).
     """
 
     name = "max_pool"
