@@ -398,10 +398,14 @@ def test_precision_decides_and_linear_profits(run):
         assert of_channels(16, 32, 3, 2, 32, "grad_input", level) == "direct"
         assert of_channels(24, 144, 1, 1, 56, "grad_input", level) == "direct"
         assert of_channels(64, 256, 1, 1, 56, "grad_input", level) == name
+        assert of_channels(64, 256, 1, 1, 56, "forward", level) == name
         assert of_channels(64, 128, 3, 2, 56, "grad_input", level) == name
     assert of_channels(32, 64, 3, 2, 16, "grad_input", "high") == "direct"
+    for before, after, size in ((16, 96, 112), (144, 24, 56), (32, 192, 28)):
+        assert of_channels(before, after, 1, 1, size, "forward", "high") == "direct"
+        assert of_channels(before, after, 1, 1, size, "forward", "medium") == "bf16"
     assert of_channels(32, 64, 3, 2, 16, "grad_input", "medium") == "bf16"
-    x, w = random_array((37, 100)), random_array((40, 100), seed=1)
+    x, w = random_array((37, 100)), random_array((70, 100), seed=1)
     exact = x.astype("d") @ w.T.astype("d")
     errors = {}
     for level in ("highest", "high", "medium"):
