@@ -446,7 +446,7 @@ def test_programs_give_the_bits_of_single_operations(run):
         check_bits(program, graph, chosen)
         used |= set(program._lowered.algorithms.values())
     assert not program._lowered.python
-    assert used == {"split_bf16", "bf16"}, used
+    assert used >= {"split_bf16", "bf16"}, used
     """)
 
 
