@@ -652,7 +652,7 @@ def operations_table() -> str:
     """Return the table of operations in docs/ckit-format.md."""
     lines = ["| operation | inputs | attributes (default) | first input | outputs |",
              "| --- | --- | --- | --- | --- |"]
-    made = {"sum": " (int64 of integers)", "dtype": " of `dtype`", "where": " like a and b",
+    made = {"sum": " (int64 unless floats)", "dtype": " of `dtype`", "where": " like a and b",
             "bool": " bool", "int64": " int64", "": "", "0": " like input 0", "1": " like input 1"}
     for op in sorted(SCHEMAS):
         schema = SCHEMAS[op]

@@ -256,6 +256,22 @@ def test_integers_among_themselves_stay_integers(model, tmp_path):
         assert got.dtype == want.dtype
 
 
+@pytest.mark.parametrize("model", [
+    lambda x: (x > 0).sum(1), lambda x: (x > 0).sum((1, 2), keepdim=True),
+    lambda x: (x > 0).sum(1) / 3, lambda x: (x > -1).prod(2), lambda x: (x > 0).cumsum(2),
+    lambda x: (x.argmax(1) == 1).sum(1), lambda x: (x > 0).max(1)[0], lambda x: (x > 0).max(1)[1],
+    lambda x: (x > 0).argmin(2)])
+def test_truth_values_are_counted(model, torch, tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    program, want = ck.compile(model, (1, 4, 5)), model(ck.Tensor(x)).data
+    ck.save(program, tmp_path / "net.ckit")
+    for got in (program(x), ck.load(tmp_path / "net.ckit")(x)):
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == want.dtype
+    if "argmin" not in model.__code__.co_names:     # PyTorch has none of truth values
+        np.testing.assert_array_equal(want, model(torch.from_numpy(x)).numpy())
+
+
 def test_decisions_by_constants_are_nobodys_business(recwarn):
     weight = ck.ones(3)
 

@@ -121,6 +121,8 @@ B = X > 0
     ("div", [I, I[::-1].copy() * 2 + 1], {"rounding_mode": "floor"}),
     ("remainder", [I, I[::-1].copy() * 2 + 1], {}), ("fmod", [I, I[::-1].copy() * 2 + 1], {}),
     ("sum", [I], {"dim": (1,)}), ("amax", [I], {"dim": (0,)}), ("cumsum", [I], {"dim": 1}),
+    ("sum", [B], {"dim": (1,)}), ("prod", [B], {"dim": None}), ("cumsum", [B], {"dim": 1}),
+    ("argmax", [B], {"dim": 1}), ("argmin", [B], {"dim": None}),
     ("clamp", [I], {"min": -3.0, "max": 5.0}),
     ("quantize_linear", [X[:, :2], np.array(0.25, np.float32)], {"dtype": "int8"}),
     ("quantize_linear", [X[:, :2], np.array([0.5, 0.25], np.float32), np.array([3, 4], np.uint8)],

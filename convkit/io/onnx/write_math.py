@@ -243,6 +243,8 @@ def reduce(w: Writer, s: Step) -> str:
 def arg_extreme(w: Writer, s: Step) -> str:
     """Write ArgMax or ArgMin; over all axes, of the flattened array."""
     name, x = REGISTRY[s.node.op].onnx, s.ins[0]
+    if s.dtypes[0] == "bool":
+        x = w.op("Cast", x, to=elem_of("uint8"))
     if s.attrs["dim"] is not None:
         return w.op(name, x, axis=s.attrs["dim"], keepdims=int(s.attrs["keepdim"]))
     y = w.op(name, w.op("Reshape", x, w.ints(-1)), axis=0, keepdims=0)
