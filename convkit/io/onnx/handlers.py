@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convkit.io.onnx import (  # noqa: F401
     convolution,
+    einsum,
     elementwise,
     integer,
     normalization,

@@ -90,6 +90,18 @@ def transpose(b: Builder, node: Operator) -> Val:
     return b.op("permute", x, dims=order) if x.rank else x
 
 
+@handles("Trilu")
+def trilu(b: Builder, node: Operator) -> Val:
+    """Return x with zeros below (or, for `upper` of 0, above) the k-th diagonal of its matrices."""
+    x, shift = node.input(0), 0 if node.input(1) is None else int(b.number(node.input(1), "k"))
+    if x.rank < 2:
+        raise ModelFormatError(f"Trilu of x with {x.rank} axes")
+    b.spend(math.prod(x.shape[-2:]))
+    row, column = np.ogrid[:x.shape[-2], :x.shape[-1]]
+    kept = column - row >= shift if node.attrs["upper"] else column - row <= shift
+    return b.op("where", b.constant(kept), x, b.like(0, x))
+
+
 @handles("Expand")
 def expand(b: Builder, node: Operator) -> Val:
     """Return x broadcast with a shape."""
