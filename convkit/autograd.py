@@ -268,7 +268,7 @@ class Tensor(TensorBase, Methods):
 
     def clone(self) -> Tensor:
         """Return a copy through which gradients flow."""
-        if here().tracer is None and not (here().grad and self.requires_grad):
+        if here().tracer is None and not self._counts():
             copy = like(self.data)
             np.copyto(copy, self.data)
             return wrap(copy)
@@ -367,8 +367,8 @@ class Tensor(TensorBase, Methods):
         Parameters
         ----------
         hook : callable
-            Gets the gradient (not to be changed in place); what it returns, unless None,
-            takes the gradient's place.
+            Gets the gradient (not to be changed in place); what it returns, unless None or that
+            gradient, takes the gradient's place. A hook that only looks changes no bit.
 
         Returns
         -------
@@ -471,9 +471,14 @@ class Tensor(TensorBase, Methods):
         return self
 
     def _inplace(self, other: Any, change: Callable, combine: Callable) -> Tensor:
-        """Run ``t += other``: in place, or out of place where a record of it is wanted."""
-        if here().tracer is not None or (here().grad and (
-                self._edge is not None or getattr(other, "requires_grad", False))):
+        """Run ``t += other``: in place, or out of place where a record of it is wanted.
+
+        Or where it is to be computed as if it were.
+        """
+        now = here()
+        if (now.tracer is not None
+                or (self._counts() and (self._edge is not None or not self.requires_grad))
+                or ((now.grad or now.rehearsal) and getattr(other, "requires_grad", False))):
             return combine(other)
         return change(other)
 
@@ -622,7 +627,7 @@ class Tensor(TensorBase, Methods):
         if indexing.is_basic(index):    # tensors of no axes are numbers
             return self[index]
         pick = indexing.pick(self.shape, index)
-        if here().tracer is None and not (here().grad and self.requires_grad):
+        if here().tracer is None and not self._counts():
             return wrap(self.data[pick.basic][pick.index()])
         return self._picked(pick)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from convkit import autograd, random
+from convkit._kernels.tape import handed_on
 from convkit._precision import get_precision, precision
 from convkit.autograd import Node, Tensor, enable_grad
 from convkit.ops.op import Op
@@ -27,16 +28,17 @@ class _Part(Op):
 
     name = "checkpoint"
     passes_gradient = True
+    takes_masked = True
 
 
 class _PartNode(Node):
-    """A part of the network that backward runs again."""
+    """A part of the network that backward runs again; `marks` are its results' (`PutOff`)."""
 
-    __slots__ = ()
+    __slots__ = ("marks",)
 
     def run(self, grads: list) -> tuple:
         """Run the part, and send the gradients of its results into what that recorded."""
-        grads = self.begin(grads)
+        self.check()
         outputs = _outputs(self.ctx(), "checkpoint")
         if len(outputs) != len(grads):
             raise RuntimeError(f"the function of a checkpoint returned {len(grads)} tensors, "
@@ -46,7 +48,10 @@ class _PartNode(Node):
             if grad is not None and grad.shape != y.shape:
                 raise RuntimeError(f"the function of a checkpoint returned shape {grad.shape}, "
                                    f"and {y.shape} when it was run again")
-        return tuple(grads)
+        for y, mark in zip(outputs, self.marks, strict=True):
+            if y._deferred is not None:
+                y._deferred.expect_gradient(mark)
+        return tuple(self.hooked(grads))
 
 
 def checkpoint(function: Callable, *args: Any, preserve_rng_state: bool = True,
@@ -119,9 +124,10 @@ def checkpoint(function: Callable, *args: Any, preserve_rng_state: bool = True,
 
     node = _PartNode(_Part, again, (), versions, len(outputs))
     node.leaves = tuple(t for t in reads.values() if t.is_leaf)
+    node.marks = [None if y._deferred is None else y._deferred.mark for y in outputs]
     marked = []
     for i, y in enumerate(outputs):
-        out = y.detach()
+        out = handed_on(y)
         if y.dtype.kind == "f":
             out._edge, out.requires_grad = (node, i), True
         marked.append(out)

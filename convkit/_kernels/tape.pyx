@@ -43,9 +43,11 @@ cdef class Switches:
 
     During a `rehearsal`, operations compute what they would if they were recorded, put off what
     they then would, but nothing is kept for backward; it is called with each one's inputs.
+    `training` says whether the innermost module that runs is in training: under precision "medium"
+    what it computes without a record is as if it were recorded, too.
     """
 
-    cdef public bint grad, recomputing
+    cdef public bint grad, recomputing, training
     cdef public object tracer, rehearsal
     cdef public tuple after, watchers
 
@@ -150,8 +152,21 @@ cdef class PutOff:
         """Take the values now, as what they are computed from is about to change."""
         self.array()
 
-    def expect_gradient(self):
-        """Be told that somebody will want or send these values' gradient as it is."""
+    # What gradients of these values are known by, also when the values were computed again.
+    mark = None
+
+    def expect_gradient(self, mark=None):
+        """Be told that somebody will want or send these values' gradient as it is.
+
+        With the mark of equal values that were computed before: that theirs is sent here.
+        """
+
+    def seen(self, narrow):
+        """Return a gradient as it is handed on, to who only looks; it stays as it is.
+
+        `narrow`: its reader has it as bfloat16, where it can be had so.
+        """
+        return self.array()
 
 
 def plain(value):
@@ -176,12 +191,14 @@ cdef class TensorBase:
     changes in place and is shared by tensors over the same memory. `_values` is None while a
     result is put off; `_deferred` is then what it will be computed from, and may remain
     (`PutOff`). `_moments` is what the operation that made the values knows of their channels, as
-    long as nothing has changed in place.
+    long as nothing has changed in place. `_unrecorded` says that this was computed under `no_grad`
+    as if it were recorded, which it would be in training.
     """
 
     cdef object __weakref__
     cdef public object grad, _edge, _cell, _values, _deferred, _hooks, _post_hooks, _moments
     cdef public bint requires_grad
+    cdef readonly bint _unrecorded
 
     @property
     def data(self):
@@ -229,6 +246,13 @@ cdef class TensorBase:
     def is_leaf(self):
         """Whether no recorded operation made this tensor."""
         return self._edge is None
+
+    def _counts(self):
+        """Tell whether what is made of this is recorded, or computed as if it were."""
+        cdef Switches now = here()
+        if now.grad or now.rehearsal is not None:
+            return self.requires_grad
+        return self._unrecorded
 
     def _writable(self):
         """Return the array that changes in place are written to."""
@@ -432,6 +456,9 @@ def entry_of(module, str name not None):
 def run_module(module, *args, **kwargs):
     """Run a module's `forward`, with hooks around it, and name the layer in what it raises."""
     cdef dict rooms = module.__dict__
+    cdef Switches now = here()
+    cdef bint before = now.training
+    now.training = rooms.get("training")
     try:
         if rooms["_forward_pre_hooks"] or rooms["_forward_hooks"]:
             return module._call_hooked(args, kwargs)
@@ -439,6 +466,8 @@ def run_module(module, *args, **kwargs):
     except ConvkitError as error:
         module._locate(error)
         raise
+    finally:
+        now.training = before
 
 
 cpdef wrap(array):
@@ -447,6 +476,19 @@ cpdef wrap(array):
     t._values = array
     t._cell = [0]
     return t
+
+
+def handed_on(TensorBase y not None):
+    """Return a tensor of the same values that is cut off from the tape, but has them as they come.
+
+    That is put off where they are `narrow`, where `detach` has an array.
+    """
+    cdef TensorBase out
+    if y._deferred is None or not y._deferred.narrow:
+        return y.detach()
+    out = wrap(y._values)
+    out._deferred, out._cell, out._moments = y._deferred, y._cell, y._moments
+    return out
 
 
 cdef long long _count = 0   # of nodes
@@ -493,8 +535,8 @@ cdef class Node:
     def __hash__(self):
         return self.order
 
-    def begin(self, list grads):
-        """Check that what backward reads is as it was; return what the outputs' hooks leave."""
+    def check(self):
+        """Check that what backward reads is as it was."""
         if self.ctx is None:
             raise RuntimeError(
                 "backward through this graph a second time: its saved values were freed; "
@@ -506,17 +548,34 @@ cdef class Node:
                 raise RuntimeError(
                     f"a tensor that the gradient of {self.op.name!r} needs was changed in place "
                     f"(it is at version {cell[0]}, expected {version})")
-        if self.hooks or not self.op.takes_masked:
+
+    def hooked(self, list grads):
+        """Return what the outputs' hooks leave of their gradients, as backward takes them."""
+        cdef bint narrow
+        if not self.op.takes_masked:
             grads = [g if g is None else _plain(g) for g in grads]
         if self.hooks:
+            narrow = self.reads_halves()
             for output, hook in self.hooks:
                 if grads[output] is not None:
-                    grads[output] = _hooked(hook, grads[output])
+                    grads[output] = _hooked(hook, grads[output], narrow)
         return grads
+
+    cdef bint reads_halves(self) except -1:
+        """Tell whether a gradient that can be had as bfloat16 is read so, here or farther on."""
+        if not self.op.takes_masked:
+            return False
+        if not self.op.passes_gradient:
+            return self.op.reads_halves(self.ctx)
+        for edge in self.edges:
+            if isinstance(edge, tuple) and (<Node?>(<tuple>edge)[0]).reads_halves():
+                return True
+        return False
 
     def run(self, list grads):
         """Run the operation's backward once."""
-        grads = self.begin(grads)
+        self.check()
+        grads = self.hooked(grads)
         (<Context?>self.ctx).owned = self.owned and not self.hooks
         return self.op.backward(self.ctx, *grads)
 
@@ -526,10 +585,11 @@ cdef class Node:
         self.versions = self.edges = self.leaves = ()
 
 
-cdef _hooked(hook, grad):
-    """Return the gradient that a hook leaves."""
-    result = hook(wrap(grad))
-    if result is None:
+cdef _hooked(hook, grad, bint narrow=False):
+    """Return the gradient that a hook leaves: the very one that came, unless it gives another."""
+    cdef TensorBase shown = wrap(grad if isinstance(grad, cnp.ndarray) else grad.seen(narrow))
+    result = hook(shown)
+    if result is None or (result is shown and shown._cell[0] == 0):
         return grad
     result = np.asarray(result, dtype=grad.dtype)
     if result.shape != grad.shape:
@@ -718,9 +778,9 @@ cpdef perform(op, tuple inputs, dict attrs):
     cdef object rehearsal = now.rehearsal
     cdef tuple watchers = now.watchers
     cdef Kind kind = _kind(op)
-    cdef bint watched = tracer is not None or len(watchers) > 0, as_recorded
+    cdef bint watched = tracer is not None or len(watchers) > 0
     cdef bint takes_deferred = not watched and kind.takes_deferred
-    cdef bint wanted = False
+    cdef bint wanted = False, unrecorded = False, as_recorded
     cdef Context ctx = Context.__new__(Context)
     cdef Py_ssize_t i, count = len(inputs), sources
     cdef list arguments = [ctx]
@@ -730,24 +790,29 @@ cpdef perform(op, tuple inputs, dict attrs):
             t = x
             arguments.append(t._now() if takes_deferred else t._computed())
             wanted = wanted or t.requires_grad
+            unrecorded = unrecorded or t._unrecorded
         else:
             if not (x is None or isinstance(x, cnp.ndarray)):
                 x = _Tensor(x).data
             arguments.append(x)
-    as_recorded = wanted and (now.grad or rehearsal is not None)
+    ctx.precision = _present_precision()
+    # In other precisions it makes no difference to the bits.
+    unrecorded = not now.grad and rehearsal is None and (unrecorded or (
+        wanted and now.training and "medium" in (ctx.precision, attrs.get("precision"))))
+    as_recorded = unrecorded or wanted and (now.grad or rehearsal is not None)
     wanted = wanted and now.grad
     ctx.needs = tuple([wanted and isinstance(x, TensorBase) and (<TensorBase>x).requires_grad
                        for x in inputs])
     ctx.threads = _threads()
-    ctx.precision = _present_precision()
     ctx.cache = tuple([
         (<Holder>x)._packed(wanted and (<TensorBase>x).requires_grad, tracer is not None)
         if isinstance(x, Holder) else None for x in inputs]) if kind.packs else ()
     ctx.defer = as_recorded and not watched
     sources = kind.defers if ctx.defer else 0
     for i in range(sources):
-        ctx.defer = ctx.defer and isinstance(inputs[i], TensorBase) \
-            and (<TensorBase>inputs[i])._edge is not None
+        ctx.defer = ctx.defer and isinstance(inputs[i], TensorBase) and (
+            (<TensorBase>inputs[i])._edge is not None
+            or unrecorded and (<TensorBase>inputs[i])._unrecorded)
     if kind.takes_moments and isinstance(inputs[0], TensorBase):
         t = inputs[0]
         ctx.moments = t._moments if t._cell[0] == 0 else None
@@ -761,6 +826,9 @@ cpdef perform(op, tuple inputs, dict attrs):
         (<TensorBase>tensors[0])._cell = (<TensorBase>inputs[0])._cell
     if wanted:
         _record(op, kind, ctx, inputs, tensors)
+    elif unrecorded:
+        for i in range(kind.differentiable):
+            (<TensorBase>tensors[i])._unrecorded = True
     elif as_recorded:
         _attach(Node(op, None, (), (), kind.differentiable), tensors)
     if rehearsal is not None:

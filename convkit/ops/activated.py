@@ -45,13 +45,25 @@ _STOPS = {"relu": (0,), "relu6": (0, 0x40c0)}
 
 
 class Held:
-    """An activation's values as bfloat16, channels-last, from when somebody wants them."""
+    """An activation's values as bfloat16, channels-last, from when somebody wants them.
 
-    __slots__ = ("halves", "kernel")
+    `earlier` are the same values, which others read before they were computed again.
+    """
+
+    __slots__ = ("earlier", "halves", "kernel")
 
     def __init__(self, kernel: str):
         self.kernel = kernel
+        self.earlier: Held | None = None
         self.halves: np.ndarray | None = None
+
+    def known(self) -> list[Held]:
+        """Return these values, and those that were computed earlier: gradients may be of any."""
+        known, held = [self], self.earlier
+        while held is not None:
+            known.append(held)
+            held = held.earlier
+        return known
 
 
 class Activated(Narrow):
@@ -107,9 +119,20 @@ class Activated(Narrow):
             source, self._source = self._source, memory.empty(self._source.shape)
             np.copyto(self._source, source)
 
-    def expect_gradient(self) -> None:
-        """Take the values, as a gradient may come that is still to be masked by them."""
-        self.halves()
+    @property
+    def mark(self) -> Held:
+        """What the gradient is masked by."""
+        return self.held
+
+    def expect_gradient(self, mark: Held | None = None) -> None:
+        """Take the values, as a gradient may come that is still to be masked by them.
+
+        Or have it masked by the earlier ones, which whoever needed them has taken.
+        """
+        if mark is None:
+            self.halves()
+        elif mark is not self.held:
+            self.held.earlier = mark
 
     def _hold(self, halves: np.ndarray) -> None:
         """Take the values.
@@ -155,10 +178,12 @@ def _masked(gy: np.ndarray, values: np.ndarray, kernel: str, threads: int, owned
 def gradient(gy: np.ndarray | Narrow, held: Held, threads: int, owned: bool
              ) -> np.ndarray | Narrow:
     """Return the gradient of the argument of an activation that was put off."""
-    if gy.__class__ is Unpooled and gy.pooling.held is held:
+    known = held.known()
+    if gy.__class__ is Unpooled and gy.pooling.held in known:
         return gy.masked()
     gy = gradient_last(gy, True, threads)
-    gx, sums = _masked(gy, held.halves, held.kernel, threads, owned)
+    values = next(h.halves for h in known if h.halves is not None)
+    gx, sums = _masked(gy, values, held.kernel, threads, owned)
     return Halves(gx, threads, sums) if gx.dtype is HALF else from_last(gx)
 
 
@@ -171,6 +196,7 @@ class Pooling(NamedTuple):
     index: np.ndarray
     values: np.ndarray      # behind the activation, bfloat16, channels-last
     held: Held
+    narrow: bool            # whether the activation's argument came as bfloat16
 
     def spread(self, gy: np.ndarray, index: np.ndarray, threads: int) -> np.ndarray:
         """Send gradients of the values, channels-last, to the places that the index tells."""
@@ -242,6 +268,12 @@ class Unpooled(Narrow):
     def array(self) -> np.ndarray:
         """Return the gradient."""
         return from_last(self._spread(widened(self._gy, self.threads)))
+
+    def seen(self, narrow: bool) -> np.ndarray:
+        """Return the gradient as it is handed on; the activation passes it on to who reads it."""
+        if not (narrow if self._behind else self.pooling.narrow):
+            return self.array()
+        return from_last(widened(self.halves(), self.threads))
 
     def _spread(self, gy: np.ndarray) -> np.ndarray:
         """Return the gradient, of the type of that of the pooled values."""

@@ -182,6 +182,14 @@ class _Absorbing(_FromOutput):
         return (kept, order) if isinstance(kept, Kept) else (y, None)
 
     @classmethod
+    def reads_halves(cls, ctx: Context) -> bool:
+        """Tell whether the values were put off and are bfloat16, or those of the norm before."""
+        value, put_off, _ = ctx.saved
+        if put_off:
+            return isinstance(value, Rounded) or (value.__class__ is Deferred and value.narrow)
+        return value.__class__ is Held
+
+    @classmethod
     def backward(cls, ctx: Context, gy: np.ndarray | Narrow) -> tuple[np.ndarray | Narrow]:
         """Return the gradient of x; where x was a batch norm's output, that masks it."""
         value, put_off, order = ctx.saved

@@ -221,6 +221,12 @@ class Conv(Op):
         return _emit(b, steps, x, bias, residual, y)
 
     @staticmethod
+    def reads_halves(ctx: Context) -> bool:
+        """Tell whether its products do."""
+        problem, algorithm, *_ = ctx.saved
+        return _reads_halves(ctx, problem, algorithm)
+
+    @staticmethod
     def backward(ctx: Context, gy):
         """Gradients of x, weight and bias."""
         problem, algorithm, x, weight, _, rank, *_ = ctx.saved

@@ -316,6 +316,13 @@ class Masked(Narrow):
         self._value = Halves(last, self.threads) if last.dtype is HALF else from_last(last)
         self.gy = self.value = None
 
+    def seen(self, narrow: bool) -> np.ndarray:
+        """Return the gradient as it is handed on; it is worked out beside it."""
+        if self._value is not None:
+            return plain(self._value)
+        gy = self.gy if self.gy.__class__ is np.ndarray else self.gy.seen(narrow)
+        return Masked(gy, self.value, self.kernel, self.threads).array()
+
     def array(self) -> np.ndarray:
         """Return the gradient; it is worked out once."""
         if self._value is None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from convkit._kernels import memory, norm
 from convkit._kernels.tape import PutOff
-from convkit.ops.kept import Kept, Rounded, widened
-from convkit.ops.layout import from_last
+from convkit.ops.kept import HALF, Kept, Rounded, widened
+from convkit.ops.layout import from_last, to_last
 
 __all__ = ["Halves", "Narrow", "halves_of"]
 
@@ -31,6 +32,19 @@ class Narrow(PutOff):
 
     narrow = True
     sums: np.ndarray | None = None
+
+    def seen(self, narrow: bool) -> np.ndarray:
+        """Return a gradient as it is handed on, to who only looks; see `PutOff`.
+
+        It is rounded beside it: whoever wants float32 later has the numbers that were not.
+        """
+        array = self.array()
+        if not narrow:
+            return array
+        last = to_last(array, self.threads)
+        halves = memory.empty(last.shape, HALF)
+        norm.narrow(last, halves, self.threads)
+        return from_last(widened(halves, self.threads))
 
 
 class Halves(Narrow):

@@ -206,6 +206,11 @@ class BatchNormTrain(Op):
         return y if ctx.defer else y.array(), narrow_mean, narrow_var, count
 
     @classmethod
+    def reads_halves(cls, ctx: Context) -> bool:
+        """Tell whether the norm rounds."""
+        return ctx.saved[0].rounds
+
+    @classmethod
     def backward(cls, ctx: Context, gy: Array) -> tuple[Array | None, ...]:
         """Return the gradients of x, weight and bias, through mean and variance.
 

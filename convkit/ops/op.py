@@ -90,6 +90,14 @@ class Op:
         raise NotImplementedError
 
     @staticmethod
+    def reads_halves(ctx: Context) -> bool:
+        """Tell whether backward has its gradient as bfloat16 where it can be had so.
+
+        Asked where somebody looks at the gradient, of operations that take masked ones.
+        """
+        return False
+
+    @staticmethod
     def lower(b: Any, *operands: Any, **attrs: Any) -> Any:
         """Emit compiled steps that compute the outputs; return where they lie, or None.
 

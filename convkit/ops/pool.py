@@ -193,7 +193,7 @@ def _max_before(ctx: Context, x: Activated, g: _Geometry, windows: Iterable[_Win
     values = x.activate(target, target if narrow else memory.empty(shape, HALF))
     if ctx.needs[0]:
         ctx.saved = _Saved(x.shape, HALF, h, w, index,
-                           Pooling(x.shape, h, w, index, values, x.held))
+                           Pooling(x.shape, h, w, index, values, x.held, narrow))
     return Halves(values, ctx.threads)
 
 
@@ -361,6 +361,11 @@ class MaxPool(Op):
         if x.dtype not in FLOATS and x.dtype != BFLOAT16:
             return None
         return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g), return_indices)
+
+    @staticmethod
+    def reads_halves(ctx: Context) -> bool:
+        """Tell whether the values came as bfloat16."""
+        return ctx.saved.dtype is HALF
 
     backward = staticmethod(_max_backward)
 
