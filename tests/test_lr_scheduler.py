@@ -86,6 +86,73 @@ def test_put_back_gives_the_same_bits(name, args):
         resumed.step()
 
 
+CHAINS = [
+    [("LinearLR", {"start_factor": 0.1, "total_iters": 5}), ("ExponentialLR", {"gamma": 0.9})],
+    [("ExponentialLR", {"gamma": 0.9}), ("LinearLR", {"start_factor": 0.1, "total_iters": 5})],
+    [("ConstantLR", {"factor": 0.2, "total_iters": 4}), ("CosineAnnealingLR", {"T_max": 7})],
+    [("CosineAnnealingLR", {"T_max": 5, "eta_min": 0.01}), ("StepLR", {"step_size": 3})],
+    [("MultiStepLR", {"milestones": [4, 9]}), ("PolynomialLR", {"total_iters": 12})],
+    [("MultiplicativeLR", {"lr_lambda": lambda step: 1 - 0.02 * step}),
+     ("StepLR", {"step_size": 4, "gamma": 0.5}), ("LinearLR", {})],
+    [("LambdaLR", {"lr_lambda": lambda step: 1 / (1 + step)}), ("StepLR", {"step_size": 2})],
+    [("LinearLR", {"start_factor": 0.1}), ("ReduceLROnPlateau", {"patience": 2})],
+]
+
+
+def chain(module, optimizer, parts):
+    return [getattr(module, name)(optimizer, **args) for name, args in parts]
+
+
+def step_in_turn(schedules, figure):
+    for schedule in schedules:
+        schedule.step(*[figure] * ("Plateau" in type(schedule).__name__))
+
+
+@pytest.mark.parametrize("parts", CHAINS, ids=lambda parts: "-".join(name for name, _ in parts))
+def test_schedules_stepped_in_turn_are_pytorchs(torch, parts):
+    """They go together, and all that they are is in their states and the optimiser's."""
+    mine, theirs = ours(), make(torch.optim, lambda: torch.zeros(1))
+    schedules = chain(lr_scheduler, mine, parts)
+    references = chain(torch.optim.lr_scheduler, theirs, parts)
+    for step in range(STEPS):
+        np.testing.assert_allclose(figures(mine), figures(theirs), rtol=1e-9, atol=1e-15,
+                                   err_msg=str(step))
+        theirs.step()
+        step_in_turn(references, 1.0)
+        step_in_turn(schedules, 1.0)
+        if step == 7:
+            saved = copy.deepcopy([x.state_dict() for x in (mine, *schedules)])
+            resumed = chain(lr_scheduler, again := ours(), parts)
+            for x, state in zip((again, *resumed), saved, strict=True):
+                x.load_state_dict(state)
+        elif step > 7:
+            step_in_turn(resumed, 1.0)
+            assert figures(again) == figures(mine)
+
+
+def test_rates_that_were_set_are_gone_on_from(torch):
+    mine, theirs = ours(), make(torch.optim, lambda: torch.zeros(1))
+    schedule = lr_scheduler.StepLR(mine, 2, 0.5)
+    reference = torch.optim.lr_scheduler.StepLR(theirs, 2, 0.5)
+    for step in range(6):
+        if step == 3:
+            mine.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] = 7.0
+        theirs.step()
+        reference.step()
+        schedule.step()
+    np.testing.assert_allclose(figures(mine), figures(theirs), rtol=1e-12)
+    assert mine.param_groups[0]["lr"] == 1.75
+
+
+def test_states_without_rates_set_their_own():
+    """As saved before schedules could be chained."""
+    schedule = lr_scheduler.StepLR(ours(), 2, 0.5)
+    state = {k: v for k, v in schedule.state_dict().items() if k != "lrs"}
+    resumed = lr_scheduler.StepLR(mine := ours(), 2, 0.5)
+    resumed.load_state_dict({**state, "last_epoch": 4})
+    assert figures(mine)[0][0] == 0.025
+
+
 def sequence(module, optimizer):
     """Return a warm-up, a fall, and steps, one after the other."""
     parts = [module.LinearLR(optimizer, 0.1, total_iters=4),

@@ -1,6 +1,10 @@
 """Learning-rate schedules, with PyTorch's names and defaults.
 
 `step` is called after each epoch or after each batch, whichever a schedule's numbers count.
+Several schedules of one optimiser that are stepped in turn go together, as in PyTorch, where each
+changes the rate that it finds: `ReduceLROnPlateau`, `StepLR`, `MultiStepLR`, `ExponentialLR`,
+`PolynomialLR`, `CosineAnnealingLR`, `LinearLR`, `ConstantLR` and `MultiplicativeLR`. The others set
+rates of their own, whatever they find. `SequentialLR` has schedules one after the other.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from convkit.optim.lr_scheduler.base import LRScheduler, at_least_one
+from convkit.optim.lr_scheduler.base import ChainableLR, LRScheduler, at_least_one
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
@@ -15,7 +15,7 @@ def _wave(high: float, low: float, share: float) -> float:
     return low + (high - low) * (1 + math.cos(math.pi * share)) / 2
 
 
-class CosineAnnealingLR(LRScheduler):
+class CosineAnnealingLR(ChainableLR):
     """Half a cosine wave from the rate at first down to `eta_min` in `T_max` steps.
 
     Parameters
@@ -43,6 +43,11 @@ class CosineAnnealingLR(LRScheduler):
     def rate(self, base: float, epoch: int) -> float:
         """Return eta_min + (base - eta_min) (1 + cos(pi epoch / T_max)) / 2."""
         return _wave(base, self.eta_min, epoch / self.T_max)
+
+    @property
+    def low(self) -> float:
+        """The rate above which rates keep their proportion."""
+        return self.eta_min
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):

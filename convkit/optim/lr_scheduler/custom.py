@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from convkit.optim.lr_scheduler.base import LRScheduler
+from convkit.optim.lr_scheduler.base import ChainableLR, LRScheduler
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["LambdaLR", "MultiplicativeLR", "SequentialLR"]
@@ -36,18 +36,17 @@ class LambdaLR(LRScheduler):
         self.lr_lambdas = lambdas
         super().__init__(optimizer, last_epoch)
 
-    def set_rates(self, epoch: int) -> None:
-        """Set the groups' rates to base * lr_lambda(epoch)."""
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs,
-                                       self.lr_lambdas, strict=True):
-            group["lr"] = base * factor(epoch)
+    def rates(self, epoch: int) -> list[float]:
+        """Return base * lr_lambda(epoch) for each group."""
+        return [base * factor(epoch)
+                for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the optimiser and the functions."""
         return {k: v for k, v in super().state_dict().items() if k != "lr_lambdas"}
 
 
-class MultiplicativeLR(LambdaLR):
+class MultiplicativeLR(ChainableLR, LambdaLR):
     """The rate, again and again times a function of the number of steps.
 
     Parameters
@@ -61,13 +60,14 @@ class MultiplicativeLR(LambdaLR):
         See `LRScheduler`.
     """
 
-    def set_rates(self, epoch: int) -> None:
-        """Set the groups' rates to base * lr_lambda(1) * ... * lr_lambda(epoch)."""
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs,
-                                       self.lr_lambdas, strict=True):
+    def rates(self, epoch: int) -> list[float]:
+        """Return base * lr_lambda(1) * ... * lr_lambda(epoch) for each group."""
+        rates = []
+        for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True):
             for step in range(1, epoch + 1):
                 base *= factor(step)
-            group["lr"] = base
+            rates.append(base)
+        return rates
 
 
 class SequentialLR(LRScheduler):

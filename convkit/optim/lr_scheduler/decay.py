@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from convkit.optim.lr_scheduler.base import LRScheduler, at_least_one
+from convkit.optim.lr_scheduler.base import ChainableLR, at_least_one
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["ExponentialLR", "MultiStepLR", "PolynomialLR", "StepLR"]
 
 
-class StepLR(LRScheduler):
+class StepLR(ChainableLR):
     """The rate times `gamma` after every `step_size` steps.
 
     Parameters
@@ -37,7 +37,7 @@ class StepLR(LRScheduler):
         return base * self.gamma ** (epoch // self.step_size)
 
 
-class MultiStepLR(LRScheduler):
+class MultiStepLR(ChainableLR):
     """The rate times `gamma` at every milestone.
 
     Parameters
@@ -63,7 +63,7 @@ class MultiStepLR(LRScheduler):
         return base * self.gamma ** bisect_right(self.milestones, epoch)
 
 
-class ExponentialLR(LRScheduler):
+class ExponentialLR(ChainableLR):
     """The rate times `gamma` after every step.
 
     Parameters
@@ -85,7 +85,7 @@ class ExponentialLR(LRScheduler):
         return base * self.gamma ** epoch
 
 
-class PolynomialLR(LRScheduler):
+class PolynomialLR(ChainableLR):
     """The rate down to 0 in `total_iters` steps, as a power of what is left.
 
     Parameters

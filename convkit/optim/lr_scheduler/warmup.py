@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from convkit.optim.lr_scheduler.base import LRScheduler, at_least_one
+from convkit.optim.lr_scheduler.base import ChainableLR, at_least_one
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["ConstantLR", "LinearLR"]
 
 
-class LinearLR(LRScheduler):
+class LinearLR(ChainableLR):
     """The rate times a factor that goes from one number to another in a straight line.
 
     With the defaults it warms up; a `SequentialLR` goes on from there.
@@ -49,7 +49,7 @@ class LinearLR(LRScheduler):
         return base * (self.start_factor + (self.end_factor - self.start_factor) * share)
 
 
-class ConstantLR(LRScheduler):
+class ConstantLR(ChainableLR):
     """The rate times a factor for the first `total_iters` steps.
 
     Parameters
