@@ -184,24 +184,24 @@ def test_results_past_the_caches(run):  # noqa: F811
 def test_residuals_are_added_where_they_lie(run):  # noqa: F811
     run(START + """
     def blocks(x):
-        first = x = F.relu(conv(x, 40))
+        first = x = F.relu(conv(x, 72))
         for seed in range(3):
-            x = F.relu(conv(conv(x, 64, seed=seed), 40, seed=seed) + x)
-        return x, conv(conv(x, 32), 40) + first
+            x = F.relu(conv(conv(x, 96, seed=seed), 72, seed=seed) + x)
+        return x, conv(conv(x, 96), 72) + first
 
     def read_again(x):
-        x = conv(x, 40)
-        y = conv(conv(x, 64), 40) + x
+        x = conv(x, 72)
+        y = conv(conv(x, 96), 72) + x
         return conv(y, 32) + conv(x, 32)
 
     def of_itself(x):
-        x = conv(x, 40)
-        return conv(conv(x, 40) + x, 32)
+        x = conv(x, 72)
+        return conv(conv(x, 72) + x, 32)
 
     def of_a_view(x):
-        x = conv(x, 40)
+        x = conv(x, 72)
         flat = F.flatten(x, 1)
-        return conv(conv(x, 64), 40) + x, flat
+        return conv(conv(x, 96), 72) + x, flat
 
     for model, places in ((blocks, 1), (read_again, 0), (of_itself, 0), (of_a_view, 0)):
         for precision in ("high", "medium"):
@@ -218,9 +218,9 @@ def test_steps_that_are_done_again_add_no_residual_twice(run):  # noqa: F811
     """A transform that cannot bear an infinity has a segment done once more from its beginning."""
     run(START + """
     def model(x):
-        x = conv(x, 40)
-        x = conv(conv(x, 64), 40) + x
-        return F.conv2d(x, random_array((24, 40, 3, 3)) / np.float32(19), padding=1,
+        x = conv(x, 72)
+        x = conv(conv(x, 96), 72) + x
+        return F.conv2d(x, random_array((24, 72, 3, 3)) / np.float32(19), padding=1,
                         algorithm="winograd")
 
     graph = run_pipeline(trace(model, (1, 32, 9, 9)))

@@ -14,6 +14,11 @@ same bits: where there are many blocks, a task is a block, and transforms its in
 where there are few, the input of all is transformed first, and a task is a block and some of
 the columns.
 
+On tiles of bfloat16 (c/winograd.tiles.h) one position of 32 of the image's tiles are the rows of two
+tile products, so transformed input and products lie position by position. There, where the weights
+outweigh what they are multiplied with, a group of tiles goes through one position after another, so
+that weights are read once: a third way, with the same bits too.
+
 With a dilation of d, every d-th row and column is an image of its own (a phase) to which the
 same kernels are applied undilated; tiles are numbered phase by phase.
 

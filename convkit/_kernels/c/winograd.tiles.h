@@ -26,7 +26,7 @@ CK_INLINE void wino_put_split(uint16_t *to, ptrdiff_t low, vfloat first, vfloat 
 }
 
 /* One row of positions of 32 channels: rows a and b of the tile together, then its columns. */
-#define WINO_ROW(i, a, OP, b)                                                                      \
+#define WINO_ROW(a, OP, b)                                                                         \
     do {                                                                                           \
         vfloat d[2][4], out[2][4];                                                                 \
         WINO_UNROLL for (int j = 0; j < 4; j++)                                                    \
@@ -53,10 +53,10 @@ static void wino_input_split(const ck_winograd_input_args *g) {
             const uint32_t there = channels - c < 32 ? (1u << (channels - c)) - 1 : 0xffffffffu;
             const __mmask16 lanes[2] = {(__mmask16)there, (__mmask16)(there >> 16)};
             uint16_t *to = (uint16_t *)(g->v + k * g->tile_step) + c;
-            WINO_ROW(0, 0, -, 2);
-            WINO_ROW(1, 2, +, 1);
-            WINO_ROW(2, 2, -, 1);
-            WINO_ROW(3, 3, -, 1);
+            WINO_ROW(0, -, 2);
+            WINO_ROW(2, +, 1);
+            WINO_ROW(2, -, 1);
+            WINO_ROW(3, -, 1);
         }
     }
 }
