@@ -50,9 +50,18 @@ CK_INLINE __m512 bf16_floats(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-/* What is left of 16 floats after their high halves. */
-CK_INLINE __m512 bf16_rest(__m512 x, __m256i high) {
-    return _mm512_sub_ps(x, bf16_floats(high));
+/* The first or the second 16 of 32 bfloat16 as floats. */
+CK_INLINE __m512 bf16_half_floats(__m512i two, int second) {
+    const __m512i order = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7,
+                                           7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i from = _mm512_add_epi16(order, _mm512_set1_epi16(second ? 16 : 0));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, two));
+}
+
+/* The low halves of 32 floats with these high ones. */
+CK_INLINE __m512i bf16_low_pair(__m512 first, __m512 second, __m512i high) {
+    return bf16_pair(_mm512_sub_ps(first, bf16_half_floats(high, 0)),
+                     _mm512_sub_ps(second, bf16_half_floats(high, 1)));
 }
 
 /* Converts n floats; `low` is NULL for the plain form. */
@@ -68,9 +77,7 @@ CK_INLINE int bf16_convert(const float *x, ptrdiff_t n, uint16_t *high, uint16_t
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(a), magnitude));
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(b), magnitude));
         if (low)
-            _mm512_mask_storeu_epi16(low + i, wanted,
-                                     bf16_pair(bf16_rest(a, _mm512_castsi512_si256(pair)),
-                                               bf16_rest(b, _mm512_extracti64x4_epi64(pair, 1))));
+            _mm512_mask_storeu_epi16(low + i, wanted, bf16_low_pair(a, b, pair));
     }
     if (_mm512_reduce_max_epu32(largest) < FLOAT_ROUNDS_TO_INFINITE) return 0;
     int infinite = 0;

@@ -8,21 +8,12 @@
 #include "bfloat16.h"
 #include "winograd.weights.h"
 
-/* 16 of 32 bfloat16 as floats: `first` is 0 or 16. */
-CK_INLINE __m512 wino_widen(__m512i two, int first) {
-    const __m512i order = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7,
-                                           7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    const __m512i from = _mm512_add_epi16(order, _mm512_set1_epi16((short)first));
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, two));
-}
-
 /* 32 channels of a transformed pixel: a line of high halves, and one of low halves. */
 CK_INLINE void wino_put_split(uint16_t *to, ptrdiff_t low, vfloat first, vfloat second) {
     const __m512 a = (__m512)first, b = (__m512)second;
     const __m512i high = bf16_pair(a, b);
     _mm512_storeu_si512(to, high);
-    _mm512_storeu_si512(to + low, bf16_pair(_mm512_sub_ps(a, wino_widen(high, 0)),
-                                            _mm512_sub_ps(b, wino_widen(high, 16))));
+    _mm512_storeu_si512(to + low, bf16_low_pair(a, b, high));
 }
 
 /* One row of positions of 32 channels: rows a and b of the tile together, then its columns. */
@@ -82,10 +73,8 @@ static void wino_weights_split(const ck_winograd_weights_args *g) {
             for (int p = 0; p < 16; p++, u += g->position_step) {
                 const __m512 a = _mm512_loadu_ps(even + p * VL_F), b = _mm512_loadu_ps(odd + p * VL_F);
                 const __m512i high = bf16_pair(a, b);
-                const __m512i low = bf16_pair(bf16_rest(a, _mm512_castsi512_si256(high)),
-                                              bf16_rest(b, _mm512_extracti64x4_epi64(high, 1)));
                 _mm512_storeu_si512(u, bf16_interleave(high));
-                _mm512_storeu_si512(u + 2 * WINO_TILE, bf16_interleave(low));
+                _mm512_storeu_si512(u + 2 * WINO_TILE, bf16_interleave(bf16_low_pair(a, b, high)));
             }
         }
     *(vint32_u *)g->peak = peak;
@@ -138,7 +127,7 @@ static void wino_products_split(const ck_winograd_tiles_args *g) {
 /* One pixel of 16 channels: what is added, the activation, and its store. */
 CK_INLINE vint32 wino_pixel(const ck_winograd_output_args *g, vfloat v, ptrdiff_t at, ptrdiff_t c,
                             int left, vint32 peak) {
-    peak = wino_raise(peak, left < 16 ? (vfloat)_mm512_maskz_mov_ps((1u << left) - 1, (__m512)v) : v);
+    peak = wino_raise(peak, left >= VL_F ? v : keep_first_f(v, left));
     if (g->bias) v += load_part_f(g->bias + c, left);
     if (g->residual) v += load_part_f(g->residual + at, left);
     if (g->activation) v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);

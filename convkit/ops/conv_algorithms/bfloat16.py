@@ -64,10 +64,9 @@ class _Tiles(Tiled):
         inside = _inside(problem)
         if inside < LEAST_USED:
             return f"only {inside:.0%} of the products would not be with padding"
-        products = _gradient_products(problem)
-        if products < LEAST_GRADIENT_PRODUCTS[cls.name]:
-            return f"only {products:.0f} products for each value converted or written"
-        return None
+        # Each phase of the stride converts the output's gradient anew.
+        phases = math.prod(min(k, s) for k, s in zip(problem.kernel, problem.stride, strict=True))
+        return _too_few(problem, phases, LEAST_GRADIENT_PRODUCTS[cls.name])
 
     @classmethod
     def _declines_weights(cls, problem):
@@ -113,22 +112,16 @@ def _inside(problem: ConvProblem) -> float:
     return min(1.0, pixels / math.prod(problem.in_size))
 
 
-def _forward_products(problem: ConvProblem) -> float:
-    """Return the multiply-adds of the forward pass for each value converted or written."""
-    outputs, inputs = math.prod(problem.out_size), math.prod(problem.in_size)
-    products = math.prod(problem.kernel) * outputs * problem.in_group * problem.out_group
-    return products / (problem.in_group * inputs + problem.out_group * outputs)
+def _too_few(problem: ConvProblem, phases: int, least: float) -> str | None:
+    """Return why not, where fewer than `least` products are made for each value.
 
-
-def _gradient_products(problem: ConvProblem) -> float:
-    """Return the multiply-adds of the gradient of the input for each value converted or written.
-
-    Each phase of the stride converts the output's gradient anew.
+    Values are those of the input, and of the output for each time that it is converted or written.
     """
     outputs, inputs = math.prod(problem.out_size), math.prod(problem.in_size)
-    phases = math.prod(min(k, s) for k, s in zip(problem.kernel, problem.stride, strict=True))
     products = math.prod(problem.kernel) * outputs * problem.in_group * problem.out_group
-    return products / (problem.in_group * inputs + phases * problem.out_group * outputs)
+    products /= problem.in_group * inputs + phases * problem.out_group * outputs
+    return None if products >= least else \
+        f"only {products:.0f} products for each value converted or written"
 
 
 def _used(problem: ConvProblem, task: str) -> float:
@@ -180,9 +173,7 @@ class SplitBfloat16(_Tiles):
         """Decline also where little is multiplied, or Winograd's float32 products cost less."""
         reason = super().declines(problem, task)
         if reason is None and task == "forward":
-            products = _forward_products(problem)
-            if products < LEAST_FORWARD_PRODUCTS:
-                return f"only {products:.0f} products for each value converted or written"
+            reason = _too_few(problem, 1, LEAST_FORWARD_PRODUCTS)
         if (reason is None and task != "grad_weight" and _winograd_would(problem, task)
                 and winograd_cost(problem, task) <= split_cost(problem, task)):
             return "winograd costs less"

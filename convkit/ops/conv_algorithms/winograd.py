@@ -17,7 +17,7 @@ from convkit.ops.conv_algorithms.base import Algorithm, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Winograd", "choose_tile", "cost", "direct_cost", "origin_of", "winograd_cost"]
+__all__ = ["Winograd", "choose_tile", "cost", "direct_cost", "winograd_cost"]
 
 # Tiles there are transforms for, by taps: F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5). F(6x6, 3x3) and
 # F(4x4, 5x5), which have the same points, are left out: the error of the former reaches 3e-5 with
@@ -181,14 +181,14 @@ class Winograd(Algorithm):
 
     @classmethod
     def _plan(cls, problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
-        """Return the key of transformed weights, `origin_of` and how weights are transformed."""
+        """Return the key of transformed weights, `_origin` and how weights are transformed."""
         plan = problem.plans.get((cls.name, task))
         if plan is None:
             taps, depth, columns, _ = _sizes(problem, task)
             tile = cls._tile(problem, task)
             steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
             plan = problem.plans[cls.name, task] = (
-                (cls.name, task, tile), origin_of(problem, task),
+                (cls.name, task, tile), _origin(problem, task),
                 (tile, taps, columns, depth, *(steps[::-1] if backward else steps), backward,
                  cls.form))
         return plan
@@ -218,7 +218,7 @@ def _blank(peak: float, x: np.ndarray) -> bool:
     return peak == 0 and not x.any()
 
 
-def origin_of(problem: ConvProblem, task: str) -> tuple[int, int]:
+def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     """Return where in the task's input the taps of its first result begin."""
     (top, _), (left, _) = problem.padding
     if task != "grad_input":
