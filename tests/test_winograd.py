@@ -285,6 +285,15 @@ SPECIAL = {
 }
 
 
+def make_special(x, places):
+    """Do to the first sample what an entry of SPECIAL says."""
+    if isinstance(places, float):
+        x[0] *= np.float32(places)
+        return
+    for place, value in places:
+        x[0][place] = value
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("taps", winograd.TILES)
 @pytest.mark.parametrize("task", ["forward", "grad_input"])
@@ -293,11 +302,7 @@ def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(na
     x = random_array((3, 16, 12, 11))
     w = random_array((16, 16, taps, taps), seed=1) * np.float32(scale)
     clean = x.copy()
-    if isinstance(places, float):
-        x[0] *= np.float32(places)
-    else:
-        for place, value in places:
-            x[0][place] = value
+    make_special(x, places)
     run = _forward if task == "forward" else _grad_input
     y, direct = run(x, w, "winograd"), run(x, w, "direct")
     assert_same_bits(y[0], direct[0], "the sample with special values")

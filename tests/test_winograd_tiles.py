@@ -6,7 +6,7 @@ The child's code begins as in test_tiles.py; both fixtures are in conftest.py.
 from __future__ import annotations
 
 COMMON = """
-    from test_winograd import SPECIAL, convolve64
+    from test_winograd import SPECIAL, convolve64, make_special
     from convkit._kernels import winograd as kernel
     from convkit._kernels.gather import Gathered
 
@@ -132,11 +132,7 @@ def test_values_that_transforms_cannot_bear_come_out_as_in_direct_convolution(ru
         x = random_array((3, 16, 12, 11))
         w = random_array((16, 16, 3, 3), seed=1) * np.float32(scale)
         clean = x.copy()
-        if isinstance(places, float):
-            x[0] *= np.float32(places)
-        else:
-            for place, value in places:
-                x[0][place] = value
+        make_special(x, places)
         y = forward(x, w, NAME)
         assert_same_bits(y[0], forward(x, w, "direct")[0], name)
         assert_same_bits(y[1:], forward(clean, w, NAME)[1:], name)
