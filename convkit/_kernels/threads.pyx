@@ -32,8 +32,9 @@ cdef extern from *:
     """
     int CK_HAVE_OPENMP
 
-# Waking a worker costs about 5 microseconds: worth it from some 30 microseconds of work.
-cdef double WORK_PER_THREAD = 120_000.0
+# A worker that is still awake from the call before begins within half a microsecond, one that sleeps
+# after 5: worth it from some 10 microseconds of work.
+cdef double WORK_PER_THREAD = 40_000.0
 
 ck_watch_fork()
 

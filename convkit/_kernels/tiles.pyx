@@ -104,8 +104,10 @@ cdef Py_ssize_t FAR_BYTES = 16 << 20
 cdef Py_ssize_t EVERYTHING = 1 << 60
 # Values are converted beside products so many at a time, or a multiple of it.
 cdef Py_ssize_t PIECE = 64
-# Multiply-adds of a tile product in the time of one elementary operation, about.
+# Multiply-adds of tile products, and bytes of weights that come to them, in the time of one
+# elementary operation, about.
 cdef double PRODUCTS_PER_STEP = 128
+cdef double BYTES_PER_STEP = 4
 # Which of x, residual and y are held as bfloat16.
 NOTHING_NARROW = (False, False, False)
 # Columns of a packed block.
@@ -763,7 +765,6 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     These are the threads' strips, then the taps' offsets.
     """
     cdef Py_ssize_t tasks
-    cdef double work
     job.samples = samples
     job.last_w = job.grid_w
     # Scales are a sample's own, so that pixels of several samples are never in one strip.
@@ -774,9 +775,16 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.proto.a_low = 2 * job.strip_values
     job.proto.lda = 2 * job.stride_w * job.in_c
     tasks = job.samples * job.strips * job.chunks
-    work = <double>job.samples * job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
-    job.team = threads_for(threads, tasks, work / PRODUCTS_PER_STEP)
+    job.team = threads_for(threads, tasks, _work(job))
     return job.team * job.scratch_bytes + job.taps_h * job.taps_w * sizeof(ptrdiff_t)
+
+
+cdef double _work(const Job* job) noexcept nogil:
+    """Return what a call costs, for `threads_for`."""
+    cdef double products = (<double>job.samples * job.grid_h * job.grid_w * job.out_c
+                            * job.proto.batch * job.proto.k)
+    return (products * (2 * job.form.planes - 1) / PRODUCTS_PER_STEP
+            + <double>job.all_blocks * job.block_bytes / BYTES_PER_STEP)
 
 
 cdef void _place_taps(Job* job) noexcept nogil:
