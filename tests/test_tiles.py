@@ -405,7 +405,12 @@ def test_precision_decides_and_linear_profits(run):
         assert of_channels(before, after, 1, 1, size, "forward", "high") == "direct"
         assert of_channels(before, after, 1, 1, size, "forward", "medium") == "bf16"
     assert of_channels(32, 64, 3, 2, 16, "grad_input", "medium") == "bf16"
-    x, w = random_array((37, 100)), random_array((70, 100), seed=1)
+    def of_features(before, after):
+        problem = forward_problem((1, before, 1, 1), (after, before, 1, 1), np.dtype("f"),
+                                  precision="high", **test_conv.conv_attrs())
+        return planner.choose(problem, "forward").name
+    assert of_features(400, 120) == "direct" and of_features(1000, 300) == "split_bf16"
+    x, w = random_array((37, 1000)), random_array((300, 1000), seed=1)
     exact = x.astype("d") @ w.T.astype("d")
     errors = {}
     for level in ("highest", "high", "medium"):

@@ -27,6 +27,10 @@ LEAST_GRADIENT_PRODUCTS = {"split_bf16": 50.0, "bf16": 32.0}
 # The same of the forward pass, of split ones: below it, 1x1 layers of 16 to 32 channels take 1.1 to
 # 2.7 times as long as on vectors. Plain ones are left on tiles, which hand on bfloat16.
 LEAST_FORWARD_PRODUCTS = 30.0
+# Multiply-adds of a sample's forward pass, of split ones. A core whose tiles have rested for some
+# microseconds takes 2 to 3 more to wake them: layers below this take 1.2 to 3 times as long as on
+# vectors with one sample, and 0.8 to 1.5 times with 32.
+LEAST_WORK = 250_000
 # Winograd's products cost so little that split ones gain only from more channels on: the
 # product of both numbers of channels over their sum.
 FEW_CHANNELS = 32
@@ -124,6 +128,12 @@ def _too_few(problem: ConvProblem, phases: int, least: float) -> str | None:
         f"only {products:.0f} products for each value converted or written"
 
 
+def _work(problem: ConvProblem) -> int:
+    """Return the multiply-adds of a sample."""
+    return (math.prod(problem.out_size) * problem.out_channels * problem.in_group
+            * math.prod(problem.kernel))
+
+
 def _used(problem: ConvProblem, task: str) -> float:
     """Return the share of a tile's columns and depth that real values fill."""
     if task == "grad_weight":
@@ -173,7 +183,8 @@ class SplitBfloat16(_Tiles):
         """Decline also where little is multiplied, or Winograd's float32 products cost less."""
         reason = super().declines(problem, task)
         if reason is None and task == "forward":
-            reason = _too_few(problem, 1, LEAST_FORWARD_PRODUCTS)
+            reason = (_too_few(problem, 1, LEAST_FORWARD_PRODUCTS)
+                      or ("too small to wake tiles for" if _work(problem) < LEAST_WORK else None))
         if (reason is None and task != "grad_weight" and _winograd_would(problem, task)
                 and winograd_cost(problem, task) <= split_cost(problem, task)):
             return "winograd costs less"
