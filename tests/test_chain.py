@@ -206,3 +206,25 @@ def test_profile_counts_the_work_of_all_layers_of_a_chain():
     assert [n.seconds > 0 for n in times] == [False, False, True]
     products = 40 * 40 * (16 * 48 + 9 * 48 + 48 * 16)
     assert times[2].gflops * times[2].seconds * 1e9 == pytest.approx(2 * products, rel=0.1)
+
+
+def test_narrow_blocks_stay_on_vectors_under_medium(run_on_tiles):
+    """Tiles take the wide blocks; a narrow one is a chain, as under `high`, and gives its bits."""
+    run_on_tiles("""
+    import convkit as ck
+    from test_chain import Block, algorithms, image
+
+    def made(level, *channels):
+        ck.manual_seed(0)
+        block = Block(*channels, residual=channels[0] == channels[2]).eval()
+        return ck.compile(block, (1, channels[0], 20, 20), precision=level)
+
+    x = image(2, (16, 20, 20))
+    narrow = made("medium", 16, 96, 16)
+    assert algorithms(narrow, x) == ["chain", "chain", "direct"]
+    assert_same_bits(narrow(x), made("high", 16, 96, 16)(x))
+    wide = made("medium", 96, 576, 96)
+    assert algorithms(wide, image(1, (96, 20, 20))) == ["bf16", "depthwise", "bf16"]
+    # The graph keeps its precision: only this machine's steps differ.
+    assert all(node.attrs.get("precision") is None for node in narrow.graph.nodes)
+    """)

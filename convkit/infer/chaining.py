@@ -5,13 +5,16 @@ See `convkit._kernels.chain` for what that saves. A chain gives the bits of its 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from convkit._kernels import chain
+from convkit._kernels import chain, dispatch
+from convkit.infer.conv_nodes import plan_of
+from convkit.infer.graph import Graph
 from convkit.infer.places import Block, Operand
 
-__all__ = ["Emitted", "join_chains"]
+__all__ = ["Emitted", "join_chains", "on_vectors"]
 
 # Where operands of a convolution's step lie.
 X, BIAS, RESIDUAL, Y = range(4)
@@ -24,6 +27,44 @@ class Emitted(NamedTuple):
     step: Any
     operands: tuple[Operand | None, ...]
     samples: tuple[int, int]
+
+
+def on_vectors(graph: Graph, precision: str) -> Graph:
+    """Return a graph whose narrow layers around depthwise ones keep off tiles under `medium`.
+
+    Those are the layers that `high` gives to vectors. Tiles take less time for each of them alone,
+    but only on vectors do they make a chain with the depthwise layer, which takes less than all.
+    """
+    if not dispatch.has_tiles():
+        return graph
+    medium = {i for i, node in enumerate(graph.nodes)
+              if node.op == "conv" and (node.attrs.get("precision") or precision) == "medium"}
+    filters = [i for i in medium if graph.nodes[i].attrs["groups"] > 1
+               and _is(graph, i, precision, "depthwise")]
+    narrow = {i for i in _beside(graph, filters) if i in medium and _is(graph, i, "high", "direct")}
+    if not narrow:
+        return graph
+    return dataclasses.replace(graph, nodes=tuple([
+        node.with_attrs(precision="high") if i in narrow else node
+        for i, node in enumerate(graph.nodes)]))
+
+
+def _beside(graph: Graph, nodes: Sequence[int]) -> set[int]:
+    """Return the nodes that alone read what nodes make, or make what these alone read."""
+    if not nodes:
+        return set()
+    uses, producers = graph.uses(), graph.producers()
+    made = {graph.nodes[i].outputs[0] for i in nodes}
+    before = {producers[v] for v in [graph.nodes[i].inputs[0] for i in nodes]
+              if v in producers and uses[v] == 1}
+    return before | {i for i, node in enumerate(graph.nodes)
+                     if node.inputs and node.inputs[0] in made and uses[node.inputs[0]] == 1}
+
+
+def _is(graph: Graph, position: int, precision: str, name: str) -> bool:
+    """Tell whether an algorithm would compute a node under a precision."""
+    chosen = plan_of(graph, graph.nodes[position], precision)
+    return chosen is not None and chosen.name == name
 
 
 def join_chains(emitted: Sequence[Emitted], handed_out: set[Block]

@@ -17,7 +17,7 @@ import numpy as np
 
 from convkit._kernels import memory, runner
 from convkit.infer import segments
-from convkit.infer.chaining import RESIDUAL, Emitted, Y, join_chains
+from convkit.infer.chaining import RESIDUAL, Emitted, Y, join_chains, on_vectors
 from convkit.infer.cost import flops
 from convkit.infer.dims import BatchDim, Shape, at_batch
 from convkit.infer.fusing import functions_after
@@ -122,6 +122,7 @@ class Lowering:
 
     def __init__(self, graph: Graph, precision: str, threads: int,
                  shared: dict[int, dict] | None = None):
+        graph = on_vectors(graph, precision)
         self.precision = precision
         self.threads = threads
         self.algorithm = ""

@@ -12,12 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from convkit._kernels import dispatch
-from convkit.infer.dims import BatchDim
+from convkit.infer.conv_nodes import plan_of
 from convkit.infer.graph import Graph, Node
-from convkit.ops.conv import planned
 
 __all__ = ["narrow_values"]
 
@@ -64,11 +61,5 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
 
 def _on_tiles(graph: Graph, node: Node, precision: str) -> bool:
     """Tell whether a step on bfloat16 tiles computes a node."""
-    if node.op != "conv" or node.attrs.get("padding_mode", "zeros") != "zeros":
-        return False
-    given = [graph.constants.get(v) for v in node.inputs[1:3] if v is not None]
-    shape = graph.shape(node.inputs[0])
-    if any(c is None or c.dtype != np.float32 for c in given) or 0 in shape or any(
-            isinstance(d, BatchDim) for d in shape[1:]):
-        return False
-    return planned(shape, given[0].shape, given[0].dtype, precision, **node.attrs)[1].narrows
+    chosen = plan_of(graph, node, precision)
+    return chosen is not None and chosen.narrows
