@@ -47,6 +47,36 @@ def test_values_gradients_and_threads(run):
     """)
 
 
+def test_pixels_laid_out_as_tiles(run):
+    """Long reductions of 1x1 layers: blocks of every size, several strips, columns left over."""
+    run("""
+    op = REGISTRY["conv"]
+    sizes = [(1, 1024, 1, 1, 40), (3, 1056, 3, 5, 64), (1, 1024, 7, 7, 16), (2, 1056, 9, 13, 130),
+             (1, 2048, 11, 6, 72), (5, 1088, 1, 1, 33)]
+    for n, before, height, width, after in sizes:
+        x, w = random_array((n, before, height, width)), random_array((after, before, 1, 1), seed=1)
+        bias, name = random_array((after,), seed=2), (n, before, height, width, after)
+        want = reference.conv(x, w, bias, **test_conv.PLAIN)
+        for algorithm, bound in BOUNDS.items():
+            full = {**test_conv.PLAIN, "algorithm": algorithm}
+            one, two, five = (run_op(op, [x, w, bias], full, [], None, k).outputs[0]
+                              for k in (1, 2, 5))
+            assert_same_bits(one, two, name)
+            assert_same_bits(one, five, name)
+            assert error(one, want) < bound, (name, algorithm)
+            check_batch_invariance(
+                lambda x: apply(Conv, x, w, bias, **full).data, random_array((3, *x.shape[1:])))
+            last = (0, before - 1, height - 1, width - 1)
+            for value in (np.inf, np.nan):
+                special = x.copy()
+                special[last] = value
+                got = apply(Conv, special, w, bias, **full).data
+                assert not np.isfinite(got[0, :, -1, -1]).any()
+                got[0, :, -1, -1] = one[0, :, -1, -1]
+                assert_same_bits(got, one, "outputs that see no infinity")
+    """)
+
+
 def test_split_and_plain_really_differ(run):
     run("""
     x, w = random_array((1, 64, 9, 9)), random_array((32, 64, 3, 3), seed=1)

@@ -45,6 +45,7 @@ cdef extern from "tile.h" nogil:
         const char* b
         ptrdiff_t batch, k
         ptrdiff_t steps, depth
+        ptrdiff_t a_step
         int rows
         int n
         void* c
@@ -69,9 +70,9 @@ cdef extern from "tile.h" nogil:
         ck_tile_fn exact[2][2]
         ck_tile_fn flush
         int (*convert)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
-                       float scale) noexcept nogil
+                       float scale, ptrdiff_t apart) noexcept nogil
         int (*copy)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
-                    float scale) noexcept nogil
+                    float scale, ptrdiff_t apart) noexcept nogil
         int (*pack)(const float* rows, ptrdiff_t depth, void* high, ptrdiff_t low,
                     float scale) noexcept nogil
         uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
@@ -110,8 +111,13 @@ cdef double PRODUCTS_PER_STEP = 128
 cdef double BYTES_PER_STEP = 4
 # Which of x, residual and y are held as bfloat16.
 NOTHING_NARROW = (False, False, False)
-# Columns of a packed block.
+# Columns of a packed block, and values of a tile of A.
 cdef Py_ssize_t COLUMNS = 2 * CK_TILE_COLUMNS
+cdef Py_ssize_t TILE = CK_TILE_ROWS * CK_TILE_DEPTH
+# From so many steps of a reduction on, pixels that stand alone are laid out as tiles, so that a tile's
+# rows do not lie pages apart. Bytes of a strip of these.
+cdef Py_ssize_t LEAST_STEPS = 32
+cdef Py_ssize_t TILED_BYTES = 512 << 10
 
 
 # Exponents of the largest magnitudes of strips and of weights, where they are scaled: their
@@ -411,6 +417,7 @@ cdef struct Job:
     ptrdiff_t* offsets                              # the same in a strip
     bint pointwise
     bint direct                                     # tiles are loaded from x as it lies
+    bint as_tiles                                   # blocks of positions are laid out as tiles
     int team
     Gather* gathered                                # or NULL; a part is a strip of a sample
 
@@ -436,8 +443,9 @@ cdef struct Filling:
     const Job* job
     const char* image
     int (*convert)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
-                   float scale) noexcept nogil
+                   float scale, ptrdiff_t apart) noexcept nogil
     char* strip
+    Py_ssize_t block                # positions of a block, where blocks are laid out as tiles
     Py_ssize_t row_first            # of the image, the strip's row 0
     Py_ssize_t row, at              # rows that are done, and values of the next one
     Py_ssize_t last                 # rows to convert
@@ -490,10 +498,31 @@ cdef void _fill(Filling* f, Py_ssize_t values) noexcept nogil:
         if count:
             f.infinite |= f.convert(
                 f.image + (source + f.at) * job.x_item, count,
-                <uint16_t*>f.strip + target + f.at, 2 * job.strip_values, f.scale) != 0
+                <uint16_t*>f.strip + target + f.at, 2 * job.strip_values, f.scale,
+                CK_TILE_DEPTH) != 0
         values -= max(count, <Py_ssize_t>CK_TILE_DEPTH)
         f.at += count
         if f.at == inside:
+            f.row += 1
+            f.at = 0
+
+
+cdef void _fill_tiles(Filling* f, Py_ssize_t values) noexcept nogil:
+    """The same where blocks of positions are laid out as tiles."""
+    cdef const Job* job = f.job
+    cdef Py_ssize_t width, position, channel, target, count
+    while f.row < f.last and values > 0:
+        width = job.last_w if f.row_first + f.row == job.in_h - 1 else job.in_w
+        position, channel = f.row * job.in_w + f.at // job.in_c, f.at % job.in_c
+        count = min(job.in_c - channel, values)
+        target = (position // f.block * job.proto.steps + channel // CK_TILE_DEPTH) * TILE \
+            + position % f.block * CK_TILE_DEPTH
+        f.infinite |= f.convert(
+            f.image + ((f.row_first + f.row) * job.x_row + f.at) * job.x_item, count,
+            <uint16_t*>f.strip + target, 2 * job.strip_values, f.scale, TILE) != 0
+        values -= count
+        f.at += count
+        if f.at == width * job.in_c:
             f.row += 1
             f.at = 0
 
@@ -502,12 +531,15 @@ cdef void _fill_piece(void* filling) noexcept nogil:
     """Convert a piece of what the next blocks of positions need."""
     cdef Filling* f = <Filling*>filling
     if f.row < f.last:
-        _fill(f, f.piece)
+        if f.job.as_tiles:
+            _fill_tiles(f, f.piece)
+        else:
+            _fill(f, f.piece)
 
 
 cdef void _run_blocks(Job* job, ck_tile_args* args, int tiles, bint infinite,
                       Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Multiply one or two blocks of positions with all blocks of columns."""
+    """Multiply one or two blocks of positions with some blocks of columns."""
     cdef const char* a = args.a
     cdef Py_ssize_t b, group, column
     cdef int wide
@@ -556,14 +588,19 @@ cdef void _spread(Filling* f, ck_tile_args* args, Py_ssize_t blocks) noexcept no
         f.piece = (values // steps + PIECE) // PIECE * PIECE
 
 
+# Pairs of blocks of positions of a strip that is laid out as tiles, at most.
+cdef enum:
+    MOST_PAIRS = 4
+
+
 cdef struct Task:
     # A strip of a sample, times a chunk of the weights.
     Job* job
     ck_tile_args args
     ck_tile_queue queue
     Filling filling
-    # The next pair, this one, and the one whose last results wait in the queue, in turns.
-    Pair pairs[3]
+    # The next pair, this one, and the one whose last results wait in the queue, in turns; or all.
+    Pair pairs[MOST_PAIRS]
     Py_ssize_t first, last          # rows of the grid
     Py_ssize_t origin               # the grid's first pixel in y
     Py_ssize_t positions, blocks
@@ -603,10 +640,11 @@ cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
 cdef Py_ssize_t _place_pair(const Task* t, Py_ssize_t i, Pair* pair) noexcept nogil:
     """Place blocks i and i + 1 of a strip; return how many of its rows they read."""
     cdef const Job* job = t.job
-    cdef Py_ssize_t needed, second, rows = t.args.rows
-    # The last block is moved back to end with the last position.
-    pair.at = min(i * rows, t.positions - rows)
-    second = min((i + 1) * rows, t.positions - rows)
+    cdef Py_ssize_t needed, second, last, rows = t.args.rows
+    # The last block is moved back to end with the last position, unless blocks lie apart.
+    last = EVERYTHING if job.as_tiles else t.positions - rows
+    pair.at = min(i * rows, last)
+    second = min((i + 1) * rows, last)
     pair.next = second - pair.at
     pair.tiles = 2 if (i + 1) * rows < t.positions else 1
     needed = _place_rows(t, pair.rows, pair.at)
@@ -644,6 +682,7 @@ cdef void _begin(Task* t, Job* job, Py_ssize_t sample, Py_ssize_t strip,
     filling.strip = scratch
     filling.row_first = t.first * job.stride_h + job.row_lo
     filling.row = filling.at = 0
+    filling.block = t.args.rows
     filling.infinite = False
     filling.scale = 1
     if job.form.peak != NULL:
@@ -694,6 +733,39 @@ cdef void _multiply(Task* t, Py_ssize_t first_block, Py_ssize_t last_block) noex
                      last_block)
 
 
+cdef void _multiply_tiles(Task* t, Py_ssize_t first_block, Py_ssize_t last_block) noexcept nogil:
+    """The same as `_multiply`, of a strip that is laid out as tiles.
+
+    It is converted while the first block of columns is multiplied. Then all of its positions are
+    multiplied with one block of columns after the other: these come from the last cache only once.
+    Rows of the last block that are no positions hold anything: their sums go nowhere.
+    """
+    cdef Job* job = t.job
+    cdef ck_tile_args* args = &t.args
+    cdef Py_ssize_t i, b, pair_bytes = job.proto.steps * 4 * TILE
+    args.a_next = job.proto.steps * 2 * TILE
+    t.filling.last = _place_pair(t, 0, &t.pairs[0])
+    for i in range(0, t.blocks, 2):
+        _fill_tiles(&t.filling, EVERYTHING)
+        args.aside = NULL
+        if i + 2 < t.blocks:
+            t.filling.last = _place_pair(t, i + 2, &t.pairs[i // 2 + 1])
+            _spread(&t.filling, args, 1)
+        args.a = t.filling.strip + i // 2 * pair_bytes
+        args.c_rows = t.pairs[i // 2].rows
+        _run_blocks(job, args, t.pairs[i // 2].tiles, t.filling.infinite, first_block,
+                    first_block + 1)
+    args.aside = NULL
+    for b in range(first_block + 1, last_block):
+        for i in range(0, t.blocks, 2):
+            args.a = t.filling.strip + i // 2 * pair_bytes
+            args.c_rows = t.pairs[i // 2].rows
+            _run_blocks(job, args, t.pairs[i // 2].tiles, t.filling.infinite, b, b + 1)
+    job.form.flush(args)
+    if job.gathered != NULL:
+        _gather_rows(job, t.part, t.origin, t.first, t.last, True, first_block, last_block)
+
+
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Job* job = <Job*>ctx
     # Chunks are outermost, so that their weights stay in cache from sample to sample.
@@ -702,9 +774,13 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t chunk = index // (job.strips * job.samples)
     cdef Task task
     _begin(&task, job, sample, strip, job.scratch + slot * job.scratch_bytes)
+    cdef Py_ssize_t first = part_start(job.all_blocks, job.chunks, chunk)
+    cdef Py_ssize_t last = part_start(job.all_blocks, job.chunks, chunk + 1)
     job.table.configure(task.args.rows, <int>task.args.depth)
-    _multiply(&task, part_start(job.all_blocks, job.chunks, chunk),
-              part_start(job.all_blocks, job.chunks, chunk + 1))
+    if job.as_tiles:
+        _multiply_tiles(&task, first, last)
+    else:
+        _multiply(&task, first, last)
     job.table.release()
 
 
@@ -742,6 +818,9 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.block_bytes = weights.block_bytes()
     job.pointwise = _is_pointwise(job, len(rows), len(cols))
     job.direct = job.pointwise and narrow[0] and weights.k == weights.steps * weights.depth
+    job.as_tiles = (job.pointwise and not job.direct and job.form.peak == NULL
+                    and weights.groups == 1 and weights.steps >= LEAST_STEPS
+                    and weights.k == weights.steps * CK_TILE_DEPTH)
     job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
     starts = cols[::weights.merged]
     taps = np.array([*[r - rows[0] for r in rows], *[c - cols[0] for c in starts]], np.intp)
@@ -751,6 +830,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.proto.k = weights.k
     job.proto.steps = weights.steps
     job.proto.depth = weights.depth
+    job.proto.a_step = 2 * (TILE if job.as_tiles else weights.depth)
     job.proto.narrow_residual, job.proto.narrow_c = narrow[1], narrow[2]
     job.proto.activation = activation
     job.proto.map = activation_map(activation, False)
@@ -771,9 +851,9 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     if job.pointwise and job.form.peak == NULL:
         _lay_in_rows(job)
         job.strip_width = job.grid_w
-    _cut(job)
+    _cut(job, threads)
     job.proto.a_low = 2 * job.strip_values
-    job.proto.lda = 2 * job.stride_w * job.in_c
+    job.proto.lda = 2 * (CK_TILE_DEPTH if job.as_tiles else job.stride_w * job.in_c)
     tasks = job.samples * job.strips * job.chunks
     job.team = threads_for(threads, tasks, _work(job))
     return job.team * job.scratch_bytes + job.taps_h * job.taps_w * sizeof(ptrdiff_t)
@@ -905,9 +985,12 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
     job.last_w = pixels - (job.grid_h - 1) * job.grid_w
 
 
-cdef void _cut(Job* job) noexcept nogil:
-    """Choose strips and chunks from the sizes of one sample; lay a strip out."""
-    cdef Py_ssize_t phases, tasks
+cdef void _cut(Job* job, int threads) noexcept nogil:
+    """Choose strips and chunks from the sizes of one sample; lay a strip out.
+
+    Strips do not depend on the number of threads.
+    """
+    cdef Py_ssize_t phases, tasks, by_cache
     tasks = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
     job.row_values = job.pitch * job.stride_w * job.in_c
@@ -916,6 +999,8 @@ cdef void _cut(Job* job) noexcept nogil:
     cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
     rows = min(rows, max(4, (job.grid_h + tasks - 1) // tasks))
     rows = max(rows, (POSITIONS + job.pitch - 1) // job.pitch)
+    if job.as_tiles:
+        rows = max(2, min(TILED_BYTES // row_bytes, 2 * MOST_PAIRS * CK_TILE_ROWS // job.pitch))
     rows = max(1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
     rows = (job.grid_h + job.strips - 1) // job.strips
@@ -925,8 +1010,13 @@ cdef void _cut(Job* job) noexcept nogil:
     job.plane_values = (rows * job.row_values + CK_TILE_DEPTH + 31) // 32 * 32
     # Positions that straddle two rows reach up to a row further.
     job.strip_values = job.plane_values * phases + (job.row_values + 31) // 32 * 32
+    if job.as_tiles:
+        job.strip_values = (rows * job.pitch + CK_TILE_ROWS - 1) // CK_TILE_ROWS * job.proto.steps * TILE
     job.scratch_bytes = 0 if job.direct else \
         (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
-    cdef Py_ssize_t by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
-    cdef Py_ssize_t by_tasks = (tasks + job.strips - 1) // job.strips
-    job.chunks = max(1, min(job.all_blocks, max(by_cache, by_tasks)))
+    by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
+    if job.as_tiles:
+        # Each chunk converts the input anew, and goes through its weights once for each strip.
+        by_cache, tasks = 1, min(tasks, 2 * threads)
+    job.chunks = max(1, min(job.all_blocks, max(by_cache, (tasks + job.strips - 1) // job.strips)))
+

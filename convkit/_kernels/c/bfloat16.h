@@ -64,40 +64,48 @@ CK_INLINE __m512i bf16_low_pair(__m512 first, __m512 second, __m512i high) {
                      _mm512_sub_ps(second, bf16_half_floats(high, 1)));
 }
 
-/* Converts n floats; `low` is NULL for the plain form. */
-CK_INLINE int bf16_convert(const float *x, ptrdiff_t n, uint16_t *high, uint16_t *low) {
+/* Converts n floats, 32 of which go `apart` values from the 32 before them; `low` is NULL for the
+   plain form. */
+CK_INLINE int bf16_convert_apart(const float *x, ptrdiff_t n, uint16_t *high, uint16_t *low,
+                                 ptrdiff_t apart) {
     const __m512i magnitude = _mm512_set1_epi32(FLOAT_ABS);
     __m512i largest = _mm512_setzero_si512();
-    for (ptrdiff_t i = 0; i < n; i += 32) {
+    for (ptrdiff_t i = 0, at = 0; i < n; i += 32, at += apart) {
         const __mmask32 wanted = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
         const __m512 a = _mm512_maskz_loadu_ps((__mmask16)wanted, x + i);
         const __m512 b = _mm512_maskz_loadu_ps((__mmask16)(wanted >> 16), x + i + 16);
         const __m512i pair = bf16_pair(a, b);
-        _mm512_mask_storeu_epi16(high + i, wanted, pair);
+        _mm512_mask_storeu_epi16(high + at, wanted, pair);
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(a), magnitude));
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(b), magnitude));
         if (low)
-            _mm512_mask_storeu_epi16(low + i, wanted, bf16_low_pair(a, b, pair));
+            _mm512_mask_storeu_epi16(low + at, wanted, bf16_low_pair(a, b, pair));
     }
     if (_mm512_reduce_max_epu32(largest) < FLOAT_ROUNDS_TO_INFINITE) return 0;
     int infinite = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
+        const ptrdiff_t at = i / 32 * apart + i % 32;
         uint32_t bits;
         memcpy(&bits, x + i, 4);
         if ((bits & FLOAT_ABS) >= FLOAT_ROUNDS_TO_INFINITE)
-            infinite |= bf16_special(x[i], high + i, low ? low + i : NULL);
+            infinite |= bf16_special(x[i], high + at, low ? low + at : NULL);
     }
     return infinite;
 }
 
-/* Copies n bfloat16; tells whether any is infinite or NaN. */
-CK_INLINE int bf16_copy(const uint16_t *x, ptrdiff_t n, uint16_t *to) {
+/* The same, side by side. */
+CK_INLINE int bf16_convert(const float *x, ptrdiff_t n, uint16_t *high, uint16_t *low) {
+    return bf16_convert_apart(x, n, high, low, 32);
+}
+
+/* Copies n bfloat16 likewise; tells whether any is infinite or NaN. */
+CK_INLINE int bf16_copy(const uint16_t *x, ptrdiff_t n, uint16_t *to, ptrdiff_t apart) {
     const __m512i magnitude = _mm512_set1_epi16(FLOAT_ABS >> 16);
     __m512i largest = _mm512_setzero_si512();
-    for (ptrdiff_t i = 0; i < n; i += 32) {
+    for (ptrdiff_t i = 0; i < n; i += 32, to += apart) {
         const __mmask32 wanted = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
         const __m512i v = _mm512_maskz_loadu_epi16(wanted, x + i);
-        _mm512_mask_storeu_epi16(to + i, wanted, v);
+        _mm512_mask_storeu_epi16(to, wanted, v);
         largest = _mm512_max_epu16(largest, _mm512_and_si512(v, magnitude));
     }
     return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(FLOAT_INFINITE >> 16)) != 0;

@@ -188,12 +188,13 @@ CK_INLINE __m256i half_round(__m512 v, int cut) {
                : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 }
 
-static int half_convert(const void *values, ptrdiff_t n, void *high, ptrdiff_t low, float scale) {
+static int half_convert(const void *values, ptrdiff_t n, void *high, ptrdiff_t low, float scale,
+                        ptrdiff_t apart) {
     const float *x = values;
     const __m512 factor = _mm512_set1_ps(scale);
     const int cut = half_cuts(scale);
     uint16_t *to = high;
-    (void)low;
+    (void)low, (void)apart;
     for (ptrdiff_t i = 0; i < n; i += 16) {
         const __mmask16 wanted = n - i >= 16 ? 0xffff : (1u << (n - i)) - 1;
         const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(wanted, x + i), factor);

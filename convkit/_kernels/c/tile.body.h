@@ -238,7 +238,7 @@ CK_INLINE void tile_fetch_results(const ck_tile_args *g, int mb, int nb) {
 }
 
 CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int exact) {
-    const ptrdiff_t lda = g->lda, low = g->a_low, step = 2 * g->depth, size = 32 * g->depth;
+    const ptrdiff_t lda = g->lda, low = g->a_low, step = g->a_step, size = 32 * g->depth;
     const char *b = g->b;
     char copy[exact ? 1024 : 1] __attribute__((aligned(64)));
     ck_tile_queue *q = g->queue;
@@ -303,21 +303,22 @@ static void tile_configure(int rows, int depth) {
 
 static void tile_release(void) { amx_release(); }
 
-static int tile_copy(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale) {
+static int tile_copy(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale,
+                     ptrdiff_t apart) {
     (void)low, (void)scale;
-    return bf16_copy(x, n, high);
+    return bf16_copy(x, n, high, apart);
 }
 
 static int tile_convert_plain(const void *x, ptrdiff_t n, void *high, ptrdiff_t low,
-                              float scale) {
+                              float scale, ptrdiff_t apart) {
     (void)low, (void)scale;
-    return bf16_convert(x, n, high, NULL);
+    return bf16_convert_apart(x, n, high, NULL, apart);
 }
 
 static int tile_convert_split(const void *x, ptrdiff_t n, void *high, ptrdiff_t low,
-                              float scale) {
+                              float scale, ptrdiff_t apart) {
     (void)scale;
-    return bf16_convert(x, n, high, (uint16_t *)((char *)high + low));
+    return bf16_convert_apart(x, n, high, (uint16_t *)((char *)high + low), apart);
 }
 
 static int tile_pack_plain(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low,

@@ -38,6 +38,7 @@ typedef struct ck_tile_args {
     const char *b;
     ptrdiff_t batch, k;         /* number of blocks, reduction length of each */
     ptrdiff_t steps, depth;     /* each block in `steps` steps of `depth` (even, at most 32) */
+    ptrdiff_t a_step;           /* bytes from one step of A to the next */
     int rows;                   /* of each block, at most 16: as configured */
     int n;                      /* columns to write, at most 32 */
     void *c;                    /* floats, or bfloat16 where `narrow_c` */
@@ -87,10 +88,13 @@ typedef struct ck_tile_form {
     ck_tile_fn flush;
     /* Converts n floats, times a scale in the half form, the low plane `low` bytes after the
        high one; tells whether any was infinite or NaN, unless `run` is exact. Finite values
-       stay finite. */
-    int (*convert)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
+       stay finite. Each 32 values go `apart` values from the 32 before them (side by side in the
+       half form). */
+    int (*convert)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale,
+                   ptrdiff_t apart);
     /* The same of n bfloat16, as they are; NULL but in the plain form. */
-    int (*copy)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale);
+    int (*copy)(const void *x, ptrdiff_t n, void *high, ptrdiff_t low, float scale,
+                ptrdiff_t apart);
     /* The same of `depth` rows of 16 weights, into a tile of B; always tells. */
     int (*pack)(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t low, float scale);
     /* The largest bits of finite magnitudes, or `peak` where that is larger. NULL in forms
