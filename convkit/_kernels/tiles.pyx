@@ -92,6 +92,8 @@ cdef extern from * nogil:
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
 cdef Py_ssize_t TASKS_PER_SAMPLE = 8
+# Tasks in all from which on samples are not cut for more.
+cdef Py_ssize_t MOST_TASKS = 64
 # Positions of a strip at least, where there are as many: four blocks of rows.
 cdef Py_ssize_t POSITIONS = 64
 # Pixels converted at a time where every pixel stands alone: two blocks of rows.
@@ -610,21 +612,31 @@ cdef struct Task:
 cdef Py_ssize_t _place_rows(const Task* t, ptrdiff_t* rows, Py_ssize_t at) noexcept nogil:
     """Find where a block's positions, from the strip's `at` on, lie in y; return the last row."""
     cdef const Job* job = t.job
-    cdef Py_ssize_t m, row = t.first + at // job.pitch, column = at % job.pitch
-    cdef Py_ssize_t width = job.last_w if row == job.grid_h - 1 else job.grid_w
-    cdef Py_ssize_t real = row
-    for m in range(t.args.rows):
-        rows[m] = -1
-        if column < width:
-            rows[m] = (t.origin + row * job.step_h * job.out_w
-                       + column * job.step_w) * job.y_pixel
+    cdef Py_ssize_t row = t.first + at // job.pitch, column = at % job.pitch, real = row
+    cdef Py_ssize_t count = t.args.rows, width, run, m
+    cdef ptrdiff_t place, step = job.step_w * job.y_pixel
+    while True:
+        # A run of pixels, then the positions that straddle this row and the next.
+        width = job.last_w if row == job.grid_h - 1 else job.grid_w
+        run = min(count, width - column)
+        place = (t.origin + row * job.step_h * job.out_w + column * job.step_w) * job.y_pixel
+        for m in range(run):
+            rows[m] = place + m * step
+        if run > 0:
             real = row
-        column += 1
-        if column == job.pitch and row + 1 < t.last:
-            column = 0
-            row += 1
-            width = job.last_w if row == job.grid_h - 1 else job.grid_w
-    return real
+        else:
+            run = 0
+        rows += run
+        count -= run
+        run = count if row + 1 == t.last else min(count, job.pitch - max(column, width))
+        for m in range(run):
+            rows[m] = -1
+        rows += run
+        count -= run
+        if not count:
+            return real
+        column = 0
+        row += 1
 
 
 cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
@@ -986,12 +998,14 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
 
 
 cdef void _cut(Job* job, int threads) noexcept nogil:
-    """Choose strips and chunks from the sizes of one sample; lay a strip out.
+    """Choose strips and chunks from the sizes of the samples; lay a strip out.
 
     Strips do not depend on the number of threads.
     """
     cdef Py_ssize_t phases, tasks, by_cache
     tasks = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
+    # Each cut has rows, or weights, read by both sides.
+    tasks = min(tasks, (MOST_TASKS + job.samples - 1) // job.samples)
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
     job.row_values = job.pitch * job.stride_w * job.in_c
     cdef Py_ssize_t row_bytes = job.row_values * 2 * job.form.planes

@@ -23,7 +23,7 @@ LEAST_USED = 0.3
 # floats.
 LEAST_PRODUCTS = {"split_bf16": 45.0, "bf16": 21.0}
 # The same of an input's gradient, for each value that is converted or written.
-LEAST_GRADIENT_PRODUCTS = {"split_bf16": 50.0, "bf16": 32.0}
+LEAST_GRADIENT_PRODUCTS = {"split_bf16": 50.0, "bf16": 21.0}
 # The same of the forward pass, of split ones: below it, 1x1 layers of 16 to 32 channels take 1.1 to
 # 2.7 times as long as on vectors. Plain ones are left on tiles, which hand on bfloat16.
 LEAST_FORWARD_PRODUCTS = 30.0
