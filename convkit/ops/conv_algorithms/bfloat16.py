@@ -31,8 +31,9 @@ LEAST_FORWARD_PRODUCTS = 30.0
 # microseconds takes 2 to 3 more to wake them: layers below this take 1.2 to 3 times as long as on
 # vectors with one sample, and 0.8 to 1.5 times with 32.
 LEAST_WORK = 250_000
-# Winograd's products cost so little that split ones gain only from more channels on: the
-# product of both numbers of channels over their sum.
+# Winograd's products of a 3x3 weight's gradient cost so little that split ones gain only from more
+# channels on: the product of both numbers of channels over their sum. Of a 5x5 weight's they cost 1.3
+# to 1.9 times as much as split ones from 16 channels on.
 FEW_CHANNELS = 32
 # How many split multiply-adds are made in the time of one in float32: 2.6 while the processor runs
 # its tiles at full speed and 1.4 while it throttles them, which it did most of the time where both
@@ -80,7 +81,8 @@ class _Tiles(Tiled):
             return f"only {products:.0f} products for each value converted"
         few = problem.in_group * problem.out_group <= FEW_CHANNELS * (problem.in_group
                                                                       + problem.out_group)
-        if cls.name == "split_bf16" and few and _winograd_would(problem, "grad_weight"):
+        if (cls.name == "split_bf16" and few and problem.kernel == (3, 3)
+                and _winograd_would(problem, "grad_weight")):
             return "Winograd's products are fewer"
         return None
 
