@@ -90,10 +90,16 @@ cdef extern from * nogil:
 # As in `direct`: bytes of a strip, bytes of packed weights that a task goes through, and tasks
 # that a sample is cut into where that costs little.
 cdef Py_ssize_t STRIP_BYTES = 256 << 10
+# Bytes of a strip up to which it is not cut for more tasks than there need be.
+cdef Py_ssize_t NEAR_BYTES = 64 << 10
 cdef Py_ssize_t CHUNK_BYTES = 512 << 10
+# Chunks of fewer bytes are cut only for tasks that there need be.
+cdef Py_ssize_t LEAST_CHUNK_BYTES = 128 << 10
 cdef Py_ssize_t TASKS_PER_SAMPLE = 8
-# Tasks in all from which on samples are not cut for more.
+# Tasks in all, and for each of several threads, from which on samples are not cut for more. The
+# second is for results that do not depend on the cut.
 cdef Py_ssize_t MOST_TASKS = 64
+cdef Py_ssize_t TASKS_PER_THREAD = 8
 # Positions of a strip at least, where there are as many: four blocks of rows.
 cdef Py_ssize_t POSITIONS = 64
 # Pixels converted at a time where every pixel stands alone: two blocks of rows.
@@ -421,6 +427,7 @@ cdef struct Job:
     bint direct                                     # tiles are loaded from x as it lies
     bint as_tiles                                   # blocks of positions are laid out as tiles
     int team
+    bint gathers                                    # whether moments are gathered
     Gather* gathered                                # or NULL; a part is a strip of a sample
 
 
@@ -808,6 +815,7 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.in_h, job.in_w, job.in_c = x_shape
     job.out_h, job.out_w, job.out_c = y_shape
     job.y_pixel = job.out_c
+    job.gathers = False
     job.gathered = NULL
     job.grid_h, job.grid_w = y_shape[:2] if grid is None else grid
     job.table = weights.table
@@ -935,6 +943,7 @@ def run(x, Packed weights, y, rows, cols, stride, *, grid=None, step=(1, 1), sta
     kept = _describe(&job, x.shape[1:], weights, y.shape[1:], rows, cols, stride, grid, step,
                      start, activation, alpha, beta,
                      tuple([a is not None and a.itemsize == 2 for a in (x, residual, y)]))
+    job.gathers = gathered is not None
     if gathered is not None:
         cut = job
         _for_samples(&cut, x.shape[0], threads)
@@ -1000,18 +1009,23 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
 cdef void _cut(Job* job, int threads) noexcept nogil:
     """Choose strips and chunks from the sizes of the samples; lay a strip out.
 
-    Strips do not depend on the number of threads.
+    Where moments are gathered, strips do not depend on the number of threads.
     """
-    cdef Py_ssize_t phases, tasks, by_cache
-    tasks = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
+    cdef Py_ssize_t phases, tasks, each, most, by_cache, near
+    each = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
     # Each cut has rows, or weights, read by both sides.
-    tasks = min(tasks, (MOST_TASKS + job.samples - 1) // job.samples)
+    most = MOST_TASKS
+    if not job.gathers:
+        most = TASKS_PER_THREAD * threads if threads > 1 else 1
+    tasks = min(each, (most + job.samples - 1) // job.samples)
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
     job.row_values = job.pitch * job.stride_w * job.in_c
     cdef Py_ssize_t row_bytes = job.row_values * 2 * job.form.planes
     cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
-    cdef Py_ssize_t rows = (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h
-    rows = min(rows, max(4, (job.grid_h + tasks - 1) // tasks))
+    cdef Py_ssize_t rows = max(4, (job.grid_h + each - 1) // each)
+    near = (NEAR_BYTES // max(1, row_bytes) - extra) // job.stride_h
+    rows = max(rows, min(near, (job.grid_h + tasks - 1) // tasks))
+    rows = min(rows, (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h)
     rows = max(rows, (POSITIONS + job.pitch - 1) // job.pitch)
     if job.as_tiles:
         rows = max(2, min(TILED_BYTES // row_bytes, 2 * MOST_PAIRS * CK_TILE_ROWS // job.pitch))
@@ -1029,6 +1043,8 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
     job.scratch_bytes = 0 if job.direct else \
         (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
     by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
+    most = job.all_blocks * job.block_bytes // LEAST_CHUNK_BYTES
+    by_cache = max(by_cache, min(most, (each + job.strips - 1) // job.strips))
     if job.as_tiles:
         # Each chunk converts the input anew, and goes through its weights once for each strip.
         by_cache, tasks = 1, min(tasks, 2 * threads)
