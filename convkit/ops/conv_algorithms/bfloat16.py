@@ -32,8 +32,8 @@ LEAST_FORWARD_PRODUCTS = 30.0
 # vectors with one sample, and 0.8 to 1.5 times with 32.
 LEAST_WORK = 250_000
 # Winograd's products of a 3x3 weight's gradient cost so little that split ones gain only from more
-# channels on: the product of both numbers of channels over their sum. Of a 5x5 weight's they cost 1.3
-# to 1.9 times as much as split ones from 16 channels on.
+# channels on: the product of both numbers of channels over their sum. Of a 5x5 weight's they cost
+# 1.3 to 1.9 times as much as split ones from 16 channels on.
 FEW_CHANNELS = 32
 # How many split multiply-adds are made in the time of one in float32: 2.6 while the processor runs
 # its tiles at full speed and 1.4 while it throttles them, which it did most of the time where both
