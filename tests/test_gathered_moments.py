@@ -104,6 +104,24 @@ def test_moments_are_those_of_the_output_with_the_same_bits_on_any_threads(
         threads.set_work_per_thread(before)
 
 
+def test_on_tiles_strips_are_the_same_for_any_threads(run_on_tiles):
+    """One thread alone would cut samples less, were it not for the order of the sums."""
+    run_on_tiles("""
+    import test_gathered_moments as tests
+    for shape, outputs, more in (((3, 32, 40, 11), (48, 3), {}), ((70, 16, 9, 9), (16, 3), {}),
+                                 ((2, 1024, 13, 11), (40, 1), {"padding": 0})):
+        attrs = tests.attributes(**more)
+        x, weight = tests.make("tiles", shape, outputs, attrs, "float32")
+        for algorithm in ("bf16", "split_bf16"):
+            y, alone = tests.convolve(x, weight, attrs, algorithm=algorithm)
+            tests.check_moments(y, alone, tests.BOUND["float32"], algorithm)
+            for count in (2, 5):
+                again, together = tests.convolve(x, weight, attrs, count, algorithm=algorithm)
+                assert_same_bits(y, again)
+                assert_same_bits(alone[:2], together[:2], (shape, algorithm, count))
+    """)
+
+
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 def test_a_mean_far_above_the_deviation_costs_no_accuracy(algorithm):
     attrs = attributes(padding=0)
