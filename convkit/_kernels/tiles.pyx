@@ -625,14 +625,12 @@ cdef Py_ssize_t _place_rows(const Task* t, ptrdiff_t* rows, Py_ssize_t at) noexc
     while True:
         # A run of pixels, then the positions that straddle this row and the next.
         width = job.last_w if row == job.grid_h - 1 else job.grid_w
-        run = min(count, width - column)
+        run = max(0, min(count, width - column))
         place = (t.origin + row * job.step_h * job.out_w + column * job.step_w) * job.y_pixel
         for m in range(run):
             rows[m] = place + m * step
-        if run > 0:
+        if run:
             real = row
-        else:
-            run = 0
         rows += run
         count -= run
         run = count if row + 1 == t.last else min(count, job.pitch - max(column, width))
@@ -761,25 +759,22 @@ cdef void _multiply_tiles(Task* t, Py_ssize_t first_block, Py_ssize_t last_block
     """
     cdef Job* job = t.job
     cdef ck_tile_args* args = &t.args
+    cdef Pair* pair
     cdef Py_ssize_t i, b, pair_bytes = job.proto.steps * 4 * TILE
     args.a_next = job.proto.steps * 2 * TILE
     t.filling.last = _place_pair(t, 0, &t.pairs[0])
-    for i in range(0, t.blocks, 2):
-        _fill_tiles(&t.filling, EVERYTHING)
-        args.aside = NULL
-        if i + 2 < t.blocks:
-            t.filling.last = _place_pair(t, i + 2, &t.pairs[i // 2 + 1])
-            _spread(&t.filling, args, 1)
-        args.a = t.filling.strip + i // 2 * pair_bytes
-        args.c_rows = t.pairs[i // 2].rows
-        _run_blocks(job, args, t.pairs[i // 2].tiles, t.filling.infinite, first_block,
-                    first_block + 1)
-    args.aside = NULL
-    for b in range(first_block + 1, last_block):
+    for b in range(first_block, last_block):
         for i in range(0, t.blocks, 2):
+            pair = &t.pairs[i // 2]
+            args.aside = NULL
+            if b == first_block:
+                _fill_tiles(&t.filling, EVERYTHING)
+                if i + 2 < t.blocks:
+                    t.filling.last = _place_pair(t, i + 2, pair + 1)
+                    _spread(&t.filling, args, 1)
             args.a = t.filling.strip + i // 2 * pair_bytes
-            args.c_rows = t.pairs[i // 2].rows
-            _run_blocks(job, args, t.pairs[i // 2].tiles, t.filling.infinite, b, b + 1)
+            args.c_rows = pair.rows
+            _run_blocks(job, args, pair.tiles, t.filling.infinite, b, b + 1)
     job.form.flush(args)
     if job.gathered != NULL:
         _gather_rows(job, t.part, t.origin, t.first, t.last, True, first_block, last_block)
@@ -1011,7 +1006,7 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
 
     Where moments are gathered, strips do not depend on the number of threads.
     """
-    cdef Py_ssize_t phases, tasks, each, most, by_cache, near
+    cdef Py_ssize_t phases, tasks, each, most, near
     each = TASKS_PER_SAMPLE if job.form.peak == NULL else SCALED_TASKS_PER_SAMPLE
     # Each cut has rows, or weights, read by both sides.
     most = MOST_TASKS
@@ -1042,11 +1037,13 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
         job.strip_values = (rows * job.pitch + CK_TILE_ROWS - 1) // CK_TILE_ROWS * job.proto.steps * TILE
     job.scratch_bytes = 0 if job.direct else \
         (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
-    by_cache = job.all_blocks * job.block_bytes // CHUNK_BYTES
-    most = job.all_blocks * job.block_bytes // LEAST_CHUNK_BYTES
-    by_cache = max(by_cache, min(most, (each + job.strips - 1) // job.strips))
+    cdef Py_ssize_t weights = job.all_blocks * job.block_bytes, chunks
     if job.as_tiles:
         # Each chunk converts the input anew, and goes through its weights once for each strip.
-        by_cache, tasks = 1, min(tasks, 2 * threads)
-    job.chunks = max(1, min(job.all_blocks, max(by_cache, (tasks + job.strips - 1) // job.strips)))
+        chunks, tasks = 1, min(tasks, 2 * threads)
+    else:
+        chunks = max(weights // CHUNK_BYTES,
+                     min(weights // LEAST_CHUNK_BYTES, (each + job.strips - 1) // job.strips))
+    chunks = max(chunks, (tasks + job.strips - 1) // job.strips)
+    job.chunks = max(1, min(job.all_blocks, chunks))
 
