@@ -124,15 +124,14 @@ def _too_few(problem: ConvProblem, phases: int, least: float) -> str | None:
     Values are those of the input, and of the output for each time that it is converted or written.
     """
     outputs, inputs = math.prod(problem.out_size), math.prod(problem.in_size)
-    products = math.prod(problem.kernel) * outputs * problem.in_group * problem.out_group
-    products /= problem.in_group * inputs + phases * problem.out_group * outputs
+    products = _work(problem) / (problem.in_group * inputs + phases * problem.out_group * outputs)
     return None if products >= least else \
         f"only {products:.0f} products for each value converted or written"
 
 
 def _work(problem: ConvProblem) -> int:
-    """Return the multiply-adds of a sample."""
-    return (math.prod(problem.out_size) * problem.out_channels * problem.in_group
+    """Return the multiply-adds of a sample's forward pass, in each group."""
+    return (math.prod(problem.out_size) * problem.out_group * problem.in_group
             * math.prod(problem.kernel))
 
 
@@ -186,7 +185,8 @@ class SplitBfloat16(_Tiles):
         reason = super().declines(problem, task)
         if reason is None and task == "forward":
             reason = (_too_few(problem, 1, LEAST_FORWARD_PRODUCTS)
-                      or ("too small to wake tiles for" if _work(problem) < LEAST_WORK else None))
+                      or ("too small to wake tiles for"
+                          if problem.groups * _work(problem) < LEAST_WORK else None))
         if (reason is None and task != "grad_weight" and _winograd_would(problem, task)
                 and winograd_cost(problem, task) <= split_cost(problem, task)):
             return "winograd costs less"
@@ -197,8 +197,7 @@ def split_cost(problem: ConvProblem, task: str) -> float:
     """Return about how many float32 multiply-adds a sample's split products are worth."""
     inputs, outputs = ((c * math.prod(size)) for c, size in (
         (problem.in_group, problem.in_size), (problem.out_group, problem.out_size)))
-    products = outputs * problem.in_group * math.prod(problem.kernel)
-    return products / (SPLIT_GAIN * _used(problem, task)) + VALUE_COST * (inputs + outputs)
+    return _work(problem) / (SPLIT_GAIN * _used(problem, task)) + VALUE_COST * (inputs + outputs)
 
 
 class Bfloat16(_Tiles):
