@@ -11,6 +11,7 @@ from runner import (
     Run,
     arguments,
     cifar10,
+    cifar10_files,
     flips_and_crops,
     loaders,
     one_cycle,
@@ -27,7 +28,9 @@ def main() -> None:
     """Train, unless that has been done, and print what came out."""
     options = arguments(__doc__.splitlines()[0], epochs=60).parse_args()
     train, test = cifar10(options.quick)
-    found = Run("recipes", "resnet20", options, {"lr": LR, "weight_decay": DECAY}).train(
+    run = Run("recipes", "resnet20", options,
+              {"lr": LR, "weight_decay": DECAY, "data": cifar10_files()})
+    found = run.train(
         models.resnet20, one_cycle(LR, DECAY),
         loaders(train, test, train.statistics(), 128, options.seed, transform=flips_and_crops()))
     save_curves(options.picture, {"ResNet-20": found})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import sys
@@ -23,12 +24,21 @@ from convkit import data, nn, optim, runtime, training
 from convkit import functional as F
 from convkit.data import augment
 
-__all__ = ["Run", "arguments", "cifar10", "flips_and_crops", "loaders", "mnist", "one_cycle",
-           "print_table", "save_curves", "sgd", "shared"]
+__all__ = ["Run", "arguments", "cifar10", "cifar10_files", "flips_and_crops", "loaders", "mnist",
+           "one_cycle", "print_table", "save_curves", "sgd", "shared"]
 
 # What most pictures show: titles, and the keys of a record's history.
 CURVES = {"training loss": "loss", "test accuracy": "val_accuracy"}
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
+PRECISIONS = ("highest", "high", "medium")
+# MD5 of the files in the archive that Krizhevsky publishes (cifar-10-binary.tar.gz).
+PUBLISHED_CIFAR10 = {
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"}
 
 
 def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
@@ -41,6 +51,8 @@ def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
                         help="folder of checkpoints (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
+    parser.add_argument("--precision", default="high", choices=PRECISIONS,
+                        help="(default: %(default)s)")
     parser.add_argument("--picture", type=Path, help="file for a picture (needs matplotlib)")
     parser.add_argument("--quick", action="store_true",
                         help="a few images and one epoch: shows that it runs, teaches nothing")
@@ -59,6 +71,14 @@ def shared(name: str) -> Path:
 def cifar10(quick: bool = False) -> tuple[data.ImageDataset, data.ImageDataset]:
     """Return CIFAR-10's training and test images."""
     return _some(quick, *[data.CIFAR10(shared("cifar10"), train=train) for train in (True, False)])
+
+
+def cifar10_files() -> str:
+    """Return whether CIFAR-10's files are the published ones, for a record."""
+    (folder,) = {path.parent for path in shared("cifar10").rglob("test_batch.bin")}
+    same = all(hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() == md5
+               for name, md5 in PUBLISHED_CIFAR10.items())
+    return "published" if same else "other pixels than the published ones"
 
 
 def mnist(quick: bool = False) -> tuple[data.ImageDataset, data.ImageDataset]:
@@ -114,8 +134,11 @@ class Run:
     def __init__(self, experiment: str, name: str, options: argparse.Namespace,
                  settings: dict[str, Any]):
         self.name, self.options = name, options
-        self.settings = {"epochs": options.epochs, "seed": options.seed, **settings}
+        self.settings = {"epochs": options.epochs, "seed": options.seed,
+                         "precision": options.precision, **settings}
         stem = f"{experiment}-{name}-e{options.epochs}-s{options.seed}"
+        if options.precision != "high":
+            stem += f"-{options.precision}"
         self.path = None if options.quick else options.results / f"{stem}.json"
         self.work = None if options.quick else options.work / stem
 
@@ -150,6 +173,7 @@ class Run:
         if found is not None:
             return found
         ck.set_num_threads(self.options.threads)
+        ck.set_precision(self.options.precision)
         ck.manual_seed(self.options.seed)
         model = build()
         epochs = 1 if self.options.quick else self.options.epochs

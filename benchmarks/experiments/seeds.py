@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, flips_and_crops, loaders, one_cycle, print_table
+from runner import (
+    Run,
+    arguments,
+    cifar10,
+    cifar10_files,
+    flips_and_crops,
+    loaders,
+    one_cycle,
+    print_table,
+)
 
 import convkit as ck
 from convkit import functional, nn
@@ -131,7 +140,9 @@ def main() -> None:
                 continue
             options.seed = seed
             batches = loaders(train, test, statistics, 128, seed, transform=flips_and_crops())
-            run = Run("seeds", side, options, {"lr": LR, "weight_decay": DECAY})
+            run = Run("seeds", side, options,
+                      {"lr": LR, "weight_decay": DECAY, "data": cifar10_files(),
+                       "precision": "float32" if side == "torch" else side})
             found[side, seed] = with_torch(run, *batches) if side == "torch" else run.train(
                 network, one_cycle(LR, DECAY), batches, precision=side)
     rows = []

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, loaders, print_table
+from runner import Run, arguments, cifar10, cifar10_files, loaders, print_table
 
 from convkit import Tensor, nn, no_grad, optim, training
 from convkit import functional as F
@@ -116,7 +116,7 @@ def main() -> None:
 
     run = Run("ten-minutes", "-".join(map(str, WIDTHS)), options, {
         "batch": BATCH, "lr": RATE, "weight_decay": DECAY, "label_smoothing": SMOOTHING,
-        "time_limit": LIMIT})
+        "time_limit": LIMIT, "data": cifar10_files()})
     found = run.train(lambda: Network(whitening(train.images, *statistics)), optimiser, batches,
                       loss=loss, extra=mirrored, time_limit=LIMIT)
     print_table(["epochs", "train", "test", "without mirror images", "s"],
