@@ -41,6 +41,9 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 SETTLE = 0.004  # seconds; longer than the peers' threads spin before they sleep
+# Seconds of a turn at least: the first calls after another side's find the caches full of that
+# side's weights, threads asleep and units of the processor at rest.
+LEAST_TURN = 0.05
 
 
 def find_torch() -> Any:
@@ -147,8 +150,8 @@ def interleave(sides: dict[str, Callable[[], Any]], seconds: float, quick: bool 
         call()
         once[name] = time.perf_counter() - start
     # A turn of about a tenth of a side's share, so that there are some ten rounds.
-    share = seconds / len(sides) / 10
-    calls = {name: 1 if quick else max(1, min(200, int(share / max(once[name], 1e-6))))
+    share = max(seconds / len(sides) / 10, LEAST_TURN)
+    calls = {name: 1 if quick else max(1, min(1000, int(share / max(once[name], 1e-6))))
              for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds: list[dict[str, float]] = []

@@ -6,6 +6,7 @@ cimport numpy as cnp
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from convkit._kernels cimport dispatch
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 cnp.import_array()
@@ -104,6 +105,57 @@ cdef void _copy_plane(element* y, const element* x, Py_ssize_t rows, Py_ssize_t 
         first += count
 
 
+cdef void _copy_strided(const Copy* copy, const char* x, char* y, Py_ssize_t rows,
+                        Py_ssize_t columns) noexcept nogil:
+    """Copy a plane element by element."""
+    cdef int row = copy.axes - 2, column = copy.axes - 1
+    if copy.item == 1:
+        _copy_plane[uint8_t](<uint8_t*>y, <const uint8_t*>x, rows, columns, copy.source[row],
+                             copy.target[row], copy.source[column], copy.target[column])
+    elif copy.item == 2:
+        _copy_plane[uint16_t](<uint16_t*>y, <const uint16_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+    elif copy.item == 4:
+        _copy_plane[uint32_t](<uint32_t*>y, <const uint32_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+    else:
+        _copy_plane[uint64_t](<uint64_t*>y, <const uint64_t*>x, rows, columns, copy.source[row],
+                              copy.target[row], copy.source[column], copy.target[column])
+
+
+cdef bint _is_transposed(const Copy* copy) noexcept nogil:
+    """Tell whether the source lies side by side along rows and the target along columns."""
+    cdef int row = copy.axes - 2, column = copy.axes - 1
+    return (copy.item >= 4 and copy.source[row] == copy.item and copy.target[column] == copy.item
+            and copy.source[column] % copy.item == 0)
+
+
+cdef void _transpose_plane(const Copy* copy, const char* x, char* y, Py_ssize_t rows,
+                           Py_ssize_t columns) noexcept nogil:
+    """Copy a transposed plane: square blocks in registers, what is left element by element."""
+    cdef const dispatch.ck_table* table = dispatch.table()
+    cdef Py_ssize_t lanes = table.vector_bytes // copy.item
+    cdef Py_ssize_t x_column = copy.source[copy.axes - 1], y_row = copy.target[copy.axes - 2]
+    cdef Py_ssize_t whole_rows = rows // lanes * lanes, whole_columns = columns // lanes * lanes
+    cdef Py_ssize_t block_row, block_column, r, c, i
+    cdef void* targets[16]                # CK_TRANSPOSE_MAX
+    # A block of columns at a time: one line of each row of the target, and neighbouring lines of few
+    # columns of the source, which may lie pages apart.
+    for block_column in range(columns // lanes):
+        for block_row in range(rows // lanes):
+            r, c = block_row * lanes, block_column * lanes
+            for i in range(lanes):
+                targets[i] = y + (r + i) * y_row + c * copy.item
+            table.transpose.to_vectors[copy.item == 8](
+                x + r * copy.item + c * x_column, x_column // copy.item, <int>lanes, <int>lanes,
+                targets)
+    if whole_columns < columns:
+        _copy_strided(copy, x + whole_columns * x_column, y + whole_columns * copy.item,
+                      whole_rows, columns - whole_columns)
+    _copy_strided(copy, x + whole_rows * copy.item, y + whole_rows * y_row, rows - whole_rows,
+                  columns)
+
+
 cdef void _copy_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Copy* copy = <Copy*>ctx
     cdef Py_ssize_t piece = index % copy.pieces, block = index // copy.pieces
@@ -121,18 +173,10 @@ cdef void _copy_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     if copy.source[column] == copy.item and copy.target[column] == copy.item:
         for r in range(rows):
             memcpy(y + r * copy.target[row], x + r * copy.source[row], columns * copy.item)
-    elif copy.item == 1:
-        _copy_plane[uint8_t](<uint8_t*>y, <const uint8_t*>x, rows, columns, copy.source[row],
-                             copy.target[row], copy.source[column], copy.target[column])
-    elif copy.item == 2:
-        _copy_plane[uint16_t](<uint16_t*>y, <const uint16_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
-    elif copy.item == 4:
-        _copy_plane[uint32_t](<uint32_t*>y, <const uint32_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
+    elif _is_transposed(copy):
+        _transpose_plane(copy, x, y, rows, columns)
     else:
-        _copy_plane[uint64_t](<uint64_t*>y, <const uint64_t*>x, rows, columns, copy.source[row],
-                              copy.target[row], copy.source[column], copy.target[column])
+        _copy_strided(copy, x, y, rows, columns)
 
 
 cdef void copy_samples(Copy* copy, const char* x, char* y, Py_ssize_t samples,
