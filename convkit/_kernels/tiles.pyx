@@ -43,6 +43,7 @@ cdef extern from "tile.h" nogil:
         const ptrdiff_t* a_offsets
         ptrdiff_t lda
         const char* b
+        ptrdiff_t b_ahead
         ptrdiff_t batch, k
         ptrdiff_t steps, depth
         ptrdiff_t a_step
@@ -109,6 +110,11 @@ cdef Py_ssize_t PIXELS = 32
 cdef Py_ssize_t SCALED_TASKS_PER_SAMPLE = 4
 # From so many bytes of input and output on, outputs are stored past the caches.
 cdef Py_ssize_t FAR_BYTES = 16 << 20
+# Bytes of weights that the second-level caches do not keep from call to call. Where each thread
+# goes through such weights only a few times, tiles of them are fetched so many bytes ahead.
+cdef Py_ssize_t FAR_WEIGHTS = 1 << 20
+cdef Py_ssize_t FEW_TIMES = 2
+cdef Py_ssize_t AHEAD = 8 << 10
 # More values than there are.
 cdef Py_ssize_t EVERYTHING = 1 << 60
 # Values are converted beside products so many at a time, or a multiple of it.
@@ -736,6 +742,7 @@ cdef void _multiply(Task* t, Py_ssize_t first_block, Py_ssize_t last_block) noex
                 _spread(&t.filling, args, last_block - first_block)
         args.a_next = pair.next * args.lda
         args.c_rows = pair.rows
+        args.b_ahead = job.proto.b_ahead if i == 0 else 0
         _run_blocks(job, args, pair.tiles, infinite, first_block, last_block)
         if job.gathered != NULL and i > 0:
             # Of the pair before: this one's last results wait in the queue.
@@ -772,6 +779,7 @@ cdef void _multiply_tiles(Task* t, Py_ssize_t first_block, Py_ssize_t last_block
                 if i + 2 < t.blocks:
                     t.filling.last = _place_pair(t, i + 2, pair + 1)
                     _spread(&t.filling, args, 1)
+            args.b_ahead = job.proto.b_ahead if i == 0 else 0
             args.a = t.filling.strip + i // 2 * pair_bytes
             args.c_rows = pair.rows
             _run_blocks(job, args, pair.tiles, t.filling.infinite, b, b + 1)
@@ -871,6 +879,8 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.proto.lda = 2 * (CK_TILE_DEPTH if job.as_tiles else job.stride_w * job.in_c)
     tasks = job.samples * job.strips * job.chunks
     job.team = threads_for(threads, tasks, _work(job))
+    job.proto.b_ahead = AHEAD if (job.all_blocks * job.block_bytes > FAR_WEIGHTS
+                                  and job.samples * job.strips <= FEW_TIMES * job.team) else 0
     return job.team * job.scratch_bytes + job.taps_h * job.taps_w * sizeof(ptrdiff_t)
 
 

@@ -237,6 +237,12 @@ CK_INLINE void tile_fetch_results(const ck_tile_args *g, int mb, int nb) {
     }
 }
 
+/* Fetches what of B is read `ahead` bytes later, unless that is 0. */
+CK_INLINE void tile_fetch_b(const char *b, ptrdiff_t ahead, ptrdiff_t bytes) {
+    if (ahead)
+        for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(b + ahead + i, 0, 2);
+}
+
 CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int exact) {
     const ptrdiff_t lda = g->lda, low = g->a_low, step = g->a_step, size = 32 * g->depth;
     const char *b = g->b;
@@ -255,11 +261,13 @@ CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int ex
                 if (mb > 1) TILE_LOAD_A(5, a1 + low, 0);
                 TILE_LOAD_B(b);
                 TILE_MULTIPLY(amx_bf16);
+                tile_fetch_b(b, g->b_ahead, nb * size);
             }
             TILE_LOAD_A(4, a0, 0);
             if (mb > 1) TILE_LOAD_A(5, a1, 0);
             if (!split) TILE_LOAD_B(b);
             TILE_MULTIPLY(amx_bf16);
+            tile_fetch_b(b + split * nb * size, g->b_ahead, nb * size);
             if (split) {
                 if (exact) TILE_LOAD_A(4, a0, 1);
                 if (exact && mb > 1) TILE_LOAD_A(5, a1, 1);

@@ -36,6 +36,7 @@ typedef struct ck_tile_args {
     const ptrdiff_t *a_offsets; /* block i of A starts at a + a_offsets[i] */
     ptrdiff_t lda;
     const char *b;
+    ptrdiff_t b_ahead;          /* B is fetched so many bytes before it is read, or 0 */
     ptrdiff_t batch, k;         /* number of blocks, reduction length of each */
     ptrdiff_t steps, depth;     /* each block in `steps` steps of `depth` (even, at most 32) */
     ptrdiff_t a_step;           /* bytes from one step of A to the next */
