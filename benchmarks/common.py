@@ -40,7 +40,10 @@ __all__ = [
 ]
 
 RESULTS = Path(__file__).parent / "results"
-SETTLE = 0.004  # seconds; longer than the peers' threads spin before they sleep
+# Before a turn the process sleeps so many seconds at a time, until its threads use less than this
+# share of them: those of ONNX Runtime spin for 70 ms after its last call, on a core that the next
+# side wants. At most so many seconds in all.
+SETTLE, SETTLED, LONGEST_SETTLE = 0.005, 0.1, 0.5
 # Seconds of a turn at least: the first calls after another side's find the caches full of that
 # side's weights, threads asleep and units of the processor at rest.
 LEAST_TURN = 0.05
@@ -176,9 +179,19 @@ def interleave(sides: dict[str, Callable[[], Any]], seconds: float, quick: bool 
             for name in names}
 
 
+def _settle() -> None:
+    """Sleep until the threads of the side before have stopped spinning."""
+    end = time.perf_counter() + LONGEST_SETTLE
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(SETTLE)
+        if time.process_time() - before < SETTLED * SETTLE:
+            return
+
+
 def _turn(call: Callable[[], Any], count: int) -> list[float]:
     """Let the others' threads settle, warm up, and time `count` calls."""
-    time.sleep(SETTLE)
+    _settle()
     for _ in range(max(1, count // 5)):
         call()
     taken = []
