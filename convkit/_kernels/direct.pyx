@@ -22,8 +22,8 @@ import numpy as np
 
 from convkit._kernels.address cimport address
 from convkit._kernels.gather cimport Gathered, add_pixels, first_column
-from convkit._kernels.gemm cimport (PackJob, Packed, Packing, ck_gemm_args, ck_gemm_fn, ck_gemm_kernels, kernels_for,
-                                    part_start)
+from convkit._kernels.gemm cimport (CK_GEMM_MAX_WIDE, PackJob, Packed, Packing, ck_gemm_args, ck_gemm_fn,
+                                    ck_gemm_kernels, ck_gemm_wide_fn, kernels_for, part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
 from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.strips cimport Source, fill_strip
@@ -76,6 +76,15 @@ cdef void _run_parts(const ck_gemm_args* whole, ck_gemm_fn tile, Py_ssize_t size
         block += part.batch
 
 
+cdef inline ck_gemm_wide_fn _wide(const Job* job, const ck_gemm_args* args,
+                                  Py_ssize_t width) noexcept nogil:
+    """Return the kernel for few outputs of pixels with one channel, or NULL."""
+    if (args.n > CK_GEMM_MAX_WIDE or args.lda != 1 or args.accumulate or width < job.kernels.vector_length
+            or args.batch * args.k > CHAIN):
+        return NULL
+    return job.kernels.wide[args.n]
+
+
 cdef void _run_block(Job* job, ck_gemm_args* args, const char* a, char* y, const char* residual,
                      Py_ssize_t width, LookAhead* ahead) noexcept nogil:
     """Run the tiles of one row of pixels for one block of output channels."""
@@ -84,9 +93,13 @@ cdef void _run_block(Job* job, ck_gemm_args* args, const char* a, char* y, const
     cdef Py_ssize_t a_step = job.stride_w * job.x_pixel * job.itemsize
     cdef Py_ssize_t y_step = job.step_w * job.y_pixel * job.itemsize
     cdef Py_ssize_t each = width // tiles, wider = width % tiles, i, mr
+    cdef ck_gemm_wide_fn wide = _wide(job, args, width)
     args.a = a
     args.c = y
     args.residual = residual
+    if wide != NULL:
+        wide(args, width)
+        return
     for i in range(tiles):
         mr = each + (i < wider)
         aim(ahead, args)

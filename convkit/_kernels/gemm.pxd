@@ -28,11 +28,14 @@ cdef extern from "gemm.h" nogil:
         ptrdiff_t fetch_step
         ptrdiff_t fetch_block
     ctypedef void (*ck_gemm_fn)(const ck_gemm_args*) noexcept nogil
+    ctypedef void (*ck_gemm_wide_fn)(const ck_gemm_args*, ptrdiff_t rows) noexcept nogil
+    int CK_GEMM_MAX_WIDE
     ctypedef struct ck_gemm_kernels:
         int vector_length
         int max_mr[5]
         ck_gemm_fn plain[5][15]
         ck_gemm_fn transposed[5][15]
+        ck_gemm_wide_fn wide[9]
     ctypedef struct ck_gemm_table:
         ck_gemm_kernels f32
         ck_gemm_kernels f64

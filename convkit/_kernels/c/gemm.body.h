@@ -198,6 +198,8 @@ GEMM_TEMPLATE(double, vdouble, d, VL_D)
 GEMM_SHAPES(GEMM_DEFINE_F)
 GEMM_SHAPES_D(GEMM_DEFINE_D)
 
+#include "gemm.wide.h"
+
 /* Twelve (or, with 32 registers, 24) chains of multiply-adds that depend on nothing. Every
    loop over the chains is unrolled, and the constraint names all registers ("x" means the
    first 16 on x86): otherwise they live in memory, and the peak comes out at a third. */
@@ -227,7 +229,8 @@ static const ck_gemm_table gemm_table = {
     .f32 = {.vector_length = VL_F,
             .max_mr = GEMM_MAX_MR,
             .plain = {GEMM_SHAPES(GEMM_ENTRY_PLAIN_F)},
-            .transposed = {GEMM_SHAPES(GEMM_ENTRY_TRANS_F)}},
+            .transposed = {GEMM_SHAPES(GEMM_ENTRY_TRANS_F)},
+            .wide = {WIDE_EACH(WIDE_ENTRY)}},
     .f64 = {.vector_length = VL_D,
             .max_mr = GEMM_MAX_MR_D,
             .plain = {GEMM_SHAPES_D(GEMM_ENTRY_PLAIN_D)},

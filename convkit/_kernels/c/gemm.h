@@ -39,17 +39,22 @@ typedef struct ck_gemm_args {
 } ck_gemm_args;
 
 typedef void (*ck_gemm_fn)(const ck_gemm_args *);
+typedef void (*ck_gemm_wide_fn)(const ck_gemm_args *, ptrdiff_t rows);
 
-enum { CK_GEMM_MAX_NV = 4, CK_GEMM_MAX_MR = 14 };
+enum { CK_GEMM_MAX_NV = 4, CK_GEMM_MAX_MR = 14, CK_GEMM_MAX_WIDE = 8 };
 
 /* Kernels for one number type: tile[nv][mr], with nv vectors of columns and mr rows.
    max_mr[nv] is 0 where no kernel of that width exists. `plain` reads A by rows (A[m, k]
-   at a + m * lda + k); `transposed` reads it by columns (a + k * lda + m). */
+   at a + m * lda + k); `transposed` reads it by columns (a + k * lda + m).
+
+   wide[n], where it is not NULL, is for any number of rows from the vector length on, n columns and
+   an lda of 1, with the bits of `plain`; it neither accumulates nor fetches. */
 typedef struct ck_gemm_kernels {
     int vector_length;
     int max_mr[CK_GEMM_MAX_NV + 1];
     ck_gemm_fn plain[CK_GEMM_MAX_NV + 1][CK_GEMM_MAX_MR + 1];
     ck_gemm_fn transposed[CK_GEMM_MAX_NV + 1][CK_GEMM_MAX_MR + 1];
+    ck_gemm_wide_fn wide[CK_GEMM_MAX_WIDE + 1];
 } ck_gemm_kernels;
 
 typedef struct ck_gemm_table {

@@ -9,6 +9,7 @@
 #include "isa_begin.h"
 
 #include "elementwise.body.h"
+#include "transpose.body.h"
 #include "gemm.body.h"
 #include "depthwise.body.h"
 #include "fold.body.h"
@@ -20,7 +21,6 @@
 #include "pool.body.h"
 #include "resample.body.h"
 #include "rownorm.body.h"
-#include "transpose.body.h"
 #include "winograd.body.h"
 #include "augment.body.h"
 #include "int8.body.h"
