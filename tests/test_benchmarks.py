@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,26 @@ def test_epochs_run(tmp_path, torch):
     for result in results:
         assert result["seconds"][0] > 0
         assert result["accuracy"] > 0.3  # chance is 0.1
+
+
+def test_a_turn_begins_when_threads_have_come_to_rest(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import common
+
+    monkeypatch.setattr(common, "SETTLE", 0.02)  # other guests may hold a core for 5 ms
+
+    def spin():
+        end = time.perf_counter() + 0.1
+        while time.perf_counter() < end:
+            pass
+
+    began = time.perf_counter()
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    common._settle()
+    assert time.perf_counter() - began > 0.1 and not spinning.is_alive()
+    common._settle()
+    assert time.perf_counter() - began < common.LONGEST_SETTLE
 
 
 def test_disagreement_fails(monkeypatch):
