@@ -41,7 +41,7 @@ PUBLISHED_CIFAR10 = {
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"}
 
 
-def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
+def arguments(description: str, epochs: int, precision: str = "high") -> argparse.ArgumentParser:
     """Return a parser with the options of every experiment."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--epochs", type=int, default=epochs, help="(default: %(default)s)")
@@ -51,7 +51,7 @@ def arguments(description: str, epochs: int) -> argparse.ArgumentParser:
                         help="folder of checkpoints (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
-    parser.add_argument("--precision", default="high", choices=PRECISIONS,
+    parser.add_argument("--precision", default=precision, choices=PRECISIONS,
                         help="(default: %(default)s)")
     parser.add_argument("--picture", type=Path, help="file for a picture (needs matplotlib)")
     parser.add_argument("--quick", action="store_true",

@@ -101,7 +101,7 @@ def loss(scores: Any, targets: Any) -> Any:
 
 def main() -> None:
     """Train, unless that has been done, and print what came out."""
-    options = arguments(__doc__.splitlines()[0], epochs=7).parse_args()
+    options = arguments(__doc__.splitlines()[0], epochs=12, precision="medium").parse_args()
     train, test = cifar10(options.quick)
     statistics = train.statistics()
     change = augment.Compose([augment.RandomHorizontalFlip(),
