@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -73,6 +74,7 @@ def cifar10(quick: bool = False) -> tuple[data.ImageDataset, data.ImageDataset]:
     return _some(quick, *[data.CIFAR10(shared("cifar10"), train=train) for train in (True, False)])
 
 
+@functools.cache
 def cifar10_files() -> str:
     """Return whether CIFAR-10's files are the published ones, for a record."""
     (folder,) = {path.parent for path in shared("cifar10").rglob("test_batch.bin")}
