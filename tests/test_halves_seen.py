@@ -41,6 +41,18 @@ class Sum(nn.Module):
         return F.relu(y)
 
 
+class Branches(nn.Module):
+    """Convolutions side by side, with and without batch norm, beside pooling; joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(conv(16, 24), nn.ReLU())
+        self.second = nn.Sequential(conv(16, 8, False), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x):
+        return ck.cat([self.first(x), self.second(x), F.max_pool2d(x, 3, 1, 1)], 1)
+
+
 def conv(channels=16, out=16, bias=True):
     """Return a 3x3 convolution that keeps the size."""
     return nn.Conv2d(channels, out, 3, padding=1, bias=bias)
@@ -59,6 +71,8 @@ NETS = {
     "sums in place": lambda: [conv(8), nn.BatchNorm2d(16), nn.ReLU(), Sum(True), Sum(True)],
     "norm behind ReLU": lambda: [conv(8), nn.ReLU(), nn.BatchNorm2d(16), conv(),
                                  nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16), nn.ReLU()],
+    "branches": lambda: [conv(8), nn.BatchNorm2d(16), nn.ReLU(), Branches(), conv(48), nn.ReLU(),
+                         Branches(), nn.MaxPool2d(2), conv(48)],
     "others": lambda: [conv(8), nn.BatchNorm2d(16), nn.LeakyReLU(), conv(), nn.AvgPool2d(2),
                        nn.GroupNorm(4, 16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14 * 15, 3)],
 }

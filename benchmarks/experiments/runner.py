@@ -221,7 +221,7 @@ class Run:
 
 def sgd(lr: float, weight_decay: float = 0.0, schedule: str = "cosine", momentum: float = 0.9,
         nesterov: bool = False) -> Callable[[nn.Module, int], tuple[Any, Any]]:
-    """Return a way to optimise: SGD with a cosine, or a rate that falls by 5% an epoch."""
+    """Return a way to optimise: SGD with a cosine, or a factor of the rate in each step."""
     def make(model: nn.Module, steps: int) -> tuple[Any, Any]:
         optimizer = optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=nesterov,
                               weight_decay=weight_decay)

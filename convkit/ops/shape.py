@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
 import numpy as np
 
-from convkit._kernels import memory, resample
+from convkit._kernels import copies, memory, resample
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
-from convkit.ops.layout import axis_order, dense_strides, empty_ordered, in_order, logical
+from convkit.ops.deferred import gradient_last, plain
+from convkit.ops.halves import Halves, Narrow
+from convkit.ops.kept import HALF
+from convkit.ops.layout import (
+    axis_order,
+    dense_strides,
+    empty_ordered,
+    from_last,
+    in_order,
+    like,
+    logical,
+)
 from convkit.ops.op import Context, Op, register
 from convkit.ops.passes import Pass, passes
 from convkit.ops.spatial import remembered
@@ -239,7 +251,8 @@ class Concat(Op):
 
     name = "concat"
     onnx = "Concat"
-    passes_gradient = True
+    takes_deferred = True
+    takes_masked = True
 
     @staticmethod
     def shape(*shapes, dim=0):
@@ -256,13 +269,21 @@ class Concat(Op):
 
     @staticmethod
     def forward(ctx: Context, *arrays, dim=0):
-        """Copy the arrays side by side."""
+        """Copy the arrays side by side; as bfloat16 where all come so."""
         shape = Concat.shape(*[x.shape for x in arrays], dim=dim)
         axis = dim % len(shape)
-        ctx.saved = axis, [x.shape[axis] for x in arrays]
+        narrow = axis == 1 and all(isinstance(x, Narrow) and x.narrow for x in arrays)
+        ctx.saved = axis, [x.shape[axis] for x in arrays], narrow
+        if narrow:
+            parts = [x.halves() for x in arrays]
+            out = memory.empty((*parts[0].shape[:-1], shape[1]), HALF)
+            _join(parts, out, -1, ctx.threads)
+            return Halves(out, ctx.threads)
+        arrays = [plain(x) for x in arrays]
         dtype = np.result_type(*arrays).newbyteorder("=")
         out = empty_ordered(shape, axis_order(arrays[0]), dtype)
-        return np.concatenate(arrays, axis=axis, out=out)
+        _join(arrays, out, axis, ctx.threads)
+        return out
 
     @staticmethod
     def lower(b, *xs, dim=0):
@@ -283,15 +304,43 @@ class Concat(Op):
         return y
 
     @staticmethod
+    def reads_halves(ctx):
+        """Tell whether the arrays came so."""
+        return ctx.saved[2]
+
+    @staticmethod
     def backward(ctx, g):
         """Cut the gradient apart."""
-        axis, sizes = ctx.saved
-        grads, start = [], 0
-        for size, need in zip(sizes, ctx.needs, strict=True):
-            cut = (slice(None),) * axis + (slice(start, start + size),)
-            grads.append(g[cut] if need else None)
-            start += size
-        return tuple(grads)
+        axis, sizes, narrow = ctx.saved
+        if not narrow:
+            return _parts(plain(g), axis, sizes, ctx)
+        last = gradient_last(g, True, ctx.threads)
+        wrap = from_last if last.dtype is not HALF else functools.partial(
+            Halves, threads=ctx.threads)
+        return tuple([p if p is None else wrap(p) for p in _parts(last, 3, sizes, ctx)])
+
+
+def _parts(whole: np.ndarray, axis: int, sizes: list[int], ctx: Context
+           ) -> tuple[np.ndarray | None, ...]:
+    """Return copies of an array's parts along an axis, of those that are needed."""
+    parts = [None] * len(sizes)
+    for i, part in enumerate(_cut(whole, axis, sizes)):
+        if ctx.needs[i]:
+            parts[i] = like(part)
+            copies.copyto(parts[i], part, ctx.threads)
+    return tuple(parts)
+
+
+def _cut(whole: np.ndarray, axis: int, sizes: list[int]) -> list[np.ndarray]:
+    """Return views of an array's parts along an axis."""
+    return np.split(whole, np.cumsum(sizes[:-1]), axis)
+
+
+def _join(parts: list[np.ndarray], out: np.ndarray, axis: int, threads: int) -> None:
+    """Copy arrays side by side along an axis."""
+    places = _cut(out, axis, [x.shape[axis] for x in parts])
+    for place, x in zip(places, parts, strict=True):
+        copies.copyto(place, x, threads)
 
 
 @register
