@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import test_kept
+from halves_checks import (
+    assert_all_same_bits,
+    assert_hooks_see_float32,
+    assert_reading_changes_no_bit,
+    gradients,
+    is_bfloat16,
+    relative_error,
+    tiles,
+)
 from harness import assert_same_bits
 from test_kept import SHAPE
 
@@ -17,18 +25,11 @@ from convkit import nn
 from convkit._kernels import dispatch, memory
 from convkit.ops.halves import Halves, halves_of
 
-tiles = pytest.mark.skipif(not dispatch.has_tiles(), reason="this CPU has no AMX")
-
 
 @pytest.fixture(autouse=True)
 def _medium():
     with ck.precision("medium"):
         yield
-
-
-def is_bfloat16(x: np.ndarray) -> bool:
-    """Tell whether all numbers of a float32 array are bfloat16."""
-    return not (np.ascontiguousarray(x).view(np.uint32) & 0xffff).any()
 
 
 class Block(nn.Module):
@@ -50,12 +51,6 @@ class Block(nn.Module):
         y = seen(self.norms[2](seen(self.conv2(y))))
         y = seen(F.relu(seen(y + seen(self.norms[3](self.short(x))))))
         return self.last(seen(F.relu(seen(self.norms[1](self.conv2(y)) + y))))
-
-
-def gradients(net, x, precision="medium", threads=1, **more):
-    """Return output and gradients of a network, whose input is no leaf."""
-    return test_kept.gradients(net, x, precision, threads=threads,
-                               part=lambda t: net(t * 1, **more))
 
 
 @pytest.fixture(params=[1, 2], ids=["stride 1", "stride 2"])
@@ -94,33 +89,16 @@ def test_values_are_bfloat16_whoever_reads_them(rng):
 
 def test_reading_a_value_changes_no_bit(net, images):
     """In the middle of the network, by anybody, before or behind other readers."""
-    ours = gradients(net, images)
-
-    def read(t):
-        assert np.isfinite(t.data).all()
-        return t
-
-    for a, b in zip(ours, gradients(net, images, seen=read), strict=True):
-        assert_same_bits(a, b)
+    assert_reading_changes_no_bit(net, images)
 
 
 def test_threads_change_no_bit(net, images):
-    for a, b in zip(gradients(net, images), gradients(net, images, threads=2), strict=True):
-        assert_same_bits(a, b)
+    assert_all_same_bits(gradients(net, images), gradients(net, images, threads=2))
 
 
 def test_hooks_see_arrays_of_float32(net, images):
     """And leave the results as they are, where they return nothing."""
-    ours, seen = gradients(net, images), []
-
-    def hook(t):
-        t.register_hook(lambda g: seen.append((g.dtype, g.shape == t.shape)))
-        return t
-
-    theirs = gradients(net, images, seen=hook)
-    assert set(seen) == {(np.dtype(np.float32), True)} and len(seen) == 13
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same_bits(a, b)
+    assert_hooks_see_float32(net, images, 13)
 
 
 def test_values_are_near_those_of_float32(net, images):
@@ -161,12 +139,7 @@ def test_beside_pytorchs_autocast(torch, net, images):
         y = convolve(net.last, relu(normalise(net.norms[1], convolve(net.conv2, y)) + y))
     (y.float() ** 2).sum().backward()
     theirs = [leaf.grad.numpy(), *[p.grad.numpy() for p in parameters]]
-
-    def error(grads):
-        flat, want = (np.concatenate([np.ravel(g) for g in given]) for given in (grads, exact[1:]))
-        return np.linalg.norm(flat - want) / np.linalg.norm(want)
-
-    assert error(ours[1:]) < 1.5 * error(theirs)
+    assert relative_error(ours[1:], exact[1:]) < 1.5 * relative_error(theirs, exact[1:])
 
 
 # -- changes in place, and the tape ---------------------------------------------------------------

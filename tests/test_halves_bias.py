@@ -8,8 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import test_kept
+from halves_checks import (
+    assert_all_same_bits,
+    assert_hooks_see_float32,
+    assert_reading_changes_no_bit,
+    gradients,
+    is_bfloat16,
+    relative_error,
+    tiles,
+)
 from harness import assert_same_bits
-from test_halves import is_bfloat16, tiles
 
 import convkit as ck
 from convkit import functional as F
@@ -60,12 +68,6 @@ def images(rng):
     return rng.standard_normal((3, 1, 61, 53)).astype(np.float32)
 
 
-def gradients(net, x, precision="medium", threads=1, **more):
-    """Return output and gradients of a network, whose input is no leaf."""
-    return test_kept.gradients(net, x, precision, threads=threads,
-                               part=lambda t: net(t * 1, **more))
-
-
 def recorded(values, kind):
     """Return a leaf, and what an operation made of it: the values, of float32 or as bfloat16."""
     last = np.ascontiguousarray(values.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
@@ -113,22 +115,14 @@ def test_who_hands_on_what(net, images):
 
 def test_reading_a_value_changes_no_bit(net, images):
     """In the middle of the network, by anybody, before or behind other readers."""
-    ours = gradients(net, images)
-
-    def read(t):
-        assert np.isfinite(t.data).all()
-        return t
-
-    held = []
-    for seen in (read, lambda t: held.append(t) or t):
-        for a, b in zip(ours, gradients(net, images, seen=seen), strict=True):
-            assert_same_bits(a, b)
+    assert_reading_changes_no_bit(net, images)
+    ours, held = gradients(net, images), []
+    assert_all_same_bits(ours, gradients(net, images, seen=lambda t: held.append(t) or t))
     assert len(held) == 8 and all(np.isfinite(t.data).all() for t in held)
 
 
 def test_threads_change_no_bit(net, images):
-    for a, b in zip(gradients(net, images), gradients(net, images, threads=2), strict=True):
-        assert_same_bits(a, b)
+    assert_all_same_bits(gradients(net, images), gradients(net, images, threads=2))
 
 
 def test_backward_twice(net, images):
@@ -139,8 +133,7 @@ def test_backward_twice(net, images):
 def test_checkpoint_changes_no_bit(net, images):
     ours = gradients(net, images)
     theirs = test_kept.gradients(net, images, "medium", part=lambda t: ck.checkpoint(net, t * 1))
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same_bits(a, b)
+    assert_all_same_bits(ours, theirs)
 
 
 def test_values_are_near_those_of_float32(net, images):
@@ -173,12 +166,7 @@ def test_beside_pytorchs_autocast(torch, net, images):
             y = after(functional.conv2d(y, weight, bias, 1, weight.shape[-1] // 2))
     (y.float() ** 2).sum().backward()
     theirs = [leaf.grad.numpy(), *[p.grad.numpy() for p in parameters]]
-
-    def error(grads):
-        flat, want = (np.concatenate([np.ravel(g) for g in given]) for given in (grads, exact[1:]))
-        return np.linalg.norm(flat - want) / np.linalg.norm(want)
-
-    assert error(ours[1:]) < 1.5 * error(theirs)
+    assert relative_error(ours[1:], exact[1:]) < 1.5 * relative_error(theirs, exact[1:])
 
 
 # -- pooling before the activation ----------------------------------------------------------------
@@ -272,16 +260,7 @@ def test_a_hook_sees_the_gradient_of_the_activation(rng, kind, arguments, when):
 
 def test_hooks_everywhere(net, images):
     """They get float32, and leave the results as they are, where they return nothing."""
-    ours, seen = gradients(net, images), []
-
-    def hook(t):
-        t.register_hook(lambda g: seen.append((g.dtype, g.shape == t.shape)))
-        return t
-
-    theirs = gradients(net, images, seen=hook)
-    assert set(seen) == {(np.dtype(np.float32), True)} and len(seen) == 8
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same_bits(a, b)
+    assert_hooks_see_float32(net, images, 8)
 
 
 READERS = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from halves_checks import is_bfloat16, tiles
 from harness import assert_same_bits
-from test_halves import is_bfloat16, tiles
 
 import convkit as ck
 from convkit import functional as F
