@@ -2,6 +2,7 @@
 
 from convkit._kernels.dispatch cimport ck_unary_fn
 from convkit._kernels.gather cimport Gather
+from convkit._kernels.maker cimport Maker
 
 cdef extern from "depthwise.h" nogil:
     ctypedef struct ck_depthwise_args:
@@ -96,6 +97,10 @@ cdef struct Problem:
     # The gradient of the weight: sums[task][kh * kw][sums_step]
     char* sums
     Py_ssize_t sums_step, tasks
+    # What x is made by, or NULL; room for the rows that a task makes, for each thread.
+    const Maker* maker
+    char* made
+    Py_ssize_t made_bytes
     # Whether y is stored past the caches: see FAR_BYTES.
     bint far
     # What the output's moments are gathered in, a part for each block of rows; or NULL.

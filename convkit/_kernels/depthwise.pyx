@@ -16,6 +16,7 @@ import numpy as np
 
 from convkit._kernels.dispatch cimport CK_ACT_UNARY, activation_map, table
 from convkit._kernels.gather cimport Gathered, add_pixels
+from convkit._kernels.maker cimport Maker, make, maker_of
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.runner cimport launch, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -256,6 +257,26 @@ cdef void _scatter_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     p.band(&g)
 
 
+cdef Py_ssize_t _made_rows(const Problem* p, Py_ssize_t rows) noexcept nogil:
+    """Return how many rows of x so many output rows see."""
+    return (rows - 1) * p.stride_h + (p.kh - 1) * p.dilation_h + 1
+
+
+cdef char* _sample(const Problem* p, Py_ssize_t n, Py_ssize_t start, Py_ssize_t stop,
+                   int slot) noexcept nogil:
+    """Return where a sample of x begins; where it is made, only rows that are seen are there."""
+    cdef Py_ssize_t row_bytes = p.width * p.c * p.item, top = start * p.stride_h - p.top
+    cdef Py_ssize_t first = max(top, 0), row
+    cdef char* x = p.x + n * p.h * row_bytes
+    cdef char* to
+    if p.maker == NULL:
+        return x
+    to = p.made + slot * p.made_bytes - first * row_bytes
+    for row in range(first, min(top + _made_rows(p, stop - start), p.h)):
+        make(p.maker, x + row * row_bytes, to + row * row_bytes, p.width)
+    return to
+
+
 cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Sum one block of rows, or of samples, into its own partial gradient.
 
@@ -269,6 +290,7 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Py_ssize_t x_row = p.width * p.c, row, low, high, i
     cdef Py_ssize_t size = p.group * p.kh * p.kw * p.sums_step * p.item
     cdef char* sums = p.sums + index * size
+    cdef char* x
     cdef ck_depthwise_sums_args g
     cdef ck_depthwise_block block
     for i in range(size):
@@ -278,7 +300,7 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
             p.x, p.y, p.h, p.width, p.ow, p.c, start, stop, p.top, p.left, sums, p.sums_step,
             p.group)
         while n < n_stop:
-            block.x = p.x + n * p.h * x_row * p.item
+            block.x = _sample(p, n, start, stop, slot)
             block.gy = p.y + n * p.oh * p.ow * p.c * p.item
             p.sum_block(&block)
             n += 1
@@ -293,10 +315,11 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     g.channels = p.c
     g.sums_step = p.sums_step
     while n < n_stop:
+        x = _sample(p, n, start, stop, slot)
         for row in range(start, stop):
             _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
             g.rows = high - low
-            g.x = p.x + (n * p.h + row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
+            g.x = x + (row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
             g.gy = p.y + (n * p.oh + row) * p.ow * p.c * p.item
             g.sums = sums + low * p.kw * p.sums_step * p.item
             p.kernels.row_sums(&g)
@@ -326,6 +349,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     if dtype != np.float32 and dtype != np.float64:
         raise ValueError(f"expected float32 or float64, got {dtype}")
     p.gathered = NULL
+    p.maker = NULL
     p.h, p.width, p.c = x_shape
     p.oh, p.ow = y_shape[:2]
     p.group = 1 if w.ndim == 3 else w.shape[-4]
@@ -661,7 +685,7 @@ cdef int _run_phases(const void* params, char** at, Py_ssize_t samples, int thre
     return 0
 
 
-def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
+def grad_weight(x, gy, gw, stride, pad, dilation, int threads, maker=None):
     """Write the gradient of the weight into gw; the same bits for any number of threads.
 
     Parameters
@@ -672,9 +696,14 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
         Or (group, kh, kw, C), one for each input of the groups. Overwritten.
     stride, pad, dilation, threads
         As in `forward`.
+    maker : tuple, optional
+        What x is made of on the way, in float32: center, scale and shift (C,), and the ends
+        between which ``(x - center) * scale + shift`` lies.
     """
     cdef Problem p = _problem(x, gy, gw, stride, pad, dilation)
-    cdef Py_ssize_t sample, size, taps = p.group * p.kh * p.kw
+    cdef Py_ssize_t sample, size, rows, taps = p.group * p.kh * p.kw
+    cdef Maker of_x
+    cdef int team
     cdef int length = p.kernels.vector_length
     if gw.size == 0:
         return
@@ -694,10 +723,20 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads):
     p.tasks = _ceil_div(p.n, p.samples) * p.blocks
     p.sums_step = _ceil_div(p.c, length) * length
     size = p.tasks * taps * p.sums_step * p.item
-    p.sums = <char*>take(size)
+    team = threads_for(threads, p.tasks, _work(&p))
+    rows = 0
+    if maker is not None:
+        if p.item != 4 or p.group > 1:
+            raise ValueError("kernel called with a maker, but not for float32 of single channels")
+        of_x = maker_of(maker, p.c)
+        p.maker = &of_x
+        p.made_bytes = min(_made_rows(&p, p.block), p.h) * p.width * p.c * p.item
+        rows = team * p.made_bytes
+    p.sums = <char*>take(size + rows)
     if p.sums == NULL:
-        raise MemoryError(f"no memory for {size} bytes of partial gradients")
+        raise MemoryError(f"no memory for {size + rows} bytes of partial gradients")
+    p.made = p.sums + size
     with nogil:
-        parallel_for(_grad_weight_task, &p, p.tasks, threads_for(threads, p.tasks, _work(&p)))
+        parallel_for(_grad_weight_task, &p, p.tasks, team)
         parallel_for(_total_task, &p, taps, threads_for(threads, taps, <double>size))
-        give(p.sums, size)
+        give(p.sums, size + rows)

@@ -24,6 +24,7 @@ from convkit._kernels cimport dispatch
 from convkit._kernels.gemm cimport (ck_gemm_args, ck_gemm_kernels, choose_width, kernels_for,
                                     part_start)
 from convkit._kernels.lookahead cimport LookAhead, aim, look_at, spread
+from convkit._kernels.maker cimport Maker, make, maker_of
 from convkit._kernels.memory cimport give, take
 from convkit._kernels.strips cimport Source, fill_strip
 from convkit._kernels.threads cimport parallel_for, threads_for
@@ -89,6 +90,7 @@ cdef struct Job:
     bint in_order                            # whether partial results lie as the target does
     bint together                            # whether a kernel row's taps are one
     Source source                            # of strips with padding
+    const Maker* maker                       # of x, where pixels are laid in rows; or NULL
     char* scratch
     Py_ssize_t scratch_bytes
 
@@ -222,6 +224,15 @@ cdef void _copy_strip(Job* job, Rows* rows, Py_ssize_t first, Py_ssize_t last,
         rows.right[i] = sample * job.right.sample + (top + i) * job.right.row
 
 
+cdef void _make_strip(Job* job, Rows* rows, Py_ssize_t row, char* strip) noexcept nogil:
+    """Make a row's pixels of x, and have them found: by their distance from where x lies."""
+    cdef Py_ssize_t pixel = row * job.out_w
+    cdef ptrdiff_t* where = &rows.left[0] if job.x == &job.left else &rows.right[0]
+    make(job.maker, job.x.data + pixel * job.in_c * job.itemsize, strip,
+         min(job.out_w, job.pixels - pixel))
+    where[0] = (strip - job.x.data) // job.itemsize
+
+
 cdef void _look_at_side(Job* job, Fetch* fetch, const Side* side, Py_ssize_t chunks,
                         Py_ssize_t row, Py_ssize_t rows, Py_ssize_t channel,
                         Py_ssize_t channels) noexcept nogil:
@@ -303,6 +314,8 @@ cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         for r in range(job.n_rows):
             if not job.together:
                 _list_rows(job, &task.rows, row, last, job.rows[r])
+            if job.maker != NULL:
+                _make_strip(job, &task.rows, row, scratch)
             task.args.batch = task.rows.count
             for b in range(task.first_block, task.last_block):
                 if task.rows.count:
@@ -419,6 +432,11 @@ cdef void _cut(Job* job):
             job.row_chunks, job.column_chunks = m, n
 
 
+def reads_once(Py_ssize_t pixels, Py_ssize_t weights):
+    """Tell whether `_cut` leaves a 1x1 kernel's result whole, so that x is gone through once."""
+    return weights * 4 < CHUNK_BYTES and pixels >= LEAST_TASKS * PART_PIXELS
+
+
 cdef void _take_together(Job* job):
     """Let the taps of a kernel row be one where there are few input channels."""
     job.together = (job.groups == 1 and job.in_c < FEW_CHANNELS and job.n_cols > 1
@@ -429,7 +447,8 @@ cdef void _take_together(Job* job):
                          + 1) * job.source.strip_width * job.source.pixel if job.together else 0
 
 
-def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint taps_first=False):
+def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint taps_first=False,
+        maker=None):
     """Sum x[pixel * stride + tap] times gy[pixel] over all pixels, for every tap.
 
     Parameters
@@ -446,10 +465,13 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint t
     stride : (int, int)
     groups : int
     threads : int
+    maker : tuple, optional
+        What float32 x is made by on the way (`maker.pxd`), for a 1x1 kernel.
     """
     cdef Job job
     cdef Py_ssize_t size = x.itemsize, samples
     cdef Side of_x, of_gy
+    cdef Maker made
     job.kernels = kernels_for(size)
     job.transpose = dispatch.table().transpose
     job.itemsize = size
@@ -498,6 +520,13 @@ def run(x, gy, gw, rows, cols, stride, Py_ssize_t groups, int threads, *, bint t
                 job.in_h * job.in_w * job.in_c, job.in_c // groups)
     of_gy = Side(_address(gy), job.out_c, job.out_w * job.out_c, job.out_h * job.out_w * job.out_c,
                  job.out_c // groups)
+    job.maker = NULL
+    if maker is not None:
+        if not job.flat or size != 4:
+            raise ValueError("kernel called with a maker, but not for float32 and a 1x1 kernel")
+        made = maker_of(maker, job.in_c)
+        job.maker = &made
+        job.scratch_bytes = job.out_w * job.in_c * size
     if job.turned:
         job.left, job.right, job.x = of_gy, of_x, &job.right
     else:

@@ -11,6 +11,8 @@ from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Depthwise"]
 
+_FLOAT = np.dtype(np.float32)
+
 
 class Depthwise(Algorithm):
     """One filter for each channel: vectors run over channels, nothing is reduced."""
@@ -71,9 +73,18 @@ class Depthwise(Algorithm):
         if bias is not None:
             gx += bias
 
+    @classmethod
+    def reads_kept(cls, problem, kept):
+        """Take what float32 is made of, row by row."""
+        return kept.dtype is _FLOAT and kept.channels == problem.in_channels
+
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap and channel."""
+        maker = None
+        if x.__class__ is not np.ndarray:
+            x, maker = x.source(threads)
+            x = x.reshape(problem.x_last)
         taps_first = memory.empty((*problem.kernel, problem.in_channels), x.dtype)
-        depthwise.grad_weight(x, gy, taps_first, *Depthwise._geometry(problem), threads)
+        depthwise.grad_weight(x, gy, taps_first, *Depthwise._geometry(problem), threads, maker)
         gw[:, 0] = taps_first.transpose(2, 0, 1)
