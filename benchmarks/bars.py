@@ -15,13 +15,14 @@ from matplotlib import pyplot as plt
 
 __all__ = ["COLOURS", "beside_pytorch", "draw", "draw_file", "save"]
 
-COLOURS = {"highest": "#4c72b0", "high": "#dd8452", "medium": "#55a868", "int8": "#c44e52"}
+COLOURS = {"highest": "#4c72b0", "high": "#dd8452", "medium": "#55a868",
+           "medium-bf16": "#2e7d4f", "int8": "#c44e52"}
 
 
 def beside_pytorch(results: Sequence[dict[str, Any]]) -> dict[str, tuple[str, list[float]]]:
     """Return for each precision its legend, and the ratios to PyTorch's best of all results."""
     return {precision: (f"{precision} / PyTorch "
-                        f"{'bfloat16' if precision == 'medium' else 'float32'}",
+                        f"{'bfloat16' if precision.startswith('medium') else 'float32'}",
                         [r["precisions"][precision]["best"] for r in results])
             for precision in results[0]["precisions"]}
 

@@ -2,10 +2,11 @@
 
 PyTorch runs in float32 and bfloat16, on contiguous and on channels-last tensors; ratios
 divide its faster form by convkit's time (above 1: convkit is faster): `highest` and `high`
-are compared with float32, `medium` with bfloat16. Forward is inference: no gradients
-recorded, weights unchanged between calls, so convkit packs them once. Gradients are single
-(only the input's, only the weight's); weights are packed in every call, as in training.
-Errors are normwise, against PyTorch in float64 on the first sample.
+are compared with float32, `medium` with bfloat16. `medium` has float32 in and out;
+`medium-bf16` is the same with bfloat16, as PyTorch has it and layers of a network hand it on.
+Forward is inference: no gradients recorded, weights unchanged between calls, so convkit packs
+them once. Gradients are single (only the input's, only the weight's); weights are packed in
+every call, as in training. Errors are normwise, against PyTorch in float64 on the first sample.
 
     python benchmarks/layer_suite.py
     python benchmarks/layer_suite.py --networks resnet50 mobilenet_v2 --precisions high
@@ -28,13 +29,18 @@ from convkit import nn
 from convkit.ops import planner
 from convkit.ops.conv import Conv
 from convkit.ops.conv_problem import forward_problem
+from convkit.ops.deferred import plain
+from convkit.ops.halves import Halves
+from convkit.ops.kept import Rounded
+from convkit.ops.layout import to_last
 from convkit.ops.op import Context
 
 PASSES = ("forward", "grad input", "grad weight")
 TASKS = dict(zip(PASSES, ("forward", "grad_input", "grad_weight"), strict=True))
-PRECISIONS = ("highest", "high", "medium")
-# Normwise error that each precision promises, and PyTorch's bfloat16 for orientation.
-BOUNDS = {"highest": 2e-6, "high": 1e-5, "medium": 1e-2}
+PRECISIONS = ("highest", "high", "medium", "medium-bf16")
+# Normwise error that each precision promises.
+BOUNDS = {"highest": 2e-6, "high": 1e-5, "medium": 1e-2, "medium-bf16": 1e-2}
+IMAGE_CHANNELS = 3
 # Above this many operations the float64 reference takes too long.
 REFERENCE_OPERATIONS = 4e9
 
@@ -67,11 +73,14 @@ class Case:
     def algorithm(self, which: str, precision: str) -> str:
         """Return the name of the algorithm that convkit takes."""
         problem = forward_problem(self.x.shape, self.w.shape, self.x.dtype,
-                                  precision=precision, **self.attributes())
+                                  precision=precision.removesuffix("-bf16"), **self.attributes())
         return planner.choose(problem, TASKS[which]).name
 
-    def ours(self, which: str, precision: str) -> Callable[[], np.ndarray]:
+    def ours(self, which: str, precision: str) -> Callable[[], Any]:
         """Return convkit's function for one pass."""
+        if precision == "medium-bf16" and self.layer.kind != "linear":
+            return self._handed_on(which)
+        precision = precision.removesuffix("-bf16")
         if which == "forward":
             if self.layer.kind == "linear":
                 return self._our_linear(precision)
@@ -88,6 +97,23 @@ class Case:
                       precision=precision)
         Conv.forward(ctx, self.x, self.w, **self.attributes())
         return lambda: Conv.backward(ctx, self.gy)[wanted]
+
+    def _handed_on(self, which: str) -> Callable[[], Any]:
+        """Return convkit's function for one pass between layers that hand on bfloat16.
+
+        Images, which no layer hands on, are float32.
+        """
+        threads, forward = convkit.get_num_threads(), which == "forward"
+        x = self.x if self.layer.channels == IMAGE_CHANNELS else _rounded(self.x, threads)
+        gy = _rounded(self.gy, threads)
+        wanted = -1 if forward else PASSES.index(which) - 1
+        ctx = Context(tuple(i == wanted for i in range(2)), threads,
+                      (None, {}) if forward else (), "medium")
+        ctx.defer = True
+        if forward:
+            return lambda: Conv.forward(ctx, x, self.w, **self.attributes())
+        Conv.forward(ctx, x, self.w, **self.attributes())
+        return lambda: Conv.backward(ctx, gy)[wanted]
 
     def _our_linear(self, precision: str) -> Callable[[], np.ndarray]:
         """Return convkit's function for a linear layer."""
@@ -161,6 +187,11 @@ def _channels_last(a: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
+def _rounded(a: np.ndarray, threads: int) -> Halves:
+    """Return an array of logical order as bfloat16."""
+    return Halves(Rounded.of(to_last(a), threads).halves, threads)
+
+
 def _normwise(got: np.ndarray, want: np.ndarray) -> float:
     """Return the norm of the difference over the norm of what is wanted."""
     return float(np.linalg.norm((got - want).ravel()) / np.linalg.norm(want.ravel()))
@@ -172,7 +203,7 @@ def _sides(case: Case, which: str, options: Any) -> dict[str, Callable[[], Any]]
     sides = {precision: case.ours(which, precision) for precision in options.precisions}
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     for dtype in ("float32", "bfloat16"):
-        if dtype == "bfloat16" and "medium" not in options.precisions:
+        if dtype == "bfloat16" and not any(p.startswith("medium") for p in options.precisions):
             continue
         for name, memory_format in formats.items():
             sides[f"torch {dtype} {name}"] = case.torch(which, getattr(torch, dtype),
@@ -189,14 +220,14 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
                                lambda: common.peak(options.threads))
     rows = {}
     for precision in options.precisions:
-        dtype = "bfloat16" if precision == "medium" else "float32"
+        dtype = "bfloat16" if precision.startswith("medium") else "float32"
         seconds = timing[precision]["seconds"]
         rows[precision] = {
             "algorithm": case.algorithm(which, precision), "seconds": seconds,
             "error": errors.get(precision),
             "gflops": layer.operations / seconds / 1e9,
             "share of peak": layer.operations / 1e9 * timing[precision]["per rate"],
-            "gbs": layer.bytes / seconds / 1e9,
+            "gbs": layer.bytes / (2 if precision == "medium-bf16" else 1) / seconds / 1e9,
             "best": min(t["ratio"] for n, t in timing.items()
                         if n.startswith(f"torch {dtype}")) / timing[precision]["ratio"]}
     return {"layer": layer.name, "network": layer.network, "batch": layer.batch,
@@ -213,7 +244,7 @@ def _errors(case: Case, which: str, sides: dict[str, Callable], options: Any,
     reference = case.reference(which)
     errors = {}
     for precision in options.precisions:
-        ours = np.asarray(sides[precision]())
+        ours = np.asarray(plain(sides[precision]()))
         bound = 2 * BOUNDS[precision] + 1e-5
         what = f"{case.layer.name}, {which}, {precision}"
         difference = _normwise(ours.astype(np.float64), theirs.astype(np.float64))
@@ -243,7 +274,7 @@ def totals(results: list[dict[str, Any]], precisions: list[str]) -> list[list[st
     for key in dict.fromkeys((r["network"], r["batch"], r["pass"]) for r in results):
         part = [r for r in results if (r["network"], r["batch"], r["pass"]) == key]
         for precision in precisions:
-            dtype = "bfloat16" if precision == "medium" else "float32"
+            dtype = "bfloat16" if precision.startswith("medium") else "float32"
             ours = sum(r["count"] * r["precisions"][precision]["seconds"] for r in part)
             sides = [n for n in part[0]["timing"] if n.startswith(f"torch {dtype}")]
             theirs = {side: sum(r["count"] * r["timing"][side]["seconds"] for r in part)

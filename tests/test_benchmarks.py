@@ -70,7 +70,7 @@ def test_layer_suite_runs_and_is_drawn(tmp_path, torch):
     assert len(results) == 2
     for result in results:
         assert set(result["timing"]) == {
-            "highest", "high", "medium", "torch float32 contiguous",
+            "highest", "high", "medium", "medium-bf16", "torch float32 contiguous",
             "torch float32 channels_last", "torch bfloat16 contiguous",
             "torch bfloat16 channels_last"}
         for row in result["precisions"].values():
