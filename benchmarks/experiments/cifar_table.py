@@ -96,7 +96,7 @@ def mlp(hidden: int) -> nn.Module:
 
 NETWORKS: dict[str, tuple[Any, float]] = {
     "inception": (lambda: inception(True), 0.1),
-    "inception without norm": (lambda: inception(False), 0.01),
+    "inception without norm": (lambda: inception(False), 0.03),
     "alexnet": (alexnet, 0.01), "mlp 3x512": (lambda: mlp(3), 0.01),
     "mlp 1x512": (lambda: mlp(1), 0.01)}
 
