@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ def _threads_for_small_work():
     before = kernel_threads.set_work_per_thread(0.0)
     yield
     kernel_threads.set_work_per_thread(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts():
+    """Let tests send Ctrl-C, which a shell has its jobs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
