@@ -18,7 +18,7 @@ import numpy as np
 from convkit._kernels import dispatch, memory, norm
 from convkit._kernels import pool as kernels
 from convkit.ops.deferred import ACTIVATIONS, ENDS, gradient_last, space_for_gradient
-from convkit.ops.halves import Halves, Narrow
+from convkit.ops.halves import Halves, Narrow, as_handed_on
 from convkit.ops.kept import HALF, Kept, Remade, Rounded, rounds, widened
 from convkit.ops.layout import from_last
 
@@ -184,7 +184,7 @@ def gradient(gy: np.ndarray | Narrow, held: Held, threads: int, owned: bool
     gy = gradient_last(gy, True, threads)
     values = next(h.halves for h in known if h.halves is not None)
     gx, sums = _masked(gy, values, held.kernel, threads, owned)
-    return Halves(gx, threads, sums) if gx.dtype is HALF else from_last(gx)
+    return as_handed_on(gx, threads, sums)
 
 
 class Pooling(NamedTuple):

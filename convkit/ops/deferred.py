@@ -20,7 +20,7 @@ import numpy as np
 from convkit._kernels import elementwise, memory, norm
 from convkit._kernels.tape import plain
 from convkit.ops import kept
-from convkit.ops.halves import Halves, Narrow, halves_of
+from convkit.ops.halves import Halves, Narrow, as_handed_on, halves_of
 from convkit.ops.kept import HALF, Kept, Remade, Rounded, restored, widened
 from convkit.ops.layout import from_last, to_last
 
@@ -313,7 +313,7 @@ class Masked(Narrow):
 
     def put(self, last: np.ndarray) -> None:
         """Take the channels-last gradient that somebody worked out."""
-        self._value = Halves(last, self.threads) if last.dtype is HALF else from_last(last)
+        self._value = as_handed_on(last, self.threads)
         self.gy = self.value = None
 
     def seen(self, narrow: bool) -> np.ndarray:

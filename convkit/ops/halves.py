@@ -17,7 +17,7 @@ from convkit._kernels.tape import PutOff
 from convkit.ops.kept import HALF, Kept, Rounded, widened
 from convkit.ops.layout import from_last, to_last
 
-__all__ = ["Halves", "Narrow", "halves_of"]
+__all__ = ["Halves", "Narrow", "as_handed_on", "halves_of"]
 
 
 class Narrow(PutOff):
@@ -81,6 +81,12 @@ class Halves(Narrow):
     def array(self) -> np.ndarray:
         """Return the numbers as float32."""
         return from_last(widened(self._halves, self.threads))
+
+
+def as_handed_on(last: np.ndarray, threads: int, sums: np.ndarray | None = None
+                 ) -> np.ndarray | Halves:
+    """Return a channels-last array in logical order, or as `Halves` where it is bfloat16."""
+    return Halves(last, threads, sums) if last.dtype is HALF else from_last(last)
 
 
 def halves_of(value: Any) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 
@@ -12,13 +11,12 @@ from convkit._kernels import copies, memory, resample
 from convkit._kernels.axis import Axis
 from convkit.errors import ShapeError
 from convkit.ops.deferred import gradient_last, plain
-from convkit.ops.halves import Halves, Narrow
+from convkit.ops.halves import Halves, Narrow, as_handed_on
 from convkit.ops.kept import HALF
 from convkit.ops.layout import (
     axis_order,
     dense_strides,
     empty_ordered,
-    from_last,
     in_order,
     like,
     logical,
@@ -315,9 +313,8 @@ class Concat(Op):
         if not narrow:
             return _parts(plain(g), axis, sizes, ctx)
         last = gradient_last(g, True, ctx.threads)
-        wrap = from_last if last.dtype is not HALF else functools.partial(
-            Halves, threads=ctx.threads)
-        return tuple([p if p is None else wrap(p) for p in _parts(last, 3, sizes, ctx)])
+        return tuple([part if part is None else as_handed_on(part, ctx.threads)
+                      for part in _parts(last, 3, sizes, ctx)])
 
 
 def _parts(whole: np.ndarray, axis: int, sizes: list[int], ctx: Context

@@ -10,7 +10,7 @@ import numpy as np
 
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["TASKS", "Algorithm", "Task", "known_call"]
+__all__ = ["TASKS", "Algorithm", "Task", "kept_source", "known_call", "made_of_floats"]
 
 Task = Literal["forward", "grad_input", "grad_weight"]
 TASKS: tuple[Task, ...] = ("forward", "grad_input", "grad_weight")
@@ -117,6 +117,22 @@ class Algorithm:
                     threads: int) -> None:
         """Write the gradient with respect to the weight into `gw` (O, C/g, kH, kW)."""
         raise NotImplementedError
+
+
+_FLOAT = np.dtype(np.float32)
+
+
+def made_of_floats(problem: ConvProblem, kept: Any) -> bool:
+    """Tell whether what is kept of x is float32 with as many channels."""
+    return kept.dtype is _FLOAT and kept.channels == problem.in_channels
+
+
+def kept_source(problem: ConvProblem, x: Any, threads: int) -> tuple[np.ndarray, tuple | None]:
+    """Return x, or what lies in memory for it where it is kept, and what it is made by or None."""
+    if x.__class__ is np.ndarray:
+        return x, None
+    source, maker = x.source(threads)
+    return source.reshape(problem.x_last), maker
 
 
 def known_call(algorithm: type[Algorithm], problem: ConvProblem, task: Task) -> Callable[..., None]:

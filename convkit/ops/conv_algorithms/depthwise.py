@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from convkit._kernels import depthwise, memory
-from convkit.ops.conv_algorithms.base import Algorithm
+from convkit.ops.conv_algorithms.base import Algorithm, kept_source, made_of_floats
 from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Depthwise"]
-
-_FLOAT = np.dtype(np.float32)
 
 
 class Depthwise(Algorithm):
@@ -76,15 +74,12 @@ class Depthwise(Algorithm):
     @classmethod
     def reads_kept(cls, problem, kept):
         """Take what float32 is made of, row by row."""
-        return kept.dtype is _FLOAT and kept.channels == problem.in_channels
+        return made_of_floats(problem, kept)
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap and channel."""
-        maker = None
-        if x.__class__ is not np.ndarray:
-            x, maker = x.source(threads)
-            x = x.reshape(problem.x_last)
+        x, maker = kept_source(problem, x, threads)
         taps_first = memory.empty((*problem.kernel, problem.in_channels), x.dtype)
         depthwise.grad_weight(x, gy, taps_first, *Depthwise._geometry(problem), threads, maker)
         gw[:, 0] = taps_first.transpose(2, 0, 1)

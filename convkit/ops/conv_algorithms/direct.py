@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convkit._kernels import direct, gemm, gradweight
-from convkit.ops.conv_algorithms.base import Algorithm, Task, known_call
+from convkit.ops.conv_algorithms.base import (
+    Algorithm,
+    Task,
+    kept_source,
+    known_call,
+    made_of_floats,
+)
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["Direct"]
-
-_FLOAT = np.dtype(np.float32)
 
 
 class Direct(Algorithm):
@@ -88,17 +92,14 @@ class Direct(Algorithm):
     @classmethod
     def reads_kept(cls, problem, kept):
         """Take what float32 is made of, for 1x1 kernels; but where parts would make it anew."""
-        return (problem.pointwise and kept.dtype is _FLOAT and kept.channels == problem.in_channels
+        return (problem.pointwise and made_of_floats(problem, kept)
                 and gradweight.reads_once(math.prod(problem.y_last[:3]),
                                           problem.in_channels * problem.out_group))
 
     @staticmethod
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap."""
-        maker = None
-        if x.__class__ is not np.ndarray:
-            x, maker = x.source(threads)
-            x = x.reshape(problem.x_last)
+        x, maker = kept_source(problem, x, threads)
         gradweight.run(x, gy, gw, problem.rows, problem.cols, problem.stride, problem.groups,
                        threads, maker=maker)
 
