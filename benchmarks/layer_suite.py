@@ -197,14 +197,18 @@ def _normwise(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.linalg.norm((got - want).ravel()) / np.linalg.norm(want.ravel()))
 
 
+def _their_dtype(precision: str) -> str:
+    """Return what PyTorch computes with beside a precision."""
+    return "bfloat16" if precision.startswith("medium") else "float32"
+
+
 def _sides(case: Case, which: str, options: Any) -> dict[str, Callable[[], Any]]:
     """Return every side's function, convkit's first."""
     torch = common.require_torch()
     sides = {precision: case.ours(which, precision) for precision in options.precisions}
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    for dtype in ("float32", "bfloat16"):
-        if dtype == "bfloat16" and not any(p.startswith("medium") for p in options.precisions):
-            continue
+    # Agreement is checked with float32.
+    for dtype in dict.fromkeys(("float32", *map(_their_dtype, options.precisions))):
         for name, memory_format in formats.items():
             sides[f"torch {dtype} {name}"] = case.torch(which, getattr(torch, dtype),
                                                         memory_format)
@@ -220,7 +224,7 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
                                lambda: common.peak(options.threads))
     rows = {}
     for precision in options.precisions:
-        dtype = "bfloat16" if precision.startswith("medium") else "float32"
+        dtype = _their_dtype(precision)
         seconds = timing[precision]["seconds"]
         rows[precision] = {
             "algorithm": case.algorithm(which, precision), "seconds": seconds,
@@ -274,7 +278,7 @@ def totals(results: list[dict[str, Any]], precisions: list[str]) -> list[list[st
     for key in dict.fromkeys((r["network"], r["batch"], r["pass"]) for r in results):
         part = [r for r in results if (r["network"], r["batch"], r["pass"]) == key]
         for precision in precisions:
-            dtype = "bfloat16" if precision.startswith("medium") else "float32"
+            dtype = _their_dtype(precision)
             ours = sum(r["count"] * r["precisions"][precision]["seconds"] for r in part)
             sides = [n for n in part[0]["timing"] if n.startswith(f"torch {dtype}")]
             theirs = {side: sum(r["count"] * r["timing"][side]["seconds"] for r in part)

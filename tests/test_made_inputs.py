@@ -11,14 +11,12 @@ from harness import assert_same_bits, run_python
 from test_depthwise_kernel import FORMS, Case
 from test_direct_engine import WEIGHT_GRADIENTS
 
-from convkit._kernels import depthwise, dispatch, gradweight, norm, threads
+from convkit._kernels import depthwise, dispatch, gradweight, threads
 from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_problem import ConvProblem
-from convkit.ops.kept import HALF
+from convkit.ops.deferred import ENDS, NormInput
+from convkit.ops.kept import HALF, Remade
 
-# What an activation is to the norm's kernel, and the ends that it lies between.
-ACTIVATIONS = {"none": ((0, 0.0, 0.0), (-np.inf, np.inf)), "relu": ((1, 0.0, 0.0), (0.0, np.inf)),
-               "relu6": ((2, 0.0, 6.0), (0.0, 6.0))}
 POINTWISE = [which for which, (*_, kernel, stride, padding, groups) in WEIGHT_GRADIENTS.items()
              if (kernel, stride, padding, groups) == (1, 1, 0, 1)]
 
@@ -28,10 +26,8 @@ def made(x, activation):
     rng = np.random.default_rng(7)
     center, scale, shift = rng.standard_normal((3, x.shape[-1])).astype(np.float32)
     x[0, 0, 0] = np.nan, np.inf, -np.inf, *x[0, 0, 0, 3:]
-    (number, alpha, beta), ends = ACTIVATIONS[activation]
-    values = np.empty_like(x)
-    norm.affine(x, scale, shift, number, values, 1, alpha, beta, center=center)
-    return (center, scale, shift, ends), values
+    kept = Remade(NormInput(x, (center, scale, shift), False, True), activation)
+    return kept.source(1)[1], kept.array(1)
 
 
 def check(run, x, shape, activation):
@@ -67,7 +63,7 @@ def check_pointwise(which, activation):
           x, (o, c, 1, 1), activation)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ENDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_depthwise(form, activation):
     check_depthwise(form, activation)
@@ -81,7 +77,7 @@ def test_depthwise_of_other_sizes(form, channels):
         check_depthwise(form, "relu6", channels, size)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ENDS)
 @pytest.mark.parametrize("which", POINTWISE)
 def test_pointwise(which, activation):
     check_pointwise(which, activation)

@@ -128,8 +128,8 @@ def main() -> None:
             run = Run("cifar-table", label.replace(" ", "-").replace(",", ""), options,
                       {"lr": lr, "last_rate": LAST_RATE, "weight_decay": DECAY * decay,
                        "crop": crop, "data": cifar10_files()})
-            schedule = str(LAST_RATE ** (1 / (options.epochs * len(loaders[0]))))
-            found[name, form] = run.train(build, sgd(lr, DECAY * decay, schedule), loaders)
+            found[name, form] = run.train(
+                build, sgd(lr, DECAY * decay, last_rate=LAST_RATE), loaders)
     save_curves(options.picture, {f"{name}{', crop' * crop}{', decay' * decay}": r
                                   for (name, (crop, decay)), r in found.items()},
                 {"training accuracy": "accuracy", "test accuracy": "val_accuracy"})

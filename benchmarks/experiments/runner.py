@@ -219,15 +219,15 @@ class Run:
         return result
 
 
-def sgd(lr: float, weight_decay: float = 0.0, schedule: str = "cosine", momentum: float = 0.9,
-        nesterov: bool = False) -> Callable[[nn.Module, int], tuple[Any, Any]]:
-    """Return a way to optimise: SGD with a cosine, or a factor of the rate in each step."""
+def sgd(lr: float, weight_decay: float = 0.0, momentum: float = 0.9, nesterov: bool = False,
+        last_rate: float | None = None) -> Callable[[nn.Module, int], tuple[Any, Any]]:
+    """Return a way to optimise: SGD, the rate by a cosine, or by a factor a step to a share."""
     def make(model: nn.Module, steps: int) -> tuple[Any, Any]:
         optimizer = optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=nesterov,
                               weight_decay=weight_decay)
-        if schedule == "cosine":
+        if last_rate is None:
             return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return optimizer, optim.lr_scheduler.ExponentialLR(optimizer, float(schedule))
+        return optimizer, optim.lr_scheduler.ExponentialLR(optimizer, last_rate ** (1 / steps))
 
     return make
 
