@@ -224,7 +224,7 @@ def test_narrow_blocks_stay_on_vectors_under_medium(run_on_tiles):
     assert algorithms(narrow, x) == ["chain", "chain", "direct"]
     assert_same_bits(narrow(x), made("high", 16, 96, 16)(x))
     wide = made("medium", 96, 576, 96)
-    assert algorithms(wide, image(1, (96, 20, 20))) == ["bf16", "depthwise", "bf16"]
+    assert algorithms(wide, image(1, (96, 20, 20))) == ["bf16", "depthwise_bf16", "bf16"]
     # The graph keeps its precision: only this machine's steps differ.
     assert all(node.attrs.get("precision") is None for node in narrow.graph.nodes)
     """)

@@ -219,7 +219,7 @@ def step(Step first not None, Step middle not None, Step last):
     chain.layers[2] = last.params if chain.narrows else NULL
     chain.last = (<const Job*>last.params)[0] if chain.narrows else chain.first
     # The middle layer's weights are read as they lie: not repeated, not turned (a transposed layer).
-    if p.band == NULL or p.repeats or p.turned or p.up > 1 or not alone(&chain.first) or (
+    if p.band == NULL or p.x_item != p.item or p.y_item != p.item or p.repeats or p.turned or p.up > 1 or not alone(&chain.first) or (
             (p.h, p.width, p.c) != (chain.first.out_h, chain.first.out_w, chain.first.y_pixel)):
         return None
     if chain.narrows and (not alone(&chain.last) or not chain.last.pointwise or (

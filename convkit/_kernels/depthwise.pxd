@@ -3,6 +3,11 @@
 from convkit._kernels.dispatch cimport ck_unary_fn
 from convkit._kernels.gather cimport Gather
 from convkit._kernels.maker cimport Maker
+from convkit._kernels.threads cimport task_fn
+
+# Adds up blocks of sums of one tap: see `ck_depthwise_kernels`.
+ctypedef void (*total_fn)(const void* sums, Py_ssize_t blocks, Py_ssize_t step, Py_ssize_t channels,
+                          void* out) noexcept nogil
 
 cdef extern from "depthwise.h" nogil:
     ctypedef struct ck_depthwise_args:
@@ -28,7 +33,7 @@ cdef extern from "depthwise.h" nogil:
         int vector_length
         void (*row)(const ck_depthwise_args*) noexcept nogil
         void (*row_sums)(const ck_depthwise_sums_args*) noexcept nogil
-        void (*total)(const void*, Py_ssize_t, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+        total_fn total
     int CK_DW_ROWS
     ctypedef struct ck_depthwise_band:
         const void* x
@@ -57,6 +62,13 @@ cdef extern from "depthwise.h" nogil:
         ck_depthwise_block_fn (*block)(Py_ssize_t, Py_ssize_t) noexcept nogil
         ck_depthwise_band_fn (*grouped_band)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         ck_depthwise_block_fn (*grouped_block)(Py_ssize_t, Py_ssize_t) noexcept nogil
+    int CK_DW_HALVES
+
+cdef extern from "tile.h" nogil:
+    ctypedef struct ck_tile_table:
+        ck_depthwise_band_fn (*depthwise)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        ck_depthwise_block_fn (*depthwise_block)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        total_fn depthwise_total
 
 
 cdef struct Columns:
@@ -71,7 +83,9 @@ cdef struct Problem:
     char* y
     char* bias
     char* residual
-    Py_ssize_t item, n, h, width, oh, ow, c, kh, kw
+    # Bytes of a number, and of one where x, the residual and y are bfloat16.
+    Py_ssize_t item, x_item, residual_item, y_item
+    Py_ssize_t n, h, width, oh, ow, c, kh, kw
     Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w
     int activation
     ck_unary_fn map     # what follows as a pass over each block of rows, or NULL
@@ -86,6 +100,7 @@ cdef struct Problem:
     # The kernels of the window, NULL where it has none: they take its rows in pairs.
     ck_depthwise_band_fn band
     ck_depthwise_block_fn sum_block
+    total_fn total
     Py_ssize_t w_row_step, w_step, up
     # Channels in and out of a group; 1 is depthwise.
     Py_ssize_t group
@@ -96,11 +111,18 @@ cdef struct Problem:
     bint turned
     # The gradient of the weight: sums[task][kh * kw][sums_step]
     char* sums
-    Py_ssize_t sums_step, tasks
-    # What x is made by, or NULL; room for the rows that a task makes, for each thread.
+    Py_ssize_t sums_step, tasks, sum_item   # bytes of the numbers that are multiplied
+    # The gradient of the weight: what x and y are made by, or NULL.
     const Maker* maker
+    const Maker* y_maker
+    # Tasks that work on floats where arrays are bfloat16, or NULL; whether that is the gradient of
+    # the input.
+    task_fn on_floats
+    bint backward
+    # Room for the rows of x, of the residual and of y that a task turns into floats: for each
+    # thread so many bytes, and how many of them are for each.
     char* made
-    Py_ssize_t made_bytes
+    Py_ssize_t made_bytes, made_x, made_residual
     # Whether y is stored past the caches: see FAR_BYTES.
     bint far
     # What the output's moments are gathered in, a part for each block of rows; or NULL.

@@ -6,11 +6,16 @@ and right follow from the size of y. A task of `forward` and `grad_input` is a b
 of one sample; every output element is one sum in the order of (kh, kw), so that no cut
 changes it. `grad_weight` sums fixed blocks of rows or samples and then adds the blocks in
 order; their size depends on the layer alone.
+
+Where there are tiles, each of x, y and a residual may also be bfloat16 (uint16), w being float32.
+Sums are of floats, in the same order. Common windows have kernels that read and write bfloat16; in
+other cases a task turns the rows that it works on into floats, and its results back, in its cache.
 """
 
 from math import gcd
 
 from libc.math cimport INFINITY
+from libc.stdint cimport uint16_t
 cimport numpy as cnp
 import numpy as np
 
@@ -55,14 +60,30 @@ cdef void _rows_inside(Py_ssize_t base, Py_ssize_t step, Py_ssize_t size, Py_ssi
         low[0] = high[0]
 
 
+cdef void _block_rows(const Problem* p, Py_ssize_t index, Py_ssize_t* start,
+                      Py_ssize_t* stop) noexcept nogil:
+    """Set the rows of y that a task computes."""
+    cdef Py_ssize_t first = (index % p.blocks) * p.block - _above(p)
+    start[0] = max(first, 0)
+    stop[0] = min(first + p.block, p.oh)
+
+
+cdef Py_ssize_t _above(const Problem* p) noexcept nogil:
+    """Return how many rows the first block begins above the sample.
+
+    Blocks of the gradient of the input of a convolution of stride 2 begin with a row that even
+    rows of taps reach.
+    """
+    return p.top % 2 if p.up > 1 else 0
+
+
 cdef void _forward_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Compute one block of output rows."""
     cdef Problem* p = <Problem*>ctx
-    cdef Py_ssize_t n = index // p.blocks
-    cdef Py_ssize_t start = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t n = index // p.blocks, start, stop
     cdef Py_ssize_t x_row = p.width * p.c, row, y_at, low, high
     cdef ck_depthwise_args g
+    _block_rows(p, index, &start, &stop)
     g.x_row_step = p.dilation_h * x_row
     g.width = p.width
     g.w_row_step = p.kw * p.c
@@ -97,7 +118,7 @@ cdef void _gather_moments(const Problem* p, Py_ssize_t index, Py_ssize_t start,
     """Gather the moments of the block of rows that a task has computed."""
     if p.gathered != NULL and start < stop:
         add_pixels(p.gathered, index, True, 0, p.c,
-                   p.y + (index // p.blocks * p.oh + start) * p.ow * p.c * p.item, 1,
+                   p.y + (index // p.blocks * p.oh + start) * p.ow * p.c * p.y_item, 1,
                    (stop - start) * p.ow, 0, p.c)
 
 
@@ -128,12 +149,11 @@ cdef void _grad_input_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil
     former, oh and ow those of the latter.
     """
     cdef Problem* p = <Problem*>ctx
-    cdef Py_ssize_t n = index // p.blocks
-    cdef Py_ssize_t start = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t n = index // p.blocks, start, stop
     cdef Py_ssize_t x_row = p.width * p.c, row, step_h, low, high, phase
     cdef Columns vertical, horizontal
     cdef ck_depthwise_args g
+    _block_rows(p, index, &start, &stop)
     step_h = p.dilation_h * p.period_h // p.stride_h
     g.x_row_step = step_h * x_row
     g.width = p.width
@@ -197,10 +217,10 @@ cdef void _run_columns(const Problem* p, ck_depthwise_band* g, char* x, char* y)
         first = base % dilation
         if first < 0:
             first += dilation
-        g.x = x + first * p.c * p.item
+        g.x = x + first * p.c * p.x_item
         g.first = (base - first) // dilation
         g.width = max(_ceil_div(p.width - first, dilation), 0)
-        g.y = y + residue * p.c * p.item
+        g.y = y + residue * p.c * p.y_item
         g.columns = _ceil_div(p.ow - residue, dilation)
         p.band(g)
 
@@ -208,8 +228,8 @@ cdef void _run_columns(const Problem* p, ck_depthwise_band* g, char* x, char* y)
 cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Compute one block of output rows."""
     cdef Problem* p = <Problem*>ctx
-    cdef Py_ssize_t start = (index % p.blocks) * p.block
-    cdef Py_ssize_t stop = min(start + p.block, p.oh)
+    cdef Py_ssize_t start, stop
+    _block_rows(p, index, &start, &stop)
     gather_rows(p, index // p.blocks, start, stop)
     _gather_moments(p, index, start, stop)
 
@@ -226,9 +246,9 @@ cdef void gather_rows(const Problem* p, Py_ssize_t n, Py_ssize_t start,
     for g.row in range(start, min(start + step, stop)):
         g.top = g.row * p.stride_h - p.top
         g.pairs = _ceil_div(stop - g.row, CK_DW_ROWS * step)
-        _run_columns(p, &g, p.x + (n * p.h + g.top) * p.width * p.c * p.item,
-                     p.y + (n * p.oh + g.row) * p.ow * p.c * p.item)
-    cdef char* y = p.y + (n * p.oh + start) * p.ow * p.c * p.item
+        _run_columns(p, &g, p.x + (n * p.h + g.top) * p.width * p.c * p.x_item,
+                     p.y + (n * p.oh + g.row) * p.ow * p.c * p.y_item)
+    cdef char* y = p.y + (n * p.oh + start) * p.ow * p.c * p.y_item
     if p.map != NULL:
         p.map(y, y, (stop - start) * p.ow * p.c, p.alpha, p.beta)
 
@@ -236,7 +256,7 @@ cdef void gather_rows(const Problem* p, Py_ssize_t n, Py_ssize_t start,
 cdef void _scatter_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Compute one block of rows of the gradient of the input of a convolution of stride 2.
 
-    Blocks begin with a row that even rows of taps reach. Names as in `_grad_input_task`.
+    Names are as in `_grad_input_task`.
     """
     cdef Problem* p = <Problem*>ctx
     cdef Py_ssize_t n = index // p.blocks
@@ -248,33 +268,100 @@ cdef void _scatter_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     g.first = -p.left
     g.top_step = g.row_step = 1
     g.x_pair_step = p.width * p.c
-    g.row = (index % p.blocks) * p.block - p.top % 2
+    g.row = (index % p.blocks) * p.block - _above(p)
     g.row_high = min(g.row + p.block, p.oh)
     g.pairs = _ceil_div(g.row_high - g.row, CK_DW_ROWS)
     g.top = (g.row + p.top) // 2 - ((p.kh + 1) // 2 - 1)
-    g.x = p.x + (n * p.h + g.top) * p.width * p.c * p.item
-    g.y = p.y + (n * p.oh + g.row) * p.ow * p.c * p.item
+    g.x = p.x + (n * p.h + g.top) * p.width * p.c * p.x_item
+    g.y = p.y + (n * p.oh + g.row) * p.ow * p.c * p.y_item
     p.band(&g)
 
 
-cdef Py_ssize_t _made_rows(const Problem* p, Py_ssize_t rows) noexcept nogil:
-    """Return how many rows of x so many output rows see."""
-    return (rows - 1) * p.stride_h + (p.kh - 1) * p.dilation_h + 1
+cdef void _rows_seen(const Problem* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t* first,
+                     Py_ssize_t* last) noexcept nogil:
+    """Set rows [first, last) of x, all that rows [start, stop) of y are computed from among them."""
+    cdef Py_ssize_t reach = (p.kh - 1) * p.dilation_h
+    if p.backward:      # and the row on either side that pairs of rows may read
+        first[0] = _ceil_div(start + p.top - reach, p.stride_h) - 1
+        last[0] = (stop - 1 + p.top) // p.stride_h + 2
+    else:
+        first[0] = start * p.stride_h - p.top
+        last[0] = first[0] + _most_seen(p, stop - start)
+    first[0] = min(max(first[0], 0), p.h)
+    last[0] = max(min(last[0], p.h), first[0])
 
 
-cdef char* _sample(const Problem* p, Py_ssize_t n, Py_ssize_t start, Py_ssize_t stop,
-                   int slot) noexcept nogil:
-    """Return where a sample of x begins; where it is made, only rows that are seen are there."""
-    cdef Py_ssize_t row_bytes = p.width * p.c * p.item, top = start * p.stride_h - p.top
-    cdef Py_ssize_t first = max(top, 0), row
-    cdef char* x = p.x + n * p.h * row_bytes
-    cdef char* to
-    if p.maker == NULL:
-        return x
-    to = p.made + slot * p.made_bytes - first * row_bytes
-    for row in range(first, min(top + _made_rows(p, stop - start), p.h)):
-        make(p.maker, x + row * row_bytes, to + row * row_bytes, p.width)
-    return to
+cdef Py_ssize_t _most_seen(const Problem* p, Py_ssize_t rows) noexcept nogil:
+    """Return how many rows of x `_rows_seen` finds at most for so many of y."""
+    cdef Py_ssize_t reach = (p.kh - 1) * p.dilation_h
+    return (rows - 1 + reach) // p.stride_h + 4 if p.backward else (rows - 1) * p.stride_h + reach + 1
+
+
+cdef char* _as_floats(const char* source, Py_ssize_t row_size, Py_ssize_t base, Py_ssize_t first,
+                      Py_ssize_t last, char* room) noexcept nogil:
+    """Turn rows [first, last), counted from row `base` of an array, into floats in some room.
+
+    Returns where the array would begin, for who reads these rows alone.
+    """
+    table().norm.widen(<const uint16_t*>(source + (base + first) * row_size * 2), <float*>room,
+                       (last - first) * row_size)
+    return room - (base + first) * row_size * sizeof(float)
+
+
+cdef void _floats_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Compute one block of rows on floats, which are bfloat16 in memory."""
+    cdef const Problem* p = <const Problem*>ctx
+    cdef Problem own = p[0]
+    cdef Py_ssize_t n = index // p.blocks, start, stop, first, last
+    cdef Py_ssize_t x_size = p.width * p.c, y_size = p.ow * p.c
+    cdef char* room = p.made + slot * p.made_bytes
+    cdef char* y = room + p.made_x + p.made_residual
+    _block_rows(p, index, &start, &stop)
+    if p.x_item == sizeof(uint16_t):
+        _rows_seen(p, start, stop, &first, &last)
+        own.x = _as_floats(p.x, x_size, n * p.h, first, last, room)
+    if p.residual != NULL and p.residual_item == sizeof(uint16_t):
+        own.residual = _as_floats(p.residual, y_size, n * p.oh, start, stop, room + p.made_x)
+    if p.y_item == sizeof(uint16_t):
+        own.y = y - (n * p.oh + start) * y_size * sizeof(float)
+        own.far = False
+    own.x_item = own.residual_item = own.y_item = sizeof(float)
+    own.gathered = NULL
+    p.on_floats(&own, index, slot)
+    if p.y_item == sizeof(uint16_t):
+        table().norm.narrow(<const float*>y, <uint16_t*>p.y + (n * p.oh + start) * y_size,
+                            (stop - start) * y_size)
+    _gather_moments(p, index, start, stop)
+
+
+cdef void _make_room(Problem* p) noexcept nogil:
+    """Say how much room a thread needs for rows that it turns into floats."""
+    cdef Py_ssize_t y_bytes = p.block * p.ow * p.c * sizeof(float)
+    p.made_x = p.made_residual = 0
+    if p.x_item == sizeof(uint16_t):
+        p.made_x = _lines(min(_most_seen(p, p.block), p.h) * p.width * p.c * sizeof(float))
+    if p.residual_item == sizeof(uint16_t):
+        p.made_residual = _lines(y_bytes)
+    p.made_bytes = p.made_x + p.made_residual + (_lines(y_bytes) if p.y_item == sizeof(uint16_t)
+                                                 else 0)
+
+
+cdef Py_ssize_t _lines(Py_ssize_t size) noexcept nogil:
+    """Return bytes rounded up to whole lines of a cache."""
+    return (size + 63) // 64 * 64
+
+
+cdef char* _made(const Maker* maker, char* source, Py_ssize_t row_size, Py_ssize_t pixels,
+                 Py_ssize_t item, Py_ssize_t made_item, Py_ssize_t first, Py_ssize_t last,
+                 char* room) noexcept nogil:
+    """Return where an array begins; where it is made, only rows [first, last) are there."""
+    cdef Py_ssize_t row, made_bytes = row_size * made_item
+    if maker == NULL:
+        return source
+    room -= first * made_bytes
+    for row in range(first, last):
+        make(maker, source + row * row_size * item, room + row * made_bytes, pixels)
+    return room
 
 
 cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -287,10 +374,12 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     cdef Py_ssize_t n_stop = min(n + p.samples, p.n)
     cdef Py_ssize_t start = (index % p.blocks) * p.block
     cdef Py_ssize_t stop = min(start + p.block, p.oh)
-    cdef Py_ssize_t x_row = p.width * p.c, row, low, high, i
+    cdef Py_ssize_t x_row = p.width * p.c, y_row = p.ow * p.c, row, first, last, low, high, i
     cdef Py_ssize_t size = p.group * p.kh * p.kw * p.sums_step * p.item
     cdef char* sums = p.sums + index * size
     cdef char* x
+    cdef char* gy
+    cdef char* room = p.made + slot * p.made_bytes
     cdef ck_depthwise_sums_args g
     cdef ck_depthwise_block block
     for i in range(size):
@@ -299,12 +388,6 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
         block = ck_depthwise_block(
             p.x, p.y, p.h, p.width, p.ow, p.c, start, stop, p.top, p.left, sums, p.sums_step,
             p.group)
-        while n < n_stop:
-            block.x = _sample(p, n, start, stop, slot)
-            block.gy = p.y + n * p.oh * p.ow * p.c * p.item
-            p.sum_block(&block)
-            n += 1
-        return
     g.x_row_step = p.dilation_h * x_row
     g.width = p.width
     g.columns = p.ow
@@ -314,22 +397,30 @@ cdef void _grad_weight_task(void* ctx, Py_ssize_t index, int slot) noexcept nogi
     g.dilation = p.dilation_w
     g.channels = p.c
     g.sums_step = p.sums_step
+    _rows_seen(p, start, stop, &first, &last)
     while n < n_stop:
-        x = _sample(p, n, start, stop, slot)
+        x = _made(p.maker, p.x + n * p.h * x_row * p.x_item, x_row, p.width, p.x_item, p.sum_item,
+                  first, last, room)
+        gy = _made(p.y_maker, p.y + n * p.oh * y_row * p.y_item, y_row, p.ow, p.y_item, p.sum_item,
+                   start, stop, room + p.made_x)
+        n += 1
+        if p.sum_block != NULL:
+            block.x, block.gy = x, gy
+            p.sum_block(&block)
+            continue
         for row in range(start, stop):
             _rows_inside(row * p.stride_h - p.top, p.dilation_h, p.h, p.kh, &low, &high)
             g.rows = high - low
             g.x = x + (row * p.stride_h - p.top + low * p.dilation_h) * x_row * p.item
-            g.gy = p.y + (n * p.oh + row) * p.ow * p.c * p.item
+            g.gy = gy + row * y_row * p.item
             g.sums = sums + low * p.kw * p.sums_step * p.item
             p.kernels.row_sums(&g)
-        n += 1
 
 
 cdef void _total_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Add up the partial gradients of one tap, in the order of the blocks."""
     cdef Problem* p = <Problem*>ctx
-    p.kernels.total(p.sums + index * p.sums_step * p.item, p.tasks,
+    p.total(p.sums + index * p.sums_step * p.item, p.tasks,
                     p.group * p.kh * p.kw * p.sums_step, p.c, p.w + index * p.c * p.item)
 
 
@@ -349,7 +440,10 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     if dtype != np.float32 and dtype != np.float64:
         raise ValueError(f"expected float32 or float64, got {dtype}")
     p.gathered = NULL
-    p.maker = NULL
+    p.maker = p.y_maker = NULL
+    p.on_floats = NULL
+    p.backward = False
+    p.made_x = p.made_residual = p.made_bytes = 0
     p.h, p.width, p.c = x_shape
     p.oh, p.ow = y_shape[:2]
     p.group = 1 if w.ndim == 3 else w.shape[-4]
@@ -360,7 +454,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     p.dilation_h, p.dilation_w = dilation
     if min(p.stride_h, p.stride_w, p.dilation_h, p.dilation_w) < 1:
         raise ValueError(f"expected positive stride and dilation, got {stride} and {dilation}")
-    p.item = dtype.itemsize
+    p.item = p.x_item = p.residual_item = p.y_item = dtype.itemsize
     p.kernels = &kernels.f32 if p.item == 4 else &kernels.f64
     cdef Py_ssize_t length = p.kernels.vector_length
     if w.ndim == 5:
@@ -377,6 +471,7 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
     p.alpha = p.beta = 0
     p.samples = p.up = 1
     p.phases = NULL
+    p.phase_count = 0
     p.band = NULL
     p.sum_block = NULL
     p.repeated = NULL
@@ -389,11 +484,74 @@ cdef Problem _geometry(tuple x_shape, tuple y_shape, w, dtype, stride, pad,
 
 cdef Problem _problem(x, y, w, stride, pad, dilation) except *:
     """Describe a convolution from x to y; either may be a gradient."""
-    cdef Problem p = _geometry(x.shape[1:], y.shape[1:], w, x.dtype, stride, pad, dilation)
+    dtype = x.dtype if x.dtype != np.uint16 else w.dtype
+    cdef Problem p = _geometry(x.shape[1:], y.shape[1:], w, dtype, stride, pad, dilation)
     p.n = x.shape[0]
-    p.x = _data(x, (p.n, p.h, p.width, p.c), x.dtype)
-    p.y = _data(y, (p.n, p.oh, p.ow, p.c), x.dtype)
+    p.x = _number_data(x, (p.n, p.h, p.width, p.c), dtype, &p.x_item)
+    p.y = _number_data(y, (p.n, p.oh, p.ow, p.c), dtype, &p.y_item)
     return p
+
+
+cdef char* _number_data(array, tuple shape, dtype, Py_ssize_t* item) except? NULL:
+    """Return the address of an array of some type, or of bfloat16 instead of floats; set its item."""
+    if array.dtype == np.uint16 and dtype == np.float32 and table().tile != NULL:
+        item[0] = sizeof(uint16_t)
+        return _data(array, shape, array.dtype)
+    return _data(array, shape, dtype)
+
+
+cdef ck_depthwise_band_fn _half_band(Py_ssize_t taps, Py_ssize_t stride, Py_ssize_t up,
+                                     Py_ssize_t channels) noexcept nogil:
+    """Return the kernel for a window on bfloat16, or NULL."""
+    cdef const ck_tile_table* tile = <const ck_tile_table*>table().tile
+    if tile == NULL or channels < CK_DW_HALVES:
+        return NULL
+    return tile.depthwise(taps, stride, up)
+
+
+cdef void _choose_numbers(Problem* p) noexcept nogil:
+    """Choose who reads and writes bfloat16: a kernel, or tasks that turn it into floats and back."""
+    cdef ck_depthwise_band_fn band = NULL
+    if min(p.x_item, p.y_item, p.residual_item) > <Py_ssize_t>sizeof(uint16_t):
+        return
+    if p.x_item == p.y_item and p.band != NULL and p.map == NULL and p.group == 1:
+        band = _half_band(p.kh, 1 if p.up > 1 else p.stride_h, p.up, p.c)
+    if band != NULL:
+        p.band = band
+    else:
+        p.on_floats = _task_of(p)
+
+
+cdef task_fn _task_of(const Problem* p) noexcept nogil:
+    """Return what computes a block of rows."""
+    if p.band == NULL:
+        return _grad_input_task if p.phase_count else _forward_task
+    return _scatter_task if p.up > 1 else _gather_task
+
+
+cdef void _compute(Problem* p, int threads) noexcept nogil:
+    """Compute all blocks of rows; `made` is where there is room for `made_bytes` of each thread."""
+    cdef Py_ssize_t count
+    _cut_rows(p)
+    if p.on_floats != NULL:
+        _make_room(p)
+    count = p.n * p.blocks
+    parallel_for(_task_of(p) if p.on_floats == NULL else _floats_task, p, count,
+                 threads_for(threads, count, _work(p)))
+
+
+cdef size_t _room_for(const Problem* p, int threads) noexcept nogil:
+    """Return the bytes that `_compute` wants for so many threads."""
+    cdef Problem own = p[0]
+    if p.on_floats == NULL:
+        return 0
+    _cut_rows(&own)
+    _make_room(&own)
+    return threads * own.made_bytes + 64
+
+
+cdef char* _aligned(char* p) noexcept nogil:
+    return <char*>_lines(<Py_ssize_t>p)
 
 
 cdef bint _square(const Problem* p) noexcept nogil:
@@ -465,21 +623,37 @@ cdef void _cut_rows(Problem* p) noexcept nogil:
     cdef Py_ssize_t blocks = max(min(_ceil_div(sample, TASK_BYTES), most), 1)
     p.block = _ceil_div(max(_ceil_div(p.oh, blocks), 1), CK_DW_ROWS) * CK_DW_ROWS
     # A block of a scattered gradient may begin one row above the sample.
-    p.blocks = max(_ceil_div(p.oh + (p.top % 2 if p.up > 1 else 0), p.block), 1)
-    cdef Py_ssize_t vector = p.kernels.vector_length
-    cdef Py_ssize_t line = vector * p.item
+    p.blocks = max(_ceil_div(p.oh + _above(p), p.block), 1)
+    cdef Py_ssize_t vector = p.kernels.vector_length * p.item // p.y_item
+    cdef Py_ssize_t line = vector * p.y_item
     p.far = (line == 64 and p.map == NULL and p.n * sample >= FAR_BYTES and <Py_ssize_t>p.y % line == 0
              and p.c % vector == 0 and p.gathered == NULL)
     cdef Py_ssize_t parts = min(p.kh * p.width * p.c * p.item // WINDOW_BYTES,
                                 p.c * p.item // RUN_BYTES)
+    vector = p.kernels.vector_length
     p.channels = max(_ceil_div(_ceil_div(p.c, max(parts, 1)), vector), 1) * vector
 
 
 cdef double _work(Problem* p) noexcept nogil:
     """Return what threads_for wants to know: bytes moved, or vector multiply-adds if more."""
-    cdef double moved = <double>p.n * (p.h * p.width + p.oh * p.ow) * p.c * p.item
+    cdef double moved = <double>p.n * p.c * (p.h * p.width * p.x_item + p.oh * p.ow * p.y_item)
     cdef double sums = <double>p.n * p.oh * p.ow * p.c * p.group * p.kh * p.kw / 4
     return max(moved, sums)
+
+
+def half_refusal(Py_ssize_t channels, kernel, stride, dilation):
+    """Return why no kernel reads and writes bfloat16, in the forward pass or backward, or None."""
+    if table().tile == NULL:
+        return "this CPU has no AMX"
+    if channels < CK_DW_HALVES:
+        return f"{channels} channels are fewer than {CK_DW_HALVES}"
+    if (kernel[0] != kernel[1] or stride[0] != stride[1]
+            or _half_band(kernel[0], stride[0], 1, channels) == NULL
+            or _half_band(kernel[0], 1, stride[0], channels) == NULL):
+        return f"no kernels for windows of {kernel} and stride {stride}"
+    if stride[0] > 1 and tuple(dilation) != (1, 1):
+        return "dilated"
+    return None
 
 
 def grouped_refusal(Py_ssize_t group, Py_ssize_t channels, kernel, stride, dilation, dtype):
@@ -554,20 +728,20 @@ def forward(x, w, bias, residual, y, stride, pad, dilation, int activation, doub
     cdef char* at[4]
     at[0], at[1], at[2], at[3] = p.x, NULL, NULL, p.y
     if bias is not None:
-        at[1] = _data(bias, (p.c,), x.dtype)
+        at[1] = _data(bias, (p.c,), w.dtype)
     if residual is not None:
-        at[2] = _data(residual, y.shape, x.dtype)
+        at[2] = _number_data(residual, y.shape, w.dtype, &p.residual_item)
     if y.size == 0:
         return
     _choose_forward(&p, residual is not None, activation, alpha, beta)
     if gathered is not None:
         _cut_rows(&p)
-        p.gathered = gathered.begin(p.n * p.blocks, p.c, p.item)
+        p.gathered = gathered.begin(p.n * p.blocks, p.c, p.y_item)
     launch(run_step, scratch_size, &p, at, p.n, threads)
 
 
 def step(x_shape, y_shape, w, bint residual, stride, pad, dilation, int activation, double alpha,
-         double beta):
+         double beta, tuple narrow=(False, False, False)):
     """Return `forward` as a step of a Program, with operands x, bias, residual and y.
 
     Parameters
@@ -576,10 +750,13 @@ def step(x_shape, y_shape, w, bint residual, stride, pad, dilation, int activati
         Height, width and channels of a sample.
     residual : bool
         Whether there is one.
+    narrow : tuple of bool
+        Which of x, the residual and y are bfloat16.
     others
         As for `forward`.
     """
     cdef Problem p = _geometry(x_shape, y_shape, w, w.dtype, stride, pad, dilation)
+    p.x_item, p.residual_item, p.y_item = [2 if n else p.item for n in narrow]
     _choose_forward(&p, residual, activation, alpha, beta)
     return new_step(run_step, scratch_size, &p, sizeof(Problem), w)
 
@@ -593,26 +770,28 @@ cdef int _choose_forward(Problem* p, bint residual, int activation, double alpha
     p.beta = beta
     if not _choose_band(p, False, residual) and p.group > 1:
         raise ValueError("grouped kernels take no residual and no leaky activation")
+    _choose_numbers(p)
     return 0
 
 
 cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
     cdef const Problem* p = <const Problem*>params
+    return _repeated_bytes(p) + _room_for(p, threads)
+
+
+cdef Py_ssize_t _repeated_bytes(const Problem* p) noexcept nogil:
+    """Return how much room weights and bias take that repeat."""
     return (p.kh * p.kw + 1) * p.repeats * sizeof(float)
 
 
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                   char* scratch) noexcept nogil:
     cdef Problem p = (<const Problem*>params)[0]
-    cdef Py_ssize_t count
     p.n = samples
     p.x, p.bias, p.residual, p.y = at[0], at[1], at[2], at[3]
+    p.made = _aligned(scratch + _repeated_bytes(&p))
     _lay_out_weights(&p, <float*>scratch)
-    _cut_rows(&p)
-    count = p.n * p.blocks
-    parallel_for(_forward_task if p.band == NULL else
-                 _scatter_task if p.up > 1 else _gather_task, &p, count,
-                 threads_for(threads, count, _work(&p)))
+    _compute(&p, threads)
     return 0
 
 
@@ -655,33 +834,40 @@ def grad_input_step(gy_shape, gx_shape, w, stride, pad, dilation):
 
 cdef bint _choose_backward(Problem* p):
     """Choose the kernels for the gradient of the input; return whether they are for pairs of rows."""
-    if _choose_band(p, True, False):
-        return True
+    cdef bint pairs = _choose_band(p, True, False)
+    if not pairs:
+        _choose_phases(p)
+    p.backward = not pairs or p.up > 1
+    _choose_numbers(p)
+    return pairs
+
+
+cdef void _choose_phases(Problem* p) noexcept:
+    """Describe the phases of a stride that the gradient of the input is gathered by."""
     p.period_h = p.stride_h // gcd(p.stride_h, p.dilation_h)
     p.period_w = p.stride_w // gcd(p.stride_w, p.dilation_w)
     p.phase_count = min(p.stride_w, p.ow)
-    return False
 
 
 cdef size_t _phases_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
-    return (<const Problem*>params).phase_count * sizeof(Columns)
+    cdef const Problem* p = <const Problem*>params
+    return p.phase_count * sizeof(Columns) + _room_for(p, threads)
 
 
 cdef int _run_phases(const void* params, char** at, Py_ssize_t samples, int threads,
                      char* scratch) noexcept nogil:
     """Gather the gradient of the input; `scratch` gets the taps of each phase of columns."""
     cdef Problem p = (<const Problem*>params)[0]
-    cdef Py_ssize_t count, phase
+    cdef Py_ssize_t phase
     p.n = samples
     p.x, p.y = at[0], at[3]
     p.phases = <Columns*>scratch
+    p.made = _aligned(scratch + p.phase_count * sizeof(Columns))
     for phase in range(p.phase_count):
         p.phases[phase] = _taps_reaching(
             phase + p.left, p.stride_w, p.dilation_w, p.period_w,
             p.dilation_w * p.period_w // p.stride_w, p.kw)
-    _cut_rows(&p)
-    count = p.n * p.blocks
-    parallel_for(_grad_input_task, &p, count, threads_for(threads, count, _work(&p)))
+    _compute(&p, threads)
     return 0
 
 
@@ -697,26 +883,31 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads, maker=None):
     stride, pad, dilation, threads
         As in `forward`.
     maker : tuple, optional
-        What x is made of on the way, in float32: center, scale and shift (C,), and the ends
-        between which ``(x - center) * scale + shift`` lies.
+        What x is made of on the way: center, scale and shift (C,), float32, and the ends between
+        which ``(x - center) * scale + shift`` lies; where x is bfloat16, the center is off already.
     """
     cdef Problem p = _problem(x, gy, gw, stride, pad, dilation)
-    cdef Py_ssize_t sample, size, rows, taps = p.group * p.kh * p.kw
-    cdef Maker of_x
+    cdef Py_ssize_t sample, size, room, taps = p.group * p.kh * p.kw
+    cdef Maker of_x, of_y
     cdef int team
     cdef int length = p.kernels.vector_length
+    cdef const ck_tile_table* tile = <const ck_tile_table*>table().tile
     if gw.size == 0:
         return
     if x.size == 0 or gy.size == 0:
         gw.fill(0)
         return
+    p.total, p.sum_item = p.kernels.total, p.item
     if p.group > 1:
         p.sum_block = (<const ck_depthwise_table*>table().depthwise).grouped_block(
             p.kh, p.stride_h)
-    elif _square(&p) and p.c >= length:
-        p.sum_block = (<const ck_depthwise_table*>table().depthwise).block(p.kh, p.stride_h)
-        if p.dilation_h > 1 or p.dilation_w > 1:
-            p.sum_block = NULL
+    elif _square(&p) and p.dilation_h == 1 and p.dilation_w == 1:
+        if p.x_item < p.item and p.y_item < p.item and p.c >= CK_DW_HALVES:
+            p.sum_block = tile.depthwise_block(p.kh, p.stride_h)
+        if p.sum_block != NULL:
+            p.total, p.sum_item, length = tile.depthwise_total, p.x_item, CK_DW_HALVES
+        elif p.c >= length:
+            p.sum_block = (<const ck_depthwise_table*>table().depthwise).block(p.kh, p.stride_h)
     _cut_rows(&p)
     sample = (p.h * p.width + p.oh * p.ow) * p.c * p.item
     p.samples = max(TASK_BYTES // sample, 1)
@@ -724,19 +915,24 @@ def grad_weight(x, gy, gw, stride, pad, dilation, int threads, maker=None):
     p.sums_step = _ceil_div(p.c, length) * length
     size = p.tasks * taps * p.sums_step * p.item
     team = threads_for(threads, p.tasks, _work(&p))
-    rows = 0
-    if maker is not None:
+    if maker is not None or p.x_item < p.sum_item:
         if p.item != 4 or p.group > 1:
             raise ValueError("kernel called with a maker, but not for float32 of single channels")
-        of_x = maker_of(maker, p.c)
+        of_x = maker_of(maker, p.c, p.x_item < p.item)
+        of_x.rounds = p.sum_item < p.item
         p.maker = &of_x
-        p.made_bytes = min(_made_rows(&p, p.block), p.h) * p.width * p.c * p.item
-        rows = team * p.made_bytes
-    p.sums = <char*>take(size + rows)
+        p.made_x = _lines(min(_most_seen(&p, p.block), p.h) * p.width * p.c * p.sum_item)
+    if p.y_item < p.sum_item:
+        of_y = maker_of(None, p.c, True)
+        p.y_maker = &of_y
+        p.made_bytes = _lines(p.block * p.ow * p.c * p.sum_item)
+    p.made_bytes += p.made_x
+    room = size + team * p.made_bytes
+    p.sums = <char*>take(room)
     if p.sums == NULL:
-        raise MemoryError(f"no memory for {size + rows} bytes of partial gradients")
+        raise MemoryError(f"no memory for {room} bytes of partial gradients")
     p.made = p.sums + size
     with nogil:
         parallel_for(_grad_weight_task, &p, p.tasks, team)
         parallel_for(_total_task, &p, taps, threads_for(threads, taps, <double>size))
-        give(p.sums, size + rows)
+        give(p.sums, room)

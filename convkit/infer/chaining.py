@@ -40,7 +40,7 @@ def on_vectors(graph: Graph, precision: str) -> Graph:
     medium = {i for i, node in enumerate(graph.nodes)
               if node.op == "conv" and (node.attrs.get("precision") or precision) == "medium"}
     filters = [i for i in medium if graph.nodes[i].attrs["groups"] > 1
-               and _is(graph, i, precision, "depthwise")]
+               and _is(graph, i, precision, "depthwise", "depthwise_bf16")]
     narrow = {i for i in _beside(graph, filters) if i in medium and _is(graph, i, "high", "direct")}
     if not narrow:
         return graph
@@ -61,10 +61,10 @@ def _beside(graph: Graph, nodes: Sequence[int]) -> set[int]:
                      if node.inputs and node.inputs[0] in made and uses[node.inputs[0]] == 1}
 
 
-def _is(graph: Graph, position: int, precision: str, name: str) -> bool:
-    """Tell whether an algorithm would compute a node under a precision."""
+def _is(graph: Graph, position: int, precision: str, *names: str) -> bool:
+    """Tell whether one of these algorithms would compute a node under a precision."""
     chosen = plan_of(graph, graph.nodes[position], precision)
-    return chosen is not None and chosen.name == name
+    return chosen is not None and chosen.name in names
 
 
 def join_chains(emitted: Sequence[Emitted], handed_out: set[Block]

@@ -1,10 +1,10 @@
 """Values that steps hold as bfloat16, so that they take half the memory and are converted once.
 
 Where all convolutions that read a value multiply bfloat16, they would round it themselves: whoever
-makes it may round it. A largest value is the same before and after rounding, so that max pooling
-passes such values on. Only where a value is also added to a result (a residual) does rounding it
-change anything, as it does in other libraries' bfloat16: a tile convolution's result is then added
-to what was rounded once.
+makes it may round it. Depthwise convolutions, which wait for memory, take what is rounded as well. A
+largest value is the same before and after rounding, so that max pooling passes such values on. Only
+where a value is also added to a result (a residual) does rounding it change anything, as it does in
+other libraries' bfloat16: a tile convolution's result is then added to what was rounded once.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
     Returns
     -------
     frozenset of int
-        Each made by a convolution on bfloat16 tiles, or by max pooling of such a value, and read
-        by such convolutions, as what they convolve or add, and max pooling alone.
+        Each made by a convolution that `narrows`, or by max pooling of such a value, and read by
+        such convolutions, as what they convolve or add, and max pooling alone.
     """
     precisions = {node.attrs.get("precision") or precision
                   for node in graph.nodes if node.op == "conv"}
     if "medium" not in precisions or not dispatch.has_tiles():
         return frozenset()
-    convs = {i for i, node in enumerate(graph.nodes) if _on_tiles(graph, node, precision)}
+    convs = {i for i, node in enumerate(graph.nodes) if _narrows(graph, node, precision)}
     pools = {i for i, node in enumerate(graph.nodes) if node.op == "max_pool"
              and len(node.outputs) == 1}
     results = {i: graph.nodes[functions.get(i, (i,))[0]].outputs[0] for i in convs | pools}
@@ -59,7 +59,7 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
     return frozenset(found)
 
 
-def _on_tiles(graph: Graph, node: Node, precision: str) -> bool:
-    """Tell whether a step on bfloat16 tiles computes a node."""
+def _narrows(graph: Graph, node: Node, precision: str) -> bool:
+    """Tell whether a node's step takes and gives bfloat16: on tiles, or depthwise."""
     chosen = plan_of(graph, node, precision)
     return chosen is not None and chosen.narrows

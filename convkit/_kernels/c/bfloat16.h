@@ -120,26 +120,20 @@ CK_INLINE const float *bf16_widen(const uint16_t *x, int n, float *to) {
     return to;
 }
 
-/* 32 floats of which some are infinite, NaN or too large to round. */
-static __attribute__((noinline)) __m512i bf16_special_pair(__m512 first, __m512 second) {
-    float x[32];
-    uint16_t rounded[32];
-    _mm512_storeu_ps(x, first);
-    _mm512_storeu_ps(x + 16, second);
-    bf16_convert(x, 32, rounded, NULL);
-    return _mm512_loadu_si512(rounded);
-}
-
-/* 32 floats as `bf16_convert` rounds them. */
+/* 32 floats as `bf16_convert` rounds them. No call is made: around one, whoever rounds in the middle
+   of a loop would hold its vectors in memory. */
 CK_INLINE __m512i bf16_rounded_pair(__m512 first, __m512 second) {
-    const __m512i magnitude = _mm512_set1_epi32(FLOAT_ABS);
-    const __m512i largest = _mm512_max_epu32(
-        _mm512_and_si512(_mm512_castps_si512(first), magnitude),
-        _mm512_and_si512(_mm512_castps_si512(second), magnitude));
-    const __m512i limit = _mm512_set1_epi32(FLOAT_ROUNDS_TO_INFINITE);
-    if (__builtin_expect(_mm512_cmpge_epu32_mask(largest, limit) != 0, 0))
-        return bf16_special_pair(first, second);
-    return bf16_pair(first, second);
+    const __m512i pair = bf16_pair(first, second);
+    const __m512i magnitude = _mm512_and_si512(pair, _mm512_set1_epi16(FLOAT_ABS >> 16));
+    const __mmask32 infinite =
+        _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(FLOAT_INFINITE >> 16));
+    if (__builtin_expect(infinite != 0, 0)) {
+        enum { EITHER = 0x18 }; /* of the two infinities */
+        const __mmask32 were = _mm512_fpclass_ps_mask(first, EITHER) |
+                               (__mmask32)_mm512_fpclass_ps_mask(second, EITHER) << 16;
+        return _mm512_mask_sub_epi16(pair, infinite & ~were, pair, _mm512_set1_epi16(1));
+    }
+    return pair;
 }
 
 #endif

@@ -2,16 +2,15 @@
 
    Here are the kernels for any window, in both number types: a tile is one vector of channels
    times a few output columns, each output one chain of multiply-adds in the order of (row,
-   tap). The common windows in float32 are in depthwise.walk.h.
+   tap). The common windows in float32 are in depthwise.forms.h.
 
    Where the channels are not a multiple of the vector, the last vector is moved back to end
    with the last channel (some channels are then computed twice, alike); fewer channels than
    one vector go through partial loads and stores. */
 
-enum { DW_COLUMNS = 4 };
+#include "depthwise.walk.h"
 
-#define DW_UNROLL _Pragma("GCC unroll 32")
-#define DW_VECTOR_START(c, L, channels) ((c) + (L) > (channels) ? (channels) - (L) : (c))
+enum { DW_COLUMNS = 4 };
 
 /* The outputs [lo, hi) among `columns` whose windows lie wholly inside the input. */
 CK_INLINE void dw_inside(ptrdiff_t first, ptrdiff_t stride, ptrdiff_t reach, ptrdiff_t width,
@@ -162,7 +161,7 @@ CK_INLINE void dw_taps_inside(ptrdiff_t base, ptrdiff_t dilation, ptrdiff_t widt
 DW_TEMPLATE(float, vfloat, f, VL_F)
 DW_TEMPLATE(double, vdouble, d, VL_D)
 
-#include "depthwise.walk.h"
+#include "depthwise.forms.h"
 
 static const ck_depthwise_table depthwise_table = {
     .f32 = {.vector_length = VL_F,

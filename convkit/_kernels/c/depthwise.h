@@ -57,7 +57,7 @@ typedef struct ck_depthwise_kernels {
    In the gradient of a convolution of stride 2, x is the gradient of the output: input column
    t reaches the output columns from first + 2 * t on, and the first row of a pair is one that
    an even tap row reaches from the last of the pair's input rows. */
-enum { CK_DW_ROWS = 2 };
+enum { CK_DW_ROWS = 2, CK_DW_HALVES = 32 };
 typedef struct ck_depthwise_band {
     const void *x; /* the first pair's first input row, which may be outside the input */
     ptrdiff_t x_row_step, x_pair_step, x_step, width, first;

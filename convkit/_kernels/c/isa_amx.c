@@ -1,6 +1,7 @@
 /* Kernels for x86-64 CPUs with AMX, beside those for AVX-512; an empty unit elsewhere. */
 #if defined(__x86_64__)
 #define CK_VBYTES 64
+#define CK_VECTOR_REGISTERS 32
 #if defined(__clang__)
 #define CK_TARGET \
     "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,bmi,bmi2,amx-tile,amx-bf16,amx-int8"

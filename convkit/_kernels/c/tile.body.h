@@ -22,6 +22,7 @@
 
 #include "bfloat16.h"
 #include "bfloat16.pool.h"
+#include "depthwise.halves.h"
 #include "tile.common.h"
 
 /* Rows of A by way of a copy: zeros beyond `count` values and, for `finite`, instead of
@@ -389,6 +390,9 @@ const ck_tile_table ck_table_amx_tile = {
               .flush = tile_flush,
               .convert = tile_convert_split,
               .pack = tile_pack_split},
+    .depthwise = dw_half_band,
+    .depthwise_block = dw_half_block,
+    .depthwise_total = dw_half_total,
     .pool = {.max_forward = bf16_max_pool, .max_backward = bf16_max_back},
     .rounds = tile_rounds,
 };

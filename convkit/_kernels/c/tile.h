@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "depthwise.h"
 #include "elementwise.h"
 #include "pool.h"
 
@@ -110,6 +111,14 @@ typedef struct ck_tile_table {
     ck_tile_form plain, split, half;
     /* Largest values of windows of bfloat16. */
     ck_pool_kernels pool;
+    /* Depthwise convolution of bfloat16 of at least CK_DW_HALVES channels; weights and bias are
+       floats. Else as `band` of depthwise.h. */
+    ck_depthwise_band_fn (*depthwise)(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t up);
+    /* The gradient of its weight, of bfloat16 on both sides, and the total of blocks of sums: these are
+       in an order of their own, and there are as many as channels in whole times CK_DW_HALVES. */
+    ck_depthwise_block_fn (*depthwise_block)(ptrdiff_t taps, ptrdiff_t stride);
+    void (*depthwise_total)(const void *sums, ptrdiff_t blocks, ptrdiff_t step, ptrdiff_t channels,
+                            void *out);
     /* Runs rounds of independent products of full tiles; returns how many float operations
        that was. The measured peak that benchmarks compare with. */
     double (*rounds)(long steps);

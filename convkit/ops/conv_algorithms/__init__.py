@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from convkit.ops.conv_algorithms.base import TASKS, Algorithm, Task, known_call
 from convkit.ops.conv_algorithms.bfloat16 import Bfloat16, SplitBfloat16
-from convkit.ops.conv_algorithms.depthwise import Depthwise
+from convkit.ops.conv_algorithms.depthwise import Depthwise, DepthwiseBfloat16
 from convkit.ops.conv_algorithms.direct import Direct
 from convkit.ops.conv_algorithms.float16 import Float16
 from convkit.ops.conv_algorithms.grouped import Grouped
@@ -21,6 +21,6 @@ from convkit.ops.conv_algorithms.winograd_bf16 import WinogradSplit
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task", "known_call"]
 
 CANDIDATES: tuple[type[Algorithm], ...] = (
-    Depthwise, Multiplied, WinogradSplit, SplitBfloat16, Bfloat16, Grouped, Im2col, Winograd,
-    Float16, Direct)
+    DepthwiseBfloat16, Depthwise, Multiplied, WinogradSplit, SplitBfloat16, Bfloat16, Grouped,
+    Im2col, Winograd, Float16, Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}

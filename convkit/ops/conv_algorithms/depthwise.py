@@ -9,7 +9,7 @@ from convkit.ops.conv_algorithms.base import Algorithm, kept_source, made_of_flo
 from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Depthwise"]
+__all__ = ["Depthwise", "DepthwiseBfloat16"]
 
 
 class Depthwise(Algorithm):
@@ -55,13 +55,13 @@ class Depthwise(Algorithm):
 
     @classmethod
     def steps(cls, problem, task, weight, cache, threads, *, residual, x_pixel=None, y_pixel=None,
-              activation=0, alpha=0.0, beta=0.0):
+              activation=0, alpha=0.0, beta=0.0, narrow=(False, False, False)):
         """Return the step, into pixels of its own."""
         if task == "grad_input":
             return [depthwise.grad_input_step(*sides(problem, task), cls._taps_first(
                 problem, weight, cache), *cls._geometry(problem))]
         return [depthwise.step(*sides(problem, task), cls._taps_first(problem, weight, cache),
-                               residual, *cls._geometry(problem), activation, alpha, beta)]
+                               residual, *cls._geometry(problem), activation, alpha, beta, narrow)]
 
     @staticmethod
     def grad_input(problem, gy, weight, gx, cache, threads, *, bias=None):
@@ -80,6 +80,34 @@ class Depthwise(Algorithm):
     def grad_weight(problem, x, gy, gw, threads):
         """Sum x times gy over pixels for each tap and channel."""
         x, maker = kept_source(problem, x, threads)
-        taps_first = memory.empty((*problem.kernel, problem.in_channels), x.dtype)
+        taps_first = memory.empty((*problem.kernel, problem.in_channels), gw.dtype)
         depthwise.grad_weight(x, gy, taps_first, *Depthwise._geometry(problem), threads, maker)
         gw[:, 0] = taps_first.transpose(2, 0, 1)
+
+
+class DepthwiseBfloat16(Depthwise):
+    """The same where neighbours may hand on bfloat16: precision "medium".
+
+    Weights are float32 and so are sums: what is handed on is rounded, and nothing else.
+    """
+
+    name = "depthwise_bf16"
+    narrows = True
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse also other types than float32, and windows without kernels for bfloat16."""
+        if problem.dtype != np.float32:
+            return f"bfloat16 stands for float32, not {problem.dtype}"
+        return super().refuses(problem, task) or depthwise.half_refusal(
+            problem.in_channels, problem.kernel, problem.stride, problem.dilation)
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline other precisions."""
+        return None if problem.precision == "medium" else f"precision is {problem.precision}"
+
+    @classmethod
+    def reads_kept(cls, problem, kept):
+        """Take also bfloat16, and what that is made of."""
+        return kept.channels in (None, problem.in_channels)
