@@ -1,10 +1,11 @@
 """Values that steps hold as bfloat16, so that they take half the memory and are converted once.
 
 Where all convolutions that read a value multiply bfloat16, they would round it themselves: whoever
-makes it may round it. Depthwise convolutions, which wait for memory, take what is rounded as well. A
-largest value is the same before and after rounding, so that max pooling passes such values on. Only
-where a value is also added to a result (a residual) does rounding it change anything, as it does in
-other libraries' bfloat16: a tile convolution's result is then added to what was rounded once.
+makes it may round it. Depthwise convolutions, which wait for memory, take what is rounded as well.
+A largest value is the same before and after rounding, so that max pooling passes such values on.
+Only where a value is also added to a result (a residual) does rounding it change anything, as it
+does in other libraries' bfloat16: a tile convolution's result is then added to what was rounded
+once.
 """
 
 from __future__ import annotations
