@@ -123,6 +123,26 @@ def peak(threads: int) -> float:
     return bench.fma_gflops(threads, 0.03)
 
 
+def on_threads(run: Callable[[], Any], threads: int) -> Callable[[], Any]:
+    """Return a function that uses so many threads."""
+    def call():
+        with convkit.threads(threads):
+            return run()
+    return call
+
+
+def second_core() -> float:
+    """Return how many times the multiply-adds of one thread two of them do now.
+
+    It is the mean over half milliseconds: where a host lays two processors of a guest on one core
+    for part of the time, nothing can be twice as fast.
+    """
+    def rate(threads: int) -> float:
+        return sum(bench.fma_gflops(threads, 5e-4) for _ in range(200))
+
+    return rate(2) / rate(1)
+
+
 def interleave(sides: dict[str, Callable[[], Any]], seconds: float, quick: bool = False,
                rate: Callable[[], float] | None = None) -> dict[str, dict[str, float]]:
     """Time functions in turns; return for each its median and its ratio to the first.

@@ -11,11 +11,14 @@ every call, as in training. Errors are normwise, against PyTorch in float64 on t
     python benchmarks/layer_suite.py
     python benchmarks/layer_suite.py --networks resnet50 mobilenet_v2 --precisions high
     python benchmarks/layer_suite.py --only "3x3" --passes forward "grad input" "grad weight"
+    python benchmarks/layer_suite.py --networks resnet50 --scaling     # one thread beside two
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +44,7 @@ PRECISIONS = ("highest", "high", "medium", "medium-bf16")
 # Normwise error that each precision promises.
 BOUNDS = {"highest": 2e-6, "high": 1e-5, "medium": 1e-2, "medium-bf16": 1e-2}
 IMAGE_CHANNELS = 3
+LONG = 1e-3  # seconds on one thread from which on `--scaling` prints a layer
 # Above this many operations the float64 reference takes too long.
 REFERENCE_OPERATIONS = 4e9
 
@@ -263,6 +267,36 @@ def _errors(case: Case, which: str, sides: dict[str, Callable], options: Any,
     return errors
 
 
+def scaling(layers: list[Layer], options: Any) -> list[dict[str, Any]]:
+    """Time convkit's layers on one thread and on two, and print those that take long on one."""
+    results, lines = [], []
+    for which, layer in itertools.product(options.passes, layers):
+        case = Case(layer)
+        for precision in options.precisions:
+            timing = common.interleave({str(n): _on_threads(case, which, precision, n)
+                                        for n in (1, 2)},
+                                       options.seconds, options.quick, rate=common.second_core)
+            results.append({"layer": layer.name, "pass": which, "precision": precision,
+                            "by threads": timing})
+            alone = timing["1"]["seconds"]
+            if alone >= LONG or options.quick:
+                lines.append([f"{layer.name} {which}", precision, f"{alone * 1e3:.2f}",
+                              f"{1 / timing['2']['ratio']:.2f}", f"{timing['1']['rate']:.2f}"])
+    common.print_table(["layer", "precision", "ms, one thread", "two", "products"], lines)
+    faster = [1 / r["by threads"]["2"]["ratio"] for r in results
+              if r["by threads"]["1"]["seconds"] >= LONG]
+    if faster:
+        print(f"two threads, the median of {len(faster)} layers over {LONG * 1e3:g} ms: "
+              f"{statistics.median(faster):.2f} times as fast")
+    return results
+
+
+def _on_threads(case: Case, which: str, precision: str, threads: int) -> Callable[[], Any]:
+    """Return convkit's function for one pass, on so many threads."""
+    with convkit.threads(threads):
+        return common.on_threads(case.ours(which, precision), threads)
+
+
 def row(result: dict[str, Any], precision: str) -> list[str]:
     """Return a result as a line of the table."""
     mine = result["precisions"][precision]
@@ -311,8 +345,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=["forward"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--scaling", action="store_true",
+                        help="one thread beside two, convkit alone")
     options = parser.parse_args()
-    common.require_torch()
+    if not options.scaling:
+        common.require_torch()
     common.set_threads(options.threads)
     record = common.machine(options.threads)
     common.print_machine(record)
@@ -320,6 +357,9 @@ def main() -> None:
     layers = QUICK if options.quick else [
         layer for name in options.networks for layer in NETWORKS[name]
         if options.only in f"{layer.name} {layer.kind}"]
+    if options.scaling:
+        common.write_results("layer_suite", options, record, scaling(layers, options))
+        return
     results = []
     for which in options.passes:
         part = [run(layer, which, options, agreement) for layer in layers]

@@ -29,7 +29,6 @@ from networks import NETWORKS
 import convkit
 from convkit import data as datasets
 from convkit import functional, nn, optim
-from convkit._kernels import bench
 
 STEPS = 5  # whose losses are compared
 PRECISIONS = ("highest", "high", "medium")
@@ -198,32 +197,12 @@ def scaling(options: Any) -> list[dict[str, Any]]:
     results = [{"network": "resnet20", "by batch": by_batch}]
     for name in ("resnet18", "resnet20"):
         step = side(name, "high", 2 if options.quick else NETWORKS[name][2])
-        by_threads = common.interleave({str(n): on_threads(step, n) for n in (1, 2)},
-                                       options.seconds, options.quick, rate=second_core)
+        by_threads = common.interleave({str(n): common.on_threads(step, n) for n in (1, 2)},
+                                       options.seconds, options.quick, rate=common.second_core)
         print(f"{name}, 2 threads: {1 / by_threads['2']['ratio']:.2f} times as fast as 1; "
               f"products in registers: {by_threads['1']['rate']:.2f} times")
         results.append({"network": name, "by threads": by_threads})
     return results
-
-
-def on_threads(step: Callable[[], Any], threads: int) -> Callable[[], Any]:
-    """Return a step that uses so many threads."""
-    def call():
-        with convkit.threads(threads):
-            return step()
-    return call
-
-
-def second_core() -> float:
-    """Return how many times the multiply-adds of one thread two of them do now.
-
-    It is the mean over half milliseconds: where a host lays two processors of a guest on one core
-    for part of the time, nothing can be twice as fast.
-    """
-    def rate(threads: int) -> float:
-        return sum(bench.fma_gflops(threads, 5e-4) for _ in range(200))
-
-    return rate(2) / rate(1)
 
 
 def loading(options: Any) -> list[dict[str, Any]]:
