@@ -123,6 +123,11 @@ def peak(threads: int) -> float:
     return bench.fma_gflops(threads, 0.03)
 
 
+def tile_peak(threads: int) -> float | None:
+    """Return the bfloat16 tile products' peak of right now, in GFLOP/s; None without tiles."""
+    return bench.tile_gflops(threads, 0.03)
+
+
 def on_threads(run: Callable[[], Any], threads: int) -> Callable[[], Any]:
     """Return a function that uses so many threads."""
     def call():

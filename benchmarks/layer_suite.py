@@ -6,7 +6,9 @@ are compared with float32, `medium` with bfloat16. `medium` has float32 in and o
 `medium-bf16` is the same with bfloat16, as PyTorch has it and layers of a network hand it on.
 Forward is inference: no gradients recorded, weights unchanged between calls, so convkit packs
 them once. Gradients are single (only the input's, only the weight's); weights are packed in
-every call, as in training. Errors are normwise, against PyTorch in float64 on the first sample.
+every call, as in training. `of peak` is of multiply-adds on vectors, `of tiles` of bfloat16
+products on tiles (AMX), both measured beside the layer. Errors are normwise, against PyTorch in
+float64 on the first sample.
 
     python benchmarks/layer_suite.py
     python benchmarks/layer_suite.py --networks resnet50 mobilenet_v2 --precisions high
@@ -224,8 +226,14 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
     case = Case(layer)
     sides = _sides(case, which, options)
     errors = _errors(case, which, sides, options, agreement)
-    timing = common.interleave(sides, options.seconds, options.quick,
-                               lambda: common.peak(options.threads))
+    tile_peaks: list[float | None] = []
+
+    def peak() -> float:
+        tile_peaks.append(common.tile_peak(options.threads))
+        return common.peak(options.threads)
+
+    timing = common.interleave(sides, options.seconds, options.quick, peak)
+    tile_peak = None if None in tile_peaks else statistics.median(tile_peaks)
     rows = {}
     for precision in options.precisions:
         dtype = _their_dtype(precision)
@@ -235,6 +243,7 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
             "error": errors.get(precision),
             "gflops": layer.operations / seconds / 1e9,
             "share of peak": layer.operations / 1e9 * timing[precision]["per rate"],
+            "share of tiles": tile_peak and layer.operations / seconds / 1e9 / tile_peak,
             "gbs": layer.bytes / (2 if precision == "medium-bf16" else 1) / seconds / 1e9,
             "best": min(t["ratio"] for n, t in timing.items()
                         if n.startswith(f"torch {dtype}")) / timing[precision]["ratio"]}
@@ -242,6 +251,7 @@ def run(layer: Layer, which: str, options: Any, agreement: common.Agreement) -> 
             "kind": layer.kind, "count": layer.count, "pass": which,
             "operations": layer.operations, "bytes": layer.bytes,
             "fma peak gflops": timing[options.precisions[0]]["rate"],
+            "tile peak gflops": tile_peak,
             "precisions": rows, "timing": timing}
 
 
@@ -301,9 +311,10 @@ def row(result: dict[str, Any], precision: str) -> list[str]:
     """Return a result as a line of the table."""
     mine = result["precisions"][precision]
     error = "" if mine["error"] is None else f"{mine['error']:.0e}"
+    tiles = "" if mine["share of tiles"] is None else f"{100 * mine['share of tiles']:.0f}%"
     return [result["layer"], precision, mine["algorithm"], f"{1e6 * mine['seconds']:.0f}",
             f"{mine['best']:.2f}", f"{mine['gflops']:.0f}", f"{100 * mine['share of peak']:.0f}%",
-            f"{mine['gbs']:.1f}", error]
+            tiles, f"{mine['gbs']:.1f}", error]
 
 
 def totals(results: list[dict[str, Any]], precisions: list[str]) -> list[list[str]]:
@@ -365,7 +376,7 @@ def main() -> None:
         part = [run(layer, which, options, agreement) for layer in layers]
         print(f"{which}: microseconds a call; best: PyTorch's faster layout / convkit")
         common.print_table(["layer", "precision", "algorithm", "us", "best", "GFLOP/s", "of peak",
-                            "GB/s", "error"],
+                            "of tiles", "GB/s", "error"],
                            [row(r, p) for r in part for p in options.precisions])
         results += part
     print("all convolutions, ms; the two ratios: its better layout, and its better one by layer")
