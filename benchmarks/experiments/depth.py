@@ -3,7 +3,7 @@
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016, figure 6: plain
 networks get worse with depth, residual ones do not.
 
-    python benchmarks/experiments/depth.py --epochs 20
+    python benchmarks/experiments/depth.py --epochs 15 --precision medium
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from runner import (
     Run,
     arguments,
     cifar10,
+    cifar10_files,
     flips_and_crops,
     loaders,
     print_table,
@@ -33,7 +34,8 @@ def main() -> None:
             name = f"{kind}-{depth}"
             if options.only not in name:
                 continue
-            run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4})
+            run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4,
+                                               "data": cifar10_files()})
             found[name] = run.train(
                 lambda model=model: models.create(model), sgd(0.1, 1e-4),
                 loaders(train, test, statistics, 128, options.seed, transform=flips_and_crops()))
