@@ -230,6 +230,13 @@ def test_plateaus_are_pytorchs(torch, args, sign):
 
 @pytest.mark.parametrize(("name", "args", "message"), [
     ("StepLR", {"step_size": 0}, "step_size of at least 1, got 0"),
+    ("StepLR", {"step_size": 2, "gamma": -0.5}, "gamma of at least 0, got -0.5"),
+    ("MultiStepLR", {"milestones": [2], "gamma": -1}, "gamma of at least 0, got -1"),
+    ("ExponentialLR", {"gamma": -0.9}, "gamma of at least 0, got -0.9"),
+    ("ExponentialLR", {"gamma": float("nan")}, "gamma of at least 0, got nan"),
+    ("CyclicLR", {"base_lr": 1, "max_lr": 2, "mode": "exp_range", "gamma": -1},
+     "gamma of at least 0, got -1"),
+    ("PolynomialLR", {"power": -1}, "power of at least 0, got -1"),
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, "T_0 of at least 1"),
     ("LinearLR", {"start_factor": 0}, "start_factor above 0 and at most 1, got 0"),
     ("LinearLR", {"end_factor": 2}, "end_factor from 0 to 1, got 2"),

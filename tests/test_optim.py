@@ -245,6 +245,10 @@ def test_update_counts_as_change_in_place():
     (optim.SGD, {"nesterov": True}, "nesterov needs a momentum"),
     (optim.Adam, {"betas": (0.9, 1.0)}, "two betas from 0 to below 1"),
     (optim.AdamW, {"lr": float("nan")}, "lr of at least"),
+    (optim.RMSprop, {"alpha": 1.01}, "alpha from 0 to 1, got 1.01"),
+    (optim.RMSprop, {"alpha": -0.1}, "alpha of at least"),
+    (optim.Adadelta, {"rho": 1.5}, "rho from 0 to 1, got 1.5"),
+    (optim.Adagrad, {"lr_decay": -1}, "lr_decay of at least"),
 ])
 def test_bad_settings(cls, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -26,7 +26,7 @@ class RMSprop(Optimizer):
     lr : float
         Learning rate.
     alpha : float
-        How much of the running means is kept.
+        How much of the running means is kept, from 0 to 1.
     eps : float
         Added to the root.
     weight_decay : float
@@ -41,7 +41,7 @@ class RMSprop(Optimizer):
     Raises
     ------
     ValueError
-        When a setting is negative.
+        When a setting makes no sense.
 
     References
     ----------
@@ -58,6 +58,8 @@ class RMSprop(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         at_least(group, 0.0, "lr", "alpha", "eps", "weight_decay", "momentum")
+        if group["alpha"] > 1:
+            raise ValueError(f"expected alpha from 0 to 1, got {group['alpha']}")
 
     def _update(self, group: dict[str, Any]) -> None:
         arrays, _, _ = self._due(group, "square_avg",

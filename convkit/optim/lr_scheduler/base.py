@@ -7,7 +7,8 @@ from typing import Any
 
 from convkit.optim.optimizer import Optimizer
 
-__all__ = ["ChainableLR", "LRScheduler", "at_least_one", "each_group", "set_momentum"]
+__all__ = ["ChainableLR", "LRScheduler", "at_least_one", "each_group", "not_negative",
+           "set_momentum"]
 
 
 class LRScheduler:
@@ -151,4 +152,11 @@ def at_least_one(value: int, what: str) -> int:
     """Return a number of steps; raise ValueError unless it is at least 1."""
     if value < 1:
         raise ValueError(f"expected {what} of at least 1, got {value}")
+    return value
+
+
+def not_negative(value: float, what: str) -> float:
+    """Return a number; raise ValueError where it would make rates negative, or is no number."""
+    if not value >= 0:
+        raise ValueError(f"expected {what} of at least 0, got {value}")
     return value

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convkit.optim.lr_scheduler.base import LRScheduler, each_group, set_momentum
+from convkit.optim.lr_scheduler.base import (
+    LRScheduler,
+    each_group,
+    not_negative,
+    set_momentum,
+)
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["CyclicLR"]
@@ -30,7 +35,7 @@ class CyclicLR(LRScheduler):
         "triangular"; "triangular2", each cycle half as high; "exp_range", ``gamma**step`` as
         high.
     gamma : float
-        For "exp_range".
+        For "exp_range", at least 0.
     cycle_momentum : bool
         Whether the momentum (of Adam, the first beta) falls while the rate rises.
     base_momentum, max_momentum : float or sequence of float
@@ -67,7 +72,7 @@ class CyclicLR(LRScheduler):
         self.max_lrs = each_group(max_lr, groups, "max_lr")
         self.total_size = step_size_up + step_size_down
         self.step_ratio = step_size_up / self.total_size
-        self.mode, self.gamma = mode, gamma
+        self.mode, self.gamma = mode, not_negative(gamma, "gamma")
         self.cycle_momentum = cycle_momentum
         self.base_momentums = each_group(base_momentum, groups, "base_momentum")
         self.max_momentums = each_group(max_momentum, groups, "max_momentum")

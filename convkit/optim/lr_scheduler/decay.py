@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from convkit.optim.lr_scheduler.base import ChainableLR, at_least_one
+from convkit.optim.lr_scheduler.base import ChainableLR, at_least_one, not_negative
 from convkit.optim.optimizer import Optimizer
 
 __all__ = ["ExponentialLR", "MultiStepLR", "PolynomialLR", "StepLR"]
@@ -21,7 +21,7 @@ class StepLR(ChainableLR):
     step_size : int
         Steps between changes.
     gamma : float
-        The factor.
+        The factor, at least 0.
     last_epoch : int
         See `LRScheduler`.
     """
@@ -29,7 +29,7 @@ class StepLR(ChainableLR):
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1,
                  last_epoch: int = -1):
         self.step_size = at_least_one(step_size, "step_size")
-        self.gamma = gamma
+        self.gamma = not_negative(gamma, "gamma")
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base: float, epoch: int) -> float:
@@ -47,7 +47,7 @@ class MultiStepLR(ChainableLR):
     milestones : iterable of int
         Numbers of steps; one that comes twice counts twice.
     gamma : float
-        The factor.
+        The factor, at least 0.
     last_epoch : int
         See `LRScheduler`.
     """
@@ -55,7 +55,7 @@ class MultiStepLR(ChainableLR):
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
                  last_epoch: int = -1):
         self.milestones = sorted(milestones)
-        self.gamma = gamma
+        self.gamma = not_negative(gamma, "gamma")
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base: float, epoch: int) -> float:
@@ -71,13 +71,13 @@ class ExponentialLR(ChainableLR):
     optimizer : Optimizer
         See `LRScheduler`.
     gamma : float
-        The factor.
+        The factor, at least 0.
     last_epoch : int
         See `LRScheduler`.
     """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1):
-        self.gamma = gamma
+        self.gamma = not_negative(gamma, "gamma")
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base: float, epoch: int) -> float:
@@ -95,7 +95,7 @@ class PolynomialLR(ChainableLR):
     total_iters : int
         Steps until the rate is 0.
     power : float
-        1 is a straight line.
+        At least 0; 1 is a straight line.
     last_epoch : int
         See `LRScheduler`.
     """
@@ -103,7 +103,7 @@ class PolynomialLR(ChainableLR):
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0,
                  last_epoch: int = -1):
         self.total_iters = at_least_one(total_iters, "total_iters")
-        self.power = power
+        self.power = not_negative(power, "power")
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base: float, epoch: int) -> float:
