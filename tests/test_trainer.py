@@ -633,28 +633,37 @@ def test_a_sampled_run_can_be_resumed(tmp_path, step):
 
 S = optim.lr_scheduler
 SCHEDULES = {
-    "step": lambda o: S.StepLR(o, 2, 0.5),
-    "multi-step": lambda o: S.MultiStepLR(o, [2, 4], 0.5),
-    "exponential": lambda o: S.ExponentialLR(o, 0.9),
-    "polynomial": lambda o: S.PolynomialLR(o, 8, 2.0),
-    "cosine": lambda o: S.CosineAnnealingLR(o, 8),
-    "restarts": lambda o: S.CosineAnnealingWarmRestarts(o, 2, 2),
-    "one cycle": lambda o: S.OneCycleLR(o, 0.2, 8, three_phase=True),
-    "linear": lambda o: S.LinearLR(o, total_iters=3),
-    "constant": lambda o: S.ConstantLR(o, total_iters=3),
-    "lambda": lambda o: S.LambdaLR(o, lambda n: 0.9**n),
-    "warm-up": lambda o: S.SequentialLR(
+    "StepLR": lambda o: S.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: S.MultiStepLR(o, [2, 4], 0.5),
+    "ExponentialLR": lambda o: S.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: S.PolynomialLR(o, 8, 2.0),
+    "CosineAnnealingLR": lambda o: S.CosineAnnealingLR(o, 8),
+    "CosineAnnealingWarmRestarts": lambda o: S.CosineAnnealingWarmRestarts(o, 2, 2),
+    "CyclicLR": lambda o: S.CyclicLR(o, 0.01, 0.2, 2, 3, "exp_range", 0.9),
+    "OneCycleLR": lambda o: S.OneCycleLR(o, 0.2, 8, three_phase=True),
+    "LinearLR": lambda o: S.LinearLR(o, total_iters=3),
+    "ConstantLR": lambda o: S.ConstantLR(o, total_iters=3),
+    "LambdaLR": lambda o: S.LambdaLR(o, lambda n: 0.9**n),
+    "MultiplicativeLR": lambda o: S.MultiplicativeLR(o, lambda n: 1 - 0.1 * n),
+    "ReduceLROnPlateau": lambda o: S.ReduceLROnPlateau(o, patience=0, threshold=0.5),
+    "SequentialLR": lambda o: S.SequentialLR(
         o, [S.LinearLR(o, 0.1, total_iters=2), S.CosineAnnealingLR(o, 6)], [2]),
 }
 OPTIMIZERS = {
-    "sgd": lambda p: optim.SGD(p, 0.1),
-    "nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
-    "adam": lambda p: optim.Adam(p, 0.1),
-    "amsgrad": lambda p: optim.AdamW(p, 0.1, amsgrad=True),
-    "adagrad": lambda p: optim.Adagrad(p, 0.1, lr_decay=0.01),
-    "adadelta": lambda p: optim.Adadelta(p, 0.1),
-    "rmsprop": lambda p: optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
+    "plain SGD": lambda p: optim.SGD(p, 0.1),
+    "SGD": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda p: optim.Adam(p, 0.1),
+    "AdamW": lambda p: optim.AdamW(p, 0.1, amsgrad=True),
+    "Adagrad": lambda p: optim.Adagrad(p, 0.1, lr_decay=0.01),
+    "Adadelta": lambda p: optim.Adadelta(p, 0.1),
+    "RMSprop": lambda p: optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
 }
+
+
+def exported(room, base):
+    """Return the names of all classes that a package exports, but for their base."""
+    classes = {name: getattr(room, name) for name in room.__all__}
+    return [name for name, c in classes.items() if isinstance(c, type) and c is not base]
 
 
 def resumed_like_whole(tmp_path, make_optimizer, make_schedule, **options):
@@ -673,21 +682,22 @@ def resumed_like_whole(tmp_path, make_optimizer, make_schedule, **options):
     resumed.fit(part, part, epochs=4, resume=True)
     assert resumed.step == 8
     np.testing.assert_array_equal(whole.model.weight.data, resumed.model.weight.data)
-    assert whole.optimizer.param_groups[0]["lr"] == resumed.optimizer.param_groups[0]["lr"]
+    rates, resumed_rates = ({k: v for k, v in t.optimizer.param_groups[0].items() if k != "params"}
+                            for t in (whole, resumed))
+    assert rates == resumed_rates
     return whole
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", exported(S, S.LRScheduler))
 def test_every_schedule_can_be_resumed(tmp_path, name):
-    resumed_like_whole(tmp_path, OPTIMIZERS["nesterov"], SCHEDULES[name])
+    resumed_like_whole(tmp_path, OPTIMIZERS["SGD"], SCHEDULES[name])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted({*exported(optim, optim.Optimizer), *OPTIMIZERS}))
 def test_every_optimiser_can_be_resumed(tmp_path, name):
-    resumed_like_whole(tmp_path, OPTIMIZERS[name], SCHEDULES["cosine"])
+    resumed_like_whole(tmp_path, OPTIMIZERS[name], SCHEDULES["CosineAnnealingLR"])
 
 
 def test_a_schedule_that_waits_for_a_plateau_needs_no_settings(tmp_path):
-    whole = resumed_like_whole(tmp_path, OPTIMIZERS["sgd"],
-                               lambda o: S.ReduceLROnPlateau(o, patience=0, threshold=0.5))
+    whole = resumed_like_whole(tmp_path, OPTIMIZERS["SGD"], SCHEDULES["ReduceLROnPlateau"])
     assert whole.schedule_every == "epoch" and whole.history[-1]["lr"] < 0.1
