@@ -1,8 +1,10 @@
 """What training steps and loading cost around the kernels, counted in calls of functions.
 
-Counts are the same on every machine, as times are not. Each bound is a tenth above what was counted
-when it was set; before the tape was compiled, convolutions' calls prepared and like layers looked
-at once, the counts were three times as large.
+Counts do not vary as times do: without tiles they are the same for every instruction set (2,831 and
+6,524 for the two steps below, with Python 3.11), with tiles other algorithms are chosen. Bounds of
+steps without tiles are a hundredth above these, so that whoever adds calls to each layer sees it.
+Before the tape was compiled, convolutions' calls prepared and like layers looked at once, the
+counts were three times as large.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def calls(work) -> int:
 
 
 @pytest.mark.parametrize(("name", "size", "most", "on_tiles"), [
-    ("resnet20", 32, 2870, 3180), ("mobilenet_v2", 64, 6520, 7620)])
+    ("resnet20", 32, 2860, 3180), ("mobilenet_v2", 64, 6590, 7620)])
 def test_a_training_step_calls_few_functions(rng, name, size, most, on_tiles, monkeypatch):
     monkeypatch.setattr(autograd, "_any_post_hook", False)  # other tests may have had one
     net = models.create(name, num_classes=10)

@@ -82,7 +82,7 @@ def sum_weights(problem: ConvProblem, algorithm: str, x: np.ndarray | Kept, gy: 
     `gy` may also be bfloat16 (uint16): it is widened where the algorithm does not read that.
     """
     chosen, call = prepared("grad_weight", problem, algorithm)
-    if not (isinstance(x, Kept) and chosen.reads_kept(problem, x)):
+    if isinstance(x, Kept) and not chosen.reads_kept(problem, x):
         x = restored(x, problem.x_last, threads)
     if gy.dtype is HALF and not chosen.narrows:
         gy = Rounded(gy).array(threads)
