@@ -40,7 +40,7 @@ th:first-child {{ text-align: left; }}
 .confusion td, .confusion th {{ padding: .2rem .45rem; min-width: 1.6rem; text-align: right; }}
 .wide {{ overflow-x: auto; }}
 .settings td {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
-.settings th {{ text-align: left; color: #666; }}
+.settings th {{ text-align: left; color: #666; vertical-align: top; }}
 .images {{ display: flex; flex-wrap: wrap; gap: .8rem; }}
 figure {{ margin: 0; width: 8rem; font-size: .8rem; }}
 figure img {{ width: 7rem; height: 7rem; object-fit: contain; image-rendering: pixelated;
