@@ -293,23 +293,48 @@ def _check_single_gradients(op, arrays, attrs, active, gy, what) -> None:
 
 def _check_direction(op, arrays, attrs, i, gy, seed) -> None:
     """Compare one input's float64 gradient with a central difference along a direction."""
+    grad = run_op(op, arrays, attrs, [i], gy).grads[i]
+    _check_slope(lambda moved: run_op(op, moved, attrs, (), None).outputs[0], arrays, i, gy, grad,
+                 seed, op.name)
+
+
+def _check_slope(function, arrays, i, gy, grad, seed, what) -> None:
     direction = random_array(np.shape(arrays[i]), np.float64, seed=seed)
     step = GRADCHECK["step"]
 
     def weighted(sign: float) -> tuple[float, float]:
         moved = list(arrays)
         moved[i] = arrays[i] + sign * step * direction
-        terms = run_op(op, moved, attrs, (), None).outputs[0] * gy
+        terms = function(moved) * gy
         return float(terms.sum()), float(np.abs(terms).sum())
 
     (above, size), (below, _) = weighted(1.0), weighted(-1.0)
     numeric = (above - below) / (2 * step)
-    grad = run_op(op, arrays, attrs, [i], gy).grads[i]
     exact = float((grad * direction).sum())
     allowed = GRADCHECK["relative"] * float(np.linalg.norm(grad)) + GRADCHECK["roundoff"] * size
     assert abs(numeric - exact) <= allowed, (
-        f"{op.name}: derivative by input {i} along a random direction is {exact!r}, central "
+        f"{what}: derivative by input {i} along a random direction is {exact!r}, central "
         f"difference {numeric!r} (allowed error {allowed:.3g})")
+
+
+def check_gradients(function: Callable, *arrays: Array, seed: int = 0) -> None:
+    """Compare float64 gradients of a function of Tensors with central differences.
+
+    Along a random direction for each array; what is random in `function` follows from one seed.
+    """
+    convkit.manual_seed(seed)
+    tensors = [autograd.Tensor(a, requires_grad=True) for a in arrays]
+    y = function(*tensors)
+    assert y.dtype == np.float64, "central differences need float64"
+    gy = random_array(y.shape, np.float64, seed=seed + 1)
+    y.backward(gy)
+
+    def values(moved: list[Array]) -> Array:
+        convkit.manual_seed(seed)
+        return function(*map(autograd.Tensor, moved)).data
+
+    for i, t in enumerate(tensors):
+        _check_slope(values, arrays, i, gy, t.grad.data, seed + 2 + i, function)
 
 
 def pytorch() -> Any:

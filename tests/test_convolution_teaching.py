@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import random_array
+from harness import check_gradients, random_array
 
 import convkit as ck
 from convkit import functional as F
@@ -72,6 +72,24 @@ def test_the_gradient_of_the_one_is_the_other(here, there):
     np.testing.assert_allclose(x.grad.data, want.data, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"padding": "full"}, {"padding": "same"}, {"padding": "same", "padding_mode": "circular"},
+    {"padding": 2, "stride": 2, "dilation": 2}], ids=str)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_gradients_of_the_convolution_are_central_differences(axes, options):
+    convolve = (F.convolve1d, F.convolve2d)[axes - 1]
+    arrays = [random_array(shape, np.float64, seed=i) for i, shape in enumerate(
+        ((2, 3, *(9, 7)[:axes]), (4, 3, *(3, 2)[:axes]), (4,)))]
+    check_gradients(lambda x, w, b: convolve(x, w, b, **options), *arrays)
+
+
+@pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular", "zeros"])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (5, (1, 3))])
+def test_gradients_of_the_blur_are_central_differences(size, stride, padding_mode):
+    check_gradients(lambda x: F.blur_pool2d(x, size, stride, padding_mode),
+                    random_array((2, 3, 9, 8), np.float64))
+
+
 def test_the_gradient_of_a_shared_weight_is_the_sum_over_its_edges():
     """Each tap joins many pairs of pixels, its edges in the network's graph.
 
@@ -104,6 +122,41 @@ def test_convolution_moves_with_the_picture():
     moved = F.convolve2d(np.roll(x, (2, 3), (2, 3)), w, padding="same",
                          padding_mode="circular").data
     np.testing.assert_allclose(moved, np.roll(y, (2, 3), (2, 3)), atol=1e-5)
+
+
+def folds(spectrum):
+    """Return the four parts of a picture's spectrum that every second pixel lays on each other."""
+    n, m = (s // 2 for s in spectrum.shape)
+    return spectrum.reshape(2, n, 2, m).transpose(0, 2, 1, 3).reshape(4, n, m) / 4
+
+
+def bands(spectrum):
+    """Return the part of a spectrum that every second pixel can hold, and the rest."""
+    low = np.abs(np.fft.fftfreq(len(spectrum))) < 0.25
+    low = np.logical_and.outer(low, low)
+    return spectrum * low, spectrum * ~low
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_blurring_before_sampling_takes_away_what_would_alias(size):
+    """Sampling adds up the folds of a spectrum; the blur multiplies it by cos(pi f)^(size - 1).
+
+    All that a picture without low frequencies leaves on the coarse grid is aliases.
+    """
+    noise = np.fft.fft2(random_array((32, 32), np.float64))
+    response = np.cos(np.pi * np.fft.fftfreq(32)) ** (size - 1)
+    energies = []
+    for spectrum in bands(noise):
+        x = np.fft.ifft2(spectrum).real
+        y = F.blur_pool2d(x[None, None], size, 2, "circular").data[0, 0]
+        expected = folds(spectrum * np.outer(response, response)).sum(0)
+        np.testing.assert_allclose(np.fft.fft2(y), expected, atol=1e-12)
+        energies.append(np.square(y).sum() / np.square(x[::2, ::2]).sum())
+    kept, aliased = energies
+    if size == 1:  # no blur
+        assert kept == aliased == 1
+    else:
+        assert aliased < {3: 0.05, 5: 0.01}[size] and kept > 0.3
 
 
 def test_bad_arguments():

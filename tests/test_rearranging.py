@@ -14,7 +14,8 @@ from convkit.errors import DTypeError, ShapeError
 
 @pytest.mark.parametrize(("axes", "shape", "kernel", "stride", "padding"), [
     (2, (2, 3, 8, 6), 2, None, 0), (2, (2, 3, 7, 9), 3, 2, 1), (2, (3, 6, 6), 2, None, 0),
-    (1, (2, 3, 9), 3, None, 0), (1, (3, 8), 2, 2, 0)])
+    (2, (2, 3, 6, 7), 3, 1, 1), (1, (2, 3, 9), 3, None, 0), (1, (3, 8), 2, 2, 0),
+    (1, (2, 3, 9), 3, 1, 1)])
 def test_unpooling_is_pytorchs(torch, axes, shape, kernel, stride, padding):
     x = random_array(shape, np.float64)
     pool, unpool = {1: ("max_pool1d", "max_unpool1d"), 2: ("max_pool2d", "max_unpool2d")}[axes]
@@ -29,9 +30,34 @@ def test_unpooling_is_pytorchs(torch, axes, shape, kernel, stride, padding):
     want = getattr(torch.nn.functional, unpool)(ty, tat, kernel, stride, padding,
                                                 shape[-axes:])
     np.testing.assert_array_equal(back.data, want.detach().numpy())
-    if (stride or kernel) >= kernel:  # else places come twice, and PyTorch's gradients differ
-        (want * torch.tensor(weight)).sum().backward()
-        np.testing.assert_allclose(mine.grad.data, theirs.grad.numpy(), rtol=1e-12)
+    (want * torch.tensor(weight)).sum().backward()
+    np.testing.assert_allclose(mine.grad.data, theirs.grad.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2)])
+def test_gradients_of_unpooling_count_windows(kernel, stride):
+    """Each window is handed the gradient at its place, as in PyTorch, also where places are shared.
+
+    So the gradient of pooling and unpooling is the derivative times the number of windows.
+    """
+    x = random_array((2, 3, 9, 8), np.float64)
+
+    def there_and_back(x):
+        y, at = F.max_pool2d(x, kernel, stride, return_indices=True)
+        return F.max_unpool2d(y, at, kernel, stride, output_size=x.shape)
+
+    at = F.max_pool2d(x, kernel, stride, return_indices=True)[1].data.reshape(6, -1)
+    windows = np.array([np.bincount(places, minlength=72) for places in at]).reshape(x.shape)
+    assert (windows.max() > 1) == (kernel > stride)
+    mine = ck.Tensor(x, requires_grad=True)
+    gy = random_array(x.shape, np.float64, seed=1)
+    there_and_back(mine).backward(gy)
+    np.testing.assert_allclose(mine.grad.data, windows * gy, rtol=1e-12)
+    # The derivative is that of a sum in which each maximum stands once.
+    step = 1e-6 * random_array(x.shape, np.float64, seed=2)
+    moved = [float((there_and_back(x + s * step).data * gy).sum()) for s in (1, -1)]
+    np.testing.assert_allclose((moved[0] - moved[1]) / 2, ((windows > 0) * gy * step).sum(),
+                               rtol=1e-6)
 
 
 def test_an_encoder_and_decoder_compile():

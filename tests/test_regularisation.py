@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import assert_same_bits, random_array
+from harness import assert_same_bits, check_gradients, random_array
 
 import convkit as ck
 from convkit import functional as F
@@ -153,6 +153,22 @@ def test_channels_and_samples_drop_as_wholes():
         F.dropout1d(x[0], 0.5)
     with pytest.raises(ValueError, match="'row' or 'batch', got 'x'"):
         nn.StochasticDepth(0.5, "x")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("drop", [
+    lambda x, training: F.classic_dropout(x, 0.3, training),
+    lambda x, training: F.stochastic_depth(x, 0.3, "row", training),
+    lambda x, training: F.stochastic_depth(x, 0.3, "batch", training)],
+    ids=["classic", "by row", "by batch"])
+def test_gradients_go_where_values_were_kept(drop, training):
+    """The functions are linear but for the numbers drawn: the gradient is what they multiply by."""
+    x = ck.Tensor(random_array((40, 3, 5), np.float64), requires_grad=True)
+    y = drop(x, training)
+    gy = random_array(y.shape, np.float64, seed=1)
+    y.backward(gy)
+    np.testing.assert_allclose(x.grad.data, gy * (y.data / x.data), rtol=1e-12)
+    check_gradients(lambda x: drop(x, training), x.data)
 
 
 def test_noise_has_its_deviation_and_no_gradient_of_its_own():

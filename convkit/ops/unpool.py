@@ -84,7 +84,7 @@ class MaxUnpool(Op):
 
     @staticmethod
     def backward(ctx: Context, gy: Array) -> tuple[Array, None]:
-        """Return for each number the gradient at its place."""
+        """Return for each number the gradient at its place, be it shared, as PyTorch does."""
         places, shape = ctx.saved
         if not places.size:
             return np.zeros(shape, gy.dtype), None
