@@ -60,6 +60,19 @@ def test_encoder_decoder(tmp_path):
     assert moved[3] < moved[1], "a blur before sampling aliases less"
 
 
+def test_remedies_for_rare_classes(tmp_path):
+    """Each remedy finds more of the rare classes, and loses little of the others."""
+    lines = run("imbalanced_classes.py", "--epochs", 3, folder=tmp_path).splitlines()
+    assert lines[0] == "3230 samples, 15 of each of the classes (8, 9)"
+    recalls = {line[:18].strip(): [float(r.rstrip("%")) for r in line[18:].split()]
+               for line in lines[2:]}
+    rare, common = recalls.pop("plain")
+    assert rare < 30 and common > 90
+    assert list(recalls) == ["class weights", "balanced batches", "focal loss"]
+    for name, (found, others) in recalls.items():
+        assert found > rare + 20 and others > common - 10, name
+
+
 def test_desktop(model, tmp_path):
     pytest.importorskip("PIL", reason="Pillow is not installed")
     folder = tmp_path / "images"

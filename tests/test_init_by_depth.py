@@ -66,6 +66,23 @@ def test_deviations_are_pytorchs(torch, name, shape):
         assert ours.std() == pytest.approx(theirs.std(), rel=0.02)
 
 
+@pytest.mark.parametrize(("name", "settings", "bound"), [
+    ("xavier_uniform_", {}, np.sqrt(6 / (540 + 2700))),
+    ("xavier_uniform_", {"gain": 5 / 3}, 5 / 3 * np.sqrt(6 / (540 + 2700))),
+    ("kaiming_uniform_", {}, np.sqrt(6 / 540)),
+    ("kaiming_uniform_", {"a": np.sqrt(5)}, 1 / np.sqrt(540)),
+    ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "relu"}, np.sqrt(6 / 2700)),
+    ("lecun_uniform_", {}, np.sqrt(3 / 540))])
+def test_uniform_numbers_fill_their_bounds(name, settings, bound):
+    """Fans are channels times the window's 9 places; 162,000 numbers come within 0.1% of the ends.
+
+    The chance that they do not is below e^-80.
+    """
+    w = getattr(nn.init, name)(fresh(300, 60, 3, 3), **settings).data
+    assert bound * 0.999 < w.max() <= bound and -bound <= w.min() < -0.999 * bound
+    assert np.histogram(w, 4, (-bound, bound))[0] / w.size == pytest.approx(0.25, abs=0.01)
+
+
 def deviations(name, **settings):
     return [layer.std for layer in nn.activations_by_depth(name, **settings)]
 
