@@ -26,6 +26,14 @@ def test_orthogonal(shape, gain):
     np.testing.assert_allclose(product, gain**2 * np.eye(len(product)), atol=1e-12)
 
 
+def test_orthogonal_weights_stretch_as_pytorchs_do(torch):
+    for shape in ((6, 20), (8, 3, 3, 3), (40, 3, 3, 3)):
+        ours = nn.init.orthogonal_(fresh(*shape), 1.7).data
+        theirs = torch.nn.init.orthogonal_(torch.empty(*shape), 1.7).numpy()
+        stretched = [np.linalg.svd(w.reshape(shape[0], -1))[1] for w in (ours, theirs)]
+        np.testing.assert_allclose(*stretched, rtol=1e-5)
+
+
 def test_orthogonal_matrices_keep_lengths():
     w = nn.init.orthogonal_(fresh(30, 30)).data
     x = np.random.default_rng(0).standard_normal(30)

@@ -59,6 +59,8 @@ nn.GaussianNLLLoss()(a, b, v) | nn.Unfold(3, padding=1)(x) | nn.Unflatten(1, (3,
 nn.ZeroPad1d(2)(s) | nn.ConstantPad1d((1, 3), 2.5)(s) | nn.ReflectionPad1d((2, 1))(s)
 nn.ReplicationPad1d(3)(s) | nn.CircularPad1d((3, 0))(s) | nn.UpsamplingNearest2d(scale_factor=2)(x)
 nn.UpsamplingBilinear2d((9, 11))(x)
+F.glu(x) | F.glu(x[:, :2], 1) | nn.ChannelShuffle(3)(x) | nn.PixelUnshuffle(2)(x[:, :, :6])
+nn.PixelShuffle(2)(nn.PixelUnshuffle(2)(x[:, :, :6])) | nn.SyncBatchNorm(3).double().eval()(x)
 F.interpolate(x, 9, mode="nearest-exact") | F.interpolate(x, (3, 13), mode="nearest-exact")
 F.interpolate(x, scale_factor=1.7, mode="nearest-exact") | F.interpolate(s, 5, mode="nearest-exact")
 F.interpolate(x, (4, 9), mode="area") | F.interpolate(s, scale_factor=0.6, mode="area")
