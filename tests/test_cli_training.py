@@ -59,11 +59,32 @@ quiet = false
     assert ck.load(tmp_path / "net.ckit").metadata["training"]["epochs"] == 2
 
 
+@pytest.mark.parametrize("setting, argument, left", [
+    ([], [], ["1.csv", "2.csv"]),
+    (["log={}/3.csv", "log={}/4.jsonl"], [], ["3.csv", "4.jsonl"]),
+    ([], ["--log", "{}/5.csv"], ["5.csv"]),
+    (["log={}/3.csv"], ["--log", "{}/5.csv"], ["5.csv"]),
+    (["log="], [], []),
+])
+def test_lists_of_a_file_are_replaced_by_what_wins_over_it(tmp_path, capsys, setting, argument,
+                                                           left):
+    file, folder = tmp_path / "run.toml", tmp_path / "logs"
+    folder.mkdir()
+    file.write_text(f"log = {json.dumps([f'{folder}/1.csv', f'{folder}/2.csv'])}")
+    given = [part for text in setting for part in ("--set", text.format(folder))]
+    given += [text.format(folder) for text in argument]
+    code, _, err = run(capsys, file, *given, *FAST, "--epochs", 1,
+                       "--output", tmp_path / "net.ckit")
+    assert code == 0, err
+    assert sorted(path.name for path in folder.iterdir()) == left
+
+
 @pytest.mark.parametrize("content, argv, text", [
     ("epoch = 3", [], "unknown option 'epoch'; did you mean 'epochs'?"),
     ("epochs = 0", [], "argument --epochs: expected a number of at least 1, got 0"),
     ("epochs = true", [], "epochs: expected a value, got True"),
     ("quiet = 1", [], "quiet: expected true or false, got 1"),
+    ("epochs = [1, 2]", [], "epochs: expected a value, got [1, 2]"),
     ("lr = 1\n[a]\nlr = 2", [], "'lr' appears twice"),
     ("lr = = 2", [], "not valid TOML"),
     ("config = 'x'", [], "unknown option 'config'"),

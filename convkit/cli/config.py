@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from convkit.cli.options import UsageError
+from convkit.cli.options import UsageError, key_value, unknown
 
 __all__ = ["add_config", "expand"]
 
@@ -21,14 +20,18 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a file of options, and single ones."""
     parser.add_argument("config", nargs="?", metavar="CONFIG",
                         help="TOML file with any of the options below, named alike; its tables "
-                             "are headings only; the command line wins over it")
+                             "are headings only; the command line wins over it, lists are "
+                             "replaced")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE",
-                        help="an option by its name in such a file, over which it wins")
+                        help="an option by its name in such a file, over which it wins; without "
+                             "VALUE, an empty list")
     parser.set_defaults(config_parser=parser)
 
 
 def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
     """Return the command line with the options of file and ``--set`` put in, or None.
+
+    Of what may be given several times, the place that wins has all: later ones replace it.
 
     Parameters
     ----------
@@ -52,10 +55,13 @@ def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
     if getattr(args, "config", None) is None and not getattr(args, "set", None):
         return None
     options = _options(args.config_parser)
-    tokens: list[str] = []
-    if args.config is not None:
-        tokens += _tokens(options, _pairs(_read(args.config)), args.config)
-    tokens += _tokens(options, _settings(args.set or []), "--set")
+    of_file = {} if args.config is None else _arguments(
+        options, _pairs(options, _read(args.config)), args.config)
+    of_set = _arguments(options, _settings(args.set or []), "--set")
+    given = {name for name, action in options.items() if _is_list(action)
+             and getattr(args, action.dest) is not None}
+    tokens = [token for name, tokens in (of_file | of_set).items() if name not in given
+              for token in tokens]
     return [argv[0], *tokens, *argv[1:]]
 
 
@@ -66,6 +72,10 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
             if option.startswith("--") and not option.startswith("--no-")}
 
 
+def _is_list(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._AppendAction)
+
+
 def _read(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -73,13 +83,23 @@ def _read(path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid TOML ({error})") from None
 
 
-def _pairs(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield all keys and values; tables are headings only."""
+def _pairs(options: dict[str, argparse.Action],
+           table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield all keys and values; tables are headings, or hold what an option takes by name."""
     for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _pairs(value)
-        else:
+        if not isinstance(value, dict):
             yield key, value
+        elif getattr(options.get(key.replace("_", "-")), "type", None) is key_value:
+            yield key, [f"{name}={_text(entry)}" for name, entry in value.items()]
+        else:
+            yield from _pairs(options, value)
+
+
+def _text(value: Any) -> str:
+    """Return a value of a file as it would stand on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _settings(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -91,27 +111,26 @@ def _settings(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield key.strip(), {"true": True, "false": False}.get(value.strip(), value.strip())
 
 
-def _tokens(options: dict[str, argparse.Action], pairs: Iterator[tuple[str, Any]],
-            where: str) -> list[str]:
-    """Return settings as arguments of the command line."""
-    tokens = []
-    seen = set()
+def _arguments(options: dict[str, argparse.Action], pairs: Iterator[tuple[str, Any]],
+               where: str) -> dict[str, list[str]]:
+    """Return settings by their option's name, as arguments of the command line."""
+    found: dict[str, list[str]] = {}
     for key, value in pairs:
         name = key.replace("_", "-")
         if name not in options:
-            close = difflib.get_close_matches(name, options, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(f"{where}: unknown option {key!r}; {hint}known are "
-                             + ", ".join(sorted(options)))
-        if name in seen and where != "--set":
+            raise unknown(f"{where}: unknown option", key, sorted(options))
+        if name in found and where != "--set":
             raise UsageError(f"{where}: {key!r} appears twice")
-        seen.add(name)
-        switch = isinstance(options[name], argparse.BooleanOptionalAction)
-        if isinstance(value, bool) != switch:
+        action = options[name]
+        switch = isinstance(action, argparse.BooleanOptionalAction)
+        if isinstance(value, bool) != switch or (isinstance(value, list) and not _is_list(action)):
             expected = "true or false" if switch else "a value"
             raise UsageError(f"{where}: {key}: expected {expected}, got {value!r}")
         if switch:
-            tokens.append(f"--{name}" if value else f"--no-{name}")
+            found[name] = [f"--{name}" if value else f"--no-{name}"]
+        elif _is_list(action):
+            values = value if isinstance(value, list) else [value] if value != "" else []
+            found.setdefault(name, []).extend(f"--{name}={v}" for v in values)
         else:
-            tokens += [f"--{name}={v}" for v in (value if isinstance(value, list) else [value])]
-    return tokens
+            found[name] = [f"--{name}={value}"]
+    return found
