@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import convkit as ck
-from convkit import training
+from convkit import data, training
 from convkit.cli import main
+from convkit.cli.augmentation import augmentation
 from convkit.cli.options import duration
 
 FAST = ["--batch-size", "500", "--model", "lenet5"]
@@ -102,6 +104,9 @@ def test_lists_of_a_file_are_replaced_by_what_wins_over_it(tmp_path, capsys, set
     ("", ["--augment", "crop=inf"], "--augment crop=inf: expected a finite number, got inf"),
     ("", ["--augment", "scale=1"], "--augment scale=1: expected a share from 0 to below 1"),
     ("", ["--augment", "flip=2"], "--augment flip=2: expected"),
+    ("", ["--augment", "flip=0.1:0.2"], "--augment flip=0.1:0.2: expected one number"),
+    ("", ["--augment", "short-side=20:40"], "expected short_side of at least 28"),
+    ("", ["--augment", "lighting"], "expected images of shape (N, 3, H, W), got (4000, 1, 28"),
     ("", ["--resume"], "--resume and --save-every need --checkpoints FOLDER"),
     ("", ["--log", "x.txt"], "expected a name that ends in .jsonl or .csv"),
     ("", ["--report", "/nowhere/x.html"], "there is no folder /nowhere"),
@@ -166,13 +171,26 @@ def test_augmentation(tmp_path, capsys):
         return out, constants(tmp_path / "net.ckit")
 
     everything = ["--augment", "flip, vflip=0.1,crop=2,rotate=10,jitter,noise=0.02",
-                  "--augment", "turn,translate,scale,shear,hue,blur,drop",
+                  "--augment", "turn,translate,scale,shear,hue,blur,drop,sobel",
+                  "--augment", "short-side=32,resized-crop=0.5",
                   "--augment", "erase=0.3,cutout=4,mixup,cutmix,cowmix=0.5"]
     plain, first, again, more_threads = (
         trained(), trained(*everything), trained(*everything), trained(*everything, "--threads", 1))
     assert "loss" in first[0] and "accuracy" not in first[0].split("test  ")[0]
     assert "accuracy" in plain[0].split("test  ")[0]
     assert plain[1] != first[1] == again[1] == more_threads[1]
+
+
+def test_words_of_augmentation_mean_what_they_say():
+    images = data.ImageDataset(np.zeros((2, 3, 8, 10), np.uint8), [0, 1], "ab")
+    noise, rotate, short, shorter, resized, area, lighting, sobel = augmentation(
+        ["noise=0.02", "rotate=5:10", "short-side=12:16", "short-side=16", "resized-crop",
+         "resized-crop=0.2:0.4,lighting=0.3", "sobel=0.5"], images).transforms
+    assert (noise.mean, noise.sigma) == (0, (0.02, 0.02)) and rotate.degrees == (-10, -5)
+    assert short.short_side == (12, 16) and shorter.short_side == (10, 16)
+    assert short.size == resized.size == (8, 10)
+    assert resized.scale == (0.08, 1) and area.scale == (0.2, 0.4)
+    assert lighting.std == 0.3 and sobel.p == 0.5
 
 
 @pytest.mark.parametrize("text, seconds", [("90", 90), ("2.5s", 2.5), ("10m", 600),

@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from convkit.cli.options import UsageError
+from convkit.cli.words import Words, made
 
 __all__ = ["HELP", "augmentation"]
 
-HELP = ("change training images at random: flip, vflip, crop=PIXELS (of padding), rotate=DEGREES, "
-        "turn (by 90 degrees), translate=SHARE, scale=SHARE, shear=DEGREES, jitter=SHARE "
-        "(brightness, contrast, saturation), hue=TURNS, grey=SHARE, drop=SHARE (of one channel), "
-        "noise=STD, blur=SIGMA, erase=SHARE, cutout=PIXELS, mixup=ALPHA, cutmix=ALPHA, "
+HELP = ("change training images at random: flip, vflip, crop=PIXELS (of padding), "
+        "resized-crop=SHARE (least area), short-side=PIXELS (or LOW:HIGH, then a crop), "
+        "rotate=DEGREES, turn (by 90 degrees), translate=SHARE, scale=SHARE, shear=DEGREES, "
+        "jitter=SHARE (brightness, contrast, saturation), hue=TURNS, lighting=STD (along the "
+        "colours' components), grey=SHARE, drop=SHARE (of one channel), noise=STD, blur=SIGMA, "
+        "sobel=SHARE (edges instead), erase=SHARE, cutout=PIXELS, mixup=ALPHA, cutmix=ALPHA, "
         "cowmix=SHARE, with commas between; may be given again")
 
-# Word -> (its value where none is given, or None; a function of value, image size, classes).
-WORDS: dict[str, tuple[float | None, Callable[..., Any]]] = {
-    "flip": (0.5, lambda a, v, size, classes: a.RandomHorizontalFlip(v)),
-    "vflip": (0.5, lambda a, v, size, classes: a.RandomVerticalFlip(v)),
-    "crop": (4, lambda a, v, size, classes: a.RandomCrop(size, padding=_whole("crop", v))),
-    "rotate": (15, lambda a, v, size, classes: a.RandomRotation(v)),
-    "turn": (1.0, lambda a, v, size, classes: a.RandomApply([a.RandomRotation90()], v)),
-    "translate": (0.1, lambda a, v, size, classes: a.RandomTranslation((v, v))),
-    "scale": (0.1, lambda a, v, size, classes: a.RandomScale((1 - _part(v), 1 + v))),
-    "shear": (10, lambda a, v, size, classes: a.RandomShear(v)),
-    "jitter": (0.2, lambda a, v, size, classes: a.ColorJitter(v, v, v)),
-    "hue": (0.1, lambda a, v, size, classes: a.RandomHue(v)),
-    "grey": (0.1, lambda a, v, size, classes: a.RandomGrayscale(v)),
-    "drop": (0.1, lambda a, v, size, classes: a.RandomChannelDrop(v)),
-    "noise": (None, lambda a, v, size, classes: a.GaussianNoise(v)),
-    "blur": (1.0, lambda a, v, size, classes: a.GaussianBlur(2 * math.ceil(3 * v) + 1,
-                                                             (v / 10, v))),
-    "erase": (0.5, lambda a, v, size, classes: a.RandomErasing(v)),
-    "cutout": (None, lambda a, v, size, classes: a.Cutout(_whole("cutout", v))),
-    "mixup": (0.2, lambda a, v, size, classes: a.MixUp(classes, v)),
-    "cutmix": (1.0, lambda a, v, size, classes: a.CutMix(classes, v)),
-    "cowmix": (1.0, lambda a, v, size, classes: a.CowMix(classes, p=v)),
+# Each function gets the value, the module `augment` and the training images.
+WORDS: Words = {
+    "flip": (0.5, lambda v, a, images: a.RandomHorizontalFlip(v)),
+    "vflip": (0.5, lambda v, a, images: a.RandomVerticalFlip(v)),
+    "crop": (4, lambda v, a, images: a.RandomCrop(_size(images), padding=_whole(v))),
+    "resized-crop": (0.08, lambda v, a, images: a.RandomResizedCrop(
+        _size(images), v if isinstance(v, tuple) else (v, 1))),
+    "short-side": (None, lambda v, a, images: a.RandomShortSideCrop(
+        _size(images), v if isinstance(v, tuple) else (max(_size(images)), v))),
+    "rotate": (15, lambda v, a, images: a.RandomRotation(v)),
+    "turn": (1.0, lambda v, a, images: a.RandomApply([a.RandomRotation90()], v)),
+    "translate": (0.1, lambda v, a, images: a.RandomTranslation((v, v))),
+    "scale": (0.1, lambda v, a, images: a.RandomScale((1 - _part(v), 1 + v))),
+    "shear": (10, lambda v, a, images: a.RandomShear(v)),
+    "jitter": (0.2, lambda v, a, images: a.ColorJitter(v, v, v)),
+    "hue": (0.1, lambda v, a, images: a.RandomHue(v)),
+    "lighting": (0.1, lambda v, a, images: a.PCALighting(*a.color_components(images.images), v)),
+    "grey": (0.1, lambda v, a, images: a.RandomGrayscale(v)),
+    "drop": (0.1, lambda v, a, images: a.RandomChannelDrop(v)),
+    "noise": (None, lambda v, a, images: a.GaussianNoise(sigma=v)),
+    "blur": (1.0, lambda v, a, images: a.GaussianBlur(2 * math.ceil(3 * v) + 1, (v / 10, v))),
+    "sobel": (0.1, lambda v, a, images: a.RandomApply([a.Sobel()], v)),
+    "erase": (0.5, lambda v, a, images: a.RandomErasing(v)),
+    "cutout": (None, lambda v, a, images: a.Cutout(_whole(v))),
+    "mixup": (0.2, lambda v, a, images: a.MixUp(len(images.classes), v)),
+    "cutmix": (1.0, lambda v, a, images: a.CutMix(len(images.classes), v)),
+    "cowmix": (1.0, lambda v, a, images: a.CowMix(len(images.classes), p=v)),
 }
 
 
-def augmentation(words: Sequence[str], size: tuple[int, int], classes: int) -> Any:
+def augmentation(words: Sequence[str] | None, images: Any) -> Any:
     """Return the transform that words ask for, in their order; None without any.
 
     Parameters
     ----------
-    words : sequence of str
-        Each "NAME" or "NAME=VALUE", or several with commas between.
-    size : (height, width)
-        Of the images.
-    classes : int
-        How many there are.
+    words : sequence of str or None
+        See `made`.
+    images : ImageDataset
+        Those trained on.
 
     Raises
     ------
@@ -63,25 +67,11 @@ def augmentation(words: Sequence[str], size: tuple[int, int], classes: int) -> A
         return None
     from convkit.data import augment
 
-    transforms = []
-    for word in (part.strip() for text in words for part in text.split(",")):
-        name, equals, text = word.partition("=")
-        if name not in WORDS:
-            close = difflib.get_close_matches(name, WORDS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(f"--augment: unknown word {name!r}; {hint}known are "
-                             + ", ".join(WORDS))
-        value, make = WORDS[name]
-        try:
-            value = float(text) if equals else value
-            if value is None:
-                raise ValueError(f"expected {name}=VALUE")
-            if not math.isfinite(value):
-                raise ValueError(f"expected a finite number, got {value}")
-            transforms.append(make(augment, value, size, classes))
-        except ValueError as error:
-            raise UsageError(f"--augment {word}: {error}") from None
-    return augment.Compose(transforms)
+    return augment.Compose(list(made("--augment", words, WORDS, augment, images)))
+
+
+def _size(images: Any) -> tuple[int, int]:
+    return images.images.shape[2:]
 
 
 def _part(value: float) -> float:
@@ -90,7 +80,7 @@ def _part(value: float) -> float:
     return value
 
 
-def _whole(name: str, value: float) -> int:
+def _whole(value: float) -> int:
     if value != int(value):
         raise ValueError(f"expected a whole number of pixels, got {value:g}")
     return int(value)

@@ -193,8 +193,7 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     from convkit import functional as F
     from convkit.training.trainer import INTERRUPTED
 
-    transform = augmentation.augmentation(args.augment or (), (prepare.height, prepare.width),
-                                          len(train.classes))
+    transform = augmentation.augmentation(args.augment, train)
     order: dict[str, Any] = {"shuffle": True}
     network = model
     if distributed.is_initialized():
