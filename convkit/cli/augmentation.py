@@ -3,75 +3,97 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from convkit.cli.words import Words, made
+from convkit.cli.options import UsageError, unknown
+from convkit.data import augment as a
 
 __all__ = ["HELP", "augmentation"]
 
 HELP = ("change training images at random: flip, vflip, crop=PIXELS (of padding), "
-        "resized-crop=SHARE (least area), short-side=PIXELS (or LOW:HIGH, then a crop), "
+        "resized-crop=SHARE (least area), short-side=LOW:HIGH (in pixels, then a crop), "
         "rotate=DEGREES, turn (by 90 degrees), translate=SHARE, scale=SHARE, shear=DEGREES, "
         "jitter=SHARE (brightness, contrast, saturation), hue=TURNS, lighting=STD (along the "
         "colours' components), grey=SHARE, drop=SHARE (of one channel), noise=STD, blur=SIGMA, "
         "sobel=SHARE (edges instead), erase=SHARE, cutout=PIXELS, mixup=ALPHA, cutmix=ALPHA, "
         "cowmix=SHARE, with commas between; may be given again")
 
-# Each function gets the value, the module `augment` and the training images.
-WORDS: Words = {
-    "flip": (0.5, lambda v, a, images: a.RandomHorizontalFlip(v)),
-    "vflip": (0.5, lambda v, a, images: a.RandomVerticalFlip(v)),
-    "crop": (4, lambda v, a, images: a.RandomCrop(_size(images), padding=_whole(v))),
-    "resized-crop": (0.08, lambda v, a, images: a.RandomResizedCrop(
-        _size(images), v if isinstance(v, tuple) else (v, 1))),
-    "short-side": (None, lambda v, a, images: a.RandomShortSideCrop(
-        _size(images), v if isinstance(v, tuple) else (max(_size(images)), v))),
-    "rotate": (15, lambda v, a, images: a.RandomRotation(v)),
-    "turn": (1.0, lambda v, a, images: a.RandomApply([a.RandomRotation90()], v)),
-    "translate": (0.1, lambda v, a, images: a.RandomTranslation((v, v))),
-    "scale": (0.1, lambda v, a, images: a.RandomScale((1 - _part(v), 1 + v))),
-    "shear": (10, lambda v, a, images: a.RandomShear(v)),
-    "jitter": (0.2, lambda v, a, images: a.ColorJitter(v, v, v)),
-    "hue": (0.1, lambda v, a, images: a.RandomHue(v)),
-    "lighting": (0.1, lambda v, a, images: a.PCALighting(*a.color_components(images.images), v)),
-    "grey": (0.1, lambda v, a, images: a.RandomGrayscale(v)),
-    "drop": (0.1, lambda v, a, images: a.RandomChannelDrop(v)),
-    "noise": (None, lambda v, a, images: a.GaussianNoise(sigma=v)),
-    "blur": (1.0, lambda v, a, images: a.GaussianBlur(2 * math.ceil(3 * v) + 1, (v / 10, v))),
-    "sobel": (0.1, lambda v, a, images: a.RandomApply([a.Sobel()], v)),
-    "erase": (0.5, lambda v, a, images: a.RandomErasing(v)),
-    "cutout": (None, lambda v, a, images: a.Cutout(_whole(v))),
-    "mixup": (0.2, lambda v, a, images: a.MixUp(len(images.classes), v)),
-    "cutmix": (1.0, lambda v, a, images: a.CutMix(len(images.classes), v)),
-    "cowmix": (1.0, lambda v, a, images: a.CowMix(len(images.classes), p=v)),
-}
+# A word's value where none is given (None: one must be), and a function of the value.
+Word = tuple[float | None, Callable[[Any], Any]]
 
 
-def augmentation(words: Sequence[str] | None, images: Any) -> Any:
-    """Return the transform that words ask for, in their order; None without any.
+def _words(images: Any) -> dict[str, Word]:
+    """Return the words for these training images."""
+    size, classes = images.images.shape[2:], len(images.classes)
+    return {
+        "flip": (0.5, a.RandomHorizontalFlip),
+        "vflip": (0.5, a.RandomVerticalFlip),
+        "crop": (4, lambda v: a.RandomCrop(size, padding=_whole(v))),
+        "resized-crop": (0.08, lambda v: a.RandomResizedCrop(size, _range(v, 1))),
+        "short-side": (None, lambda v: a.RandomShortSideCrop(size, _range(v, v))),
+        "rotate": (15, a.RandomRotation),
+        "turn": (1.0, lambda v: a.RandomApply([a.RandomRotation90()], v)),
+        "translate": (0.1, lambda v: a.RandomTranslation((v, v))),
+        "scale": (0.1, lambda v: a.RandomScale((1 - _part(v), 1 + v))),
+        "shear": (10, a.RandomShear),
+        "jitter": (0.2, lambda v: a.ColorJitter(v, v, v)),
+        "hue": (0.1, a.RandomHue),
+        "lighting": (0.1, lambda v: a.PCALighting(*a.color_components(images.images), v)),
+        "grey": (0.1, a.RandomGrayscale),
+        "drop": (0.1, a.RandomChannelDrop),
+        "noise": (None, lambda v: a.GaussianNoise(sigma=v)),
+        "blur": (1.0, lambda v: a.GaussianBlur(2 * math.ceil(3 * v) + 1, (v / 10, v))),
+        "sobel": (0.1, lambda v: a.RandomApply([a.Sobel()], v)),
+        "erase": (0.5, a.RandomErasing),
+        "cutout": (None, lambda v: a.Cutout(_whole(v))),
+        "mixup": (0.2, lambda v: a.MixUp(classes, v)),
+        "cutmix": (1.0, lambda v: a.CutMix(classes, v)),
+        "cowmix": (1.0, lambda v: a.CowMix(classes, p=v)),
+    }
 
-    Parameters
-    ----------
-    words : sequence of str or None
-        See `made`.
-    images : ImageDataset
-        Those trained on.
+
+def augmentation(texts: Sequence[str] | None, images: Any) -> Any:
+    """Return the transform that lists of words ask for, in their order; None without any.
 
     Raises
     ------
     UsageError
         When a word is unknown, or its value makes no sense.
     """
-    if not words:
+    if not texts:
         return None
-    from convkit.data import augment
+    known = _words(images)
+    transforms = []
+    for word in (part.strip() for text in texts for part in text.split(",")):
+        name, equals, text = word.partition("=")
+        if name not in known:
+            raise unknown("--augment: unknown word", name, known)
+        value, make = known[name]
+        try:
+            if equals:
+                value = _value(text)
+            if value is None:
+                raise ValueError(f"expected {name}=VALUE")
+            transforms.append(make(value))
+        except TypeError:
+            raise UsageError(f"--augment {word}: expected one number") from None
+        except ValueError as error:
+            raise UsageError(f"--augment {word}: {error}") from None
+    return a.Compose(transforms)
 
-    return augment.Compose(list(made("--augment", words, WORDS, augment, images)))
+
+def _value(text: str) -> Any:
+    """Return a number, or the two of a range."""
+    numbers = tuple(map(float, text.split(":")))
+    for number in numbers:
+        if not math.isfinite(number):
+            raise ValueError(f"expected a finite number, got {number}")
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _size(images: Any) -> tuple[int, int]:
-    return images.images.shape[2:]
+def _range(value: Any, high: Any) -> tuple[float, float]:
+    return value if isinstance(value, tuple) else (value, high)
 
 
 def _part(value: float) -> float:

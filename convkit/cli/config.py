@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from convkit.cli.options import UsageError, key_value, unknown
+from convkit.cli.options import UsageError, unknown
 
 __all__ = ["add_config", "expand"]
 
@@ -55,13 +55,12 @@ def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
     if getattr(args, "config", None) is None and not getattr(args, "set", None):
         return None
     options = _options(args.config_parser)
-    of_file = {} if args.config is None else _arguments(
-        options, _pairs(options, _read(args.config)), args.config)
-    of_set = _arguments(options, _settings(args.set or []), "--set")
-    given = {name for name, action in options.items() if _is_list(action)
-             and getattr(args, action.dest) is not None}
-    tokens = [token for name, tokens in (of_file | of_set).items() if name not in given
-              for token in tokens]
+    found: dict[str, list[str]] = {}
+    if args.config is not None:
+        found = _arguments(options, _pairs(_read(args.config)), args.config)
+    found |= _arguments(options, _settings(args.set or []), "--set")
+    tokens = [token for name, tokens in found.items() for token in tokens
+              if not _is_list(options[name]) or getattr(args, options[name].dest) is None]
     return [argv[0], *tokens, *argv[1:]]
 
 
@@ -83,23 +82,13 @@ def _read(path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid TOML ({error})") from None
 
 
-def _pairs(options: dict[str, argparse.Action],
-           table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield all keys and values; tables are headings, or hold what an option takes by name."""
+def _pairs(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield all keys and values; tables are headings only."""
     for key, value in table.items():
-        if not isinstance(value, dict):
-            yield key, value
-        elif getattr(options.get(key.replace("_", "-")), "type", None) is key_value:
-            yield key, [f"{name}={_text(entry)}" for name, entry in value.items()]
+        if isinstance(value, dict):
+            yield from _pairs(value)
         else:
-            yield from _pairs(options, value)
-
-
-def _text(value: Any) -> str:
-    """Return a value of a file as it would stand on the command line."""
-    if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+            yield key, value
 
 
 def _settings(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:

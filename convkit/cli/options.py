@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "duration", "image_size",
-           "key_value", "list_of", "not_negative", "positive", "print_json", "set_threads", "share",
-           "unknown"]
+           "list_of", "not_negative", "positive", "print_json", "set_threads", "share", "unknown"]
 
 
 class UsageError(ValueError):
@@ -94,13 +93,6 @@ def image_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 32x32, got {text}")
     return int(parts[0]), int(parts[-1])
-
-
-def key_value(text: str) -> str:
-    """Check that an argument is KEY=VALUE."""
-    if not re.match(r"[^=]+=.", text):
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text}")
-    return text
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
