@@ -162,7 +162,7 @@ def test_a_file_that_is_not_there(capsys):
      [0.1, 0.1 * 0.01**0.25, 0.01, 0.1 * 0.01**0.75]),
     (["--schedule", "plateau", "--lr", 1e-6, "--validation", 0.5, "--weight-noise", 1e-4,
       "--decay-all", "--epochs", 6], [1e-6] * 4 + [1e-7] * 2),
-    (["--schedule", "cosine", "--schedule-every", "epoch", "--lr", 0.1,
+    (["--schedule", "cosine", "--schedule-every", "epoch", "--lr", 0.1, "--batch-size", 500,
       "--schedule-option", "eta_min=0.02"], [0.1, 0.02 + 0.04 * (1 + 0.5**0.5), 0.06,
                                              0.02 + 0.04 * (1 - 0.5**0.5)]),
     (["--schedule", "step", "--schedule-every", "epoch", "--lr", 0.1, "--schedule-option",

@@ -29,21 +29,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
-    """Return the command line with the options of file and ``--set`` put in, or None.
+    """Return the command line with the options of file and ``--set`` put in; None without.
 
     Of what may be given several times, the place that wins has all: later ones replace it.
-
-    Parameters
-    ----------
-    args : Namespace
-        What `argv` gave.
-    argv : sequence of str
-        The command's name and its arguments.
-
-    Returns
-    -------
-    list of str or None
-        None where neither is used.
 
     Raises
     ------

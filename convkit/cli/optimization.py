@@ -10,7 +10,7 @@ from typing import Any
 from convkit.cli.options import UsageError, not_negative, positive, share
 from convkit.cli.settings import add_settings, settings
 
-__all__ = ["add_loss", "add_optimization", "loss_of", "optimizer_and_schedule"]
+__all__ = ["add_optimization", "loss_of", "optimizer_and_schedule"]
 
 # By their names in `convkit.functional`.
 LOSSES = {"cross-entropy": "cross_entropy", "focal": "focal_loss",
@@ -35,34 +35,14 @@ LEFT = 0.01
 WARMUP_START = 0.01
 
 
-def add_loss(add: Any) -> None:
-    """Add the arguments that say what training lowers."""
+def add_optimization(add: Any) -> None:
+    """Add the arguments that say what training lowers, and how weights are updated."""
     add("--loss", choices=LOSSES, default="cross-entropy", help="what training lowers")
     add_settings(add, "loss", "gamma=3 (focal), p=2, margin=0.5 (multi-margin)")
     add("--label-smoothing", type=share, default=0.0, metavar="SHARE",
         help="of each target, spread over all classes")
     add("--class-weights", choices=("balanced", "sqrt", "effective"),
         help="let rare classes count more in the loss")
-
-
-def loss_of(args: argparse.Namespace, labels: Any, classes: int) -> Callable[..., Any]:
-    """Return the loss that the arguments ask for, given the labels trained on."""
-    from convkit import data
-    from convkit import functional as F
-
-    kind = getattr(F, LOSSES[args.loss])
-    values = settings(args, "loss", kind)
-    if args.label_smoothing:
-        if args.loss != "cross-entropy":
-            raise UsageError(f"--label-smoothing is for cross-entropy, not for {args.loss}")
-        values["label_smoothing"] = args.label_smoothing
-    if args.class_weights:
-        values["weight"] = data.class_weights(labels, classes, args.class_weights)
-    return partial(kind, **values)
-
-
-def add_optimization(add: Any) -> None:
-    """Add the arguments that say how weights are updated."""
     add("--optimizer", choices=sorted(RATES), default="sgd", help="how weights are updated")
     add("--lr", type=positive, metavar="RATE", help=f"learning rate (default: {_each(RATES)})")
     add("--momentum", type=not_negative, metavar="SHARE",
@@ -93,6 +73,22 @@ def add_optimization(add: Any) -> None:
 
 def _each(values: dict[str, float]) -> str:
     return ", ".join(f"{value:g} for {name}" for name, value in values.items())
+
+
+def loss_of(args: argparse.Namespace, labels: Any, classes: int) -> Callable[..., Any]:
+    """Return the loss that the arguments ask for, given the labels trained on."""
+    from convkit import data
+    from convkit import functional as F
+
+    kind = getattr(F, LOSSES[args.loss])
+    values = settings(args, "loss", kind)
+    if args.label_smoothing:
+        if args.loss != "cross-entropy":
+            raise UsageError(f"--label-smoothing is for cross-entropy, not for {args.loss}")
+        values["label_smoothing"] = args.label_smoothing
+    if args.class_weights:
+        values["weight"] = data.class_weights(labels, classes, args.class_weights)
+    return partial(kind, **values)
 
 
 def optimizer_and_schedule(args: argparse.Namespace, model: Any, steps: int) -> tuple[Any, Any]:

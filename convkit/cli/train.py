@@ -13,12 +13,7 @@ import numpy as np
 
 from convkit.cli import augmentation, sources
 from convkit.cli.config import add_config
-from convkit.cli.optimization import (
-    add_loss,
-    add_optimization,
-    loss_of,
-    optimizer_and_schedule,
-)
+from convkit.cli.optimization import add_optimization, loss_of, optimizer_and_schedule
 from convkit.cli.options import (
     HelpFormatter,
     UsageError,
@@ -94,7 +89,6 @@ def _add_training(add: Any) -> None:
     add_optimization(add)
     add("--clip-norm", type=positive, metavar="NORM", help="largest norm of all gradients")
     add("--clip-value", type=positive, metavar="VALUE", help="largest element of the gradients")
-    add_loss(add)
     add("--ema", type=share, metavar="DECAY",
         help="average the weights over the steps, and export the average")
     add("--precision", choices=("highest", "high", "medium"), help="of products")
