@@ -167,8 +167,8 @@ def test_a_file_that_is_not_there(capsys):
                                              0.02 + 0.04 * (1 - 0.5**0.5)]),
     (["--schedule", "step", "--schedule-every", "epoch", "--lr", 0.1, "--schedule-option",
       "milestones=1,3", "--schedule-option", "gamma=0.5"], [0.1, 0.05, 0.05, 0.025]),
-    # An accuracy cannot get better by 2: the rate falls after every epoch but the first two.
-    (["--schedule", "plateau", "--lr", 1e-6, "--validation", 0.5, "--watch", "top2",
+    # No accuracy gets three times as good here: the rate falls after every epoch but the first two.
+    (["--schedule", "plateau", "--lr", 1e-6, "--validation", 0.5, "--watch", "accuracy",
       "--schedule-option", "patience=0", "--schedule-option", "threshold=2",
       "--schedule-option", "factor=0.5", "--schedule-option", "eps=0"],
      [1e-6, 1e-6, 5e-7, 2.5e-7]),
