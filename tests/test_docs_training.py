@@ -26,5 +26,8 @@ def test_the_code_runs(tmp_path, capsys):
 def test_the_commands_run(tmp_path, capsys):
     config, = blocks(PAGE, "toml")
     (tmp_path / "config.toml").write_text(config)
-    assert "epoch 2/2" in run_commands(PAGE, capsys)[0]
+    out = run_commands(PAGE, capsys)
+    assert "epoch 3/3" in out[0] and ", f1 0." in out[0] and "stopped 20 steps" in out[-1]
     assert (tmp_path / "train.html").exists() and (tmp_path / "digits.ckit").exists()
+    assert (tmp_path / "run-cli" / "epoch-0002.safetensors").exists()
+    assert "val_top3" in (tmp_path / "train.csv").read_text().splitlines()[0]

@@ -2,86 +2,98 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from convkit.cli.options import UsageError
+from convkit.cli.options import UsageError, unknown
+from convkit.data import augment as a
 
 __all__ = ["HELP", "augmentation"]
 
-HELP = ("change training images at random: flip, vflip, crop=PIXELS (of padding), rotate=DEGREES, "
-        "turn (by 90 degrees), translate=SHARE, scale=SHARE, shear=DEGREES, jitter=SHARE "
-        "(brightness, contrast, saturation), hue=TURNS, grey=SHARE, drop=SHARE (of one channel), "
-        "noise=STD, blur=SIGMA, erase=SHARE, cutout=PIXELS, mixup=ALPHA, cutmix=ALPHA, "
+HELP = ("change training images at random: flip, vflip, crop=PIXELS (of padding), "
+        "resized-crop=SHARE (least area), short-side=LOW:HIGH (in pixels, then a crop), "
+        "rotate=DEGREES, turn (by 90 degrees), translate=SHARE, scale=SHARE, shear=DEGREES, "
+        "jitter=SHARE (brightness, contrast, saturation), hue=TURNS, lighting=STD (along the "
+        "colours' components), grey=SHARE, drop=SHARE (of one channel), noise=STD, blur=SIGMA, "
+        "sobel=SHARE (edges instead), erase=SHARE, cutout=PIXELS, mixup=ALPHA, cutmix=ALPHA, "
         "cowmix=SHARE, with commas between; may be given again")
 
-# Word -> (its value where none is given, or None; a function of value, image size, classes).
-WORDS: dict[str, tuple[float | None, Callable[..., Any]]] = {
-    "flip": (0.5, lambda a, v, size, classes: a.RandomHorizontalFlip(v)),
-    "vflip": (0.5, lambda a, v, size, classes: a.RandomVerticalFlip(v)),
-    "crop": (4, lambda a, v, size, classes: a.RandomCrop(size, padding=_whole("crop", v))),
-    "rotate": (15, lambda a, v, size, classes: a.RandomRotation(v)),
-    "turn": (1.0, lambda a, v, size, classes: a.RandomApply([a.RandomRotation90()], v)),
-    "translate": (0.1, lambda a, v, size, classes: a.RandomTranslation((v, v))),
-    "scale": (0.1, lambda a, v, size, classes: a.RandomScale((1 - _part(v), 1 + v))),
-    "shear": (10, lambda a, v, size, classes: a.RandomShear(v)),
-    "jitter": (0.2, lambda a, v, size, classes: a.ColorJitter(v, v, v)),
-    "hue": (0.1, lambda a, v, size, classes: a.RandomHue(v)),
-    "grey": (0.1, lambda a, v, size, classes: a.RandomGrayscale(v)),
-    "drop": (0.1, lambda a, v, size, classes: a.RandomChannelDrop(v)),
-    "noise": (None, lambda a, v, size, classes: a.GaussianNoise(v)),
-    "blur": (1.0, lambda a, v, size, classes: a.GaussianBlur(2 * math.ceil(3 * v) + 1,
-                                                             (v / 10, v))),
-    "erase": (0.5, lambda a, v, size, classes: a.RandomErasing(v)),
-    "cutout": (None, lambda a, v, size, classes: a.Cutout(_whole("cutout", v))),
-    "mixup": (0.2, lambda a, v, size, classes: a.MixUp(classes, v)),
-    "cutmix": (1.0, lambda a, v, size, classes: a.CutMix(classes, v)),
-    "cowmix": (1.0, lambda a, v, size, classes: a.CowMix(classes, p=v)),
-}
+# A word's value where none is given (None: one must be), and a function of the value.
+Word = tuple[float | None, Callable[[Any], Any]]
 
 
-def augmentation(words: Sequence[str], size: tuple[int, int], classes: int) -> Any:
-    """Return the transform that words ask for, in their order; None without any.
+def _words(images: Any) -> dict[str, Word]:
+    """Return the words for these training images."""
+    size, classes = images.images.shape[2:], len(images.classes)
+    return {
+        "flip": (0.5, a.RandomHorizontalFlip),
+        "vflip": (0.5, a.RandomVerticalFlip),
+        "crop": (4, lambda v: a.RandomCrop(size, padding=_whole(v))),
+        "resized-crop": (0.08, lambda v: a.RandomResizedCrop(size, _range(v, 1))),
+        "short-side": (None, lambda v: a.RandomShortSideCrop(size, _range(v, v))),
+        "rotate": (15, a.RandomRotation),
+        "turn": (1.0, lambda v: a.RandomApply([a.RandomRotation90()], v)),
+        "translate": (0.1, lambda v: a.RandomTranslation((v, v))),
+        "scale": (0.1, lambda v: a.RandomScale((1 - _part(v), 1 + v))),
+        "shear": (10, a.RandomShear),
+        "jitter": (0.2, lambda v: a.ColorJitter(v, v, v)),
+        "hue": (0.1, a.RandomHue),
+        "lighting": (0.1, lambda v: a.PCALighting(*a.color_components(images.images), v)),
+        "grey": (0.1, a.RandomGrayscale),
+        "drop": (0.1, a.RandomChannelDrop),
+        "noise": (None, lambda v: a.GaussianNoise(sigma=v)),
+        "blur": (1.0, lambda v: a.GaussianBlur(2 * math.ceil(3 * v) + 1, (v / 10, v))),
+        "sobel": (0.1, lambda v: a.RandomApply([a.Sobel()], v)),
+        "erase": (0.5, a.RandomErasing),
+        "cutout": (None, lambda v: a.Cutout(_whole(v))),
+        "mixup": (0.2, lambda v: a.MixUp(classes, v)),
+        "cutmix": (1.0, lambda v: a.CutMix(classes, v)),
+        "cowmix": (1.0, lambda v: a.CowMix(classes, p=v)),
+    }
 
-    Parameters
-    ----------
-    words : sequence of str
-        Each "NAME" or "NAME=VALUE", or several with commas between.
-    size : (height, width)
-        Of the images.
-    classes : int
-        How many there are.
+
+def augmentation(texts: Sequence[str] | None, images: Any) -> Any:
+    """Return the transform that lists of words ask for, in their order; None without any.
 
     Raises
     ------
     UsageError
         When a word is unknown, or its value makes no sense.
     """
-    if not words:
+    if not texts:
         return None
-    from convkit.data import augment
-
+    known = _words(images)
     transforms = []
-    for word in (part.strip() for text in words for part in text.split(",")):
+    for word in (part.strip() for text in texts for part in text.split(",")):
         name, equals, text = word.partition("=")
-        if name not in WORDS:
-            close = difflib.get_close_matches(name, WORDS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(f"--augment: unknown word {name!r}; {hint}known are "
-                             + ", ".join(WORDS))
-        value, make = WORDS[name]
+        if name not in known:
+            raise unknown("--augment: unknown word", name, known)
+        value, make = known[name]
         try:
-            value = float(text) if equals else value
+            if equals:
+                value = _value(text)
             if value is None:
                 raise ValueError(f"expected {name}=VALUE")
-            if not math.isfinite(value):
-                raise ValueError(f"expected a finite number, got {value}")
-            transforms.append(make(augment, value, size, classes))
+            transforms.append(make(value))
+        except TypeError:
+            raise UsageError(f"--augment {word}: expected one number") from None
         except ValueError as error:
             raise UsageError(f"--augment {word}: {error}") from None
-    return augment.Compose(transforms)
+    return a.Compose(transforms)
+
+
+def _value(text: str) -> Any:
+    """Return a number, or the two of a range."""
+    numbers = tuple(map(float, text.split(":")))
+    for number in numbers:
+        if not math.isfinite(number):
+            raise ValueError(f"expected a finite number, got {number}")
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _range(value: Any, high: Any) -> tuple[float, float]:
+    return value if isinstance(value, tuple) else (value, high)
 
 
 def _part(value: float) -> float:
@@ -90,7 +102,7 @@ def _part(value: float) -> float:
     return value
 
 
-def _whole(name: str, value: float) -> int:
+def _whole(value: float) -> int:
     if value != int(value):
         raise ValueError(f"expected a whole number of pixels, got {value:g}")
     return int(value)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from convkit.cli.options import UsageError
+from convkit.cli.options import UsageError, unknown
 
 __all__ = ["add_config", "expand"]
 
@@ -21,26 +20,18 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a file of options, and single ones."""
     parser.add_argument("config", nargs="?", metavar="CONFIG",
                         help="TOML file with any of the options below, named alike; its tables "
-                             "are headings only; the command line wins over it")
+                             "are headings only; the command line wins over it, lists are "
+                             "replaced")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE",
-                        help="an option by its name in such a file, over which it wins")
+                        help="an option by its name in such a file, over which it wins; without "
+                             "VALUE, an empty list")
     parser.set_defaults(config_parser=parser)
 
 
 def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
-    """Return the command line with the options of file and ``--set`` put in, or None.
+    """Return the command line with the options of file and ``--set`` put in; None without.
 
-    Parameters
-    ----------
-    args : Namespace
-        What `argv` gave.
-    argv : sequence of str
-        The command's name and its arguments.
-
-    Returns
-    -------
-    list of str or None
-        None where neither is used.
+    Of what may be given several times, the place that wins has all: later ones replace it.
 
     Raises
     ------
@@ -52,10 +43,12 @@ def expand(args: argparse.Namespace, argv: Sequence[str]) -> list[str] | None:
     if getattr(args, "config", None) is None and not getattr(args, "set", None):
         return None
     options = _options(args.config_parser)
-    tokens: list[str] = []
+    found: dict[str, list[str]] = {}
     if args.config is not None:
-        tokens += _tokens(options, _pairs(_read(args.config)), args.config)
-    tokens += _tokens(options, _settings(args.set or []), "--set")
+        found = _arguments(options, _pairs(_read(args.config)), args.config)
+    found |= _arguments(options, _settings(args.set or []), "--set")
+    tokens = [token for name, tokens in found.items() for token in tokens
+              if not _is_list(options[name]) or getattr(args, options[name].dest) is None]
     return [argv[0], *tokens, *argv[1:]]
 
 
@@ -64,6 +57,10 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {option[2:]: action for action in parser._actions if action.dest not in NOT_SETTINGS
             for option in action.option_strings
             if option.startswith("--") and not option.startswith("--no-")}
+
+
+def _is_list(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._AppendAction)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -91,27 +88,26 @@ def _settings(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield key.strip(), {"true": True, "false": False}.get(value.strip(), value.strip())
 
 
-def _tokens(options: dict[str, argparse.Action], pairs: Iterator[tuple[str, Any]],
-            where: str) -> list[str]:
-    """Return settings as arguments of the command line."""
-    tokens = []
-    seen = set()
+def _arguments(options: dict[str, argparse.Action], pairs: Iterator[tuple[str, Any]],
+               where: str) -> dict[str, list[str]]:
+    """Return settings by their option's name, as arguments of the command line."""
+    found: dict[str, list[str]] = {}
     for key, value in pairs:
         name = key.replace("_", "-")
         if name not in options:
-            close = difflib.get_close_matches(name, options, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(f"{where}: unknown option {key!r}; {hint}known are "
-                             + ", ".join(sorted(options)))
-        if name in seen and where != "--set":
+            raise unknown(f"{where}: unknown option", key, sorted(options))
+        if name in found and where != "--set":
             raise UsageError(f"{where}: {key!r} appears twice")
-        seen.add(name)
-        switch = isinstance(options[name], argparse.BooleanOptionalAction)
-        if isinstance(value, bool) != switch:
+        action = options[name]
+        switch = isinstance(action, argparse.BooleanOptionalAction)
+        if isinstance(value, bool) != switch or (isinstance(value, list) and not _is_list(action)):
             expected = "true or false" if switch else "a value"
             raise UsageError(f"{where}: {key}: expected {expected}, got {value!r}")
         if switch:
-            tokens.append(f"--{name}" if value else f"--no-{name}")
+            found[name] = [f"--{name}" if value else f"--no-{name}"]
+        elif _is_list(action):
+            values = value if isinstance(value, list) else [value] if value != "" else []
+            found.setdefault(name, []).extend(f"--{name}={v}" for v in values)
         else:
-            tokens += [f"--{name}={v}" for v in (value if isinstance(value, list) else [value])]
-    return tokens
+            found[name] = [f"--{name}={value}"]
+    return found

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["HelpFormatter", "UsageError", "add_threads", "at_least", "duration", "image_size",
-           "list_of", "not_negative", "positive", "print_json", "set_threads", "share"]
+           "list_of", "not_negative", "positive", "print_json", "set_threads", "share", "unknown"]
 
 
 class UsageError(ValueError):
@@ -24,6 +25,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None:
             return action.help
         return super()._get_help_string(action)
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> UsageError:
+    """Return the error for a name that is none of those known, with the nearest of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UsageError(f"{what} {name!r}; {hint}known are {', '.join(known) or 'none'}")
 
 
 def at_least(least: int) -> Callable[[str], int]:

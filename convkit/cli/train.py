@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from convkit.cli import augmentation, sources
 from convkit.cli.config import add_config
-from convkit.cli.optimization import add_optimization, optimizer_and_schedule
+from convkit.cli.optimization import add_optimization, loss_of, optimizer_and_schedule
 from convkit.cli.options import (
     HelpFormatter,
     UsageError,
@@ -24,13 +25,25 @@ from convkit.cli.options import (
     set_threads,
     share,
 )
+from convkit.cli.settings import add_settings, settings
 from convkit.errors import ConvkitError
 
 __all__ = ["add_parser", "run"]
 
 TEST_BATCH = 500
 LOGS = (".jsonl", ".csv")
-SWITCH = argparse.BooleanOptionalAction
+METRICS = ("average_precision", "f1", "precision", "recall", "roc_auc", "top2", "top3", "top5")
+
+# What many arguments have in common.
+COUNT: dict[str, Any] = {"type": at_least(1), "metavar": "N"}
+SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
+
+# What options need another one.
+NEEDS = {"checkpoints FOLDER": ("resume", "save_every", "keep_every"), "keep-every N": ("keep",),
+         "validation SHARE": ("metric", "watch", "patience")}
+
+# At most so many images say which ReLUs are dead.
+RELU_IMAGES = 1000
 
 # Largest difference, as a share of the largest score, that rounding explains between a
 # network and its float32 export with batch norms folded.
@@ -56,43 +69,57 @@ def _add_data(add: Any) -> None:
     add("--data", default="digits", metavar="DATA", help=sources.HELP)
     add("--image-size", type=image_size, metavar="HxW",
         help="folders: scale images to cover this size and cut out its centre")
-    add("--grey", action=SWITCH, default=False, help="folders: read images as grey")
+    add("--grey", **SWITCH, help="folders: read images as grey")
     add("--augment", action="append", metavar="LIST", help=augmentation.HELP)
+    add("--whiten", choices=("pca", "zca"),
+        help="images, instead of scaling channels; the network in the file does it")
+    add_settings(add, "whiten", "eps=0.1, per=channel")
+    add("--sampler", choices=("shuffle", "weighted", "balanced"), default="shuffle",
+        help="an epoch's images: each once; drawn so that classes are as frequent as each other; "
+             "batches with as many of each class")
     add("--validation", type=share, default=0.0, metavar="SHARE",
         help="of the training images, held back to measure each epoch on")
 
 
 def _add_training(add: Any) -> None:
     add("--model", default="convnet", metavar="NAME", help="convnet, lenet5, resnet20, ...")
-    add("--epochs", type=at_least(1), default=3, metavar="N", help="passes over the images")
-    add("--batch-size", type=at_least(1), default=128, metavar="N", help="images in a batch")
-    add("--accumulate", type=at_least(1), default=1, metavar="N", help="batches in a step")
+    add("--epochs", **COUNT, default=3, help="passes over the images")
+    add("--batch-size", **COUNT, default=128, help="images in a batch")
+    add("--accumulate", **COUNT, default=1, help="batches in a step")
     add_optimization(add)
     add("--clip-norm", type=positive, metavar="NORM", help="largest norm of all gradients")
     add("--clip-value", type=positive, metavar="VALUE", help="largest element of the gradients")
-    add("--label-smoothing", type=share, default=0.0, metavar="SHARE",
-        help="of each target, spread over all classes")
     add("--ema", type=share, metavar="DECAY",
         help="average the weights over the steps, and export the average")
     add("--precision", choices=("highest", "high", "medium"), help="of products")
-    add("--patience", type=at_least(1), metavar="N",
-        help="stop after N epochs without a lower validation loss, and keep the best weights")
+    add("--metric", action="append", choices=METRICS,
+        help="measure on the validation images (recall is balanced accuracy); may be given again")
+    add("--watch", choices=("loss", "accuracy", *METRICS),
+        help="the validation figure that --patience, --schedule plateau and the best checkpoint "
+             "go by (default: loss)")
+    add("--patience", **COUNT,
+        help="stop after N epochs without a better --watch figure, and keep the best weights")
     add("--seed", type=at_least(0), default=0, metavar="N",
         help="fixes weights at first and the order of images")
 
 
 def _add_run(add: Any) -> None:
     add("--checkpoints", metavar="FOLDER", help="keep files to go on from (last, best)")
-    add("--save-every", type=at_least(1), metavar="N",
+    add("--save-every", **COUNT,
         help="write them after N steps too, not only after epochs")
-    add("--resume", action=SWITCH, default=False,
+    add("--keep-every", **COUNT,
+        help="keep a numbered file after N epochs too")
+    add("--keep", **COUNT,
+        help="of numbered files, the newest (default: all)")
+    add("--resume", **SWITCH,
         help="go on from the newest file in --checkpoints, if there is one")
+    add("--max-steps", **COUNT, help="stop after N steps of the optimiser")
     add("--time-limit", type=duration, metavar="TIME", help="such as 90s, 10m or 1h30m")
-    add("--fast-dev-run", action=SWITCH, default=False,
+    add("--fast-dev-run", **SWITCH,
         help="try everything out on one batch, and write nothing")
-    add("--sync-batch-norm", action=SWITCH, default=False,
+    add("--sync-batch-norm", **SWITCH,
         help="under mpiexec: batch norm over the batches of all processes together")
-    add("--detect-anomaly", action=SWITCH, default=False,
+    add("--detect-anomaly", **SWITCH,
         help="name the layer and operation that gives NaN or infinities; slow")
 
 
@@ -102,30 +129,26 @@ def _add_results(add: Any) -> None:
         help="how weights are stored in the file")
     add("--log", action="append", metavar="FILE",
         help="of each epoch's figures: .jsonl or .csv; may be given again")
-    add("--log-every", type=at_least(1), metavar="N", help="log after N steps too (not .csv)")
+    add("--log-every", **COUNT, help="log after N steps too (not .csv)")
     add("--tensorboard", metavar="FOLDER", help="event files for TensorBoard")
-    add("--monitor", type=at_least(1), metavar="N",
+    add("--monitor", **COUNT,
         help="log the norms of weights, gradients and updates by layer, measured after every N "
-             "steps")
+             "steps, and after each epoch the shares of dead ReLUs")
     add("--report", metavar="FILE", help="write a page of HTML about the run")
-    add("--quiet", action=SWITCH, default=False, help="print the results only")
+    add("--quiet", **SWITCH, help="print the results only")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, evaluate, export, check."""
     import convkit
     from convkit import models, training
-    from convkit.cli.preprocessing import Preprocessing
 
     output = _writable("--output", args.output)
     report = None if args.report is None else _writable("--report", args.report)
     if args.model not in models.names():
         raise UsageError(f"unknown model {args.model!r}: expected one of "
                          + ", ".join(models.names()))
-    if args.patience and not args.validation:
-        raise UsageError("--patience needs --validation SHARE")
-    if (args.resume or args.save_every) and args.checkpoints is None:
-        raise UsageError("--resume and --save-every need --checkpoints FOLDER")
+    _check_options(args)
     set_threads(args)
     first = _join_processes(args)
     convkit.manual_seed(args.seed)
@@ -133,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
     train, val = source.train, None
     if args.validation:
         train, val = sources.split(train, args.validation, args.seed)
-    prepare = Preprocessing.of(train)
+    prepare = _preprocessing(args, train)
     model = models.create(args.model, len(source.train.classes), prepare.channels)
     if args.sync_batch_norm:
         model = convkit.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -147,8 +170,13 @@ def run(args: argparse.Namespace) -> None:
     if args.fast_dev_run:
         print("trial   one batch went through training and validation; nothing was written")
         return
+    if prepare.pipeline is not None:
+        model = convkit.nn.Sequential(prepare.pipeline.module(), model)
+        prepare = replace(prepare, pipeline=None, mean=[0.0] * prepare.channels,
+                          std=[1.0] * prepare.channels)
     tests = prepare.loader(source.test, TEST_BATCH)
     result = training.evaluate(model, tests)
+    scores, targets = training.predict_with_targets(model, tests)
     print(f"test    loss {result.loss:.4f}, accuracy {result.accuracy:.2%} "
           f"of {result.samples:,} images, {result.images_per_second:,.0f} images/s")
 
@@ -158,9 +186,8 @@ def run(args: argparse.Namespace) -> None:
                   "training": _record(args, result)})
     convkit.save(program, output, weights=args.weights)
     print(f"saved   {output}, {output.stat().st_size:,} bytes, weights as {args.weights}")
-    _check_export(model, convkit.load(output), tests, args.weights)
+    _check_export(scores, convkit.load(output), tests, args.weights)
     if report is not None:
-        scores, targets = training.predict_with_targets(model, tests)
         training.write_report(
             report, trainer.history, dataset=source.test, scores=scores, targets=targets,
             program=program, settings=_settings(args),
@@ -168,6 +195,15 @@ def run(args: argparse.Namespace) -> None:
                           if isinstance(c, training.LayerMonitor)), None),
             title=f"{args.model} on {source.name}")
         print(f"report  {report}, {report.stat().st_size:,} bytes")
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise UsageError where options do not go together."""
+    for needed, names in NEEDS.items():
+        for name in names:
+            if getattr(args, name) and not getattr(args, needed.split()[0].replace("-", "_")):
+                raise UsageError(f"--{name.replace('_', '-')} needs --{needed}")
+    args.watch = f"val_{args.watch or 'loss'}"
 
 
 def _join_processes(args: argparse.Namespace) -> bool:
@@ -184,42 +220,73 @@ def _join_processes(args: argparse.Namespace) -> bool:
     return distributed.get_rank() == 0
 
 
+def _preprocessing(args: argparse.Namespace, train: Any) -> Any:
+    """Return what makes inputs of images in training."""
+    from convkit.cli.preprocessing import Preprocessing
+    from convkit.data import preprocess
+
+    prepare = Preprocessing.of(train)
+    if args.whiten is None:
+        return prepare
+    kind = getattr(preprocess, f"{args.whiten.upper()}Whitening")
+    steps = preprocess.Pipeline([kind(**settings(args, "whiten", kind))])
+    return replace(prepare, pipeline=steps.fit(train.images))
+
+
+def _order(args: argparse.Namespace, train: Any) -> dict[str, Any]:
+    """Return how the loader goes through the training images."""
+    from convkit import data, distributed
+
+    if distributed.is_initialized():
+        if args.sampler != "shuffle":
+            raise UsageError(f"--sampler {args.sampler} is for one process")
+        return {"sampler": distributed.DistributedSampler(
+            train, batch_size=args.batch_size, accumulate=args.accumulate)}
+    if args.sampler == "balanced":
+        return {"sampler": data.BalancedBatchSampler(train.labels, args.batch_size)}
+    if args.sampler == "weighted":
+        weights = data.class_weights(train.labels)[train.labels]
+        return {"sampler": data.WeightedRandomSampler(weights)}
+    return {"shuffle": True}
+
+
 def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: Any,
          say: Any) -> Any:
     """Train as the arguments ask for; the model has the weights to export afterwards."""
-    from functools import partial
-
-    from convkit import distributed, random, training
-    from convkit import functional as F
+    from convkit import data, distributed, random, training
     from convkit.training.trainer import INTERRUPTED
 
-    transform = augmentation.augmentation(args.augment or (), (prepare.height, prepare.width),
-                                          len(train.classes))
-    order: dict[str, Any] = {"shuffle": True}
+    transform = augmentation.augmentation(args.augment, train)
     network = model
     if distributed.is_initialized():
         network = distributed.DistributedDataParallel(model)
         random.jump(distributed.get_rank())  # dropout is to differ between processes
-        order = {"sampler": distributed.DistributedSampler(
-            train, batch_size=args.batch_size, accumulate=args.accumulate)}
-    loader = prepare.loader(train, args.batch_size, **order, seed=args.seed,
+    loader = prepare.loader(train, args.batch_size, **_order(args, train), seed=args.seed,
                             transform=transform)
+    seen = train if val is None else val
+    few = data.Subset(seen, range(0, len(seen), -(-len(seen) // RELU_IMAGES)))
+    callbacks = _callbacks(args, say, prepare.loader(few, TEST_BATCH))
     if val is not None:
         val = prepare.loader(val, TEST_BATCH)
     steps = args.epochs * -(-len(loader) // args.accumulate)
     optimizer, scheduler = optimizer_and_schedule(args, model, steps)
     checkpoints = None
     if args.checkpoints is not None:
-        checkpoints = training.Checkpoints(args.checkpoints, every_steps=args.save_every)
+        checkpoints = training.Checkpoints(
+            args.checkpoints, every_steps=args.save_every, every_epochs=args.keep_every,
+            keep=args.keep, monitor=args.watch)
     trainer = training.Trainer(
-        network, optimizer, partial(F.cross_entropy, label_smoothing=args.label_smoothing),
-        scheduler=scheduler, accumulate=args.accumulate, clip_norm=args.clip_norm,
+        network, optimizer, loss_of(args, train.labels, len(train.classes)),
+        scheduler=scheduler, schedule_every=args.schedule_every,
+        schedule_monitor=args.watch if args.schedule == "plateau" else None,
+        accumulate=args.accumulate, clip_norm=args.clip_norm,
         clip_value=args.clip_value, penalty=_penalty(args.l1), max_norm=args.max_norm,
         weight_noise=args.weight_noise, ema=args.ema, precision=args.precision,
-        callbacks=_callbacks(args, say), checkpoints=checkpoints, time_limit=args.time_limit,
-        fast_dev_run=args.fast_dev_run, detect_anomaly=args.detect_anomaly,
-        progress=False if args.quiet else None)
-    trainer.fit(loader, val, args.epochs, resume="auto" if args.resume else False)
+        metrics=_metrics(args), callbacks=callbacks, checkpoints=checkpoints,
+        time_limit=args.time_limit, fast_dev_run=args.fast_dev_run,
+        detect_anomaly=args.detect_anomaly, progress=False if args.quiet else None)
+    trainer.fit(loader, val, args.epochs, max_steps=args.max_steps,
+                resume="auto" if args.resume else False)
     if trainer.stopped == INTERRUPTED:
         if checkpoints is not None and trainer.first_process:
             print(f"saved   {checkpoints.last}; --resume goes on from there")
@@ -231,13 +298,24 @@ def _fit(args: argparse.Namespace, model: Any, train: Any, val: Any, prepare: An
     return trainer
 
 
+def _metrics(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the metrics that the arguments name, by --watch too."""
+    from functools import partial
+
+    from convkit.training import metrics
+
+    return {name: partial(metrics.top_k_accuracy, k=int(name[3:])) if name.startswith("top")
+            else getattr(metrics, name)
+            for name in (*(args.metric or ()), args.watch[4:]) if name in METRICS}
+
+
 def _penalty(rate: float) -> Any:
     from convkit import nn
 
     return (lambda model: nn.l1_penalty(model) * rate) if rate else None
 
 
-def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
+def _callbacks(args: argparse.Namespace, say: Any, relu_data: Any) -> list[Any]:
     """Return what the arguments ask for around training; logs come after what they log."""
     from convkit import training
 
@@ -250,9 +328,9 @@ def _callbacks(args: argparse.Namespace, say: Any) -> list[Any]:
 
     callbacks: list[Any] = [Lines()]
     if args.monitor:
-        callbacks.append(training.LayerMonitor(args.monitor, by_layer=True))
+        callbacks.append(training.LayerMonitor(args.monitor, relu_data, by_layer=True))
     if args.patience:
-        callbacks.append(training.EarlyStopping(args.patience))
+        callbacks.append(training.EarlyStopping(args.patience, args.watch))
     if args.fast_dev_run:
         return callbacks
     for name in args.log or ():
@@ -273,6 +351,7 @@ def _line(trainer: Any, record: dict[str, Any]) -> str:
         text += f", accuracy {record['accuracy']:.2%}"
     if "val_loss" in record:
         text += f", validation {record['val_loss']:.4f}, {record['val_accuracy']:.2%}"
+        text += "".join(f", {name} {record[f'val_{name}']:.4f}" for name in trainer.metrics)
     return text + f", {record['images_per_second']:,.0f} images/s, {record['seconds']:.1f} s"
 
 
@@ -303,8 +382,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
             if isinstance(value, (str, int, float)) and value is not False}
 
 
-def _check_export(model: Any, program: Any, tests: Any, weights: str) -> None:
-    """Compare the reloaded file with the network on all test images, and say how they fare.
+def _check_export(scores: Any, program: Any, tests: Any, weights: str) -> None:
+    """Compare the reloaded file with the network's scores of all test images; say how they fare.
 
     Raises
     ------
@@ -313,7 +392,7 @@ def _check_export(model: Any, program: Any, tests: Any, weights: str) -> None:
     """
     from convkit import training
 
-    scores, exported = training.predict(model, tests), training.predict(program, tests)
+    exported = training.predict(program, tests)
     difference = float(np.abs(scores - exported).max())
     changed = int(np.count_nonzero(scores.argmax(axis=1) != exported.argmax(axis=1)))
     print(f"check   the file read back: largest difference of scores {difference:.2g}, "

@@ -68,12 +68,12 @@ class Watched:
         The entry, such as "val_loss" or "val_accuracy".
     mode : {"min", "max"}, optional
         Whether less or more is better; without it, more is better for names that hold
-        "accuracy", "f1", "precision", "recall", "auc" or "r2".
+        "accuracy", "top", "f1", "precision", "recall", "auc" or "r2".
     min_delta : float
         By how much it must be better.
     """
 
-    MORE_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auc", "r2")
+    MORE_IS_BETTER = ("accuracy", "top", "f1", "precision", "recall", "auc", "r2")
 
     def __init__(self, monitor: str, mode: str | None = None, min_delta: float = 0.0):
         if mode not in ("min", "max", None):
