@@ -16,6 +16,7 @@ import resumed_run as run
 import convkit as ck
 from convkit import data, nn, optim, training
 from convkit import functional as F
+from convkit.data import augment
 from convkit.training import EMA, Callback, Checkpoints, EarlyStopping, Trainer
 from convkit.training.state_file import read_state, write_state
 
@@ -292,6 +293,72 @@ def test_batch_transform_depends_on_seed_and_batch_alone():
 
     assert draws(1, 2)[:2] == draws(1, 1) and draws(1, 2) != draws(2, 2)
     assert len(set(draws(1, 2))) == 4
+
+
+MIXES = {"mixup": augment.MixUp(3, 0.4), "cutmix": augment.CutMix(3),
+         "cowmix": augment.CowMix(3, (1, 2)),
+         "composed": augment.Compose([augment.RandomCrop(6, 1), augment.MixUp(3, p=0.5)])}
+
+
+class Seen(nn.Flatten):
+    """Flattens, and notes what it saw."""
+
+    def forward(self, x):
+        self.inputs = x
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_transforms_of_augment_change_batches(name):
+    ck.manual_seed(0)
+    model, seen = nn.Sequential(Seen(), nn.Linear(72, 3)), []
+
+    def loss(scores, targets):
+        seen.append((model[0].inputs.numpy(), np.asarray(targets)))
+        return F.cross_entropy(scores, targets)
+
+    Trainer(model, optim.SGD(model.parameters(), 0.1), loss, batch_transform=MIXES[name], seed=5,
+            progress=False).fit(run.build(None)[1], epochs=2)
+    _, given, _ = run.build(None)
+    for place, (x, t) in enumerate(batch for _ in range(2) for batch in given):
+        stream = np.random.SeedSequence(5, spawn_key=(2, *divmod(place, len(given))))
+        seed = int(np.random.default_rng(stream).integers(2**63))
+        images, labels = MIXES[name](x.numpy(), t.numpy(), seed=seed)
+        assert not np.array_equal(images, x.numpy())
+        np.testing.assert_array_equal(seen[place][0], images)
+        np.testing.assert_array_equal(seen[place][1], labels)
+    assert len(seen) == place + 1 == 16
+
+
+def augmented(folder, **transforms):
+    """Return the run with byte images that `data.augment` changes, in loader or Trainer."""
+    trainer, train, val = run.build(
+        folder, batch_transform=transforms.get("batch_transform"))
+    images = np.random.default_rng(0).integers(0, 256, (80, 2, 6, 6), np.uint8)
+    dataset = data.ImageDataset(images, train.dataset.arrays[1], "abc")
+    return trainer, data.DataLoader(dataset, 10, shuffle=True, seed=4, mean=0.5, std=0.25,
+                                    transform=transforms.get("transform")), val
+
+
+@pytest.mark.parametrize("transforms", [
+    {"transform": augment.Compose([augment.RandomCrop(6, 1), augment.RandomRotation(20),
+                                   augment.GaussianNoise(), augment.MixUp(3)])},
+    {"batch_transform": MIXES["cutmix"]},
+    {"transform": augment.RandomHorizontalFlip(), "batch_transform": MIXES["cowmix"]},
+], ids=["loader", "trainer", "both"])
+@pytest.mark.parametrize("step", [2, 7])
+def test_an_augmented_run_can_be_resumed(tmp_path, transforms, step):
+    """Steps 2 and 7 lie within an epoch of four."""
+    def fit(folder, **how):
+        trainer, train, val = augmented(folder, **transforms)
+        trainer.fit(train, val, run.EPOCHS, **how)
+        return trainer
+
+    whole = fit(None)
+    broken = fit(tmp_path, max_steps=step)
+    assert 0 < broken.batch < 8 and broken.stopped
+    ck.manual_seed(99)  # a process has other random numbers by then
+    same(run.weights(fit(tmp_path, resume=True)), run.weights(whole))
 
 
 def test_precision_is_that_of_the_run_only():

@@ -14,6 +14,7 @@ import numpy as np
 from convkit import _precision, nn, optim, random
 from convkit import functional as F
 from convkit.autograd import Tensor
+from convkit.data.augment.base import Transform
 from convkit.distributed import DistributedDataParallel, all_gather_object, get_rank
 from convkit.training.anomaly import detect_anomaly
 from convkit.training.callbacks import Callback
@@ -75,9 +76,9 @@ class Trainer:
     ema : float or EMA, optional
         Keep a running average of the weights with this decay; validation and the best
         weights use it.
-    batch_transform : callable, optional
-        ``batch_transform(inputs, targets, rng)`` returns what to train on instead, such as
-        MixUp or CutMix; `rng` is a generator that depends on `seed` and the batch alone.
+    batch_transform : Transform of `convkit.data.augment`, or callable, optional
+        Such as MixUp or CutMix. A callable ``batch_transform(inputs, targets, rng)`` returns what
+        to train on instead; `rng`, like a Transform's draws, depends on `seed` and the batch alone.
     precision : {"highest", "high", "medium"}, optional
         Of products in training and validation; that of the caller by default.
     metrics : mapping of str to callable, optional
@@ -136,7 +137,8 @@ class Trainer:
                  clip_norm: float | None = None, clip_value: float | None = None,
                  penalty: Callable[[nn.Module], Tensor] | None = None,
                  max_norm: float | None = None, weight_noise: float | None = None,
-                 ema: float | EMA | None = None, batch_transform: BatchTransform | None = None,
+                 ema: float | EMA | None = None,
+                 batch_transform: Transform | BatchTransform | None = None,
                  precision: str | None = None,
                  metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] | None = None,
                  callbacks: Sequence[Callback] = (), checkpoints: Any = None,
@@ -398,7 +400,7 @@ class Trainer:
         """Add one batch's gradients, and take a step where it is time."""
         inputs, *targets = batch
         if self.batch_transform is not None:
-            inputs, targets[0] = self.batch_transform(inputs, targets[0], self._batch_rng())
+            inputs, targets[0] = self._changed(inputs, targets[0])
         with (weight_noise(self.model, self.weight_noise) if self.weight_noise
               else contextlib.nullcontext()):
             scores = (self.model if self.parallel is None else self.parallel)(inputs)
@@ -419,9 +421,15 @@ class Trainer:
             self._step()
         self._call("on_batch_end", self.tally.result())
 
-    def _batch_rng(self) -> np.random.Generator:
-        return np.random.default_rng(
+    def _changed(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Return what the batch transform makes of a batch."""
+        rng = np.random.default_rng(
             np.random.SeedSequence(self.seed, spawn_key=(MIXING, self.epoch, self.batch)))
+        if not isinstance(self.batch_transform, Transform):
+            return self.batch_transform(inputs, targets, rng)
+        images, labels = self.batch_transform(np.asarray(inputs), np.asarray(targets),
+                                              seed=int(rng.integers(2**63)))
+        return Tensor(images), Tensor(labels)
 
     def _step(self) -> None:
         """Change the weights by the gradients that have come together."""
