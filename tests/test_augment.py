@@ -27,6 +27,9 @@ EVERY = {
     "quarters": lambda: A.RandomRotation90(),
     "rotation": lambda: A.RandomRotation(30, fill=7),
     "affine": lambda: A.RandomAffine(20, (0.1, 0.2), (0.8, 1.2), (-10, 10, -5, 5)),
+    "translation": lambda: A.RandomTranslation((0.2, 0.1)),
+    "scale": lambda: A.RandomScale((0.6, 1.4), padding_mode="edge"),
+    "shear": lambda: A.RandomShear(25, fill=7),
     "nearest": lambda: A.RandomAffine(20, interpolation="nearest", padding_mode="edge"),
     "resize": lambda: A.Resize((9, 31)),
     "resized crop": lambda: A.RandomResizedCrop(17),
@@ -63,18 +66,31 @@ def draws(count=1, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *MIXES])
 def test_bits_do_not_depend_on_threads_or_batch(rng, name, dtype):
-    images, transform = photos(rng, dtype=dtype), EVERY[name]()
-    with convkit.threads(1):
-        one = transform(images, seed=3, epoch=2, indices=np.arange(100, 109))
-    with convkit.threads(2):
-        two = transform(images, seed=3, epoch=2, indices=np.arange(100, 109))
+    images, labels, transform = photos(rng, dtype=dtype), np.arange(9) % 5, (EVERY | MIXES)[name]()
+    found = []
+    for threads in (1, 2, 3):
+        with convkit.threads(threads):
+            found.append(transform(images, labels, seed=3, epoch=2, indices=np.arange(100, 109)))
+    one, soft = found[0]
     assert one.dtype == dtype and np.moveaxis(one, -3, -1).flags.c_contiguous
-    np.testing.assert_array_equal(one, two)
-    for i in (0, 4, 8):
-        alone = transform(images[i], seed=3, epoch=2, indices=100 + i)
-        np.testing.assert_array_equal(alone, one[i])
+    for other, other_labels in found[1:]:
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(soft, other_labels)
+    for i in (1, 4, 8):  # with the one before it, which is what it is mixed with
+        part = slice(i if name in EVERY else i - 1, i + 1)
+        few, few_labels = transform(images[part], labels[part], seed=3, epoch=2,
+                                    indices=np.arange(100, 109)[part])
+        np.testing.assert_array_equal(few[-1], one[i])
+        np.testing.assert_array_equal(few_labels[-1], soft[i])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_single_image_is_a_batch_of_one(rng, name):
+    images, transform = photos(rng, 1), EVERY[name]()
+    alone = transform(images[0], seed=3, epoch=2, indices=100)
+    np.testing.assert_array_equal(alone, transform(images, seed=3, epoch=2, indices=[100])[0])
 
 
 @pytest.mark.parametrize("name", [*EVERY, *MIXES])
@@ -216,6 +232,76 @@ def test_rotation_turns_counter_clockwise(rng):
     images = photos(rng, 2, 3, (9, 9))
     got = A.RandomRotation((90, 90))(images)
     assert np.abs(got.astype(int) - np.rot90(images, 1, (2, 3))).max() <= 1
+
+
+@pytest.mark.parametrize("border", ["constant", "edge"])
+def test_translations_are_whole_pixels_within_their_shares(rng, border):
+    images = photos(rng, 300, 3, (20, 30))
+    transform = A.RandomTranslation((0.2, 0.1), border, 9 if border == "constant" else 0)
+    moved = transform(images, seed=6)
+    extra = {"constant_values": 9} if border == "constant" else {}
+    padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (6, 6)), border, **extra)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (20, 30), axis=(2, 3))
+    places = [np.argwhere((windows[n] == moved[n, :, None, None]).all(axis=(0, 3, 4)))
+              for n in range(300)]
+    assert all(len(found) == 1 for found in places)
+    down, right = np.concatenate(places).T
+    assert set(down) == set(range(5)) and set(right) == set(range(13))
+    assert abs(np.corrcoef(down, right)[0, 1]) < 0.2
+    np.testing.assert_array_equal(transform(images, seed=6), moved)
+    assert not np.array_equal(transform(images, seed=7), moved)
+
+
+def tangent(degrees):
+    return np.tan(np.radians(degrees))
+
+
+# Scale and shear with one value to draw, and the matrix from output to input (row, column).
+ABOUT_THE_CENTRE = {
+    "smaller": (A.RandomScale, (0.7, 0.7), np.eye(2) / 0.7),
+    "larger": (A.RandomScale, (1.6, 1.6), np.eye(2) / 1.6),
+    "along x": (A.RandomShear, (20, 20), np.array([[1, 0], [tangent(20), 1]])),
+    "along y": (A.RandomShear, (0, 0, -15, -15), np.array([[1, tangent(-15)], [0, 1]])),
+    "both": (A.RandomShear, (12, 12, 8, 8),
+             np.array([[1, 0], [tangent(12), 1]]) @ np.array([[1, tangent(8)], [0, 1]])),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("border", ["constant", "edge"])
+@pytest.mark.parametrize("name", ABOUT_THE_CENTRE)
+def test_scale_and_shear_are_scipys(rng, name, border, dtype):
+    ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed")
+    make, limits, matrix = ABOUT_THE_CENTRE[name]
+    images, fill = photos(rng, 2, 3, (15, 12), dtype), 40 if dtype == np.uint8 else 0.25
+    got = make(limits, padding_mode=border, fill=fill)(images)
+    centre = np.array([14, 11]) / 2
+    mode = {"constant": "grid-constant", "edge": "nearest"}[border]
+    for n, c in np.ndindex(2, 3):
+        want = ndimage.affine_transform(images[n, c].astype(np.float64), matrix,
+                                        centre - matrix @ centre, order=1, mode=mode, cval=fill)
+        np.testing.assert_allclose(got[n, c], want, atol=0.51 if dtype == np.uint8 else 3e-6)
+
+
+@pytest.mark.parametrize("make, limits, place", [
+    (lambda: A.RandomScale((0.6, 1.4)), (0.6, 1.4), lambda m: 1 / m[:, 0, 0]),
+    (lambda: A.RandomShear(25), (-25, 25), lambda m: np.degrees(np.arctan(m[:, 0, 1]))),
+    (lambda: A.RandomShear((5, 10)), (5, 10), lambda m: np.degrees(np.arctan(m[:, 0, 1]))),
+    (lambda: A.RandomShear((0, 0, -8, 3)), (-8, 3), lambda m: np.degrees(np.arctan(m[:, 1, 0]))),
+])
+def test_scale_and_shear_are_drawn_evenly(make, limits, place):
+    """About the centre of 21 x 17 pixels, evenly over the range, and nothing but what is named."""
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+    matrices, size = make().maps(draws(4000), (21, 17))
+    assert size == (21, 17)
+    np.testing.assert_allclose(matrices @ [8, 10, 1], np.tile([8, 10], (4000, 1)), atol=1e-12)
+    values = place(matrices)
+    assert limits[0] <= values.min() and values.max() <= limits[1]
+    assert stats.kstest(values, stats.uniform(limits[0], limits[1] - limits[0]).cdf).pvalue > 1e-3
+    linear = np.round(matrices[:, :, :2], 12).reshape(-1, 4)
+    assert (np.ptp(linear, axis=0) > 0).sum() == (2 if isinstance(make(), A.RandomScale) else 1)
+    np.testing.assert_array_equal(matrices, make().maps(draws(4000), (21, 17))[0])
+    assert not np.array_equal(matrices, make().maps(draws(4000, seed=1), (21, 17))[0])
 
 
 def test_a_composition_resamples_once(rng):
