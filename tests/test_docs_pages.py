@@ -9,7 +9,8 @@ import pytest
 from docs_blocks import ROOT, blocks, run_commands, run_python
 
 import convkit as ck
-from convkit import models
+from convkit import data, models
+from convkit.data import augment
 
 PAGES = sorted(ROOT.glob("docs/*.md"))
 
@@ -34,6 +35,27 @@ def test_readme(tmp_path, capsys):
 def test_augmentation():
     names = run_python("docs/augmentation.md")
     assert isinstance(names["lighting"], names["A"].PCALighting)
+
+
+def test_every_augmentation_has_its_picture(rng, monkeypatch):
+    """Rows of the page of pictures; the picture itself is as large as its rows are."""
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import make_augmentation_images as page
+
+    images = rng.integers(0, 256, (10, 3, 32, 32), np.uint8)
+    rows = page.rows(data.ImageDataset(images, np.zeros(10, int), "a"))
+    transforms = {name for name in augment.__all__ if isinstance(getattr(augment, name), type)
+                  and issubclass(getattr(augment, name), augment.Transform)}
+    assert {type(row).__name__ for row in rows.values()} == transforms - {"Transform"}
+    assert set(augment.__all__) - transforms == {"Draws", "color_components", "soft_labels"}
+    for caption, transform in rows.items():
+        name = re.match(r"\s*(\w+)", caption)[1]
+        assert type(transform).__name__ in caption or name not in transforms, caption
+        pictures = page.tiles(transform(images[:page.COLUMNS], np.arange(6), seed=0)[0])
+        assert all(max(page.zoomed(p).size) <= page.SIDE - page.GAP for p in pictures)
+    with image_module.open(ROOT / "docs" / "images" / "augmentation.png") as picture:
+        assert picture.size == page.size(rows)
 
 
 def test_tensors():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import convkit
@@ -71,6 +73,22 @@ def test_remedies_for_rare_classes(tmp_path):
     assert list(recalls) == ["class weights", "balanced batches", "focal loss"]
     for name, (found, others) in recalls.items():
         assert found > rare + 20 and others > common - 10, name
+
+
+def test_gallery(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    run("gallery.py", "drawn", "--images", 20, "--epochs", 1, folder=tmp_path)
+    page = (EXAMPLES.parent / "docs" / "pictures.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"images/gallery/([\w-]+\.png)", page))
+    drawn = {path.name: image_module.open(path) for path in (tmp_path / "drawn").iterdir()}
+    assert shown == set(drawn) and len(shown) == 17
+    for name, picture in drawn.items():
+        pixels = np.asarray(picture.convert("L"))
+        assert (pixels < 128).mean() > 0.002 and pixels.max() == 255, f"{name} is blank"
+        assert picture.size == image_module.open(
+            EXAMPLES.parent / "docs" / "images" / "gallery" / name).size
 
 
 def test_desktop(model, tmp_path):
