@@ -87,6 +87,18 @@ def test_inference_runs_and_is_drawn(tmp_path, torch):
     draw("plot_inference", tmp_path, "inference.png")
 
 
+def test_augmentation_runs(tmp_path, torch):
+    pytest.importorskip("PIL", reason="Pillow is not installed: no peer")
+    results = run_script("augmentation", tmp_path / "results.json", "--only", "resize")
+    assert [(r["case"], r["size"], r["dtype"]) for r in results] == [
+        (case, size, dtype) for size in (32, 224) for case in ("resize to half", "resized crop")
+        for dtype in ("uint8", "float32")]
+    for result in results:
+        assert result["difference"] <= (1 / 250 if result["dtype"] == "uint8" else 1e-5)
+        assert result["images per second by threads"].keys() == {"1"}
+        assert result["times as fast by threads"]["1"] > 0
+
+
 def test_embedding_runs(tmp_path, torch):
     pytest.importorskip("onnx", reason="onnx is not installed: no file for the peers")
     (result,) = run_script("embedding", tmp_path / "results.json")
