@@ -138,6 +138,9 @@ FORWARDS = {
     "chunks without padding": (2, 9, 8, 70, 260, 3, 1, 0, 1),
     "strips": (2, 61, 30, 6, 20, 3, 1, 1, 1),
     "pointwise, wide pixels": (3, 5, 7, 1300, 40, 1, 1, 0, 1),
+    "pointwise, pixels a page apart": (3, 5, 7, 1024, 300, 1, 1, 0, 1),
+    "pixels a page apart by stride": (2, 9, 12, 512, 70, 1, 2, 0, 1),
+    "the same with padding": (2, 9, 12, 512, 70, 1, 2, 1, 1),
 }
 
 
@@ -170,6 +173,10 @@ def test_forward(which, dtype):
     alone = np.empty((1, *want.shape[1:]), dtype)
     direct.run(x[1:2], packed, alone, taps, taps, (stride, stride), threads=1)
     assert_same_bits(alone[0], found[0][1], "a sample alone")
+    if k == 1 and not pad:
+        pixel = np.empty((1, 1, 1, o), dtype)
+        direct.run(np.ascontiguousarray(x[1:2, :1, :1]), packed, pixel, taps, taps, (1, 1))
+        assert_same_bits(pixel[0, 0, 0], found[0][1, 0, 0], "a pixel alone")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 25088), (5, 1, 1, 9217), (1, 3, 4, 1600)])

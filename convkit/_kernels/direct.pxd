@@ -31,6 +31,7 @@ cdef struct Job:
     const ptrdiff_t* offsets_x                      # of the taps, in x itself
     const ptrdiff_t* offsets_strip                  # of the taps, in a scratch strip
     Py_ssize_t strip_width
+    Py_ssize_t apart                # numbers between pixels of rows that are copied; 0: none are
     int width, team                                 # vectors of a packed block; threads
     bint pointwise
     Source source
