@@ -73,3 +73,9 @@ def shared_data() -> Path:
 def run_on_tiles(request, tmp_path_factory):
     """Return a function that runs code in a child that has tiles."""
     return tile_runs.runner(request.param, tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture(scope="session", params=["emulated", "native", "vectors"])
+def run_on_bfloat16(request, tmp_path_factory):
+    """The same, in one that multiplies bfloat16 on vectors too."""
+    return tile_runs.runner(request.param, tmp_path_factory.mktemp("bfloat16"))

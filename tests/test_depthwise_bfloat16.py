@@ -118,8 +118,8 @@ class HalfCase:
                 assert_same_bits(got, want, f"{self.name}, {count} threads, gradient half {half}")
 
 
-def test_kernels_give_the_bits_of_floats(run_on_tiles):
-    run_on_tiles("""
+def test_kernels_give_the_bits_of_floats(run_on_bfloat16):
+    run_on_bfloat16("""
     from test_depthwise_bfloat16 import CHANNELS, FORMS, HalfCase
     for form in FORMS:
         for channels in CHANNELS:
@@ -130,8 +130,8 @@ def test_kernels_give_the_bits_of_floats(run_on_tiles):
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)
-def test_epilogues(run_on_tiles, epilogue):
-    run_on_tiles(f"""
+def test_epilogues(run_on_bfloat16, epilogue):
+    run_on_bfloat16(f"""
     from test_depthwise_bfloat16 import HalfCase
     for form in ("3x3", "3x3 stride 2", "5x5 stride 2", "3x3 stride 3"):
         for channels in (5, 40, 64):
@@ -141,8 +141,8 @@ def test_epilogues(run_on_tiles, epilogue):
 
 
 @pytest.mark.parametrize("activation", ENDS)
-def test_inputs_made_on_the_way(run_on_tiles, activation):
-    run_on_tiles(f"""
+def test_inputs_made_on_the_way(run_on_bfloat16, activation):
+    run_on_bfloat16(f"""
     from test_depthwise_bfloat16 import HalfCase
     for form in ("3x3", "3x3 stride 2", "5x5", "3x3 dilated", "7x2, all apart"):
         for channels in (5, 32, 48):
@@ -150,8 +150,8 @@ def test_inputs_made_on_the_way(run_on_tiles, activation):
     """)
 
 
-def test_large_arrays_that_are_stored_past_the_caches(run_on_tiles):
-    run_on_tiles("""
+def test_large_arrays_that_are_stored_past_the_caches(run_on_bfloat16):
+    run_on_bfloat16("""
     from test_depthwise_bfloat16 import HalfCase
     for form in ("3x3", "3x3 stride 2"):
         case = HalfCase(form, 96, (3, 150, 151))
@@ -160,9 +160,9 @@ def test_large_arrays_that_are_stored_past_the_caches(run_on_tiles):
     """)
 
 
-def test_numbers_at_the_ends_of_the_range(run_on_tiles):
+def test_numbers_at_the_ends_of_the_range(run_on_bfloat16):
     """What rounds to infinity becomes the largest bfloat16; infinities and NaN stay."""
-    run_on_tiles("""
+    run_on_bfloat16("""
     from test_depthwise_bfloat16 import HALF, rounded
     from convkit._kernels import depthwise
     largest = np.finfo(np.float32).max
@@ -181,8 +181,8 @@ def test_numbers_at_the_ends_of_the_range(run_on_tiles):
     """)
 
 
-def test_wrong_arrays_are_refused(run_on_tiles):
-    run_on_tiles("""
+def test_wrong_arrays_are_refused(run_on_bfloat16):
+    run_on_bfloat16("""
     import pytest
     from test_depthwise_bfloat16 import HalfCase, HALF
     from test_depthwise_kernel import Case, FORMS

@@ -9,7 +9,7 @@ from tolerances import Tolerance, assert_close
 
 from convkit._kernels import dispatch
 
-NAMES = ("generic", "avx2", "avx512", "amx")
+NAMES = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 
 # One instruction set's rounding beside another's: twice what each may err.
 BOUNDS = Tolerance(1e-4, 4e-5)
@@ -90,7 +90,7 @@ def test_an_unknown_set_is_an_import_error(name):
     done = run_python("import convkit", {"CONVKIT_ISA": name}, check=False)
     assert done.returncode == 1
     assert (f"ImportError: CONVKIT_ISA={name!r} is not an instruction set; expected one of "
-            "generic, avx2, avx512, amx") in done.stderr
+            "generic, avx2, avx512, avx512_bf16, amx") in done.stderr
 
 
 def test_an_empty_value_means_the_best():

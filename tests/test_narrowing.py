@@ -1,11 +1,9 @@
 """Values that Programs hold as bfloat16 between tile convolutions.
 
-Checks run in child interpreters that have tiles, emulated or native (see test_tiles.py).
+Checks run in child interpreters with products of bfloat16 (see tile_runs.py).
 """
 
 from __future__ import annotations
-
-from test_tiles import run  # noqa: F401
 
 START = """
     import math
@@ -38,8 +36,8 @@ START = """
 """
 
 
-def test_what_tile_convolutions_alone_read_is_narrow(run):  # noqa: F811
-    run(START + """
+def test_what_tile_convolutions_alone_read_is_narrow(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def chained(x):
         x = F.max_pool2d(F.relu(conv(x, 40, 3, stride=2, padding=1)), 3, 2, 1)
         return conv(F.silu(conv(x, 64)), 48, 3, padding=1)
@@ -64,8 +62,8 @@ def test_what_tile_convolutions_alone_read_is_narrow(run):  # noqa: F811
     """)
 
 
-def test_layers_with_a_precision_of_their_own(run):  # noqa: F811
-    run(START + """
+def test_layers_with_a_precision_of_their_own(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def first_in_full(x):
         return conv(conv(x, 64, precision="highest"), 64)
 
@@ -82,8 +80,8 @@ def test_layers_with_a_precision_of_their_own(run):  # noqa: F811
     """)
 
 
-def test_programs_have_the_bits_of_their_operations_rounded_between(run):  # noqa: F811
-    run(START + """
+def test_programs_have_the_bits_of_their_operations_rounded_between(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def geometry(x):
         x = F.max_pool2d(conv(x, 41, 3, stride=2, padding=1), 3, 2, 1)     # odd, negative too
         x = F.silu(conv(x, 64, 3, padding=2, dilation=2))
@@ -118,8 +116,8 @@ def test_programs_have_the_bits_of_their_operations_rounded_between(run):  # noq
     """)
 
 
-def test_infinities_nan_and_the_ends_of_the_range_pass(run):  # noqa: F811
-    run(START + """
+def test_infinities_nan_and_the_ends_of_the_range_pass(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def copied(x):     # each convolution gives what it reads; the third's reduction is odd
         def same(x, filters):
             return F.conv2d(x, np.eye(filters, x.shape[1], dtype="f")[:, :, None, None])
@@ -144,8 +142,8 @@ def test_infinities_nan_and_the_ends_of_the_range_pass(run):  # noqa: F811
     """)
 
 
-def test_largest_values_of_windows_are_those_of_floats(run):  # noqa: F811
-    run(START + """
+def test_largest_values_of_windows_are_those_of_floats(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def pooled(x):
         n = x.shape[1]
         x = F.conv2d(x, np.eye(n, dtype="f")[:, :, None, None])
@@ -168,8 +166,8 @@ def test_largest_values_of_windows_are_those_of_floats(run):  # noqa: F811
     """)
 
 
-def test_results_past_the_caches(run):  # noqa: F811
-    run(START + """
+def test_results_past_the_caches(run_on_bfloat16):
+    run_on_bfloat16(START + """
     for filters in (48, 64):    # half a line beyond the last whole one, and whole lines
         def model(x):
             return conv(F.relu(conv(conv(x, filters, seed=1), 64)), 16, seed=2)
@@ -181,8 +179,8 @@ def test_results_past_the_caches(run):  # noqa: F811
     """)
 
 
-def test_residuals_are_added_where_they_lie(run):  # noqa: F811
-    run(START + """
+def test_residuals_are_added_where_they_lie(run_on_bfloat16):
+    run_on_bfloat16(START + """
     def blocks(x):
         first = x = F.relu(conv(x, 72))
         for seed in range(3):
@@ -204,7 +202,7 @@ def test_residuals_are_added_where_they_lie(run):  # noqa: F811
         return conv(conv(x, 96), 72) + x, flat
 
     for model, places in ((blocks, 1), (read_again, 0), (of_itself, 0), (of_a_view, 0)):
-        for precision in ("high", "medium"):
+        for precision in ("high", "medium") if dispatch.has_tiles() else ("medium",):
             for side in (7, 13):        # 49 pixels are four blocks of 13, of which one overlaps
                 graph, program, _ = made(model, (1, 32, side, side), precision)
                 check_bits(program, graph, precision)
@@ -214,9 +212,9 @@ def test_residuals_are_added_where_they_lie(run):  # noqa: F811
     """)
 
 
-def test_steps_that_are_done_again_add_no_residual_twice(run):  # noqa: F811
+def test_steps_that_are_done_again_add_no_residual_twice(run_on_tiles):
     """A transform that cannot bear an infinity has a segment done once more from its beginning."""
-    run(START + """
+    run_on_tiles(START + """
     def model(x):
         x = conv(x, 72)
         x = conv(conv(x, 96), 72) + x
@@ -236,8 +234,8 @@ def test_steps_that_are_done_again_add_no_residual_twice(run):  # noqa: F811
     """)
 
 
-def test_memory_halves_and_error_stays(run):  # noqa: F811
-    run(START + """
+def test_memory_halves_and_error_stays(run_on_bfloat16):
+    run_on_bfloat16(START + """
     from convkit import models
 
     x = random_array((2, 3, 64, 64))

@@ -4,6 +4,7 @@ import os
 
 cdef extern from "cpu.h" nogil:
     int ck_cpu_best_isa()
+    int ck_cpu_preferred_isa()
     const char* ck_isa_name(int isa)
     void ck_cpu_name(char* out, int size)
     int ck_cpu_has_vnni()
@@ -32,9 +33,14 @@ def isa():
     return (<bytes>_chosen.name).decode()
 
 
-def has_tiles():
-    """Tell whether the kernels in use multiply bfloat16 tiles (AMX)."""
+def has_bfloat16():
+    """Tell whether the kernels in use multiply bfloat16, on tiles or on vectors."""
     return _chosen.tile != NULL
+
+
+def has_tiles():
+    """Tell whether they do so on tiles (AMX)."""
+    return _chosen.tilegrad != NULL
 
 
 def has_vnni():
@@ -86,7 +92,7 @@ cdef _choose(wanted):
     global _chosen
     names = [ck_isa_name(i).decode() for i in range(CK_ISA_COUNT)]
     can = supported_isas()
-    name = wanted.strip().lower() if wanted else can[-1]
+    name = wanted.strip().lower() if wanted else names[ck_cpu_preferred_isa()]
     if name not in names:
         raise ImportError(
             f"CONVKIT_ISA={wanted!r} is not an instruction set; expected one of {', '.join(names)}")

@@ -1033,7 +1033,7 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
     rows = min(rows, (STRIP_BYTES // max(1, row_bytes) - extra) // job.stride_h)
     rows = max(rows, (POSITIONS + job.pitch - 1) // job.pitch)
     if job.as_tiles:
-        rows = max(2, min(TILED_BYTES // row_bytes, 2 * MOST_PAIRS * CK_TILE_ROWS // job.pitch))
+        rows = max(2, min(TILED_BYTES // row_bytes, 2 * MOST_PAIRS * job.form.most_rows // job.pitch))
     rows = max(1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
     rows = (job.grid_h + job.strips - 1) // job.strips
@@ -1044,7 +1044,8 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
     # Positions that straddle two rows reach up to a row further.
     job.strip_values = job.plane_values * phases + (job.row_values + 31) // 32 * 32
     if job.as_tiles:
-        job.strip_values = (rows * job.pitch + CK_TILE_ROWS - 1) // CK_TILE_ROWS * job.proto.steps * TILE
+        job.strip_values = ((rows * job.pitch + job.form.most_rows - 1) // job.form.most_rows
+                            * job.proto.steps * TILE)
     job.scratch_bytes = 0 if job.direct else \
         (job.strip_values * 2 * job.form.planes + 63) // 64 * 64
     cdef Py_ssize_t weights = job.all_blocks * job.block_bytes, chunks

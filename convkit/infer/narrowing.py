@@ -42,7 +42,7 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
     """
     precisions = {node.attrs.get("precision") or precision
                   for node in graph.nodes if node.op == "conv"}
-    if "medium" not in precisions or not dispatch.has_tiles():
+    if "medium" not in precisions or not dispatch.has_bfloat16():
         return frozenset()
     convs = {i for i, node in enumerate(graph.nodes) if _narrows(graph, node, precision)}
     pools = {i for i, node in enumerate(graph.nodes) if node.op == "max_pool"

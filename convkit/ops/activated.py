@@ -33,7 +33,7 @@ def source_of(x: np.ndarray | Narrow, precision: str) -> np.ndarray | None:
     if precision != "medium" or x.__class__ is Halves:
         return x.halves() if precision == "medium" else None
     if not (x.__class__ is np.ndarray and x.ndim == 4 and rounds(x, precision)
-            and dispatch.has_tiles()):
+            and dispatch.has_bfloat16()):
         return None
     last = x.transpose(0, 2, 3, 1)
     ready = last.flags.c_contiguous and last.flags.aligned

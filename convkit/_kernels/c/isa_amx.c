@@ -1,4 +1,5 @@
-/* Kernels for x86-64 CPUs with AMX, beside those for AVX-512; an empty unit elsewhere. */
+/* Kernels for x86-64 CPUs with AMX, or with AVX512-BF16 alone, beside those for AVX-512; an empty unit
+   elsewhere. */
 #if defined(__x86_64__)
 #define CK_VBYTES 64
 #define CK_VECTOR_REGISTERS 32
@@ -9,11 +10,13 @@
 #define CK_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,bmi,bmi2"
 #endif
 #include "isa_begin.h"
+#include "gemm.shapes.h"
 #ifndef CK_AMX_EMULATED
 #include "amx.h"
 #endif
 
 #include "tile.body.h"
+#include "pairs.body.h"
 #include "int8tile.body.h"
 #include "tilegrad.body.h"
 #include "winograd.tiles.h"

@@ -53,7 +53,7 @@ typedef struct ck_table {
     const ck_int8_kernels *int8;
     const ck_int8_kernels *int8_vnni; /* for CPUs with VNNI, or NULL */
     const ck_int8_kernels *int8_tile; /* on tiles, or NULL */
-    const ck_tile_table *tile;        /* NULL where there are no tiles */
+    const ck_tile_table *tile;        /* products of bfloat16, on tiles or vectors, or NULL */
     const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
     const ck_tilegrad_table *tilegrad; /* NULL where there are no tiles */
     const ck_winograd_kernels *winograd_tile; /* the same */
@@ -63,10 +63,12 @@ extern const ck_table ck_table_generic;
 #if defined(__x86_64__)
 extern const ck_table ck_table_avx2;
 extern const ck_table ck_table_avx512;
+extern const ck_table ck_table_avx512_bf16;
 extern const ck_table ck_table_amx;
 extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
+extern const ck_tile_table ck_table_bf16_pairs;
 extern const ck_tilegrad_table ck_table_amx_grad;
 extern const ck_winograd_kernels ck_table_amx_winograd;
 extern const ck_tile_table ck_table_half;
@@ -83,6 +85,8 @@ static inline const ck_table *ck_table_for(int isa) {
     case 2:
         return &ck_table_avx512;
     case 3:
+        return &ck_table_avx512_bf16;
+    case 4:
         return &ck_table_amx;
 #endif
     default:

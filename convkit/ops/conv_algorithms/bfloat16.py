@@ -1,4 +1,4 @@
-"""Convolution on bfloat16 tiles (AMX), plain and split."""
+"""Convolution on bfloat16: tiles (AMX), plain and split, or vectors (AVX512-BF16), plain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from convkit._kernels import dispatch, tilegrad
 from convkit.ops.conv_algorithms.base import known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_algorithms.tiled import Tiled
+from convkit.ops.conv_algorithms.vectors import direct_cost, together, vector_cost
 from convkit.ops.conv_algorithms.winograd import Winograd, winograd_cost
 from convkit.ops.conv_problem import ConvProblem
 
@@ -40,6 +41,12 @@ FEW_CHANNELS = 32
 # were measured (docs/performance.md). And about what each value costs that is converted or written.
 SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
+
+
+# On vectors: what a product costs beside a multiply-add, a value of the input and a result; shorter
+# reductions leave the loops mostly overhead.
+PRODUCT, READ, WRITTEN = 0.55, 8.0, 8.0
+LEAST_TOGETHER = 32
 
 
 class _Tiles(Tiled):
@@ -207,3 +214,31 @@ class Bfloat16(_Tiles):
     narrows = True
     finite_weights = False
     precision = "medium"
+
+    @classmethod
+    def refuses(cls, problem, task):
+        """Refuse without the instructions, and on vectors what these have no loops for."""
+        if dispatch.has_tiles() or not dispatch.has_bfloat16():
+            return super().refuses(problem, task)
+        if task == "grad_weight":
+            return "vectors compute the forward pass and the gradient of the input"
+        return Tiled.refuses.__func__(cls, problem, task)
+
+    @classmethod
+    def declines(cls, problem, task):
+        """Decline other precisions and what something else does sooner."""
+        if dispatch.has_tiles():
+            return super().declines(problem, task)
+        return Tiled.declines.__func__(cls, problem, task) or _not_on_vectors(problem, task)
+
+
+def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
+    """Return why vectors of float32 are done sooner than those of bfloat16, or None."""
+    if together(problem, task) < LEAST_TOGETHER:
+        return f"reductions of only {together(problem, task)}"
+    cost = problem.groups * vector_cost(problem, task, PRODUCT, READ, WRITTEN)
+    if problem.groups * direct_cost(problem, task) <= cost:
+        return "conversions cost more than products gain"
+    if _winograd_would(problem, task) and winograd_cost(problem, task) <= cost:
+        return "winograd costs less"
+    return None

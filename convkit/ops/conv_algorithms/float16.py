@@ -6,18 +6,16 @@ import math
 import os
 
 from convkit._kernels import dispatch
-from convkit.ops.conv_algorithms.base import Task
 from convkit.ops.conv_algorithms.direct import sides
 from convkit.ops.conv_algorithms.tiled import Tiled
-from convkit.ops.conv_problem import ConvProblem
+from convkit.ops.conv_algorithms.vectors import direct_cost, together, vector_cost
 
 __all__ = ["Float16"]
 
 # The model behind the choice, in float32 multiply-adds of one result's pixel, fitted to measured
 # layers: how many float16 products are worth one, what a value read costs for its scale and its
-# conversion, and what a result costs after its sums. Direct convolution reaches a little less of
-# the multiply-add rate.
-PRODUCT, READ, WRITTEN, DIRECT = 0.6, 18.0, 18.0, 1.1
+# conversion, and what a result costs after its sums.
+PRODUCT, READ, WRITTEN = 0.6, 18.0, 18.0
 # Direct convolution has to cost so many times as much: in a Program it may be part of a chain
 # (`infer.chaining`), which gains as well.
 LEAST_GAIN = 1.35
@@ -58,31 +56,10 @@ class Float16(Tiled):
         pixels = math.prod(sides(problem, task)[1][:2])
         if pixels < LEAST_PIXELS:
             return f"only {pixels} pixels to a sample"
-        together, gain = _together(problem, task), _gain(problem, task)
-        if together < LEAST_TOGETHER:
-            return f"reductions of only {together}"
+        if together(problem, task) < LEAST_TOGETHER:
+            return f"reductions of only {together(problem, task)}"
+        gain = (direct_cost(problem, task)
+                / vector_cost(problem, task, PRODUCT, READ, WRITTEN))
         if gain < LEAST_GAIN:
             return f"{gain:.2f} times as fast as direct convolution by estimate"
         return None
-
-
-def _together(problem: ConvProblem, task: Task) -> int:
-    """Return how many neighbouring values are reduced at a time."""
-    if task == "grad_input":
-        return problem.out_group
-    merged = problem.groups == 1 and problem.dilation[1] == 1
-    return problem.in_group * (problem.kernel[1] if merged else 1)
-
-
-def _gain(problem: ConvProblem, task: Task) -> float:
-    """Return the estimated time of direct convolution beside that of this one."""
-    x, y = sides(problem, task)
-    depth, columns = ((problem.in_group, problem.out_group) if task == "forward"
-                      else (problem.out_group, problem.in_group))
-    taps = math.prod(problem.kernel)
-    if task == "grad_input":
-        taps /= math.prod(problem.stride)
-    read = math.prod(x) / math.prod(y[:2]) / problem.groups
-    products = taps * depth * columns
-    whole = -(-columns // 16) * 16
-    return DIRECT * products / (PRODUCT * taps * depth * whole + READ * read + WRITTEN * whole)

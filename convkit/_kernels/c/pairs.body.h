@@ -1,0 +1,116 @@
+/* The plain form of tile.h on vectors, for CPUs that have no tiles but start as many products of
+   bfloat16 pairs (AVX512-BF16) a cycle as float32's multiply-adds, with twice the terms.
+
+   Tiles' packed weights hold pairs of k, 16 columns side by side: a row's pair is broadcast beside
+   such a line. What lies beyond a reduction is not used, so that `run` is exact. */
+
+enum { PAIR_ROWS = 14 };
+
+/* A row's values of k and k + 1, in every lane. */
+CK_INLINE __m512bh pair_of_row(const char *a, uint32_t mask) {
+    uint32_t pair;
+    memcpy(&pair, a, 4);
+    return (__m512bh)_mm512_set1_epi32((int)(pair & mask));
+}
+
+/* One pair of k: every row times every block of columns. Rows are reached as in gemm.body.h. */
+CK_INLINE void pair_multiply(__m512 acc[PAIR_ROWS][2], const char *const p[5], ptrdiff_t lda,
+                             const char *b, ptrdiff_t b_next, int rows, int nb, uint32_t mask) {
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
+    const __m512bh b1 = nb > 1 ? (__m512bh)_mm512_loadu_si512(b + b_next) : b0;
+    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+        const __m512bh x = pair_of_row(p[m / 3] + m % 3 * lda, mask);
+        acc[m][0] = _mm512_dpbf16_ps(acc[m][0], b0, x);
+        if (nb > 1) acc[m][1] = _mm512_dpbf16_ps(acc[m][1], b1, x);
+    }
+}
+
+/* The sums of a block of rows that begins at `from`. */
+CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, int rows, int nb) {
+    const ptrdiff_t lda = g->lda, b_next = 32 * g->depth;
+    const char *b = g->b;
+    __m512 acc[PAIR_ROWS][2];
+    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++)
+        acc[m][0] = acc[m][1] = _mm512_setzero_ps();
+    for (ptrdiff_t i = 0; i < g->batch; i++) {
+        const char *a = from + g->a_offsets[i];
+        for (ptrdiff_t s = 0; s < g->steps; s++, a += g->a_step, b += nb * b_next) {
+            const ptrdiff_t left = g->k - s * g->depth, count = left < g->depth ? left : g->depth;
+            const char *p[5], *line = b;
+            _Pragma("GCC unroll 5") for (int q = 0; q < (rows + 2) / 3; q++) {
+                p[q] = a + 3 * q * lda;
+                __asm__("" : "+r"(p[q]));
+            }
+            for (ptrdiff_t k = count / 2; k > 0; k--, line += 64) {
+                pair_multiply(acc, p, lda, line, b_next, rows, nb, 0xffffffffu);
+                _Pragma("GCC unroll 5") for (int q = 0; q < (rows + 2) / 3; q++) p[q] += 4;
+            }
+            if (count % 2) pair_multiply(acc, p, lda, line, b_next, rows, nb, 0xffffu);
+        }
+    }
+    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++)
+        for (int j = 0; j < nb; j++) _mm512_storeu_ps(sums + 32 * m + 16 * j, acc[m][j]);
+}
+
+/* A function for each number of rows: each is compiled with its accumulators in registers. */
+#define PAIR_ARGUMENTS const ck_tile_args *g, const char *from, float *sums
+#define PAIR_DEFINE(rows, nb) \
+    static void pair_##rows##x##nb(PAIR_ARGUMENTS) { pair_block(g, from, sums, rows, nb); }
+#define PAIR_ENTRY(rows, nb) [nb - 1][rows - 1] = pair_##rows##x##nb,
+GEMM_ROWS_14(PAIR_DEFINE, 1)
+GEMM_ROWS_14(PAIR_DEFINE, 2)
+static void (*const pair_blocks[2][PAIR_ROWS])(PAIR_ARGUMENTS) = {
+    GEMM_ROWS_14(PAIR_ENTRY, 1) GEMM_ROWS_14(PAIR_ENTRY, 2)};
+
+CK_INLINE void pair_run(const ck_tile_args *g, int mb, int nb) {
+    ck_tile_queue *q = g->queue;
+    float *sums = q->sums[q->filled ^ 1];
+    tile_fetch_results(g, mb, nb);
+    pair_blocks[nb - 1][g->rows - 1](g, g->a, sums);
+    if (mb > 1) pair_blocks[nb - 1][g->rows - 1](g, g->a + g->a_next, sums + 32 * g->rows);
+    /* Vectors are what multiplies and what finishes: nothing is gained by waiting. */
+    tile_wait(g, mb, nb);
+    q->finish(g, q, q->rows);
+}
+
+static void pair_run_11(const ck_tile_args *g) { pair_run(g, 1, 1); }
+static void pair_run_12(const ck_tile_args *g) { pair_run(g, 1, 2); }
+static void pair_run_21(const ck_tile_args *g) { pair_run(g, 2, 1); }
+static void pair_run_22(const ck_tile_args *g) { pair_run(g, 2, 2); }
+
+static void pair_configure(int rows, int depth) { (void)rows, (void)depth; }
+static void pair_release(void) {}
+
+/* The measured peak, as fma_rounds of gemm.body.h. */
+static double pair_rounds(long steps) {
+    enum { CHAINS = 24 };
+    __m512 acc[CHAINS];
+    __m512bh x = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+    _Pragma("GCC unroll 24") for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_setzero_ps();
+    for (long i = 0; i < steps; i++)
+        _Pragma("GCC unroll 24") for (int j = 0; j < CHAINS; j++) {
+            acc[j] = _mm512_dpbf16_ps(acc[j], x, x);
+            __asm__ volatile("" : "+v"(acc[j]));
+        }
+    return 4.0 * CHAINS * 16 * (double)steps;
+}
+
+#define PAIR_FORM {{pair_run_11, pair_run_12}, {pair_run_21, pair_run_22}}
+
+const ck_tile_table ck_table_bf16_pairs = {
+    .configure = pair_configure,
+    .release = pair_release,
+    .plain = {.planes = 1,
+              .most_rows = PAIR_ROWS,
+              .run = PAIR_FORM,
+              .exact = PAIR_FORM,
+              .flush = tile_flush,
+              .convert = tile_convert_plain,
+              .copy = tile_copy,
+              .pack = tile_pack_plain},
+    .depthwise = dw_half_band,
+    .depthwise_block = dw_half_block,
+    .depthwise_total = dw_half_total,
+    .pool = {.max_forward = bf16_max_pool, .max_backward = bf16_max_back},
+    .rounds = pair_rounds,
+};
