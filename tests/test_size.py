@@ -1,7 +1,8 @@
-"""The installed package stays small."""
+"""The wheel, and what it becomes when it is installed, stay small."""
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ PACKAGE = Path(convkit.__file__).parent
 # Neither is installed (see MANIFEST.in and pyproject.toml); .pyc is Python's cache, which it
 # makes again from the source wherever it is missing.
 NOT_INSTALLED = {".c", ".h", ".pyx", ".pxd", ".pyc"}
-# What convkit is, without the bundled images, which are data. 5 MB are promised of the wheel,
-# which is compressed; this is installed.
-BOUND = 5_000_000
+# Without the bundled images, which are data. 5 MB are promised of the wheel, whose files are
+# compressed one by one; half of that keeps room.
+WHEEL = 2_500_000
+INSTALLED = 5_250_000
 DATA = PACKAGE / "data" / "bundled"
 
 
@@ -25,7 +27,7 @@ def installed_files() -> list[Path]:
             and (p.suffix != ".so" or p.name.startswith("native."))]
 
 
-def test_the_package_is_below_5_megabytes():
+def test_wheel_and_installed_package_are_small():
     sizes = {p: p.stat().st_size for p in installed_files()}
     extensions = [p for p in sizes if p.suffix == ".so"]
     if not extensions:
@@ -35,4 +37,5 @@ def test_the_package_is_below_5_megabytes():
     compiled = sum(sizes[p] for p in extensions)
     assert compiled > 1_000_000
     total = sum(sizes.values())
-    assert total < BOUND, f"{total} bytes, {compiled} of them in extensions"
+    assert total < INSTALLED, f"{total} bytes, {compiled} of them in extensions"
+    assert sum(len(zlib.compress(p.read_bytes())) for p in sizes) < WHEEL

@@ -10,7 +10,6 @@
 #define CK_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,bmi,bmi2"
 #endif
 #include "isa_begin.h"
-#include "gemm.shapes.h"
 #ifndef CK_AMX_EMULATED
 #include "amx.h"
 #endif

@@ -52,22 +52,32 @@ CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, 
         for (int j = 0; j < nb; j++) _mm512_storeu_ps(sums + 32 * m + 16 * j, acc[m][j]);
 }
 
-/* A function for each number of rows: each is compiled with its accumulators in registers. */
+/* A function for each number of rows, compiled with its accumulators in registers. Blocks that are cut
+   to one size have seven rows or more; fewer, and those of 16 columns, are put together. */
+#define PAIR_EACH(X) \
+    X(1, 1) X(2, 1) X(4, 1) X(8, 1) X(1, 2) X(2, 2) X(4, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) \
+    X(11, 2) X(12, 2) X(13, 2) X(14, 2)
 #define PAIR_ARGUMENTS const ck_tile_args *g, const char *from, float *sums
 #define PAIR_DEFINE(rows, nb) \
     static void pair_##rows##x##nb(PAIR_ARGUMENTS) { pair_block(g, from, sums, rows, nb); }
-#define PAIR_ENTRY(rows, nb) [nb - 1][rows - 1] = pair_##rows##x##nb,
-GEMM_ROWS_14(PAIR_DEFINE, 1)
-GEMM_ROWS_14(PAIR_DEFINE, 2)
-static void (*const pair_blocks[2][PAIR_ROWS])(PAIR_ARGUMENTS) = {
-    GEMM_ROWS_14(PAIR_ENTRY, 1) GEMM_ROWS_14(PAIR_ENTRY, 2)};
+#define PAIR_ENTRY(rows, nb) [nb - 1][rows] = pair_##rows##x##nb,
+PAIR_EACH(PAIR_DEFINE)
+static void (*const pair_blocks[2][PAIR_ROWS + 1])(PAIR_ARGUMENTS) = {PAIR_EACH(PAIR_ENTRY)};
+
+/* A block of any number of rows. */
+static void pair_rows(const ck_tile_args *g, const char *from, float *sums, int nb) {
+    for (int done = 0, rows; done < g->rows; done += rows) {
+        for (rows = g->rows - done; !pair_blocks[nb - 1][rows]; rows--) {}
+        pair_blocks[nb - 1][rows](g, from + done * g->lda, sums + 32 * done);
+    }
+}
 
 CK_INLINE void pair_run(const ck_tile_args *g, int mb, int nb) {
     ck_tile_queue *q = g->queue;
     float *sums = q->sums[q->filled ^ 1];
     tile_fetch_results(g, mb, nb);
-    pair_blocks[nb - 1][g->rows - 1](g, g->a, sums);
-    if (mb > 1) pair_blocks[nb - 1][g->rows - 1](g, g->a + g->a_next, sums + 32 * g->rows);
+    pair_rows(g, g->a, sums, nb);
+    if (mb > 1) pair_rows(g, g->a + g->a_next, sums + 32 * g->rows, nb);
     /* Vectors are what multiplies and what finishes: nothing is gained by waiting. */
     tile_wait(g, mb, nb);
     q->finish(g, q, q->rows);
