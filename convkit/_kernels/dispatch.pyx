@@ -40,7 +40,7 @@ def has_bfloat16():
 
 def has_tiles():
     """Tell whether they do so on tiles (AMX)."""
-    return _chosen.tilegrad != NULL
+    return _chosen.winograd_tile != NULL
 
 
 def has_vnni():

@@ -18,6 +18,7 @@
 #include "pairs.body.h"
 #include "int8tile.body.h"
 #include "tilegrad.body.h"
+#include "pairs.grad.h"
 #include "winograd.tiles.h"
 #include "isa_end.h"
 #else

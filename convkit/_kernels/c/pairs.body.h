@@ -107,7 +107,7 @@ static double pair_rounds(long steps) {
 
 #define PAIR_FORM {{pair_run_11, pair_run_12}, {pair_run_21, pair_run_22}}
 
-const ck_tile_table ck_table_bf16_pairs = {
+const ck_tile_table ck_table_pairs = {
     .configure = pair_configure,
     .release = pair_release,
     .plain = {.planes = 1,

@@ -55,8 +55,8 @@ typedef struct ck_table {
     const ck_int8_kernels *int8_tile; /* on tiles, or NULL */
     const ck_tile_table *tile;        /* products of bfloat16, on tiles or vectors, or NULL */
     const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
-    const ck_tilegrad_table *tilegrad; /* NULL where there are no tiles */
-    const ck_winograd_kernels *winograd_tile; /* the same */
+    const ck_tilegrad_table *tilegrad; /* as `tile` */
+    const ck_winograd_kernels *winograd_tile; /* on tiles, or NULL */
 } ck_table;
 
 extern const ck_table ck_table_generic;
@@ -68,7 +68,8 @@ extern const ck_table ck_table_amx;
 extern const ck_int8_kernels ck_table_vnni_int8;
 extern const ck_int8_kernels ck_table_amx_int8;
 extern const ck_tile_table ck_table_amx_tile;
-extern const ck_tile_table ck_table_bf16_pairs;
+extern const ck_tile_table ck_table_pairs;
+extern const ck_tilegrad_table ck_table_pairs_grad;
 extern const ck_tilegrad_table ck_table_amx_grad;
 extern const ck_winograd_kernels ck_table_amx_winograd;
 extern const ck_tile_table ck_table_half;

@@ -391,16 +391,19 @@ static void grad_configure(void) { tile_configure(CK_TILE_ROWS, CK_TILE_DEPTH); 
         }                                                                                          \
     }
 
+#define GRAD_PLAIN(kernels)                                                                        \
+    {                                                                                              \
+        .planes = 1, .run = GRAD_FORM(kernels),                                                    \
+        .pairs = {grad_pairs_plain, grad_pairs_halves, grad_pairs_plain_made,                      \
+                  grad_pairs_halves_made},                                                         \
+        .turned = {grad_turned_plain, grad_turned_halves}, .pairs_lines = grad_pairs_lines,        \
+        .turned_lines = grad_turned_lines                                                          \
+    }
+
 const ck_tilegrad_table ck_table_amx_grad = {
     .configure = grad_configure,
     .release = tile_release,
-    .plain = {.planes = 1,
-              .run = GRAD_FORM(plain),
-              .pairs = {grad_pairs_plain, grad_pairs_halves, grad_pairs_plain_made,
-                        grad_pairs_halves_made},
-              .turned = {grad_turned_plain, grad_turned_halves},
-              .pairs_lines = grad_pairs_lines,
-              .turned_lines = grad_turned_lines},
+    .plain = GRAD_PLAIN(plain),
     .split = {.planes = 2,
               .run = GRAD_FORM(split),
               .pairs = {[CK_GRAD_FLOATS] = grad_pairs_split,

@@ -217,11 +217,9 @@ class Bfloat16(_Tiles):
 
     @classmethod
     def refuses(cls, problem, task):
-        """Refuse without the instructions, and on vectors what these have no loops for."""
+        """Refuse without the instructions, and as all 16-bit numbers do."""
         if dispatch.has_tiles() or not dispatch.has_bfloat16():
             return super().refuses(problem, task)
-        if task == "grad_weight":
-            return "vectors compute the forward pass and the gradient of the input"
         return Tiled.refuses.__func__(cls, problem, task)
 
     @classmethod
@@ -234,11 +232,16 @@ class Bfloat16(_Tiles):
 
 def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
     """Return why vectors of float32 are done sooner than those of bfloat16, or None."""
-    if together(problem, task) < LEAST_TOGETHER:
+    if task == "grad_weight":
+        if _products(problem) < LEAST_PRODUCTS["bf16"]:
+            return f"only {_products(problem):.0f} products for each value converted"
+        cost = PRODUCT * _work(problem)
+    elif together(problem, task) < LEAST_TOGETHER:
         return f"reductions of only {together(problem, task)}"
-    cost = problem.groups * vector_cost(problem, task, PRODUCT, READ, WRITTEN)
-    if problem.groups * direct_cost(problem, task) <= cost:
-        return "conversions cost more than products gain"
+    else:
+        cost = vector_cost(problem, task, PRODUCT, READ, WRITTEN)
+        if direct_cost(problem, task) <= cost:
+            return "conversions cost more than products gain"
     if _winograd_would(problem, task) and winograd_cost(problem, task) <= cost:
         return "winograd costs less"
     return None
