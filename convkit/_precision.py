@@ -7,9 +7,9 @@ highest   plain float32 multiply-adds; normwise error of a layer about 1e-6
 high      float32-grade: error of any layer at most 1e-5, by whatever means is fastest
           (Winograd, or float32 split into two bfloat16 where the CPU multiplies those)
 medium    products of 16-bit numbers: error at most 1e-2. bfloat16 summed in float32 on CPUs
-          with AMX; else scaled float16 on CPUs with AVX512-FP16; layers for which that is no
-          faster are computed as under "high". In training, large activations are kept in
-          bfloat16 for backward, on any CPU
+          with AMX and on AMD's with AVX512-BF16; else scaled float16 on CPUs with AVX512-FP16;
+          layers for which that is no faster are computed as under "high". In training, large
+          activations are kept in bfloat16 for backward, on any CPU
 ========= ===============================================================================
 
 Errors are normwise: the norm of the difference from float64 over the norm of the result.

@@ -59,7 +59,7 @@ def test_bench_shows_float32_beside_any_precision_and_says_what_is_emulated(mode
     rows = [line.split() for line in lines if line.startswith(("highest", "medium"))]
     assert [row[0] for row in rows] == ["highest", "medium"] and "(float32)" in lines[-2]
     said = any("medium runs in float32" in line for line in lines)
-    assert said != (dispatch.has_tiles() or dispatch.has_halves())
+    assert said != (dispatch.has_bfloat16() or dispatch.has_halves())
 
 
 def test_bench_runs_another_file_beside(model, tmp_path, capsys):

@@ -355,3 +355,12 @@ def test_report(tmp_path, capsys):
                          "--report", tmp_path / "report.html")
     assert code == 0 and "report  " in out, err
     assert "lenet5 on digits" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_nothing_can_draw_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = run(capsys, *FAST, "--epochs", 1, "--output", tmp_path / "net.ckit",
+                         "--report", tmp_path / "report.html")
+    assert code != 0 and "epoch" not in out
+    assert "--report needs matplotlib: pip install 'convkit[report]'" in err
+    assert list(tmp_path.iterdir()) == []

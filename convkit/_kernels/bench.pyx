@@ -44,12 +44,12 @@ def fma_gflops(int threads, double seconds=0.1):
 
 
 def tile_gflops(int threads, double seconds=0.1):
-    """Return the best rate of bfloat16 tile products seen, in GFLOP/s; None without AMX.
+    """Return the best rate of bfloat16 products seen, in GFLOP/s; None where there are none.
 
     Parameters
     ----------
     threads : int
-        Each multiplies full tiles into four accumulators.
+        Each multiplies full tiles into four accumulators, or vectors into 24.
     seconds : float
         How long to try.
     """

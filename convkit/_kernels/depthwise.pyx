@@ -7,7 +7,7 @@ of one sample; every output element is one sum in the order of (kh, kw), so that
 changes it. `grad_weight` sums fixed blocks of rows or samples and then adds the blocks in
 order; their size depends on the layer alone.
 
-Where there are tiles, each of x, y and a residual may also be bfloat16 (uint16), w being float32.
+Where the CPU multiplies bfloat16, each of x, y and a residual may also be bfloat16 (uint16), w being float32.
 Sums are of floats, in the same order. Common windows have kernels that read and write bfloat16; in
 other cases a task turns the rows that it works on into floats, and its results back, in its cache.
 """
@@ -644,7 +644,7 @@ cdef double _work(Problem* p) noexcept nogil:
 def half_refusal(Py_ssize_t channels, kernel, stride, dilation):
     """Return why no kernel reads and writes bfloat16, in the forward pass or backward, or None."""
     if table().tile == NULL:
-        return "this CPU has no AMX"
+        return "this CPU multiplies no bfloat16"
     if channels < CK_DW_HALVES:
         return f"{channels} channels are fewer than {CK_DW_HALVES}"
     if (kernel[0] != kernel[1] or stride[0] != stride[1]

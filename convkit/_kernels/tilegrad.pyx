@@ -1,4 +1,4 @@
-"""Gradient of convolution weights on bfloat16 tiles (AMX): c/tilegrad.h.
+"""Gradient of convolution weights on bfloat16, tiles (AMX) or vectors: c/tilegrad.h.
 
 The reduction runs over pixels, 32 at a time, and a tap of the kernel only moves the input against
 the output's gradient. So both are laid out as one long sequence of positions: rows of all

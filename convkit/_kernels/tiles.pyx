@@ -1,9 +1,10 @@
 """Convolution on tiles of 16-bit numbers: the loops of `direct`, from converted strips.
 
 The same engine for the forward pass, the gradient of the input, transposed convolution, 1x1
-convolution and linear layers. A float is held as one bfloat16, as a high and a low one (AMX), or
-as one float16 (AVX512-FP16; c/tile.h); the strip of input that a task reads is converted while
-it is copied with its zero padding, row by row, just before the tiles need it.
+convolution and linear layers. A float is held as one bfloat16 (AMX, or vectors of AVX512-BF16),
+as a high and a low one (AMX), or as one float16 (AVX512-FP16; c/tile.h); the strip of input that
+a task reads is converted while it is copied with its zero padding, row by row, just before the
+tiles need it.
 
 Tiles want 16 rows, and a row of pixels is seldom a multiple of that. In the strip, rows that
 are one stride apart lie behind each other (those between them in planes of their own), so

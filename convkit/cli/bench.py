@@ -125,9 +125,9 @@ def _notes(args: argparse.Namespace) -> list[str]:
     from convkit._kernels import dispatch
 
     notes = []
-    if "medium" in args.precision and not (dispatch.has_tiles() or dispatch.has_halves()):
-        notes.append("this CPU has no 16-bit products that convkit uses (AMX, AVX512-FP16): medium "
-                     "runs in float32, no faster than high")
+    if "medium" in args.precision and not (dispatch.has_bfloat16() or dispatch.has_halves()):
+        notes.append("this CPU has no 16-bit products that convkit uses (AMX, AVX512-FP16, AMD's "
+                     "AVX512-BF16): medium runs in float32, no faster than high")
     if not (dispatch.has_vnni() or dispatch.has_tiles()):
         notes.append("this CPU has no instructions for products of bytes (AVX-512 VNNI, AMX): "
                      "quantised networks emulate them")

@@ -27,6 +27,7 @@ from convkit.cli.options import (
 )
 from convkit.cli.settings import add_settings, settings
 from convkit.errors import ConvkitError
+from convkit.extras import require
 
 __all__ = ["add_parser", "run"]
 
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
     from convkit import models, training
 
     output = _writable("--output", args.output)
-    report = None if args.report is None else _writable("--report", args.report)
+    report = None if args.report is None else _report_file(args.report)
     if args.model not in models.names():
         raise UsageError(f"unknown model {args.model!r}: expected one of "
                          + ", ".join(models.names()))
@@ -365,6 +366,14 @@ def _writable(option: str, name: str) -> Path:
         raise UsageError(f"{option} {name}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{option} {name}: the folder {folder} cannot be written to")
+    return path
+
+
+def _report_file(name: str) -> Path:
+    """Return the report's path; what draws it is looked for now as well."""
+    path = _writable("--report", name)
+    for module in ("matplotlib.figure", "PIL.Image", "sklearn.metrics"):
+        require(module, "report", "--report")
     return path
 
 

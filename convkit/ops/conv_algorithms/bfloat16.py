@@ -218,9 +218,10 @@ class Bfloat16(_Tiles):
     @classmethod
     def refuses(cls, problem, task):
         """Refuse without the instructions, and as all 16-bit numbers do."""
-        if dispatch.has_tiles() or not dispatch.has_bfloat16():
+        if dispatch.has_tiles():
             return super().refuses(problem, task)
-        return Tiled.refuses.__func__(cls, problem, task)
+        return (Tiled.refuses.__func__(cls, problem, task) if dispatch.has_bfloat16()
+                else "this CPU has neither AMX nor a fast AVX512-BF16")
 
     @classmethod
     def declines(cls, problem, task):
