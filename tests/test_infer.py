@@ -318,6 +318,9 @@ def test_operations_without_a_place_in_graphs_are_refused():
     ((0, 3), ck.ShapeError, "full shape with the batch first"),
     ((1, -3), ck.ShapeError, "full shape with the batch first"),
     ([(1, 3), "x"], ck.ShapeError, "full shape with the batch first"),
+    (np.zeros((2, 3, 4), "f"), ck.ShapeError, r"got an array of shape \(2, 3, 4\): pass that, or "),
+    (ck.Tensor(np.zeros((1, 3), "f")), ck.ShapeError, r"got an array of shape \(1, 3\)"),
+    ([0] * 100, ck.ShapeError, r"got \[0, 0, 0, 0, 0, 0, \.\.\.\]$"),
 ])
 def test_bad_input_shapes(shape, error, message):
     with pytest.raises(error, match=re.escape(message) if message[0] == "(" else message):

@@ -9,6 +9,7 @@ something else: ``("S", 32, 512)`` for two axes makes both the same size.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def _read_shape(shape: Any, symbols: dict[str, Symbol]) -> Shape:
     if not is_shape(shape) or len(shape) < 1 or any(
             not _is_range(d) and d.__index__() < 1 for d in shape):
         raise ShapeError(f"expected input_shape to be a full shape with the batch first, "
-                         f"such as (1, 3, 32, 32), got {shape!r}")
+                         f"such as (1, 3, 32, 32), got {reprlib.repr(shape)}")
     return tuple([read_dim(d, axis, len(shape), symbols) for axis, d in enumerate(shape)])
 
 

@@ -261,6 +261,9 @@ def _samples(model: Any, input_shape: Any, example: Any
         if input_shape is None:
             raise ValueError("expected input_shape, the full shape of the model's input with the "
                              "batch first, such as (1, 3, 32, 32)")
+        if hasattr(input_shape, "shape"):
+            raise ShapeError(f"expected input_shape to be a shape, got an array of shape "
+                             f"{tuple(input_shape.shape)}: pass that, or example=")
         given = [input_shape] if is_shape(input_shape) else input_shape
     values = list(given.values() if isinstance(given, dict) else given)
     names = list(given) if isinstance(given, dict) else _argument_names(model, len(values))
