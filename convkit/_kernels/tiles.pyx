@@ -79,6 +79,7 @@ cdef extern from "tile.h" nogil:
                     float scale) noexcept nogil
         uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
     ctypedef struct ck_tile_table:
+        ptrdiff_t far_bytes
         void (*configure)(int rows, int depth) noexcept nogil
         void (*release)() noexcept nogil
         ck_tile_form plain
@@ -109,8 +110,6 @@ cdef Py_ssize_t PIXELS = 32
 # Where strips are scaled, tasks that a sample is cut into: each chunk of weights costs a passage
 # over the strip.
 cdef Py_ssize_t SCALED_TASKS_PER_SAMPLE = 4
-# From so many bytes of input and output on, outputs are stored past the caches.
-cdef Py_ssize_t FAR_BYTES = 16 << 20
 # Bytes of weights that the second-level caches do not keep from call to call. Where each thread
 # goes through such weights only a few times, tiles of them are fetched so many bytes ahead.
 cdef Py_ssize_t FAR_WEIGHTS = 1 << 20
@@ -913,7 +912,7 @@ cdef bint _is_far(const Job* job) noexcept nogil:
     cdef Py_ssize_t moved = job.samples * (job.in_h * job.in_w * job.in_c * job.x_item
                                            + job.out_h * job.out_w * job.out_c * job.y_item)
     cdef Py_ssize_t line = 64 // job.y_item
-    return (moved >= FAR_BYTES and job.gathered == NULL and <size_t>job.y % 64 == 0
+    return (moved >= job.table.far_bytes and job.gathered == NULL and <size_t>job.y % 64 == 0
             and job.y_pixel % line == 0 and job.out_group % line == 0)
 
 

@@ -233,6 +233,7 @@ static void half_release(void) {}
 #define HALF_FORM {{half_run_11, half_run_12}, {half_run_21, half_run_22}}
 
 const ck_tile_table ck_table_half = {
+    .far_bytes = 16 << 20,
     .configure = half_configure,
     .release = half_release,
     .half = {.planes = 1,

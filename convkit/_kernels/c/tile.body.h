@@ -373,6 +373,7 @@ static double tile_rounds(long steps) {
     {{tile_##form##_11, tile_##form##_12}, {tile_##form##_21, tile_##form##_22}}
 
 const ck_tile_table ck_table_amx_tile = {
+    .far_bytes = 16 << 20,
     .configure = tile_configure,
     .release = tile_release,
     .plain = {.planes = 1,

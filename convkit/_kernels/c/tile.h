@@ -105,6 +105,8 @@ typedef struct ck_tile_form {
 } ck_tile_form;
 
 typedef struct ck_tile_table {
+    /* From so many bytes of input and output on, outputs are stored past the caches. */
+    ptrdiff_t far_bytes;
     /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. */
     void (*configure)(int rows, int depth);
     void (*release)(void);
