@@ -9,6 +9,7 @@ import pytest
 from harness import random_array, run_python
 
 from convkit import functional as F
+from convkit._kernels import dispatch
 from convkit.ops import autotune, planner
 from convkit.ops.conv_algorithms import BY_NAME, TASKS
 from convkit.ops.conv_problem import forward_problem
@@ -91,3 +92,29 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=r"choices.json"):
         autotune.set_autotune(path)
     assert not autotune.enabled()
+
+
+@pytest.mark.skipif("avx512_bf16" not in dispatch.supported_isas(), reason="no AVX512-BF16")
+def test_bfloat16_on_vectors_is_taken_where_it_pays():
+    """Under medium alone, where more is multiplied than converted and Winograd is no faster."""
+    run_python("""
+        import numpy as np
+        from convkit.ops import planner
+        from convkit.ops.conv_problem import forward_problem
+        from test_conv import conv_attrs
+
+        def chosen(before, after, size, kernel=1, stride=1, precision="medium"):
+            problem = forward_problem(
+                (1, before, size, size), (after, before, kernel, kernel), np.dtype("f"),
+                **conv_attrs(stride=stride, padding=kernel // 2), precision=precision)
+            return [planner.choose(problem, task).name
+                    for task in ("forward", "grad_input", "grad_weight")]
+
+        everywhere = ["bf16"] * 3
+        assert chosen(1024, 256, 14) == chosen(256, 512, 56, stride=2) == everywhere
+        assert chosen(128, 128, 56, 3, stride=2) == chosen(512, 512, 7, 3) == everywhere
+        assert chosen(64, 64, 56, 3) == chosen(16, 16, 32, 3) == ["winograd"] * 3
+        assert chosen(16, 96, 112) == ["direct"] * 3
+        assert not {"bf16"} & {*chosen(1024, 256, 14, precision="high"),
+                               *chosen(1024, 256, 14, precision="highest")}
+    """, {"CONVKIT_ISA": "avx512_bf16"})
