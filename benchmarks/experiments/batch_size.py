@@ -3,7 +3,7 @@
 Wu and He, "Group Normalization", 2018, figure 5: batch norm's error grows as batches shrink,
 group norm's does not. The learning rate goes with the batch (Goyal et al. 2017).
 
-    python benchmarks/experiments/batch_size.py --epochs 6
+    python benchmarks/experiments/batch_size.py --epochs 20
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def network(norm: str) -> nn.Module:
 
 def main() -> None:
     """Run what has not been run, and print the table."""
-    options = arguments(__doc__.splitlines()[0], epochs=6).parse_args()
+    options = arguments(__doc__.splitlines()[0], epochs=20).parse_args()
     train, test = cifar10(options.quick)
     pick = np.random.default_rng(0).permutation(len(train))[:SAMPLES]
     part = data.ImageDataset(train.images[pick], train.labels[pick], train.classes)

@@ -105,8 +105,6 @@ typedef struct ck_tile_form {
 } ck_tile_form;
 
 typedef struct ck_tile_table {
-    /* From so many bytes of input and output on, outputs are stored past the caches. */
-    ptrdiff_t far_bytes;
     /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. */
     void (*configure)(int rows, int depth);
     void (*release)(void);
@@ -124,6 +122,8 @@ typedef struct ck_tile_table {
     /* Runs rounds of independent products of full tiles; returns how many float operations
        that was. The measured peak that benchmarks compare with. */
     double (*rounds)(long steps);
+    /* From so many bytes of input and output on, outputs are stored past the caches. */
+    ptrdiff_t far_bytes;
 } ck_tile_table;
 
 #endif
