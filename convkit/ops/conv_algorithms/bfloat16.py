@@ -41,8 +41,6 @@ FEW_CHANNELS = 32
 # were measured (docs/performance.md). And about what each value costs that is converted or written.
 SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
-
-
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and
 # what Winograd takes of `winograd_cost` beside these, as measured on Zen 4. Shorter reductions
 # leave the loops mostly overhead.
@@ -222,7 +220,7 @@ class Bfloat16(_Tiles):
         """Refuse without the instructions, and as all 16-bit numbers do."""
         if dispatch.has_tiles():
             return super().refuses(problem, task)
-        return (Tiled.refuses.__func__(cls, problem, task) if dispatch.has_bfloat16()
+        return (super(_Tiles, cls).refuses(problem, task) if dispatch.has_bfloat16()
                 else "this CPU has neither AMX nor a fast AVX512-BF16")
 
     @classmethod
@@ -230,7 +228,7 @@ class Bfloat16(_Tiles):
         """Decline other precisions and what something else does sooner."""
         if dispatch.has_tiles():
             return super().declines(problem, task)
-        return Tiled.declines.__func__(cls, problem, task) or _not_on_vectors(problem, task)
+        return super(_Tiles, cls).declines(problem, task) or _not_on_vectors(problem, task)
 
 
 def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
