@@ -92,7 +92,8 @@ cdef _choose(wanted):
     global _chosen
     names = [ck_isa_name(i).decode() for i in range(CK_ISA_COUNT)]
     can = supported_isas()
-    name = wanted.strip().lower() if wanted else names[ck_cpu_preferred_isa()]
+    best = names[ck_cpu_preferred_isa()]
+    name = wanted.strip().lower() if wanted else best if best in can else can[-1]
     if name not in names:
         raise ImportError(
             f"CONVKIT_ISA={wanted!r} is not an instruction set; expected one of {', '.join(names)}")
