@@ -15,7 +15,7 @@ COMMON = """
     def convolve(x, w, top=-1, left=-1, size=None, *, form="split_bf16", threads=1, together=None,
                  **more):
         columns, depth = w.shape[:2]
-        packed = kernel.pack(w, 2, 3, columns, depth, 9 * depth, 9, False, form, threads)
+        packed = kernel.pack(w, 2, 3, 2, columns, depth, 9 * depth, 9, False, form, threads)
         y = np.full((len(x), *(size or x.shape[1:3]), columns), np.nan, np.float32)
         peaks = kernel.run(x, packed, y, top, left, threads=threads, together=together, **more)
         return y, peaks

@@ -38,7 +38,7 @@ def main() -> None:
     found = {}
     for norm in ("batch", "group"):
         for size in SIZES:
-            if options.only not in f"{norm}-{size}":
+            if not options.only.search(f"{norm}-{size}"):
                 continue
             run = Run("batch-size", f"{norm}-{size}", options, {
                 "batch": size, "lr": 0.05 * size / 32, "samples": len(part)})

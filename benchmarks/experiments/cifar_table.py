@@ -118,7 +118,7 @@ def main() -> None:
         for form, published in zip(FORMS, PUBLISHED[name], strict=True):
             crop, decay = form
             label = f"{name}{', crop' * crop}{', decay' * decay}"
-            if published is None or options.only not in label:
+            if published is None or not options.only.search(label):
                 continue
             cut = augment.RandomCrop(SIZE) if crop else augment.CenterCrop(SIZE)
             loaders = (data.DataLoader(train, 128, shuffle=True, seed=options.seed, transform=cut,

@@ -32,7 +32,7 @@ def main() -> None:
     for depth in (20, 56):
         for kind, model in (("plain", f"plain{depth}"), ("residual", f"resnet{depth}")):
             name = f"{kind}-{depth}"
-            if options.only not in name:
+            if not options.only.search(name):
                 continue
             run = Run("depth", name, options, {"lr": 0.1, "weight_decay": 1e-4,
                                                "data": cifar10_files()})

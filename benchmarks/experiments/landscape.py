@@ -73,7 +73,7 @@ def main() -> None:
     every = 1 if options.quick else options.every_steps
     rows, scapes = [], {}
     for name in ("without batch norm", "with batch norm"):
-        if options.only not in name:
+        if not options.only.search(name):
             continue
         norm = name.startswith("with ")
         probe = Probe(batch, every)

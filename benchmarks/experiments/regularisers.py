@@ -53,7 +53,7 @@ def main() -> None:
 
     rows, found = [], {}
     for remedy in ("none", "dropout", "dropconnect", "weight decay", "early stopping"):
-        if options.only not in remedy:
+        if not options.only.search(remedy):
             continue
         decay = 5e-3 if remedy == "weight decay" else 0.0
         loaders = (data.DataLoader(part, 50, shuffle=True, seed=options.seed, mean=mean, std=std),

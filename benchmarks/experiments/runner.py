@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def arguments(description: str, epochs: int, precision: str = "high") -> argpars
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--epochs", type=int, default=epochs, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="only runs whose name contains this")
+    parser.add_argument("--only", type=re.compile, default="", metavar="REGEX",
+                        help="only runs in whose name this is found")
     parser.add_argument("--work", type=Path, default=Path("experiment-runs"),
                         help="folder of checkpoints (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS)

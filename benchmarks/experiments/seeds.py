@@ -136,7 +136,7 @@ def main() -> None:
     found = {}
     for seed in SEEDS:
         for side in SIDES:
-            if options.only not in f"{side}-{seed}":
+            if not options.only.search(f"{side}-{seed}"):
                 continue
             options.seed = seed
             batches = loaders(train, test, statistics, 128, seed, transform=flips_and_crops())

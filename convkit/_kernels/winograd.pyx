@@ -1,7 +1,7 @@
-"""Winograd convolution with stride 1: 3x3 kernels by F(2x2, 3x3) or F(4x4, 3x3), 5x5 by F(2x2, 5x5).
+"""Winograd convolution: 3x3 kernels by F(2x2, 3x3), also with stride 2, or F(4x4, 3x3), 5x5 by F(2x2, 5x5).
 
 The output is cut into tiles; those of all samples are numbered in one row. For each tile the
-input is transformed (n x n positions of C values, n = tile + taps - 1), every position is
+input is transformed (n x n positions of C values), every position is
 multiplied with that position's transformed weights, and the products are transformed back,
 with bias, residual and activation on the way. Everything of one tile is contiguous, so that
 transforms write and read in order; the matrix product reads one position of up to 14 tiles
@@ -44,8 +44,9 @@ from convkit._kernels.winograd_image cimport (
     HUGE_BYTES, INFINITE_BITS, LINE_BYTES, PACK_DEPTHS, TRANSFORM_TILES, CK_WINOGRAD_FEW, Place,
     Source, address_or_null, apart, beside, ck_winograd_kernels, ck_winograd_output_args,
     ck_winograd_product_args, ck_winograd_tiles_args, ck_winograd_weights_args, depth_runs,
-    describe_source, first_col, first_row, form_kernels, largest, move_on, place_of, round_up,
-    side_of, spaced, tile_kernels, transform, winograd_table)
+    describe_source, first_col, first_row, form_kernels, largest, move_on, place_of,
+    positions_of, round_up, spaced, tile_kernels, top_row, transform, weights_at,
+    winograd_table)
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.math cimport INFINITY
@@ -106,7 +107,7 @@ cdef class Weights:
 
     cdef readonly object array
     cdef readonly str form               # of numbers: "float32", or "split_bf16" on tiles
-    cdef readonly int tile, taps
+    cdef readonly int tile, taps, step   # of the kernels: see c/winograd.h
     cdef readonly Py_ssize_t columns, depth
     cdef readonly float peak             # the largest absolute weight; infinity for NaN too
     cdef readonly float least            # sums below this may have lost something
@@ -144,7 +145,7 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     job.transform(&args)
 
 
-def pack(source, int tile, int taps, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
+def pack(source, int tile, int taps, int step, Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
          Py_ssize_t depth_step, bint turned, str form, int threads):
     """Transform and pack weights.
 
@@ -153,8 +154,10 @@ def pack(source, int tile, int taps, Py_ssize_t columns, Py_ssize_t depth, Py_ss
     source : ndarray of float32, or what `gemm.parts_of` takes
         C-contiguous; the taps of (column, depth) start at ``column * column_step +
         depth * depth_step`` of the flat array.
-    tile, taps : int
-        2 or 4 and 3, or 2 and 5: pixels of a tile's side, and taps of the kernels'.
+    tile, taps, step : int
+        Pixels of a tile's side and taps of the kernels', 2 or 4 and 3, or 2 and 5; and pixels of the
+        input from one tile to the next: as many as `tile`, or with stride 2 and 3 taps for 2 pixels
+        4, and for 4 pixels of the gradient of the input 2.
     columns, depth : int
         Output and input channels.
     column_step, depth_step : int
@@ -169,7 +172,7 @@ def pack(source, int tile, int taps, Py_ssize_t columns, Py_ssize_t depth, Py_ss
     Weights
     """
     cdef PackJob job
-    cdef Weights weights = _start_packing(&job, form_kernels(tile, taps), form, columns, depth, column_step,
+    cdef Weights weights = _start_packing(&job, form_kernels(tile, taps, step), form, columns, depth, column_step,
                                           depth_step, turned)
     cdef Py_ssize_t runs = depth_runs(depth), tasks = weights.blocks * runs
     peaks = np.zeros((tasks, job.vector), np.int32)
@@ -196,12 +199,13 @@ cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, st
                             Py_ssize_t columns, Py_ssize_t depth, Py_ssize_t column_step,
                             Py_ssize_t depth_step, bint turned):
     """Describe the packing of all blocks, but for where weights and peaks lie; return its target."""
-    cdef Py_ssize_t positions = side_of(kernels) * side_of(kernels), vector = winograd_table().vector_length
+    cdef Py_ssize_t vector = winograd_table().vector_length
     cdef const ck_winograd_kernels* tiled = tile_kernels(form)
     cdef Weights weights = Weights.__new__(Weights)
     weights.form = form
     weights.tile = kernels.tile
     weights.taps = kernels.taps
+    weights.step = kernels.step
     weights.columns = columns
     weights.depth = depth
     weights.block_columns = TILE_COLUMNS if tiled != NULL else \
@@ -210,7 +214,7 @@ cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, st
     # One vector more, so that the positions' stores fall into different sets of a cache.
     weights.position_step = (depth if tiled == NULL else round_up(depth, TILE_DEPTH)) \
         * weights.block_columns + vector
-    weights.block_size = positions * weights.position_step
+    weights.block_size = kernels.weight_side * kernels.weight_side * weights.position_step
     weights.array = empty((weights.blocks * weights.block_size,), _FLOAT)
     weights.pointer = <float*>address(weights.array)
     if tiled != NULL and (depth % TILE_DEPTH or columns % TILE_COLUMNS):
@@ -335,12 +339,13 @@ cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
     cdef Py_ssize_t rows = (count + job.gemm.max_mr[nv] - 1) // job.gemm.max_mr[nv]
     cdef Py_ssize_t channels = job.source.channels, p, k, part, i, t, end
     cdef Py_ssize_t height = count // rows, taller = count % rows
+    cdef const float* u = job.u + block * job.block_size
     args.n = <int>(nv * job.vector)
     args.ldb = args.n
     for p in range(job.positions):
         k = 0
         for part in range(job.parts):
-            args.b = job.u + block * job.block_size + p * job.weight_step + k * args.ldb
+            args.b = u + weights_at(job.kernels, p) * job.weight_step + k * args.ldb
             args.k = part_start(channels, job.parts, part + 1) - k if job.parts > 1 else channels
             args.accumulate = part > 0
             t = 0
@@ -370,7 +375,7 @@ cdef void _multiply_few(Job* job, Py_ssize_t first, Py_ssize_t last, const float
     cdef ck_winograd_product_args args
     cdef Place a = place_of(source, first), b = place_of(source, last)
     cdef Py_ssize_t to = a.sample * job.out_h + first_row(source, &a)
-    cdef Py_ssize_t from_ = b.sample * source.height + first_row(source, &b)
+    cdef Py_ssize_t from_ = b.sample * source.height + max(0, top_row(source, &b))
     cdef double share = <double>(last - first) / source.per_sample / job.positions / LINE_BYTES * 4
     args.v = v
     args.v_position = source.proto.position_step
@@ -414,9 +419,9 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
             b = place_of(source, last)
             row = source.width * source.pixel * 4
             base = <const char*>source.proto.x
-            reach = source.top + source.size * source.apart_h
-            begin = a.sample * source.height + max(0, first_row(source, &a) + source.top)
-            end = b.sample * source.height + min(source.height, first_row(source, &b) + reach)
+            reach = source.size * source.apart_h
+            begin = a.sample * source.height + max(0, top_row(source, &a))
+            end = b.sample * source.height + min(source.height, top_row(source, &b) + reach)
             look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
     spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
            source.channels // job.parts)
@@ -563,12 +568,12 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.y_pixel = job.out_c
     job.together = together
     job.gathered = NULL
-    job.kernels = form_kernels(weights.tile, weights.taps)
+    job.kernels = form_kernels(weights.tile, weights.taps, weights.step)
     job.tiled = tile_kernels(weights.form)
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length
     job.tile = weights.tile
-    job.positions = side_of(job.kernels) * side_of(job.kernels)
+    job.positions = positions_of(job.kernels)
     job.source = describe_source(x_shape, job.kernels, False, top, left, (job.out_h, job.out_w), dilation,
                          x_pixel)
     if job.tiled != NULL:
@@ -601,6 +606,7 @@ cdef void _use(Job* job, Weights weights) noexcept:
     job.weight_step = weights.position_step
     job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
     job.few = (job.tiled == NULL and job.out_c <= job.vector
+               and job.kernels.side == job.kernels.weight_side
                and job.source.channels <= FEW_CHANNELS)
 
 
@@ -734,7 +740,9 @@ def run(x, Weights weights, y, Py_ssize_t top, Py_ssize_t left, dilation=(1, 1),
         int threads=1, together=None):
     """Convolve: ``y[i, j] = sum over r, s of x[i + r * dilation[0] + top,
     j + s * dilation[1] + left] @ weights[r, s]`` with zeros outside x, then bias, residual and
-    activation.
+    activation. With stride 2 it is ``x[2 * i + r + top, 2 * j + s + left]``, and for its gradient
+    ``x[k + top, l + left] @ weights[r, s]`` with ``i = 2 * k + 1 - r``, ``j = 2 * l + 1 - s``: see
+    `pack`.
 
     Parameters
     ----------
@@ -815,7 +823,7 @@ cdef class Convolution:
         Height, width and channels of a sample.
     samples : int
     packing : tuple
-        Tile, taps, columns, depth, column step, depth step, turned and form, as for `pack`.
+        Tile, taps, step, columns, depth, column step, depth step, turned and form, as for `pack`.
     top, left, dilation
         As for `run`.
     key : object
@@ -835,8 +843,8 @@ cdef class Convolution:
     def __init__(self, tuple x_shape, tuple y_shape, Py_ssize_t samples, tuple packing,
                  Py_ssize_t top, Py_ssize_t left, dilation, key, redo):
         cdef Weights form = Weights()
-        (form.tile, form.taps, form.columns, form.depth, self._column_step, self._depth_step,
-         self._turned, form.form) = packing
+        (form.tile, form.taps, form.step, form.columns, form.depth, self._column_step,
+         self._depth_step, self._turned, form.form) = packing
         self._form = form.form
         self._key, self._redo = key, redo
         self._samples = samples if y_shape[0] * y_shape[1] else 0

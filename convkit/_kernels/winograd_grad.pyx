@@ -13,7 +13,7 @@ from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels.winograd_image cimport (
     HUGE_BYTES, PACK_DEPTHS, TRANSFORM_TILES, Source, address_or_null, ck_winograd_kernels,
     ck_winograd_table, ck_winograd_taps_args, depth_runs, describe_source, form_kernels, largest,
-    round_up, side_of, transform, winograd_table)
+    positions_of, round_up, transform, winograd_table)
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
@@ -244,7 +244,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     if not (x.size and gy.size):
         gw.fill(0)
         return 0.0, 0.0
-    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], form_kernels(tile, gw.shape[2]), top, left,
+    _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], form_kernels(tile, gw.shape[2], tile), top, left,
                        dilation)
     if parts is not None:
         _cut_gradient(&job, max(1, min(<Py_ssize_t>parts, job.total)))
@@ -258,7 +258,7 @@ cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samp
     job.kernels = kernels
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length
-    job.positions = side_of(kernels) * side_of(kernels)
+    job.positions = positions_of(kernels)
     job.x = describe_source(x_shape, kernels, False, top, left, gy_shape[:2], dilation)
     job.gy = describe_source(gy_shape, kernels, True, 0, 0, gy_shape[:2], dilation)
     job.in_c, job.out_c = x_shape[2], gy_shape[2]
@@ -347,7 +347,7 @@ cdef class Gradient:
     def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, int taps,
                  Py_ssize_t top, Py_ssize_t left, dilation, redo):
         self._redo = redo
-        _describe_gradient(&self._job, x_shape, gy_shape, samples, form_kernels(tile, taps), top, left,
+        _describe_gradient(&self._job, x_shape, gy_shape, samples, form_kernels(tile, taps, tile), top, left,
                            dilation)
 
     def __call__(self, x, gy, gw, int threads):

@@ -53,7 +53,7 @@ cdef extern from "winograd.h" nogil:
         float* m
         ptrdiff_t m_position, m_tile, positions, tiles, columns, steps
     ctypedef struct ck_winograd_kernels:
-        int tile, taps
+        int tile, taps, step, size, side, weight_side
         void (*products)(const ck_winograd_tiles_args*) noexcept nogil
         ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
@@ -74,7 +74,7 @@ cdef extern from "winograd.h" nogil:
         int vector_length, tall_rows
         ck_gemm_fn tall
         void (*multiply[9])(const ck_winograd_product_args*) noexcept nogil
-        ck_winograd_kernels forms[3]
+        ck_winograd_kernels forms[5]
     int CK_WINOGRAD_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
 
 # Rows of input that tiles side by side are made of stay in a first-level cache.
@@ -98,13 +98,15 @@ cdef inline const ck_winograd_table* winograd_table() noexcept nogil:
     return <const ck_winograd_table*>dispatch.table().winograd
 
 
-cdef inline const ck_winograd_kernels* form_kernels(int tile, int taps) except NULL:
-    """Return the kernels of F(tile x tile, taps x taps)."""
+cdef inline const ck_winograd_kernels* form_kernels(int tile, int taps, int step) except NULL:
+    """Return the kernels of F(tile x tile, taps x taps) on tiles `step` pixels of the input apart."""
+    cdef const ck_winograd_kernels* form
     cdef int i
     for i in range(CK_WINOGRAD_FORMS):
-        if winograd_table().forms[i].tile == tile and winograd_table().forms[i].taps == taps:
-            return &winograd_table().forms[i]
-    raise ValueError(f"no transforms for F({tile}x{tile}, {taps}x{taps})")
+        form = &winograd_table().forms[i]
+        if form.tile == tile and form.taps == taps and form.step == step:
+            return form
+    raise ValueError(f"no transforms for F({tile}x{tile}, {taps}x{taps}) on tiles {step} apart")
 
 
 cdef inline const ck_winograd_kernels* tile_kernels(str form) except? NULL:
@@ -116,9 +118,15 @@ cdef inline const ck_winograd_kernels* tile_kernels(str form) except? NULL:
     return <const ck_winograd_kernels*>dispatch.table().winograd_tile
 
 
-cdef inline Py_ssize_t side_of(const ck_winograd_kernels* kernels) noexcept nogil:
-    """Return how many positions a transformed tile has on a side."""
-    return kernels.tile + kernels.taps - 1
+cdef inline Py_ssize_t positions_of(const ck_winograd_kernels* kernels) noexcept nogil:
+    """Return how many positions a transformed tile has."""
+    return kernels.side * kernels.side
+
+
+cdef inline Py_ssize_t weights_at(const ck_winograd_kernels* kernels, Py_ssize_t position) noexcept nogil:
+    """Return which of the transformed weights a position is multiplied with."""
+    cdef Py_ssize_t row = position // kernels.side, last = kernels.weight_side - 1
+    return min(row, last) * kernels.weight_side + min(position % kernels.side, last)
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t step) noexcept nogil:
@@ -145,7 +153,8 @@ cdef struct Source:
     Py_ssize_t pixel                      # floats from one pixel to the next
     Py_ssize_t top, left                  # where the first tile begins
     Py_ssize_t size                       # pixels of a tile's side
-    Py_ssize_t tile                       # pixels from one tile to the next
+    Py_ssize_t hop                        # pixels from one tile to the next
+    Py_ssize_t tile                       # the same of the output
     Py_ssize_t apart_h, apart_w           # from one pixel of a tile to the next: the dilation
     Py_ssize_t tiles_h, tiles_w           # tiles in a column and in a row of a phase
     Py_ssize_t per_sample                 # tiles of a sample
@@ -203,6 +212,15 @@ cdef inline Py_ssize_t first_col(const Source* source, const Place* place) noexc
     return place.col * source.tile * source.apart_w + place.phase_w
 
 
+cdef inline Py_ssize_t top_row(const Source* source, const Place* place) noexcept nogil:
+    """Return the tile's first row; there may be padding."""
+    return place.row * source.hop * source.apart_h + place.phase_h + source.top
+
+
+cdef inline Py_ssize_t left_col(const Source* source, const Place* place) noexcept nogil:
+    return place.col * source.hop * source.apart_w + place.phase_w + source.left
+
+
 cdef inline Py_ssize_t spaced(Py_ssize_t room, Py_ssize_t apart) noexcept nogil:
     """Return how many pixels, `apart` from each other, lie in `room` from the first on."""
     return 0 if room <= 0 else room if apart == 1 else (room + apart - 1) // apart
@@ -216,8 +234,8 @@ cdef inline void transform(const Source* source, Py_ssize_t first, Py_ssize_t la
     cdef Py_ssize_t row, col
     args.peak = peak
     while first < last:
-        row = first_row(source, &place) + source.top
-        col = first_col(source, &place) + source.left
+        row = top_row(source, &place)
+        col = left_col(source, &place)
         args.tiles = beside(source, &place, min(last - first, source.strip))
         args.offset = ((place.sample * source.height + row) * source.width + col) \
             * source.pixel
@@ -251,7 +269,8 @@ cdef inline Source describe_source(shape, const ck_winograd_kernels* kernels, bi
     source.height, source.width, source.channels = shape
     source.pixel = source.channels if x_pixel is None else x_pixel
     source.transform = kernels.gradient if gradient else kernels.input
-    source.size = tile if gradient else side_of(kernels)
+    source.size = tile if gradient else kernels.size
+    source.hop = tile if gradient else kernels.step
     source.top, source.left, source.tile = top, left, tile
     source.apart_h, source.apart_w = dilation
     source.tiles_h = (spaced(out_size[0], source.apart_h) + tile - 1) // tile
@@ -261,9 +280,9 @@ cdef inline Source describe_source(shape, const ck_winograd_kernels* kernels, bi
     source.proto.pixel_step = source.apart_w * source.pixel
     source.proto.channels = source.channels
     source.proto.position_step = apart(source.channels)
-    source.step = source.proto.tile_step = side_of(kernels) * side_of(kernels) * source.proto.position_step
+    source.step = source.proto.tile_step = positions_of(kernels) * source.proto.position_step
     source.strip = STRIP_BYTES // max(<Py_ssize_t>1, 4 * source.channels * source.size) - source.size
-    source.strip = max(<Py_ssize_t>1, min(<Py_ssize_t>CK_WINOGRAD_STRIP, source.strip // tile + 1))
+    source.strip = max(<Py_ssize_t>1, min(<Py_ssize_t>CK_WINOGRAD_STRIP, source.strip // source.hop + 1))
     return source
 
 

@@ -1,5 +1,5 @@
-/* Winograd's minimal filtering, F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): the transforms of one axis,
-   vectorised over channels.
+/* Winograd's minimal filtering, F(2x2, 3x3), F(4x4, 3x3), F(2x2, 5x5), and F(2x2, 3x3) with stride 2:
+   the transforms of one axis, vectorised over channels.
 
    y = A^T [(G w G^T) * (B^T x B)] A for tiles of n x n inputs, n = tile + taps - 1 (Winograd,
    "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
@@ -16,6 +16,13 @@
    The gradient of the weight is F(taps x taps, tile x tile) with the same points: a tile of the
    output's gradient plays the kernel's part, and the tiles' products are summed before they are
    transformed back. There the division by (p - q) is left to the last step.
+
+   With stride 2 a kernel's outer taps w0 and w2 meet every other pixel, and its middle tap w1 the ones
+   between: y[0] = w0 d[0] + w1 d[1] + w2 d[2], y[1] = w0 d[2] + w1 d[3] + w2 d[4]. The former are
+   F(2, 2), three products with the points 0, 1, infinity; the latter are two products with the same
+   weight, so that 5 positions have 4 weights. The gradient of the input is the same turned around:
+   two pixels between from w1, two others from F(2, 2). That of the weight would be no faster than
+   direct sums: 25 products of 36 do not make up for transforming tiles 5 pixels wide.
 
    One sum has one order of operations wherever a tile lies: how tiles are cut into tasks
    changes no bit. */
@@ -148,6 +155,41 @@ CK_INLINE void wino_taps_f25(const vfloat *s, vfloat *w) {
     w[2] = WINO_A2 * sum_a + WINO_B2 * sum_b;
     w[3] = WINO_A2 * difference_a + WINO_B2 * difference_b;
     w[4] = s[5] + (WINO_A2 * WINO_A2 * sum_a + WINO_B2 * WINO_B2 * sum_b);
+}
+
+CK_INLINE void wino_input_s2(const vfloat *d, vfloat *v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[2];
+    v[2] = d[4] - d[2];
+    v[3] = d[1];
+    v[4] = d[3];
+}
+
+CK_INLINE void wino_output_s2(const vfloat *m, vfloat *y) {
+    y[0] = (m[0] + m[1]) + m[3];
+    y[1] = (m[1] + m[2]) + m[4];
+}
+
+CK_INLINE void wino_weights_s2(const vfloat *g, vfloat *u) {
+    u[0] = g[0];
+    u[1] = g[0] + g[2];
+    u[2] = g[2];
+    u[3] = g[1];
+}
+
+/* The gradient of the input, whose kernels are turned. */
+CK_INLINE void wino_input_t2(const vfloat *d, vfloat *v) {
+    v[0] = d[0] - d[1];
+    v[1] = v[4] = d[1];
+    v[2] = d[2] - d[1];
+    v[3] = d[0];
+}
+
+CK_INLINE void wino_output_t2(const vfloat *m, vfloat *y) {
+    y[0] = m[3];
+    y[1] = m[0] + m[1];
+    y[2] = m[4];
+    y[3] = m[1] + m[2];
 }
 
 /* Raises the lanes of `peak` to the bits of |v|: infinities and NaN exceed all numbers. */

@@ -1,5 +1,5 @@
 /* Winograd convolution on vectors: products of few tiles, and whole tiles and weights transformed, for
-   F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5). */
+   F(2x2, 3x3), F(4x4, 3x3), F(2x2, 5x5), and F(2x2, 3x3) with stride 2 and the gradient of its input. */
 
 #include "winograd.axis.h"
 #include "winograd.weights.h"
@@ -165,12 +165,8 @@ CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vf
     return peak;
 }
 
-/* The kernels of F(tile x tile, taps x taps). */
-#define WINO_FORM(form, tile, taps, n)                                                             \
-    WINO_WEIGHTS(form, taps, n)                                                                    \
-    WINO_GATHER(wino_input_tile_##form, n, tile, n, wino_input_##n, WINO_NO_PEAK)                  \
-    WINO_GATHER(wino_gradient_tile_##form, tile, tile, n, wino_gradient_##form, WINO_PEAK)        \
-                                                                                                   \
+/* Products of n x n positions back to tile x tile pixels. */
+#define WINO_OUTPUT(form, tile, n)                                                                 \
     static void wino_output_tile_##form(const ck_winograd_output_args *given) {                    \
         /* A copy, for stores to the output cannot change it. */                                   \
         const ck_winograd_output_args args = *given, *g = &args;                                   \
@@ -201,7 +197,11 @@ CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vf
             }                                                                                      \
         }                                                                                          \
         *(vint32_u *)g->peak = peak;                                                               \
-    }  \
+    }
+
+/* Weights of a block of columns to n x n positions. */
+#define WINO_BLOCK(form, taps, n)                                                                  \
+    WINO_WEIGHTS(form, taps, n)                                                                    \
                                                                                                    \
     static void wino_weights_block_##form(const ck_winograd_weights_args *g) {                     \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
@@ -210,8 +210,10 @@ CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vf
                 peak = wino_weights_vector_##form(g, first, k, g->u + k * g->row + first,          \
                                                   g->position_step, peak);                         \
         *(vint32_u *)g->peak = peak;                                                               \
-    }                                                                                              \
-                                                                                                   \
+    }
+
+/* Sums of n x n positions back to taps x taps weights. */
+#define WINO_TAPS(form, taps, n)                                                                   \
     static void wino_taps_block_##form(const ck_winograd_taps_args *g) {                           \
         enum { COUNT = (taps) * (taps) };                                                          \
         vint32 peak = *(const vint32_u *)g->peak;                                                  \
@@ -241,13 +243,31 @@ CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vf
         *(vint32_u *)g->peak = peak;                                                               \
     }
 
+/* The kernels of F(tile x tile, taps x taps) with n x n positions. */
+#define WINO_FORM(form, tile, taps, n)                                                             \
+    WINO_GATHER(wino_input_tile_##form, n, tile, n, wino_input_##n, WINO_NO_PEAK)                  \
+    WINO_GATHER(wino_gradient_tile_##form, tile, tile, n, wino_gradient_##form, WINO_PEAK)         \
+    WINO_OUTPUT(form, tile, n)                                                                     \
+    WINO_BLOCK(form, taps, n)                                                                      \
+    WINO_TAPS(form, taps, n)
+
 WINO_FORM(f23, 2, 3, 4)
 WINO_FORM(f43, 4, 3, 6)
 WINO_FORM(f25, 2, 5, 6)
+/* With stride 2: tiles 4 pixels apart make 2 x 2, and tiles of their gradient, 2 apart, 4 x 4. */
+WINO_GATHER(wino_input_tile_s2, 5, 4, 5, wino_input_s2, WINO_NO_PEAK)
+WINO_OUTPUT(s2, 2, 5)
+WINO_BLOCK(s2, 3, 4)
+WINO_GATHER(wino_input_tile_t2, 3, 2, 5, wino_input_t2, WINO_NO_PEAK)
+WINO_OUTPUT(t2, 4, 5)
 
-#define WINO_ENTRY(form, size, count, n)    \
-    {.tile = size,                          \
+#define WINO_ENTRY(form, pixels, count, n)  \
+    {.tile = pixels,                        \
      .taps = count,                         \
+     .step = pixels,                        \
+     .size = n,                             \
+     .side = n,                             \
+     .weight_side = n,                      \
      .input = wino_input_tile_##form,       \
      .output = wino_output_tile_##form,     \
      .weights = wino_weights_block_##form,  \
@@ -260,5 +280,25 @@ static const ck_winograd_table winograd_table = {
     .tall_rows = WINO_TALL,
     .tall = wino_tall,
     .multiply = {WINO_COUNTS(WINO_MULTIPLY_ENTRY)},
-    .forms = {WINO_ENTRY(f23, 2, 3, 4), WINO_ENTRY(f43, 4, 3, 6), WINO_ENTRY(f25, 2, 5, 6)},
+    .forms = {WINO_ENTRY(f23, 2, 3, 4),
+              WINO_ENTRY(f43, 4, 3, 6),
+              WINO_ENTRY(f25, 2, 5, 6),
+              {.tile = 2,
+               .taps = 3,
+               .step = 4,
+               .size = 5,
+               .side = 5,
+               .weight_side = 4,
+               .input = wino_input_tile_s2,
+               .output = wino_output_tile_s2,
+               .weights = wino_weights_block_s2},
+              {.tile = 4,
+               .taps = 3,
+               .step = 2,
+               .size = 3,
+               .side = 5,
+               .weight_side = 4,
+               .input = wino_input_tile_t2,
+               .output = wino_output_tile_t2,
+               .weights = wino_weights_block_s2}},
 };

@@ -7,10 +7,10 @@
 
 #include "gemm.h"
 
-/* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps. Steps count elements
-   throughout; position (i, j) of a transformed tile of size n = tile + taps - 1 has the number
-   i * n + j. */
-enum { CK_WINOGRAD_FORMS = 3 };
+/* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps; and F(2x2, 3x3) with stride 2,
+   with a form of its own for the gradient of the input. Steps count elements throughout; position
+   (i, j) of a transformed tile of n x n has the number i * n + j. */
+enum { CK_WINOGRAD_FORMS = 5 };
 
 /* Input tiles of n x n pixels side by side: v[position] = B^T x B; or tiles of the output's
    gradient, which for the gradient of the weight plays the kernel's part. */
@@ -97,13 +97,18 @@ typedef struct ck_winograd_taps_args {
 typedef void (*ck_winograd_input_fn)(const ck_winograd_input_args *);
 
 typedef struct ck_winograd_kernels {
-    int tile, taps;
-    /* NULL but on tiles, which have `input`, `output` and `weights` of their own, and neither
-       `gradient` nor `to_taps`. */
+    int tile, taps;       /* pixels of a side of a tile of the output, and taps of the kernel's */
+    int step, size;       /* pixels of the input from one tile to the next, and of a tile's side */
+    int side;             /* positions of a transformed tile's side */
+    /* The same of weights. Where positions are more, each from `weight_side` on has the weights of the
+       last of these. */
+    int weight_side;
+    /* NULL but on tiles, which have `input`, `output` and `weights` of their own. */
     void (*products)(const ck_winograd_tiles_args *);
     ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);
+    /* For the gradient of the weight, or NULL: not on tiles, nor with stride 2. */
     ck_winograd_input_fn gradient;
     void (*to_taps)(const ck_winograd_taps_args *);
 } ck_winograd_kernels;

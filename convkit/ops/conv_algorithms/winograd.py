@@ -1,6 +1,7 @@
 """Winograd convolution: 3x3 and 5x5 kernels with stride 1 at a quarter or a third of the products.
 
-Dilated ones are convolutions of every d-th row and column, each by itself.
+Dilated ones are convolutions of every d-th row and column, each by itself. With stride 2 a 3x3 kernel
+needs 25 products of 36.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -17,15 +18,29 @@ from convkit.ops.conv_algorithms.base import Algorithm, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Winograd", "choose_tile", "cost", "direct_cost", "winograd_cost"]
+__all__ = ["Form", "Winograd", "choose_form", "cost", "direct_cost", "winograd_cost"]
 
-# Tiles there are transforms for, by taps: F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5). F(6x6, 3x3) and
-# F(4x4, 5x5), which have the same points, are left out: the error of the former reaches 3e-5 with
-# 512 channels (docs/performance.md).
-TILES = {3: (2, 4), 5: (2,)}
+
+class Form(NamedTuple):
+    """How tiles are cut and transformed, by sides: see _kernels/c/winograd.h."""
+
+    tile: int       # pixels of a tile of the output
+    step: int       # pixels of the input from one tile to the next
+    side: int       # positions
+    weights: int    # positions of a kernel
+
+
+# The forms there are transforms for, by taps and stride. F(6x6, 3x3) and F(4x4, 5x5), which have the same
+# points, are left out: the error of the former reaches 3e-5 with 512 channels (docs/performance.md).
+FORMS = {(3, 1): (Form(2, 2, 4, 4), Form(4, 4, 6, 6)), (5, 1): (Form(2, 2, 6, 6),),
+         (3, 2): (Form(2, 4, 5, 4),)}
+# The same for the gradient of the input. With stride 2 a tile begins where the outer taps miss the image:
+# at an odd padding.
+GRADIENT_FORMS = {**FORMS, (3, 2): (Form(4, 2, 5, 4),)}
 # The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
 # layers. Transforms move and add, and wait for memory: so many multiply-adds for each
-# transformed value, in vectors of so many channels. Transformed weights that do not stay in
+# transformed value, in vectors of so many channels (positions that share weights are pixels as they
+# are, which cost nothing but their place). Transformed weights that do not stay in
 # the second-level cache come from farther away, once for some samples or for each sample
 # alone: so many for each.
 TRANSFORM_COST = 17.0
@@ -42,39 +57,52 @@ def whole_vectors(channels: int) -> int:
     return -(-channels // VECTOR) * VECTOR
 
 
-def cost(tile: int, taps: int, channels: int, columns: int, out_size: tuple[int, int],
+def cost(form: Form, channels: int, columns: int, out_size: tuple[int, int],
          dilation: tuple[int, int] = (1, 1), gain: float = 1.0,
          weight_cost: float = WEIGHT_COST) -> float:
-    """Return about how many multiply-adds one sample is worth with tiles of one size.
+    """Return about how many multiply-adds one sample is worth with tiles of one form.
 
     `gain` is how many products are made in the time of one multiply-add.
     """
-    tiles = math.prod(d * -(-n // (d * tile)) for n, d in zip(out_size, dilation, strict=True))
-    positions = (tile + taps - 1) ** 2
+    tiles = math.prod(d * -(-n // (d * form.tile)) for n, d in zip(out_size, dilation, strict=True))
     columns = whole_vectors(columns)
-    transformed = TRANSFORM_COST * (whole_vectors(channels) + columns)
-    spent = positions * tiles * (channels * columns / gain + transformed)
-    weights = positions * channels * columns
+    transformed = (TRANSFORM_COST * form.weights / form.side
+                   * (whole_vectors(channels) + columns))
+    spent = form.side ** 2 * tiles * (channels * columns / gain + transformed)
+    weights = form.weights ** 2 * channels * columns
     return spent + (weight_cost * weights if weights > CACHED_WEIGHTS else 0.0)
 
 
-def direct_cost(taps: int, channels: int, columns: int, out_size: tuple[int, int]) -> float:
+def direct_cost(problem: ConvProblem, task: str) -> float:
     """Return the same for direct convolution."""
-    return DIRECT_COST * taps ** 2 * channels * whole_vectors(columns) * math.prod(out_size)
+    depth, columns, out_size = _sizes(problem, task)
+    taps = math.prod(problem.kernel)
+    if task == "grad_input":
+        taps /= math.prod(problem.stride)
+    return DIRECT_COST * taps * depth * whole_vectors(columns) * math.prod(out_size)
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_tile(taps: int, channels: int, columns: int, out_size: tuple[int, int],
-                dilation: tuple[int, int] = (1, 1)) -> int:
-    """Return the cheapest tile by `cost`: small maps and many channels want small tiles."""
-    return min(TILES[taps],
-               key=lambda tile: cost(tile, taps, channels, columns, out_size, dilation))
+def choose_form(forms: tuple[Form, ...], channels: int, columns: int, out_size: tuple[int, int],
+                dilation: tuple[int, int] = (1, 1)) -> Form:
+    """Return the cheapest form by `cost`: small maps and many channels want small tiles."""
+    return min(forms, key=lambda form: cost(form, channels, columns, out_size, dilation))
 
 
-def winograd_cost(problem: ConvProblem, task: str, tile: int = 0, *more: float) -> float:
-    """Return `cost` of a task, by default with the cheapest tile."""
-    sizes = _sizes(problem, task)
-    return cost(tile or choose_tile(*sizes, problem.dilation), *sizes, problem.dilation, *more)
+def winograd_cost(problem: ConvProblem, task: str, form: Form | None = None,
+                  *more: float) -> float:
+    """Return `cost` of a task, by default with the cheapest form."""
+    return cost(form or _cheapest(problem, task), *_sizes(problem, task), problem.dilation, *more)
+
+
+def forms_of(problem: ConvProblem, task: str) -> tuple[Form, ...]:
+    """Return the forms that a task can be given."""
+    forms = GRADIENT_FORMS if task == "grad_input" else FORMS
+    return forms[problem.kernel[0], problem.stride[0]]
+
+
+def _cheapest(problem: ConvProblem, task: str) -> Form:
+    return choose_form(forms_of(problem, task), *_sizes(problem, task), problem.dilation)
 
 
 class Winograd(Algorithm):
@@ -94,12 +122,13 @@ class Winograd(Algorithm):
 
     @classmethod
     def refuses(cls, problem, task):
-        """Refuse all but dense 3x3 and 5x5 float32 convolutions with stride 1, below "highest"."""
+        """Refuse all but dense 3x3 and 5x5 float32 convolutions, below "highest"."""
         height, width = problem.kernel
-        if height != width or height not in TILES:
+        if height != width or (height, 1) not in FORMS:
             return f"kernel of {height}x{width}, transforms are for 3x3 and 5x5"
-        if problem.stride != (1, 1):
-            return "stride must be 1"
+        reason = _refuses_stride(problem, task)
+        if reason is not None:
+            return reason
         if problem.groups != 1:
             return f"{problem.groups} groups, sums must run over all channels"
         if problem.dtype != np.float32:
@@ -113,8 +142,8 @@ class Winograd(Algorithm):
         """Decline where transforms cost more than the multiplications they save."""
         if _off:
             return "CONVKIT_WINOGRAD=0"
-        _, depth, columns, (height, width) = sizes = _sizes(problem, task)
-        if winograd_cost(problem, task) >= direct_cost(*sizes):
+        depth, columns, (height, width) = _sizes(problem, task)
+        if winograd_cost(problem, task) >= direct_cost(problem, task):
             return (f"transforms of {depth} and {columns} channels on {height}x{width} pixels "
                     "cost more than they save")
         return None
@@ -168,29 +197,29 @@ class Winograd(Algorithm):
         fallback = _Fallback(problem, task, weight, packed, cache, residual, x_pixel, y_pixel,
                              epilogue)
         if not packed.bearable():
-            return [fallback.step(threads)] if x_pixel is None else None
+            return fallback.steps(threads) if x_pixel is None else None
         x, y = sides(problem, task)
         return [winograd.step(x, packed, y, *cls._plan(problem, task)[1], fallback,
                               dilation=problem.dilation, x_pixel=x_pixel, y_pixel=y_pixel,
                               **epilogue)]
 
     @classmethod
-    def _tile(cls, problem: ConvProblem, task: str) -> int:
-        """Return the pixels of a tile's side."""
-        return choose_tile(*_sizes(problem, task), problem.dilation)
+    def _form(cls, problem: ConvProblem, task: str) -> Form:
+        """Return how tiles are cut."""
+        return _cheapest(problem, task)
 
     @classmethod
     def _plan(cls, problem: ConvProblem, task: str) -> tuple[tuple, tuple[int, int], tuple]:
         """Return the key of transformed weights, `_origin` and how weights are transformed."""
         plan = problem.plans.get((cls.name, task))
         if plan is None:
-            taps, depth, columns, _ = _sizes(problem, task)
-            tile = cls._tile(problem, task)
+            depth, columns, _ = _sizes(problem, task)
+            taps, form = problem.kernel[0], cls._form(problem, task)
             steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
             plan = problem.plans[cls.name, task] = (
-                (cls.name, task, tile), _origin(problem, task),
-                (tile, taps, columns, depth, *(steps[::-1] if backward else steps), backward,
-                 cls.form))
+                (cls.name, task, form.tile), _origin(problem, task),
+                (form.tile, taps, form.step, columns, depth,
+                 *(steps[::-1] if backward else steps), backward, cls.form))
         return plan
 
     @classmethod
@@ -206,11 +235,26 @@ class Winograd(Algorithm):
         return packed
 
 
-def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, int, tuple[int, int]]:
-    """Return the taps, the channels of a task's two sides, and the size that is cut into tiles."""
+def _refuses_stride(problem: ConvProblem, task: str) -> str | None:
+    """Return why there are no transforms for a problem's stride."""
+    if problem.stride == (1, 1):
+        return None
+    if problem.stride != (2, 2) or problem.kernel != (3, 3):
+        return "stride must be 1, or with 3x3 kernels 2"
+    if problem.dilation != (1, 1):
+        return "with stride 2 the dilation must be 1"
+    if task == "grad_weight":
+        return "with stride 2 sums over tiles of the image are no faster"
+    if task == "grad_input" and not all(before % 2 for before, _ in problem.padding):
+        return "gradients of the input with stride 2 need an odd padding"
+    return None
+
+
+def _sizes(problem: ConvProblem, task: str) -> tuple[int, int, tuple[int, int]]:
+    """Return the channels of a task's two sides, and the size that is cut into tiles."""
     if task == "grad_input":
-        return problem.kernel[0], problem.out_channels, problem.in_channels, problem.in_size
-    return problem.kernel[0], problem.in_channels, problem.out_channels, problem.out_size
+        return problem.out_channels, problem.in_channels, problem.in_size
+    return problem.in_channels, problem.out_channels, problem.out_size
 
 
 def _blank(peak: float, x: np.ndarray) -> bool:
@@ -223,6 +267,8 @@ def _origin(problem: ConvProblem, task: str) -> tuple[int, int]:
     (top, _), (left, _) = problem.padding
     if task != "grad_input":
         return -top, -left
+    if problem.stride != (1, 1):
+        return top // 2, left // 2
     return tuple(before - d * (taps - 1) for before, d, taps in zip(
         (top, left), problem.dilation, problem.kernel, strict=True))
 
@@ -235,17 +281,17 @@ class _Fallback:
                  x_pixel: int | None, y_pixel: int | None, epilogue: dict):
         self._make = lambda threads: Direct.steps(
             problem, task, weight, cache, threads, residual=residual, y_pixel=y_pixel,
-            **epilogue)[0]
+            **epilogue)
         self._x, y = sides(problem, task)
         self._pixel = 4 * (x_pixel or self._x[2])
         self._y_bytes = 4 * math.prod(y[:2]) * (y_pixel or y[2])
-        self._packed, self._step = packed, None
+        self._packed, self._steps = packed, None
 
-    def step(self, threads: int):
-        """Return the step of direct convolution; its weights are packed when first asked for."""
-        if self._step is None:
-            self._step = self._make(threads)
-        return self._step
+    def steps(self, threads: int) -> list:
+        """Return the steps of direct convolution; its weights are packed when first asked for."""
+        if self._steps is None:
+            self._steps = self._make(threads)
+        return self._steps
 
     def __call__(self, addresses: list[int], samples: int, threads: int, scratch: int) -> None:
         x, bias, residual, y = addresses
@@ -257,9 +303,10 @@ class _Fallback:
                 x + n * height * width * self._pixel, self._x, strides, peaks.dtype))
             if _blank(peaks[n], one):
                 continue
-            runner.run_step(self.step(threads), (
-                memory.address_of(one), bias, residual + n * y_bytes if residual else 0,
-                y + n * y_bytes), 1, threads)
+            for step in self.steps(threads):
+                runner.run_step(step, (
+                    memory.address_of(one), bias, residual + n * y_bytes if residual else 0,
+                    y + n * y_bytes), 1, threads)
 
 
 def _redo(problem: ConvProblem, task: str, peaks: np.ndarray | None, packed: winograd.Weights,

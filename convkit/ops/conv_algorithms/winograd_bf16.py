@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from convkit._kernels import dispatch
 from convkit.ops.conv_algorithms.bfloat16 import split_cost
-from convkit.ops.conv_algorithms.winograd import Winograd, winograd_cost
+from convkit.ops.conv_algorithms.winograd import Form, Winograd, forms_of, winograd_cost
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["WinogradSplit"]
 
-# Pixels of a tile's side: with 4 the error of split products grows to 2e-5, with 2 to 7e-6.
-TILE = 2
 # How many split multiply-adds are made in the time of one in float32: 5 while the processor runs
 # its tiles at full speed, 2.7 while it throttles them (docs/performance.md).
 SPLIT_GAIN = 2.7
@@ -31,6 +29,8 @@ class WinogradSplit(Winograd):
             return "this CPU has no AMX"
         if task == "grad_weight":
             return "sums over tiles of the image are no faster so"
+        if problem.stride != (1, 1):
+            return "stride must be 1"
         if problem.kernel != (3, 3):
             return "kernel of {}x{}, transforms on tiles are for 3x3".format(*problem.kernel)
         return super().refuses(problem, task)
@@ -40,7 +40,7 @@ class WinogradSplit(Winograd):
         """Decline other precisions, and where fewer or other products cost less."""
         if problem.precision != "high":
             return f"precision is {problem.precision}"
-        own = winograd_cost(problem, task, TILE, SPLIT_GAIN, WEIGHT_COST)
+        own = winograd_cost(problem, task, cls._form(problem, task), SPLIT_GAIN, WEIGHT_COST)
         if winograd_cost(problem, task) <= own:
             return "float32 products cost less"
         if split_cost(problem, task) <= own:
@@ -48,5 +48,6 @@ class WinogradSplit(Winograd):
         return super().declines(problem, task)
 
     @classmethod
-    def _tile(cls, problem: ConvProblem, task: str) -> int:
-        return TILE
+    def _form(cls, problem: ConvProblem, task: str) -> Form:
+        """Return the smallest: with tiles of 4 the error of split products grows to 2e-5."""
+        return forms_of(problem, task)[0]
