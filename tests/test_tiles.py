@@ -168,6 +168,48 @@ def test_bias_residual_and_activation(run_on_bfloat16):
     """)
 
 
+def test_what_follows_the_sums_of_any_number_of_columns(run_on_bfloat16):
+    """As in NumPy from the sums, rounded where results are bfloat16; nothing beyond is written."""
+    run_on_bfloat16("""
+    import itertools
+    from convkit._kernels import tiles
+
+    def rounded(x):     # to bfloat16, as bits
+        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+        return ((bits + 0x7fff + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+    def floats(halves):
+        return (halves.astype(np.uint32) << 16).view(np.float32)
+
+    x = random_array((1, 5, 7, 32))
+    meanings = {0: lambda v: v, 1: lambda v: np.maximum(v, 0),
+                2: lambda v: np.minimum(np.maximum(v, np.float32(-0.5)), 2),
+                3: lambda v: np.where(v < 0, v * np.float32(-0.5), v)}
+    for columns in (1, 8, 16, 17, 24, 31, 32, 40, 56, 64):
+        w = random_array((columns, 32, 1, 1), seed=1)
+        packed = tiles.pack(w, 1, columns, 32, [0], 1, 0, 32, 1, "bf16", 1)
+        shape = (1, 5, 7, columns)
+        sums = np.empty(shape, np.float32)
+        tiles.run(x, packed, sums, [0], [0], (1, 1))
+        given = random_array((columns,), seed=2)
+        halves = rounded(random_array(shape, seed=3))
+        for bias, residual, activation, narrow in itertools.product(
+                (None, given), (None, floats(halves), halves), meanings, (False, True)):
+            room = np.full(sums.size + 64, 0x5a5a if narrow else 7,
+                           np.uint16 if narrow else np.float32)
+            y = room[:sums.size].reshape(shape)
+            tiles.run(x, packed, y, [0], [0], (1, 1), bias=bias, residual=residual,
+                      activation=activation, alpha=-0.5, beta=2)
+            want = sums if bias is None else sums + bias
+            if residual is not None:
+                want = want + floats(halves)
+            want = meanings[activation](want)
+            assert_same_bits(y, rounded(want) if narrow else want,
+                             f"{columns} {bias is None} {residual is None} {activation} {narrow}")
+            assert (room[sums.size:] == room[-1]).all()
+    """)
+
+
 def test_gradients_of_weights_in_parts_and_stages(run_on_bfloat16):
     run_on_bfloat16("""
     # Name: shapes of x and of the weight, attributes.
@@ -439,7 +481,7 @@ def test_precision_decides_and_linear_profits(run):
         assert of_channels(64, 256, 1, 1, 56, "grad_input", level) == name
         assert of_channels(64, 256, 1, 1, 56, "forward", level) == name
         assert of_channels(64, 128, 3, 2, 56, "grad_input", level) == name
-    assert of_channels(32, 64, 3, 2, 16, "grad_input", "high") == "direct"
+    assert of_channels(32, 64, 3, 2, 16, "grad_input", "high") == "winograd"
     for before, after, size in ((16, 96, 112), (144, 24, 56), (32, 192, 28)):
         assert of_channels(before, after, 1, 1, size, "forward", "high") == "direct"
         assert of_channels(before, after, 1, 1, size, "forward", "medium") == "bf16"

@@ -35,7 +35,7 @@ def on_vectors(graph: Graph, precision: str) -> Graph:
     Those are the layers that `high` gives to vectors. Tiles take less time for each of them alone,
     but only on vectors do they make a chain with the depthwise layer, which takes less than all.
     """
-    if not dispatch.has_bfloat16():
+    if not dispatch.has_tiles():
         return graph
     medium = {i for i, node in enumerate(graph.nodes)
               if node.op == "conv" and (node.attrs.get("precision") or precision) == "medium"}

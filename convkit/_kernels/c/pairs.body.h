@@ -79,7 +79,7 @@ CK_INLINE void pair_run(const ck_tile_args *g, int mb, int nb) {
     pair_rows(g, g->a, sums, nb);
     if (mb > 1) pair_rows(g, g->a + g->a_next, sums + 32 * g->rows, nb);
     /* Vectors are what multiplies and what finishes: nothing is gained by waiting. */
-    tile_wait(g, mb, nb);
+    tile_wait(g, mb);
     q->finish(g, q, q->rows);
 }
 

@@ -78,64 +78,130 @@ static const char *tile_guard(const ck_tile_args *g, const char *a, ptrdiff_t co
 #define TILE_STORE_ROWS(tile, i, j)                                                                \
     amx_store(tile, sums + 32 * g->rows * (i) + 16 * (j), 32 * sizeof *sums)
 
-/* 16 values of what is added to the sums. */
-CK_INLINE vfloat tile_added(const void *from, ptrdiff_t at, int narrow) {
-    const void *narrowed = (const uint16_t *)from + at;
-    return narrow ? (vfloat)bf16_floats(_mm256_loadu_si256(narrowed))
-                  : load_f((const float *)from + at);
+/* The first `n` of 16 values; nothing beyond is read. */
+CK_INLINE vfloat tile_load(const float *from, int n) {
+    return n < 16 ? load_part_f(from, n) : load_f(from);
 }
 
-CK_INLINE void tile_store(void *c, ptrdiff_t at, vfloat v0, vfloat v1, int narrow, int stream) {
+/* The same of what is added to the sums. */
+CK_INLINE vfloat tile_added(const void *from, ptrdiff_t at, int n, int narrow) {
+    const uint16_t *narrowed = (const uint16_t *)from + at;
+    if (!narrow) return tile_load((const float *)from + at, n);
+    return (vfloat)bf16_floats(n < 16 ? _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), narrowed)
+                                      : _mm256_loadu_si256((const __m256i *)narrowed));
+}
+
+/* Stores the first `n` of 32 values. */
+CK_INLINE void tile_store(void *c, ptrdiff_t at, vfloat v0, vfloat v1, int n, int narrow, int stream) {
     if (narrow) {
         const __m512i pair = bf16_rounded_pair((__m512)v0, (__m512)v1);
         void *to = (uint16_t *)c + at;
-        if (stream)
+        if (n < 32)
+            _mm512_mask_storeu_epi16(to, (1u << n) - 1, pair);
+        else if (stream)
             _mm512_stream_si512(to, pair);
         else
             _mm512_storeu_si512(to, pair);
     } else {
         float *to = (float *)c + at;
-        if (stream)
+        if (n < 32)
+            store_f(to, v0), store_part_f(to + 16, v1, n - 16);
+        else if (stream)
             stream_f(to, v0), stream_f(to + 16, v1);
         else
             store_f(to, v0), store_f(to + 16, v1);
     }
 }
 
-/* The same of 16 columns. */
-CK_INLINE void tile_store_half(void *c, ptrdiff_t at, vfloat v, int narrow) {
-    if (narrow)
-        _mm256_storeu_si256((__m256i *)((uint16_t *)c + at),
-                            _mm512_castsi512_si256(bf16_rounded_pair((__m512)v, _mm512_setzero_ps())));
-    else
+/* The same of 16 values. */
+CK_INLINE void tile_store_half(void *c, ptrdiff_t at, vfloat v, int n, int narrow) {
+    if (narrow) {
+        const __m512i pair = bf16_rounded_pair((__m512)v, _mm512_setzero_ps());
+        const __m256i half = _mm512_castsi512_si256(pair);
+        uint16_t *to = (uint16_t *)c + at;
+        if (n < 16)
+            _mm256_mask_storeu_epi16(to, (__mmask16)((1u << n) - 1), half);
+        else
+            _mm256_storeu_si256((__m256i *)to, half);
+    } else if (n < 16) {
+        store_part_f((float *)c + at, v, n);
+    } else {
         store_f((float *)c + at, v);
+    }
 }
 
 enum { ADD_NOTHING, ADD_FLOATS, ADD_NARROW };
 
-/* Adds what comes after the sums and writes rows up to `last`, those that are wanted. Columns of
-   whole vectors have loops almost without branches, for the usual activations. */
-CK_INLINE void tile_whole_rows(ck_tile_queue *q, int last, int relu, int residual, int narrow,
-                               int stream) {
-    const vfloat nothing = set_f(-0.0f), zero = {0};
+/* Adds what comes after the sums of `n` columns, of 17 to 32, and writes rows up to `last`, those that are
+   wanted: loops almost without branches, for the usual activations. */
+CK_INLINE void tile_wide_rows(const ck_tile_args *g, ck_tile_queue *q, int last, int n, int activation,
+                              int residual, int narrow, int stream) {
+    const vfloat nothing = set_f(-0.0f), alpha = set_f(g->alpha), beta = set_f(g->beta);
     const vfloat bias0 = q->bias ? load_f(q->bias) : nothing;
-    const vfloat bias1 = q->bias ? load_f(q->bias + 16) : nothing;
+    const vfloat bias1 = q->bias ? tile_load(q->bias + 16, n - 16) : nothing;
     const float *sums = q->sums[q->filled] + 32 * q->done;
     for (int m = q->done; m < last; m++, sums += 32) {
         const ptrdiff_t at = q->c_rows[m];
         if (at < 0) continue;
         vfloat v0 = load_f(sums) + bias0, v1 = load_f(sums + 16) + bias1;
         if (residual) {
-            v0 += tile_added(q->residual, at, residual == ADD_NARROW);
-            v1 += tile_added(q->residual, at + 16, residual == ADD_NARROW);
+            v0 += tile_added(q->residual, at, 16, residual == ADD_NARROW);
+            v1 += tile_added(q->residual, at + 16, n - 16, residual == ADD_NARROW);
         }
-        if (relu) v0 = at_least_f(v0, zero), v1 = at_least_f(v1, zero);
-        tile_store(q->c, at, v0, v1, narrow, stream);
+        v0 = activate_f(activation, alpha, beta, v0);
+        v1 = activate_f(activation, alpha, beta, v1);
+        tile_store(q->c, at, v0, v1, n, narrow, stream);
     }
     q->done = last;
 }
 
-/* The same for any columns and activations, by way of a row of floats. */
+/* The same of up to 16 columns. */
+CK_INLINE void tile_half_rows(const ck_tile_args *g, ck_tile_queue *q, int last, int n, int activation,
+                              int residual, int narrow) {
+    const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
+    const vfloat bias = q->bias ? tile_load(q->bias, n) : set_f(-0.0f);
+    const float *sums = q->sums[q->filled] + 32 * q->done;
+    for (int m = q->done; m < last; m++, sums += 32) {
+        const ptrdiff_t at = q->c_rows[m];
+        if (at < 0) continue;
+        vfloat v = load_f(sums) + bias;
+        if (residual) v += tile_added(q->residual, at, n, residual == ADD_NARROW);
+        tile_store_half(q->c, at, activate_f(activation, alpha, beta, v), n, narrow);
+    }
+    q->done = last;
+}
+
+#define TILE_WHOLE_ROWS(activation, residual, narrow)                                              \
+    static void tile_rows_##activation##residual##narrow(const ck_tile_args *g, ck_tile_queue *q,  \
+                                                         int last) {                               \
+        if (q->n == 32)                                                                            \
+            tile_wide_rows(g, q, last, 32, activation, residual, narrow, g->stream);               \
+        else if (q->n > 16)                                                                        \
+            tile_wide_rows(g, q, last, q->n, activation, residual, narrow, 0);                     \
+        else if (q->n == 16)                                                                       \
+            tile_half_rows(g, q, last, 16, activation, residual, narrow);                          \
+        else                                                                                       \
+            tile_half_rows(g, q, last, q->n, activation, residual, narrow);                        \
+    }
+#define TILE_EACH_RESIDUAL(act, activation, narrow) \
+    act(activation, 0, narrow) act(activation, 1, narrow) act(activation, 2, narrow)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 0)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 1)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 0)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 1)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 2, 0)
+TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 2, 1)
+#undef TILE_WHOLE_ROWS
+
+/* By activation (none, CK_ACT_RELU, CK_ACT_CLAMP), narrow results and residual. */
+#define TILE_ROWS_NAME(activation, residual, narrow) tile_rows_##activation##residual##narrow,
+#define TILE_ROWS_OF(activation)                                \
+    {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, activation, 0)},       \
+     {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, activation, 1)}}
+static const ck_tile_finish_fn tile_rows_whole[3][2][3] = {TILE_ROWS_OF(0), TILE_ROWS_OF(1),
+                                                           TILE_ROWS_OF(2)};
+
+/* The same for any columns and any activation, by way of a row of floats. */
 static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
     const vfloat alpha = set_f(g->alpha), beta = set_f(g->beta);
     float more[32], row[32] __attribute__((aligned(64)));
@@ -163,44 +229,6 @@ static void tile_rows(const ck_tile_args *g, ck_tile_queue *q, int last) {
     q->done = last;
 }
 
-/* The same for one column of whole vectors. */
-CK_INLINE void tile_half_rows(ck_tile_queue *q, int last, int relu, int residual, int narrow) {
-    const vfloat zero = {0}, bias = q->bias ? load_f(q->bias) : set_f(-0.0f);
-    const float *sums = q->sums[q->filled] + 32 * q->done;
-    for (int m = q->done; m < last; m++, sums += 32) {
-        const ptrdiff_t at = q->c_rows[m];
-        if (at < 0) continue;
-        vfloat v = load_f(sums) + bias;
-        if (residual) v += tile_added(q->residual, at, residual == ADD_NARROW);
-        if (relu) v = at_least_f(v, zero);
-        tile_store_half(q->c, at, v, narrow);
-    }
-    q->done = last;
-}
-
-#define TILE_WHOLE_ROWS(relu, residual, narrow)                                                    \
-    static void tile_rows_##relu##residual##narrow(const ck_tile_args *g, ck_tile_queue *q,        \
-                                                   int last) {                                     \
-        if (q->n > 16)                                                                             \
-            tile_whole_rows(q, last, relu, residual, narrow, g->stream);                           \
-        else                                                                                       \
-            tile_half_rows(q, last, relu, residual, narrow);                                       \
-    }
-#define TILE_EACH_RESIDUAL(act, relu, narrow)                                                      \
-    act(relu, 0, narrow) act(relu, 1, narrow) act(relu, 2, narrow)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 0)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 1)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 0)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 1)
-#undef TILE_WHOLE_ROWS
-
-/* By relu, narrow results and residual. */
-#define TILE_ROWS_NAME(relu, residual, narrow) tile_rows_##relu##residual##narrow,
-static const ck_tile_finish_fn tile_rows_whole[2][2][3] = {
-    {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 0, 0)}, {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 0, 1)}},
-    {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 1, 0)}, {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, 1, 1)}},
-};
-
 static void tile_flush(const ck_tile_args *g) {
     ck_tile_queue *q = g->queue;
     if (q->done < q->rows) q->finish(g, q, q->rows);
@@ -208,7 +236,7 @@ static void tile_flush(const ck_tile_args *g) {
 }
 
 /* Puts the sums that were just stored into the queue, which is empty. */
-CK_INLINE void tile_wait(const ck_tile_args *g, int mb, int nb) {
+CK_INLINE void tile_wait(const ck_tile_args *g, int mb) {
     ck_tile_queue *q = g->queue;
     q->filled ^= 1;
     q->rows = mb * g->rows;
@@ -218,7 +246,7 @@ CK_INLINE void tile_wait(const ck_tile_args *g, int mb, int nb) {
     q->bias = g->bias;
     q->residual = g->residual;
     q->n = g->n;
-    q->finish = g->n == 16 * nb && g->activation <= CK_ACT_RELU
+    q->finish = g->activation <= CK_ACT_CLAMP
                     ? tile_rows_whole[g->activation][g->narrow_c][
                           !g->residual ? ADD_NOTHING : g->narrow_residual ? ADD_NARROW : ADD_FLOATS]
                     : tile_rows;
@@ -284,7 +312,7 @@ CK_INLINE void tile_run(const ck_tile_args *g, int mb, int nb, int split, int ex
         }
     }
     TILE_EACH_ACCUMULATOR(TILE_STORE_ROWS);
-    tile_wait(g, mb, nb);
+    tile_wait(g, mb);
 }
 
 #define TILE_FUNCTION(name, mb, nb, split, exact)                                                  \

@@ -12,6 +12,8 @@ __all__ = ["direct_cost", "together", "vector_cost"]
 
 # Direct convolution reaches a little less of the multiply-add rate than these loops.
 DIRECT = 1.1
+# Columns of a vector.
+VECTOR = 16
 
 
 def together(problem: ConvProblem, task: Task) -> int:
@@ -25,7 +27,8 @@ def together(problem: ConvProblem, task: Task) -> int:
 def direct_cost(problem: ConvProblem, task: Task) -> float:
     """Return about how many multiply-adds direct convolution of a sample is worth."""
     taps, depth, columns, _, pixels = _shape(problem, task)
-    return DIRECT * pixels * taps * depth * columns
+    # There are ways of their own for the gradients of images of few channels.
+    return DIRECT * pixels * taps * depth * (_whole(columns) if columns >= VECTOR else columns)
 
 
 def vector_cost(problem: ConvProblem, task: Task, product: float, read: float,
@@ -41,8 +44,13 @@ def vector_cost(problem: ConvProblem, task: Task, product: float, read: float,
         multiply-adds.
     """
     taps, depth, columns, inputs, pixels = _shape(problem, task)
-    whole = -(-columns // 16) * 16
+    whole = _whole(columns)
     return product * pixels * taps * depth * whole + read * inputs + written * pixels * whole
+
+
+def _whole(columns: int) -> int:
+    """Return the columns of whole vectors."""
+    return -(-columns // VECTOR) * VECTOR
 
 
 def _shape(problem: ConvProblem, task: Task) -> tuple[float, int, int, float, int]:
