@@ -76,8 +76,8 @@ def convolve64(x, w, top, left, size, scale=1.0):
 def run_kernel(x, w, form, top, left, size, *, together=None, threads=1, **epilogue):
     """Pack and convolve with one form; return the output and the samples' peaks."""
     columns, depth, taps, _ = w.shape
-    packed = kernel.pack(w, form.tile, taps, form.step, columns, depth, taps * taps * depth, taps * taps, False,
-                         "float32", threads)
+    packed = kernel.pack(w, form.tile, taps, form.step, columns, depth, taps * taps * depth,
+                         taps * taps, False, "float32", threads)
     y = np.full((x.shape[0], *size, w.shape[0]), np.nan, np.float32)
     peaks = kernel.run(x, packed, y, top, left, together=together, threads=threads, **epilogue)
     return y, peaks
@@ -433,7 +433,8 @@ def test_what_winograd_takes_with_stride_2():
     for task in ("forward", "grad_input"):
         assert Winograd.refuses(problem(*layer, **strided), task) is None
         assert Winograd.declines(problem(*layer, **strided), task) is None
-        assert planner.choose(problem(*layer, **strided, precision="highest"), task).name == "direct"
+        highest = problem(*layer, **strided, precision="highest")
+        assert planner.choose(highest, task).name == "direct"
         small = problem((2, 512, 14, 14), (512, 512, 3, 3), **strided)
         assert "cost more than they save" in Winograd.declines(small, task)
     assert Winograd.refuses(problem(*layer, 0, **strided), "forward") is None

@@ -575,7 +575,8 @@ cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         for column in range(job.column_units):
             calls += job.groups * _calls(job, row, column)
     _begin(&next, step, min(job.stage, end - step), stage, 1)
-    job.table.configure()
+    if job.table.configure != NULL:
+        job.table.configure()
     while step < end:
         while _convert_one(&next):
             pass
@@ -590,7 +591,8 @@ cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
                               _convert_aside, &next)
         step += steps
         stage, other = other, stage
-    job.table.release()
+    if job.table.release != NULL:
+        job.table.release()
 
 
 cdef void _join_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -634,7 +636,8 @@ cdef void _units_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Finish finish
     finish.job = job
     finish.done = finish.rows = finish.credit = 0
-    job.table.configure()
+    if job.table.configure != NULL:
+        job.table.configure()
     for row in range(first, last):
         for column in range(first_column, last_column):
             if job.stages == 1:
@@ -650,7 +653,8 @@ cdef void _units_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         _finish_rest(&finish)
     if job.stream:
         job.table.settle()
-    job.table.release()
+    if job.table.release != NULL:
+        job.table.release()
 
 
 # -- the whole ------------------------------------------------------------------------------

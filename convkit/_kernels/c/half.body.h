@@ -23,19 +23,12 @@ enum {
     HALF_FLOAT_INFINITE = 0x7f800000
 };
 
-/* A row's values of k and k + 1, in every pair of lanes. */
-CK_INLINE __m512h half_pair(const char *a, uint32_t mask) {
-    uint32_t pair;
-    memcpy(&pair, a, 4);
-    return (__m512h)_mm512_set1_epi32((int)(pair & mask));
-}
-
 /* One pair of k: every row times every block of columns. */
 CK_INLINE void half_multiply(__m512h acc[HALF_ROWS][2], const char *a, ptrdiff_t lda,
                              const char *b, ptrdiff_t b_next, int rows, int nb, uint32_t mask) {
     const __m512h b0 = _mm512_loadu_ph(b), b1 = nb > 1 ? _mm512_loadu_ph(b + b_next) : b0;
     _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++) {
-        const __m512h x = half_pair(a + m * lda, mask);
+        const __m512h x = (__m512h)tile_row_pair(a + m * lda, mask);
         acc[m][0] = _mm512_fmadd_ph(x, b0, acc[m][0]);
         if (nb > 1) acc[m][1] = _mm512_fmadd_ph(x, b1, acc[m][1]);
     }
@@ -227,15 +220,10 @@ static int half_pack(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t l
     return infinite != 0;
 }
 
-static void half_configure(int rows, int depth) { (void)rows, (void)depth; }
-static void half_release(void) {}
-
 #define HALF_FORM {{half_run_11, half_run_12}, {half_run_21, half_run_22}}
 
 const ck_tile_table ck_table_half = {
     .far_bytes = 16 << 20,
-    .configure = half_configure,
-    .release = half_release,
     .half = {.planes = 1,
              .most_rows = HALF_ROWS,
              .run = HALF_FORM,

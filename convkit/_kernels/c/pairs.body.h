@@ -6,20 +6,13 @@
 
 enum { PAIR_ROWS = 14 };
 
-/* A row's values of k and k + 1, in every lane. */
-CK_INLINE __m512bh pair_of_row(const char *a, uint32_t mask) {
-    uint32_t pair;
-    memcpy(&pair, a, 4);
-    return (__m512bh)_mm512_set1_epi32((int)(pair & mask));
-}
-
 /* One pair of k: every row times every block of columns. Rows are reached as in gemm.body.h. */
 CK_INLINE void pair_multiply(__m512 acc[PAIR_ROWS][2], const char *const p[5], ptrdiff_t lda,
                              const char *b, ptrdiff_t b_next, int rows, int nb, uint32_t mask) {
     const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
     const __m512bh b1 = nb > 1 ? (__m512bh)_mm512_loadu_si512(b + b_next) : b0;
     _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
-        const __m512bh x = pair_of_row(p[m / 3] + m % 3 * lda, mask);
+        const __m512bh x = (__m512bh)tile_row_pair(p[m / 3] + m % 3 * lda, mask);
         acc[m][0] = _mm512_dpbf16_ps(acc[m][0], b0, x);
         if (nb > 1) acc[m][1] = _mm512_dpbf16_ps(acc[m][1], b1, x);
     }
@@ -88,9 +81,6 @@ static void pair_run_12(const ck_tile_args *g) { pair_run(g, 1, 2); }
 static void pair_run_21(const ck_tile_args *g) { pair_run(g, 2, 1); }
 static void pair_run_22(const ck_tile_args *g) { pair_run(g, 2, 2); }
 
-static void pair_configure(int rows, int depth) { (void)rows, (void)depth; }
-static void pair_release(void) {}
-
 /* The measured peak, as fma_rounds of gemm.body.h. */
 static double pair_rounds(long steps) {
     enum { CHAINS = 24 };
@@ -110,8 +100,6 @@ static double pair_rounds(long steps) {
 /* Layers of ResNet-50 of 4 to 16 MB take 0.76 to 0.99 of the time so on Zen 4, the network 0.95. */
 const ck_tile_table ck_table_pairs = {
     .far_bytes = 4 << 20,
-    .configure = pair_configure,
-    .release = pair_release,
     .plain = {.planes = 1,
               .most_rows = PAIR_ROWS,
               .run = PAIR_FORM,

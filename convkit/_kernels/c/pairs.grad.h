@@ -16,7 +16,7 @@ CK_INLINE void pair_grad(const ck_tilegrad_args *g, const char *rows, ptrdiff_t 
             const __m512bh x0 = (__m512bh)_mm512_loadu_si512(b0);
             const __m512bh x1 = nb > 1 ? (__m512bh)_mm512_loadu_si512(b1) : x0;
             _Pragma("GCC unroll 8") for (int m = 0; m < PAIR_GRAD_ROWS; m++) {
-                const __m512bh y = pair_of_row(rows + 64 * m, 0xffffffffu);
+                const __m512bh y = (__m512bh)tile_row_pair(rows + 64 * m, 0xffffffffu);
                 acc[m][0] = _mm512_dpbf16_ps(acc[m][0], x0, y);
                 if (nb > 1) acc[m][1] = _mm512_dpbf16_ps(acc[m][1], x1, y);
             }
@@ -55,8 +55,6 @@ PAIR_GRAD(2, 1)
 PAIR_GRAD(2, 2)
 
 const ck_tilegrad_table ck_table_pairs_grad = {
-    .configure = pair_release,
-    .release = pair_release,
     .plain = GRAD_PLAIN(pair),
     .join = grad_join,
     .settle = stream_end,

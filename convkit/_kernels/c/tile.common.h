@@ -1,4 +1,4 @@
-/* What all batch-reduce GEMMs on tiles share, for units with AVX-512. */
+/* What all batch-reduce GEMMs of 16-bit numbers share, for units with AVX-512. */
 #ifndef CK_TILE_COMMON_H
 #define CK_TILE_COMMON_H
 
@@ -10,6 +10,13 @@ CK_INLINE void tile_put(const ck_tile_args *g, ptrdiff_t at, int column, vfloat 
     if (g->activation)
         v = activate_f(g->activation, set_f(g->alpha), set_f(g->beta), v);
     store_part_f((float *)g->c + at + column, v, left);
+}
+
+/* A row's two 16-bit numbers of k and k + 1, those of `mask`, 16 times. */
+CK_INLINE __m512i tile_row_pair(const char *a, uint32_t mask) {
+    uint32_t pair;
+    memcpy(&pair, a, 4);
+    return _mm512_set1_epi32((int)(pair & mask));
 }
 
 /* Two rows of 16 weights, of k and k + 1, as 16 pairs. */

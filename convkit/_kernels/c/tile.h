@@ -105,7 +105,8 @@ typedef struct ck_tile_form {
 } ck_tile_form;
 
 typedef struct ck_tile_table {
-    /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. */
+    /* Sets the calling thread's tiles for blocks of `rows` rows and steps of `depth`. Both are NULL where
+       products are made on vectors. */
     void (*configure)(int rows, int depth);
     void (*release)(void);
     ck_tile_form plain, split, half;

@@ -77,7 +77,7 @@ typedef struct ck_tilegrad_form {
 } ck_tilegrad_form;
 
 typedef struct ck_tilegrad_table {
-    /* Sets the calling thread's tiles. */
+    /* Sets the calling thread's tiles. Both are NULL where products are made on vectors. */
     void (*configure)(void);
     void (*release)(void);
     ck_tilegrad_form plain, split;

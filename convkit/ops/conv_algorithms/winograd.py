@@ -1,7 +1,7 @@
 """Winograd convolution: 3x3 and 5x5 kernels with stride 1 at a quarter or a third of the products.
 
-Dilated ones are convolutions of every d-th row and column, each by itself. With stride 2 a 3x3 kernel
-needs 25 products of 36.
+Dilated ones are convolutions of every d-th row and column, each by itself. With stride 2 a 3x3
+kernel needs 25 products of 36.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ class Form(NamedTuple):
     weights: int    # positions of a kernel
 
 
-# The forms there are transforms for, by taps and stride. F(6x6, 3x3) and F(4x4, 5x5), which have the same
-# points, are left out: the error of the former reaches 3e-5 with 512 channels (docs/performance.md).
+# The forms there are transforms for, by taps and stride. F(6x6, 3x3) and F(4x4, 5x5), which have
+# the same points, are left out: the error of the former reaches 3e-5 with 512 channels
+# (docs/performance.md).
 FORMS = {(3, 1): (Form(2, 2, 4, 4), Form(4, 4, 6, 6)), (5, 1): (Form(2, 2, 6, 6),),
          (3, 2): (Form(2, 4, 5, 4),)}
-# The same for the gradient of the input. With stride 2 a tile begins where the outer taps miss the image:
-# at an odd padding.
+# The same for the gradient of the input. With stride 2 a tile of it begins with a pixel that only
+# middle taps meet: where the padding is odd.
 GRADIENT_FORMS = {**FORMS, (3, 2): (Form(4, 2, 5, 4),)}
 # The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
 # layers. Transforms move and add, and wait for memory: so many multiply-adds for each
