@@ -117,7 +117,7 @@ def test_experiments_run(script, tmp_path):
         pytest.skip(f"no {needed} in CONVKIT_SHARED: nothing to experiment with")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     env["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), env.get("PYTHONPATH", "")) if p)
-    only = {"batch_size": "-128", "depth": "20", "cifar_table": "mlp 1",
+    only = {"batch_size": "-128", "depth": "20", "cifar_table": "^mlp 1x512$",
             "landscape": "with batch",
             "seeds": "torch-0" if importlib.util.find_spec("torch") else "high-0"}
     done = subprocess.run(
@@ -126,6 +126,8 @@ def test_experiments_run(script, tmp_path):
         timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("| ")
+    if script == "cifar_table":     # and not the same with weight decay
+        assert sum(line.startswith("| mlp") for line in done.stdout.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

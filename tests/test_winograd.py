@@ -387,6 +387,16 @@ def test_zeros_give_zeros():
     assert not apply(Conv, w, np.zeros_like(w), None, **attributes()).data.any()
 
 
+def test_weights_shared_by_two_strides_are_transformed_for_each():
+    x, w, cache = random_array((1, 12, 12, 16)), random_array((16, 16, 3, 3), seed=1), {}
+    for stride in (1, 2, 1):
+        shared = problem((1, 16, 12, 12), w.shape, stride=(stride, stride))
+        y = np.empty(shared.y_last, np.float32)
+        Winograd.forward(shared, x, w, y, cache, 1)
+        assert_close(y, convolve64(x, w, -1, -1, (12, 12))[:, ::stride, ::stride],
+                     tolerance("forward", np.float32))
+
+
 def test_weights_are_transformed_once_while_they_stay():
     x, w, cache = random_array((1, 12, 12, 16)), random_array((16, 16, 3, 3), seed=1), {}
     y = np.empty((1, 12, 12, 16), np.float32)

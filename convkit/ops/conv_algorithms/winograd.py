@@ -218,7 +218,7 @@ class Winograd(Algorithm):
             taps, form = problem.kernel[0], cls._form(problem, task)
             steps, backward = (problem.in_channels * taps ** 2, taps ** 2), task == "grad_input"
             plan = problem.plans[cls.name, task] = (
-                (cls.name, task, form.tile), _origin(problem, task),
+                (cls.name, task, form), _origin(problem, task),
                 (form.tile, taps, form.step, columns, depth,
                  *(steps[::-1] if backward else steps), backward, cls.form))
         return plan
