@@ -153,6 +153,9 @@ def test_the_command_line(mpiexec, tmp_path):
     assert ck.load(tmp_path / "net.ckit") and (tmp_path / "run" / "last.safetensors").exists()
     broken = start([*mpiexec(2), "-m", "convkit", "train", "--data", "nowhere"], cwd=tmp_path)
     assert broken.returncode != 0 and "error" in broken.stderr
+    alone = start([*mpiexec(2), "-m", "convkit", "train", "--data", "digits", "--sampler",
+                   "balanced"], cwd=tmp_path)
+    assert alone.returncode != 0 and "--sampler balanced is for one process" in alone.stderr
 
 
 # -- what needs no MPI ----------------------------------------------------------------------

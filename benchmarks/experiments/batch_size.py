@@ -9,7 +9,7 @@ group norm's does not. The learning rate goes with the batch (Goyal et al. 2017)
 from __future__ import annotations
 
 import numpy as np
-from runner import Run, arguments, cifar10, loaders, print_table, save_curves, sgd
+from runner import Run, arguments, cifar10, cifar10_files, loaders, print_table, save_curves, sgd
 
 from convkit import data, nn
 
@@ -41,7 +41,8 @@ def main() -> None:
             if not options.only.search(f"{norm}-{size}"):
                 continue
             run = Run("batch-size", f"{norm}-{size}", options, {
-                "batch": size, "lr": 0.05 * size / 32, "samples": len(part)})
+                "batch": size, "lr": 0.05 * size / 32, "samples": len(part),
+                "data": cifar10_files()})
             found[norm, size] = run.train(
                 lambda norm=norm: network(norm), sgd(0.05 * size / 32, 5e-4),
                 loaders(part, test, statistics, size, options.seed, drop_last=True))

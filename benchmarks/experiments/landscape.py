@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from runner import Run, arguments, cifar10, loaders, print_table, sgd
+from runner import Run, arguments, cifar10, cifar10_files, loaders, print_table, sgd
 
 from convkit import data, nn, plot, training
 from convkit import functional as F
@@ -78,7 +78,8 @@ def main() -> None:
         norm = name.startswith("with ")
         probe = Probe(batch, every)
         batches = loaders(train, test, (mean, std), 128, options.seed)
-        run = Run("landscape", name.replace(" ", "-"), options, {"lr": LR, "every": every})
+        run = Run("landscape", name.replace(" ", "-"), options, {
+            "lr": LR, "every": every, "data": cifar10_files()})
         result = run.train(lambda norm=norm: network(norm), sgd(LR, momentum=0.0), batches,
                            callbacks=[probe], extra=lambda _, probe=probe: {"points": probe.points})
         probe.points = result["points"]

@@ -44,7 +44,7 @@ VALUE_COST = 6.0
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and
 # what Winograd takes of `winograd_cost` beside these, as measured on Zen 4. Shorter reductions
 # leave the loops mostly overhead.
-PRODUCT, READ, WRITTEN = 0.55, 8.0, 4.0
+PRODUCT, READ, WRITTEN = 0.55, 8.0, 5.0
 WINOGRAD = 0.7
 LEAST_TOGETHER = 16
 
