@@ -138,66 +138,6 @@ def test_a_chain_gives_the_bits_of_its_layers_on_older_processors(isa):
     """, {"CONVKIT_ISA": isa})
 
 
-def bfloat16_chains(code):
-    """Run code where chains are of bfloat16 on vectors, small ones too."""
-    if "avx512_bf16" not in dispatch.supported_isas():
-        pytest.skip("no AVX512-BF16")
-    return run_python("""
-        import numpy as np
-        import convkit as ck
-        from convkit import nn
-        from convkit._kernels import threads
-        from convkit.infer import lowering
-        from convkit.ops.conv_algorithms import bfloat16
-        from harness import assert_same_bits
-        from test_chain import CASES, Block, algorithms, image
-
-        threads.set_work_per_thread(0)
-        bfloat16.PRODUCT = bfloat16.READ = bfloat16.WRITTEN = 0
-        bfloat16.LEAST_TOGETHER = 5
-        join = lowering.join_chains
-
-        def compare(model, shape, name):
-            x = image(9, shape)
-            lowering.join_chains = lambda emitted, handed_out: (list(emitted), {})
-            layers = ck.compile(model, (1, *shape), precision="medium")
-            expected, single = np.array(layers(x)), algorithms(layers, x)
-            lowering.join_chains = join
-            made = ck.compile(model, (1, *shape), precision="medium")
-            for batch in (1, 2, 5, 9):
-                for team in (1, 2, 3, 4):
-                    with ck.threads(team):
-                        assert_same_bits(made(x[:batch]), expected[:batch],
-                                         f"{name}, {batch}, {team} threads")
-            return single, algorithms(made, x)
-    """ + code, {"CONVKIT_ISA": "avx512_bf16"}).stdout.strip()
-
-
-def test_chains_of_bfloat16_give_the_bits_of_their_layers():
-    rounded = bfloat16_chains("""
-        for name, (shape, more) in CASES.items():
-            ck.manual_seed(1)
-            more = {"wide": 48, "cout": 16, **more}
-            single, made = compare(Block(shape[0], **more).eval(), shape, name)
-            pointwise = more.get("first", 1) == 1
-            if pointwise and single == ["bf16", "depthwise_bf16", "bf16"]:
-                assert made == ["chain", "chain", "bf16"], name
-                print(name, end="|")
-    """)
-    assert {"plain", "residual", "stride 2", "one row", "odd channels", "several strips",
-            "several strips, stride 2", "several strips, dilated"} <= set(rounded.split("|"))
-
-
-def test_a_residual_added_in_place_is_not_read_by_the_next_part():
-    chains = bfloat16_chains("""
-        ck.manual_seed(1)
-        model = nn.Sequential(nn.Conv2d(24, 24, 1), Block(24, 144, 24, residual=True),
-                              nn.Conv2d(24, 24, 1)).eval()
-        print(*compare(model, (24, 41, 40), "residual")[1])
-    """)
-    assert chains.split() == ["bf16", "chain", "chain", "bf16", "bf16"]
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("narrows", [True, False])
 def test_transposed_depthwise_layers_are_no_part_of_a_chain(stride, narrows):

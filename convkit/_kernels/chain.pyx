@@ -5,19 +5,17 @@ other, the wide images go out to memory and come back; here a few of their rows 
 made in scratch that stays in the second-level cache, and used up before the next ones are
 made. Every element is computed by the kernels of the layers themselves, in the same order of
 sums: a chain gives the bits of its layers.
-
-All three may be of bfloat16 on vectors (tiles.pyx), and hand on what they round.
 """
 
 from libc.string cimport memmove
 
-from convkit._kernels.depthwise cimport Problem, gather_rows, run_step as run_depthwise
+from convkit._kernels.depthwise cimport (Problem, gather_rows, run_step as run_depthwise,
+                                         scratch_size as depthwise_scratch)
 from convkit._kernels.direct cimport (Job, alone, multiply_adds, run_pixels, run_rows,
-                                      run_step as run_direct)
+                                      run_step as run_direct, scratch_size as direct_scratch)
 from convkit._kernels.gemm cimport part_start
 from convkit._kernels.lookahead cimport LookAhead, look_at
-from convkit._kernels cimport tiles
-from convkit._kernels.runner cimport Step, new_step, scratch_fn, step_fn
+from convkit._kernels.runner cimport Step, new_step
 from convkit._kernels.threads cimport parallel_for, threads_for
 
 # Bytes of the wide rows that one strip needs, about: with the rows made of them, and weights,
@@ -29,30 +27,16 @@ cdef Py_ssize_t PART_ROWS = 4
 cdef Py_ssize_t WHOLE_SAMPLES = 4
 
 
-cdef struct Layer:
-    # The first or the last convolution: of floats, or of bfloat16.
-    bint halves
-    Job floats
-    tiles.Job rounded
-    bint pointwise
-    # Bytes of a pixel that is read and of one that is written, and pixels of a row.
-    Py_ssize_t x_pixel, y_pixel, in_h, in_w, out_h, out_w
-
-
 cdef struct Chain:
-    Layer first, last
+    Job first, last
     Problem middle
     bint narrows                    # whether there is a last layer
-    # The layers' own steps.
-    const void* layers[3]
-    step_fn runs[3]
-    scratch_fn scratches[3]
+    const void* layers[3]           # the parameters of the layers' own steps
     Py_ssize_t rows                 # of the depthwise layer's output, in a strip
     Py_ssize_t wide_row, wide_bytes, narrow_bytes, slot_bytes
     # Of one call.
     Py_ssize_t samples, parts
     int team
-    const char* x
     char* y
     const char* residual
     char* scratch
@@ -72,71 +56,22 @@ cdef inline Py_ssize_t _end_row(const Problem* p, Py_ssize_t row) noexcept nogil
     return max(<Py_ssize_t>0, min(p.h, (row - 1) * p.stride_h - p.top + (p.kh - 1) * p.dilation_h + 1))
 
 
-cdef bint _take(Layer* layer, Step step):
-    """Take a convolution by its step; return whether strips can be made of it."""
-    cdef Job* job = &layer.floats
-    cdef tiles.Job* rounded = &layer.rounded
-    layer.halves = step.run == tiles.run_step
-    if layer.halves:
-        rounded[0] = (<const tiles.Job*>step.params)[0]
-        layer.pointwise = True
-        layer.x_pixel, layer.y_pixel = rounded.in_c * rounded.x_item, rounded.out_c * rounded.y_item
-        layer.in_h, layer.in_w, layer.out_h, layer.out_w = (
-            rounded.in_h, rounded.in_w, rounded.out_h, rounded.out_w)
-        return tiles.alone(rounded)
-    if step.run != run_direct:
-        return False
-    job[0] = (<const Job*>step.params)[0]
-    layer.pointwise = job.pointwise
-    layer.x_pixel, layer.y_pixel = job.x_pixel * job.itemsize, job.y_pixel * job.itemsize
-    layer.in_h, layer.in_w, layer.out_h, layer.out_w = job.in_h, job.in_w, job.out_h, job.out_w
-    return alone(job)
-
-
-cdef void _run_pixels(Layer* layer, const char* x, char* y, const char* residual,
-                      Py_ssize_t pixels, LookAhead* ahead, char* room) noexcept nogil:
-    if layer.halves:
-        tiles.run_pixels(&layer.rounded, x, y, residual, pixels, room)
-    else:
-        run_pixels(&layer.floats, x, y, residual, pixels, ahead)
-
-
-cdef void _set_bias(Layer* layer, const char* bias) noexcept nogil:
-    layer.floats.bias = bias
-    layer.rounded.bias = <const float*>bias
-
-
-cdef double _multiply_adds(const Layer* layer) noexcept nogil:
-    return tiles.multiply_adds(&layer.rounded) if layer.halves else multiply_adds(&layer.floats)
-
-
-cdef Py_ssize_t _room(const Layer* layer, Py_ssize_t rows) noexcept nogil:
-    """Return the bytes of scratch that so many rows of the output want."""
-    cdef const Job* job = &layer.floats
-    if layer.halves:
-        return tiles.pixels_scratch(&layer.rounded, rows * layer.out_w)
-    if layer.pointwise:
-        return 0
-    return ((rows - 1) * job.stride_h + job.row_hi - job.row_lo + 1) * job.strip_width * job.source.pixel
-
-
-cdef void _make_wide(Chain* chain, Layer* layer, Py_ssize_t low, Py_ssize_t high, Py_ssize_t start,
-                     Py_ssize_t stop, char* wide, char* room) noexcept nogil:
+cdef void _make_wide(Chain* chain, Job* job, Py_ssize_t low, Py_ssize_t high, Py_ssize_t start,
+                     Py_ssize_t stop, char* wide, char* strip) noexcept nogil:
     """Compute wide rows [low, high), and fetch what this strip will write and the next read."""
     cdef LookAhead ahead
-    cdef Py_ssize_t row = layer.in_w * layer.x_pixel, y_row
-    if not layer.pointwise:
-        layer.floats.x = chain.x
-        layer.floats.y = wide - low * chain.wide_row
-        run_rows(&layer.floats, 0, low, high, 0, layer.floats.all_blocks, 0, room)
+    cdef Py_ssize_t row = job.in_w * job.x_pixel * job.itemsize, y_row
+    if not job.pointwise:
+        job.y = wide - low * chain.wide_row
+        run_rows(job, 0, low, high, 0, job.all_blocks, 0, strip)
         return
     ahead.count = 0
-    look_at(&ahead, chain.x + high * row, (high - low) * row, chain.x, chain.x + layer.in_h * row)
+    look_at(&ahead, job.x + high * row, (high - low) * row, job.x, job.x + job.in_h * row)
     if chain.narrows:
-        y_row = chain.last.out_w * chain.last.y_pixel
+        y_row = chain.last.out_w * chain.last.y_pixel * job.itemsize
         look_at(&ahead, chain.y + start * y_row, (stop - start) * y_row, chain.y,
                 chain.y + chain.last.out_h * y_row)
-    _run_pixels(layer, chain.x + low * row, wide, NULL, (high - low) * layer.in_w, &ahead, room)
+    run_pixels(job, job.x + low * row, wide, NULL, (high - low) * job.in_w, &ahead)
 
 
 cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -147,13 +82,13 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t start = part_start(middle.oh, chain.parts, part)
     cdef Py_ssize_t end = part_start(middle.oh, chain.parts, part + 1)
     cdef Py_ssize_t base = _first_row(middle, start), done = base, stop, low, high, at
-    cdef Py_ssize_t out_row = middle.ow * middle.c * middle.y_item
+    cdef Py_ssize_t out_row = middle.ow * middle.c * middle.item
     cdef char* wide = chain.scratch + slot * chain.slot_bytes
     cdef char* narrow = wide + chain.wide_bytes
-    cdef char* room = narrow + chain.narrow_bytes
     cdef LookAhead ahead
-    chain.x += sample * chain.first.in_h * chain.first.in_w * chain.first.x_pixel
-    at = sample * middle.oh * (chain.last.out_w * chain.last.y_pixel if chain.narrows else out_row)
+    chain.first.x += sample * chain.first.in_h * chain.first.in_w * chain.first.x_pixel * middle.item
+    at = sample * middle.oh * (chain.last.out_w * chain.last.y_pixel * middle.item
+                               if chain.narrows else out_row)
     chain.y += at
     if chain.residual != NULL:
         chain.residual += at
@@ -166,26 +101,26 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         base = low
         if high > done:
             _make_wide(&chain, &chain.first, done, high, start, stop,
-                       wide + (done - base) * chain.wide_row, room)
+                       wide + (done - base) * chain.wide_row, narrow + chain.narrow_bytes)
             done = high
         middle.x = wide - base * chain.wide_row
         middle.y = narrow - start * out_row if chain.narrows else chain.y
         gather_rows(middle, 0, start, stop)
         if chain.narrows:
-            at = start * chain.last.out_w * chain.last.y_pixel
+            at = start * chain.last.out_w * chain.last.y_pixel * middle.item
             ahead.count = 0
-            _run_pixels(&chain.last, narrow, chain.y + at,
-                        chain.residual + at if chain.residual != NULL else NULL,
-                        (stop - start) * middle.ow, &ahead, room)
+            run_pixels(&chain.last, narrow, chain.y + at,
+                       chain.residual + at if chain.residual != NULL else NULL,
+                       (stop - start) * middle.ow, &ahead)
         start = stop
 
 
 cdef void _for_samples(Chain* chain, Py_ssize_t samples, int threads) noexcept nogil:
     """Fill in what depends on the number of samples: parts and threads."""
     cdef Problem* p = &chain.middle
-    cdef double work = _multiply_adds(&chain.first) + <double>p.oh * p.ow * p.c * p.kh * p.kw / 4
+    cdef double work = multiply_adds(&chain.first) + <double>p.oh * p.ow * p.c * p.kh * p.kw / 4
     if chain.narrows:
-        work += _multiply_adds(&chain.last)
+        work += multiply_adds(&chain.last)
     chain.samples = samples
     chain.team = threads_for(threads, samples * p.oh // PART_ROWS + 1, samples * work)
     chain.parts = 1
@@ -198,37 +133,26 @@ cdef bint _is_small(const Chain* chain) noexcept nogil:
     return chain.samples * chain.parts < chain.team
 
 
-cdef bint _in_its_way(const Chain* chain, char** at) noexcept nogil:
-    """Tell whether a part would write where the next part is yet to read: then likewise."""
-    return chain.parts > 1 and at[0] == at[5]
-
-
 cdef size_t _wide_size(const Chain* chain) noexcept nogil:
     return _rounded(chain.samples * chain.middle.h * chain.wide_row) + 64
 
 
 cdef size_t _narrow_size(const Chain* chain) noexcept nogil:
     cdef const Problem* p = &chain.middle
-    return _rounded(chain.samples * p.oh * p.ow * p.c * p.y_item) + 64 if chain.narrows else 0
-
-
-cdef size_t _layers_size(const Chain* chain, int threads) noexcept nogil:
-    """Return the bytes of scratch that `_run_layers` wants."""
-    cdef size_t size = 0
-    cdef int i
-    for i in range(3 if chain.narrows else 2):
-        size = max(size, chain.scratches[i](chain.layers[i], chain.samples, threads))
-    return _wide_size(chain) + _narrow_size(chain) + size
+    return _rounded(chain.samples * p.oh * p.ow * p.c * p.item) + 64 if chain.narrows else 0
 
 
 cdef size_t scratch_size(const void* params, Py_ssize_t samples, int threads) noexcept nogil:
     cdef Chain chain = (<const Chain*>params)[0]
     cdef size_t size
     _for_samples(&chain, samples, threads)
-    size = chain.team * chain.slot_bytes
-    # With several parts it depends on where the operands lie.
-    return size if chain.parts == 1 and not _is_small(&chain) else max(
-        size, _layers_size(&chain, threads))
+    if not _is_small(&chain):
+        return chain.team * chain.slot_bytes
+    size = max(direct_scratch(chain.layers[0], samples, threads),
+               depthwise_scratch(chain.layers[1], samples, threads))
+    if chain.narrows:
+        size = max(size, direct_scratch(chain.layers[2], samples, threads))
+    return _wide_size(&chain) + _narrow_size(&chain) + size
 
 
 cdef void _run_layers(const Chain* chain, char** at, int threads, char* scratch) noexcept nogil:
@@ -238,25 +162,25 @@ cdef void _run_layers(const Chain* chain, char** at, int threads, char* scratch)
     cdef char* rest = narrow + _narrow_size(chain)
     cdef char* here[4]
     here[0], here[1], here[2], here[3] = at[0], at[1], NULL, wide
-    chain.runs[0](chain.layers[0], here, chain.samples, threads, rest)
+    run_direct(chain.layers[0], here, chain.samples, threads, rest)
     here[0], here[1], here[2], here[3] = wide, at[2], NULL, narrow if chain.narrows else at[5]
-    chain.runs[1](chain.layers[1], here, chain.samples, threads, rest)
+    run_depthwise(chain.layers[1], here, chain.samples, threads, rest)
     if chain.narrows:
         here[0], here[1], here[2], here[3] = narrow, at[3], at[4], at[5]
-        chain.runs[2](chain.layers[2], here, chain.samples, threads, rest)
+        run_direct(chain.layers[2], here, chain.samples, threads, rest)
 
 
 cdef int run_step(const void* params, char** at, Py_ssize_t samples, int threads,
                   char* scratch) noexcept nogil:
     cdef Chain chain = (<const Chain*>params)[0]
     _for_samples(&chain, samples, threads)
-    if _is_small(&chain) or _in_its_way(&chain, at):
+    if _is_small(&chain):
         _run_layers(&chain, at, threads, scratch)
         return 0
-    chain.x = at[0]
-    _set_bias(&chain.first, at[1])
+    chain.first.x = at[0]
+    chain.first.bias = at[1]
     chain.middle.bias = at[2]
-    _set_bias(&chain.last, at[3])
+    chain.last.bias = at[3]
     chain.residual = at[4]
     chain.y = at[5]
     chain.scratch = scratch
@@ -270,7 +194,7 @@ def step(Step first not None, Step middle not None, Step last):
     Parameters
     ----------
     first : Step
-        A direct convolution, or a pointwise one of bfloat16.
+        A direct convolution.
     middle : Step
         A depthwise convolution of what the first one writes.
     last : Step or None
@@ -284,40 +208,35 @@ def step(Step first not None, Step middle not None, Step last):
     """
     cdef Chain chain
     cdef Problem* p = &chain.middle
-    cdef Py_ssize_t wide_rows, i
-    cdef Step made
-    if middle.run != run_depthwise or not _take(&chain.first, first):
+    cdef Py_ssize_t wide_rows, strip
+    if (first.run != run_direct or middle.run != run_depthwise
+            or (last is not None and last.run != run_direct)):
         return None
+    chain.first = (<const Job*>first.params)[0]
     p[0] = (<const Problem*>middle.params)[0]
     chain.narrows = last is not None
-    if chain.narrows and not (_take(&chain.last, last) and chain.last.pointwise):
-        return None
-    for i, layer in enumerate((first, middle, last) if chain.narrows else (first, middle)):
-        _remember(&chain, i, layer)
+    chain.layers[0], chain.layers[1] = first.params, middle.params
+    chain.layers[2] = last.params if chain.narrows else NULL
+    chain.last = (<const Job*>last.params)[0] if chain.narrows else chain.first
     # The middle layer's weights are read as they lie: not repeated, not turned (a transposed layer).
-    if (p.band == NULL or p.on_floats != NULL or p.repeats or p.turned or p.up > 1
-            or (p.h, p.width, p.c * p.x_item) != (chain.first.out_h, chain.first.out_w,
-                                                  chain.first.y_pixel)):
+    if p.band == NULL or p.x_item != p.item or p.y_item != p.item or p.repeats or p.turned or p.up > 1 or not alone(&chain.first) or (
+            (p.h, p.width, p.c) != (chain.first.out_h, chain.first.out_w, chain.first.y_pixel)):
         return None
-    if chain.narrows and (p.oh, p.ow, p.c * p.y_item) != (chain.last.in_h, chain.last.in_w,
-                                                          chain.last.x_pixel):
+    if chain.narrows and (not alone(&chain.last) or not chain.last.pointwise or (
+            (p.oh, p.ow, p.c) != (chain.last.in_h, chain.last.in_w, chain.last.x_pixel))):
         return None
     p.n = 1
     p.far = False
-    chain.wide_row = p.width * p.c * p.x_item
+    chain.wide_row = p.width * p.c * p.item
     chain.rows = (STRIP_BYTES // chain.wide_row - (p.kh - 1) * p.dilation_h) // p.stride_h // 2 * 2
     chain.rows = max(<Py_ssize_t>2, min(chain.rows, p.oh))
     wide_rows = (chain.rows - 1) * p.stride_h + (p.kh - 1) * p.dilation_h + 1
     # An odd number of lines between what kernels read and write: see docs/performance.md.
     chain.wide_bytes = _rounded(min(wide_rows, p.h) * chain.wide_row) + 64
-    chain.narrow_bytes = _rounded(chain.rows * p.ow * p.c * p.y_item) + 64 if chain.narrows else 0
-    chain.slot_bytes = _rounded(chain.wide_bytes + chain.narrow_bytes + max(
-        _room(&chain.first, wide_rows), _room(&chain.last, chain.rows) if chain.narrows else 0))
-    made = new_step(run_step, scratch_size, &chain, sizeof(Chain), (first, middle, last))
-    made.adds_in_place = chain.narrows and last.adds_in_place
-    return made
-
-
-cdef void _remember(Chain* chain, Py_ssize_t i, Step layer):
-    """Keep a layer's own step."""
-    chain.layers[i], chain.runs[i], chain.scratches[i] = layer.params, layer.run, layer.scratch
+    chain.narrow_bytes = _rounded(chain.rows * p.ow * p.c * p.item) + 64 if chain.narrows else 0
+    strip = 0
+    if not chain.first.pointwise:
+        strip = (((wide_rows - 1) * chain.first.stride_h + chain.first.row_hi - chain.first.row_lo + 1)
+                 * chain.first.strip_width * chain.first.source.pixel)
+    chain.slot_bytes = _rounded(chain.wide_bytes + chain.narrow_bytes + strip)
+    return new_step(run_step, scratch_size, &chain, sizeof(Chain), (first, middle, last))

@@ -36,6 +36,57 @@ from libc.math cimport ldexpf
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
+cdef extern from "tile.h" nogil:
+    ctypedef struct ck_tile_args:
+        const char* a
+        ptrdiff_t a_next
+        ptrdiff_t a_low
+        const ptrdiff_t* a_offsets
+        ptrdiff_t lda
+        const char* b
+        ptrdiff_t b_ahead
+        ptrdiff_t batch, k
+        ptrdiff_t steps, depth
+        ptrdiff_t a_step
+        int rows
+        int n
+        void* c
+        const ptrdiff_t* c_rows
+        float scale[2]
+        const float* bias
+        const void* residual
+        bint narrow_c, narrow_residual
+        bint stream
+        ck_tile_queue* queue
+        void (*aside)(void* of) noexcept nogil
+        void* of
+        int activation
+        float alpha, beta
+        ck_unary_fn map
+    ctypedef struct ck_tile_queue:
+        int filled, rows, done
+    ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
+    ctypedef struct ck_tile_form:
+        int planes, most_rows
+        ck_tile_fn run[2][2]
+        ck_tile_fn exact[2][2]
+        ck_tile_fn flush
+        int (*convert)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
+                       float scale, ptrdiff_t apart) noexcept nogil
+        int (*copy)(const void* x, ptrdiff_t n, void* high, ptrdiff_t low,
+                    float scale, ptrdiff_t apart) noexcept nogil
+        int (*pack)(const float* rows, ptrdiff_t depth, void* high, ptrdiff_t low,
+                    float scale) noexcept nogil
+        uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
+    ctypedef struct ck_tile_table:
+        ptrdiff_t far_bytes
+        void (*configure)(int rows, int depth) noexcept nogil
+        void (*release)() noexcept nogil
+        ck_tile_form plain
+        ck_tile_form split
+        ck_tile_form half
+    int CK_TILE_ROWS, CK_TILE_COLUMNS, CK_TILE_DEPTH
+
 cdef extern from * nogil:
     void __builtin_prefetch(const void*, int, int)
 
@@ -348,6 +399,42 @@ cdef uint32_t _peak(source, const ck_tile_form* form) except? 0xffffffff:
 
 
 # -- convolution ----------------------------------------------------------------------------
+
+
+cdef struct Job:
+    const ck_tile_table* table
+    const ck_tile_form* form
+    ck_tile_args proto             # what all tiles share
+    const char* x
+    const char* weights
+    const float* bias
+    const char* residual
+    char* y
+    Py_ssize_t x_item, residual_item, y_item        # bytes of a value: float, or bfloat16
+    char* scratch
+    Py_ssize_t scratch_bytes
+    Py_ssize_t samples, in_h, in_w, in_c, in_group
+    Py_ssize_t out_h, out_w, out_c, out_group       # whole output, channels per group
+    Py_ssize_t grid_h, grid_w, last_w               # pixels computed; of the last row
+    Py_ssize_t stride_h, stride_w, row_lo, row_hi, col_lo, strip_width
+    Py_ssize_t x_sample, x_row, x_column            # values from one to the next in x
+    Py_ssize_t step_h, step_w, start_h, start_w
+    Py_ssize_t strips, chunks, blocks, all_blocks, block_bytes
+    Py_ssize_t pitch                                # positions of a row
+    Py_ssize_t row_values                           # values of a row in a strip
+    Py_ssize_t plane_values                         # values of all rows of one phase
+    Py_ssize_t strip_values                         # values of a strip, one plane of bfloat16
+    Py_ssize_t y_pixel                              # values from one pixel to the next
+    Py_ssize_t taps_h, taps_w                       # rows of taps, reductions of each
+    int shift                                       # of the weights
+    const Py_ssize_t* taps                          # their places in rows, then in columns
+    ptrdiff_t* offsets                              # the same in a strip
+    bint pointwise
+    bint direct                                     # tiles are loaded from x as it lies
+    bint as_tiles                                   # blocks of positions are laid out as tiles
+    int team
+    bint gathers                                    # whether moments are gathered
+    Gather* gathered                                # or NULL; a part is a strip of a sample
 
 
 cdef struct Pair:
@@ -721,50 +808,6 @@ cdef void _task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         job.table.release()
 
 
-cdef bint alone(const Job* job) noexcept nogil:
-    """Tell whether pixels are each made of one of x, on vectors: what `run_pixels` takes.
-
-    Tiles are set up and given back by task, not by strip.
-    """
-    return (job.pointwise and job.table.configure == NULL and job.form.peak == NULL
-            and job.y_pixel == job.out_c)
-
-
-cdef void _describe_pixels(Job* job, Py_ssize_t pixels) noexcept nogil:
-    """Cut so many pixels into strips of all columns."""
-    job.samples = 1
-    job.in_h, job.in_w = 1, pixels
-    _lay_in_rows(job)
-    job.strip_width = job.grid_w
-    _cut(job, 1)
-    job.chunks = 1
-    job.proto.a_low = 2 * job.strip_values
-    job.proto.lda = 2 * (CK_TILE_DEPTH if job.as_tiles else job.in_c)
-    job.proto.b_ahead = 0
-    job.proto.stream = False
-
-
-cdef size_t pixels_scratch(const Job* job, Py_ssize_t pixels) noexcept nogil:
-    cdef Job own = job[0]
-    _describe_pixels(&own, pixels)
-    return own.scratch_bytes
-
-
-cdef void run_pixels(const Job* job, const char* x, char* y, const char* residual,
-                     Py_ssize_t pixels, char* scratch) noexcept nogil:
-    """Compute pixels from x on into y, strip by strip."""
-    cdef Job own = job[0]
-    cdef ptrdiff_t no_offset = 0
-    cdef Py_ssize_t strip
-    _describe_pixels(&own, pixels)
-    own.x, own.y, own.residual = x, y, residual
-    own.scratch = scratch
-    own.team = 1
-    own.proto.a_offsets = &no_offset
-    for strip in range(own.strips):
-        _task(&own, strip, 0)
-
-
 cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, stride, grid, step,
                      start, int activation, double alpha, double beta, narrow=NOTHING_NARROW):
     """Fill in all but the pointers to arrays and what depends on the number of samples.
@@ -843,15 +886,11 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     return job.team * job.scratch_bytes + job.taps_h * job.taps_w * sizeof(ptrdiff_t)
 
 
-cdef double multiply_adds(const Job* job) noexcept nogil:
-    """Return how many elementary operations the products of a sample cost, about."""
-    return (<double>job.grid_h * job.grid_w * job.out_c * job.proto.batch * job.proto.k
-            * (2 * job.form.planes - 1) / PRODUCTS_PER_STEP)
-
-
 cdef double _work(const Job* job) noexcept nogil:
     """Return what a call costs, for `threads_for`."""
-    return (job.samples * multiply_adds(job)
+    cdef double products = (<double>job.samples * job.grid_h * job.grid_w * job.out_c
+                            * job.proto.batch * job.proto.k)
+    return (products * (2 * job.form.planes - 1) / PRODUCTS_PER_STEP
             + <double>job.all_blocks * job.block_bytes / BYTES_PER_STEP)
 
 
