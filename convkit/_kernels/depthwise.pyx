@@ -7,9 +7,10 @@ of one sample; every output element is one sum in the order of (kh, kw), so that
 changes it. `grad_weight` sums fixed blocks of rows or samples and then adds the blocks in
 order; their size depends on the layer alone.
 
-Where the CPU multiplies bfloat16, each of x, y and a residual may also be bfloat16 (uint16), w being float32.
-Sums are of floats, in the same order. Common windows have kernels that read and write bfloat16; in
-other cases a task turns the rows that it works on into floats, and its results back, in its cache.
+Where the CPU multiplies bfloat16, each of x, y and a residual may also be bfloat16 (uint16), w being
+float32. Sums are of floats, in the same order. Common windows have kernels that read and write
+bfloat16; in other cases a task turns the rows that it works on into floats, and its results back, in
+its cache.
 """
 
 from math import gcd

@@ -171,7 +171,7 @@ CK_INLINE void tile_half_rows(const ck_tile_args *g, ck_tile_queue *q, int last,
     q->done = last;
 }
 
-#define TILE_WHOLE_ROWS(activation, residual, narrow)                                              \
+#define TILE_USUAL_ROWS(activation, residual, narrow)                                              \
     static void tile_rows_##activation##residual##narrow(const ck_tile_args *g, ck_tile_queue *q,  \
                                                          int last) {                               \
         if (q->n == 32)                                                                            \
@@ -185,20 +185,20 @@ CK_INLINE void tile_half_rows(const ck_tile_args *g, ck_tile_queue *q, int last,
     }
 #define TILE_EACH_RESIDUAL(act, activation, narrow) \
     act(activation, 0, narrow) act(activation, 1, narrow) act(activation, 2, narrow)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 0)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 0, 1)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 0)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 1, 1)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 2, 0)
-TILE_EACH_RESIDUAL(TILE_WHOLE_ROWS, 2, 1)
-#undef TILE_WHOLE_ROWS
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 0, 0)
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 0, 1)
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 1, 0)
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 1, 1)
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 2, 0)
+TILE_EACH_RESIDUAL(TILE_USUAL_ROWS, 2, 1)
+#undef TILE_USUAL_ROWS
 
 /* By activation (none, CK_ACT_RELU, CK_ACT_CLAMP), narrow results and residual. */
 #define TILE_ROWS_NAME(activation, residual, narrow) tile_rows_##activation##residual##narrow,
 #define TILE_ROWS_OF(activation)                                \
     {{TILE_EACH_RESIDUAL(TILE_ROWS_NAME, activation, 0)},       \
      {TILE_EACH_RESIDUAL(TILE_ROWS_NAME, activation, 1)}}
-static const ck_tile_finish_fn tile_rows_whole[3][2][3] = {TILE_ROWS_OF(0), TILE_ROWS_OF(1),
+static const ck_tile_finish_fn tile_rows_usual[3][2][3] = {TILE_ROWS_OF(0), TILE_ROWS_OF(1),
                                                            TILE_ROWS_OF(2)};
 
 /* The same for any columns and any activation, by way of a row of floats. */
@@ -247,7 +247,7 @@ CK_INLINE void tile_wait(const ck_tile_args *g, int mb) {
     q->residual = g->residual;
     q->n = g->n;
     q->finish = g->activation <= CK_ACT_CLAMP
-                    ? tile_rows_whole[g->activation][g->narrow_c][
+                    ? tile_rows_usual[g->activation][g->narrow_c][
                           !g->residual ? ADD_NOTHING : g->narrow_residual ? ADD_NARROW : ADD_FLOATS]
                     : tile_rows;
 }

@@ -43,7 +43,8 @@ SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and
 # what Winograd takes of `winograd_cost` beside these, as measured on Zen 4. Shorter reductions
-# leave the loops mostly overhead.
+# leave the loops mostly overhead; of kernels that Winograd takes those below twice as many are
+# its own, in one direction or the other.
 PRODUCT, READ, WRITTEN = 0.55, 8.0, 5.0
 WINOGRAD = 0.7
 LEAST_TOGETHER = 16
@@ -237,7 +238,7 @@ def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
         if _products(problem) < LEAST_PRODUCTS["bf16"]:
             return f"only {_products(problem):.0f} products for each value converted"
         cost = PRODUCT * _work(problem)
-    elif together(problem, task) < LEAST_TOGETHER:
+    elif together(problem, task) < LEAST_TOGETHER * (1 + (Winograd.refuses(problem, task) is None)):
         return f"reductions of only {together(problem, task)}"
     else:
         cost = vector_cost(problem, task, PRODUCT, READ, WRITTEN)
