@@ -67,7 +67,7 @@ cdef extern from "tile.h" nogil:
         int filled, rows, done
     ctypedef void (*ck_tile_fn)(const ck_tile_args*) noexcept nogil
     ctypedef struct ck_tile_form:
-        int planes, most_rows
+        int planes, most_rows, least_rows
         ck_tile_fn run[2][2]
         ck_tile_fn exact[2][2]
         ck_tile_fn flush
@@ -80,6 +80,7 @@ cdef extern from "tile.h" nogil:
         uint32_t (*peak)(const float* x, ptrdiff_t n, uint32_t peak) noexcept nogil
     ctypedef struct ck_tile_table:
         ptrdiff_t far_bytes
+        double products_per_step
         void (*configure)(int rows, int depth) noexcept nogil
         void (*release)() noexcept nogil
         ck_tile_form plain
@@ -119,9 +120,7 @@ cdef Py_ssize_t AHEAD = 8 << 10
 cdef Py_ssize_t EVERYTHING = 1 << 60
 # Values are converted beside products so many at a time, or a multiple of it.
 cdef Py_ssize_t PIECE = 64
-# Multiply-adds of tile products, and bytes of weights that come to them, in the time of one
-# elementary operation, about.
-cdef double PRODUCTS_PER_STEP = 128
+# Bytes of weights that come to products in the time of one elementary operation, about.
 cdef double BYTES_PER_STEP = 4
 # Which of x, residual and y are held as bfloat16.
 NOTHING_NARROW = (False, False, False)
@@ -421,6 +420,7 @@ cdef struct Job:
     Py_ssize_t step_h, step_w, start_h, start_w
     Py_ssize_t strips, chunks, blocks, all_blocks, block_bytes
     Py_ssize_t pitch                                # positions of a row
+    Py_ssize_t in_row, row_block                    # blocks of a row and their size, or 0: see `_cut_row`
     Py_ssize_t row_values                           # values of a row in a strip
     Py_ssize_t plane_values                         # values of all rows of one phase
     Py_ssize_t strip_values                         # values of a strip, one plane of bfloat16
@@ -660,23 +660,38 @@ cdef void _leave_out(ptrdiff_t* rows, Py_ssize_t count) noexcept nogil:
         rows[m] = -1
 
 
+cdef Py_ssize_t _block_at(const Task* t, Py_ssize_t i, Py_ssize_t* before) noexcept nogil:
+    """Return the first position of block i of a strip, and how many of its own the block before has.
+
+    The last block, of a row or of all positions, is moved back to end where these do.
+    """
+    cdef const Job* job = t.job
+    cdef Py_ssize_t rows = t.args.rows, row = 0, last = t.positions - rows
+    if job.in_row:
+        row, i, last = i // job.in_row * job.pitch, i % job.in_row, job.grid_w - rows
+    elif job.as_tiles:                  # blocks lie apart
+        last = EVERYTHING
+    before[0] = max(0, i * rows - last)
+    return row + i * rows - before[0]
+
+
 cdef Py_ssize_t _place_pair(const Task* t, Py_ssize_t i, Pair* pair) noexcept nogil:
     """Place blocks i and i + 1 of a strip; return how many of its rows they read."""
     cdef const Job* job = t.job
-    cdef Py_ssize_t needed, second, last, rows = t.args.rows
-    # The last block is moved back to end with the last position, unless blocks lie apart.
-    last = EVERYTHING if job.as_tiles else t.positions - rows
-    pair.at = min(i * rows, last)
-    second = min((i + 1) * rows, last)
-    pair.next = second - pair.at
-    pair.tiles = 2 if (i + 1) * rows < t.positions else 1
+    cdef Py_ssize_t needed, second, before, rows = t.args.rows
+    pair.at = second = _block_at(t, i, &before)
+    pair.tiles = 2 if i + 1 < t.blocks else 1
     needed = _place_rows(t, pair.rows, pair.at)
-    _leave_out(pair.rows, i * rows - pair.at)
+    _leave_out(pair.rows, before)
     if pair.tiles == 2:
+        second = _block_at(t, i + 1, &before)
         needed = _place_rows(t, pair.rows + rows, second)
-        _leave_out(pair.rows + rows, (i + 1) * rows - second)
-    pair.done = t.last if pair.tiles == 1 or (i + 2) * rows >= t.positions \
-        else t.first + (second + rows) // job.pitch
+        _leave_out(pair.rows + rows, before)
+    pair.next = second - pair.at
+    if i + 2 >= t.blocks:
+        pair.done = t.last
+    else:
+        pair.done = t.first + ((i + 2) // job.in_row if job.in_row else (second + rows) // job.pitch)
     return (needed - t.first) * job.stride_h + job.row_hi - job.row_lo + 1
 
 
@@ -693,8 +708,12 @@ cdef void _begin(Task* t, Job* job, Py_ssize_t sample, Py_ssize_t strip,
     t.positions = (t.last - 1 - t.first) * job.pitch
     t.positions += job.last_w if t.last == job.grid_h else job.grid_w
     # Blocks of equal size: the last is not mostly rows of the one before.
-    t.blocks = (t.positions + job.form.most_rows - 1) // job.form.most_rows
-    t.args.rows = <int>((t.positions + t.blocks - 1) // t.blocks)
+    if job.in_row:
+        t.blocks = (t.last - t.first) * job.in_row
+        t.args.rows = <int>job.row_block
+    else:
+        t.blocks = (t.positions + job.form.most_rows - 1) // job.form.most_rows
+        t.args.rows = <int>((t.positions + t.blocks - 1) // t.blocks)
     t.part = sample * job.strips + strip
     t.queue.filled = t.queue.rows = t.queue.done = 0
     t.args.queue = &t.queue
@@ -890,7 +909,7 @@ cdef double _work(const Job* job) noexcept nogil:
     """Return what a call costs, for `threads_for`."""
     cdef double products = (<double>job.samples * job.grid_h * job.grid_w * job.out_c
                             * job.proto.batch * job.proto.k)
-    return (products * (2 * job.form.planes - 1) / PRODUCTS_PER_STEP
+    return (products * (2 * job.form.planes - 1) / job.table.products_per_step
             + <double>job.all_blocks * job.block_bytes / BYTES_PER_STEP)
 
 
@@ -1013,6 +1032,20 @@ cdef void _lay_in_rows(Job* job) noexcept nogil:
     job.last_w = pixels - (job.grid_h - 1) * job.grid_w
 
 
+cdef void _cut_row(Job* job) noexcept nogil:
+    """Cut rows into blocks of their own where that leaves fewer positions than those that straddle rows.
+
+    Of forms that multiply any number of rows, and small blocks two at a time.
+    """
+    cdef Py_ssize_t most = job.form.most_rows
+    job.in_row = 0
+    if job.form.least_rows and not job.pointwise:
+        job.in_row = (job.grid_w + most - 1) // most
+        job.row_block = (job.grid_w + job.in_row - 1) // job.in_row
+        if job.row_block * job.in_row > job.pitch or job.row_block < job.form.least_rows:
+            job.in_row = 0
+
+
 cdef void _cut(Job* job, int threads) noexcept nogil:
     """Choose strips and chunks from the sizes of the samples; lay a strip out.
 
@@ -1027,6 +1060,7 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
     tasks = min(each, (most + job.samples - 1) // job.samples)
     job.pitch = (job.strip_width + job.stride_w - 1) // job.stride_w
     job.row_values = job.pitch * job.stride_w * job.in_c
+    _cut_row(job)
     cdef Py_ssize_t row_bytes = job.row_values * 2 * job.form.planes
     cdef Py_ssize_t extra = job.row_hi - job.row_lo + 1 - job.stride_h
     cdef Py_ssize_t rows = max(4, (job.grid_h + each - 1) // each)

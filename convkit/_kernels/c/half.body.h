@@ -224,6 +224,7 @@ static int half_pack(const float *rows, ptrdiff_t depth, void *high, ptrdiff_t l
 
 const ck_tile_table ck_table_half = {
     .far_bytes = 16 << 20,
+    .products_per_step = 128,
     .half = {.planes = 1,
              .most_rows = HALF_ROWS,
              .run = HALF_FORM,

@@ -402,6 +402,7 @@ static double tile_rounds(long steps) {
 
 const ck_tile_table ck_table_amx_tile = {
     .far_bytes = 16 << 20,
+    .products_per_step = 128,
     .configure = tile_configure,
     .release = tile_release,
     .plain = {.planes = 1,

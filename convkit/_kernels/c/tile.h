@@ -85,6 +85,7 @@ typedef struct ck_tile_queue {
 typedef struct ck_tile_form {
     int planes;
     int most_rows;              /* of a block */
+    int least_rows;             /* of which it is worth to be cut so; 0: a block takes one time */
     ck_tile_fn run[2][2], exact[2][2];
     /* Finishes what waits in the queue; NULL in forms that leave nothing there. */
     ck_tile_fn flush;
@@ -125,6 +126,8 @@ typedef struct ck_tile_table {
     double (*rounds)(long steps);
     /* From so many bytes of input and output on, outputs are stored past the caches. */
     ptrdiff_t far_bytes;
+    /* Multiply-adds of a product in the time of one elementary operation, about. */
+    double products_per_step;
 } ck_tile_table;
 
 #endif
