@@ -86,7 +86,6 @@ static void pair_rows(const ck_tile_args *g, const char *from, float *sums, int 
 CK_INLINE void pair_run(const ck_tile_args *g, int mb, int nb) {
     ck_tile_queue *q = g->queue;
     float *sums = q->sums[q->filled ^ 1];
-    tile_fetch_results(g, mb, nb);
     if (mb > 1 && nb > 1 && g->rows <= PAIR_HALF && pair_two[g->rows]) {
         pair_two[g->rows](g, g->a, sums);
     } else {
