@@ -210,6 +210,31 @@ def test_what_follows_the_sums_of_any_number_of_columns(run_on_bfloat16):
     """)
 
 
+def test_rows_of_any_width(run_on_bfloat16):
+    """Blocks of positions within rows, two rows at a time, or straddling them: exact sums of integers."""
+    run_on_bfloat16("""
+    from convkit._kernels import tiles
+
+    def integers(shape, seed):
+        return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32)
+
+    for width in (*range(1, 31), 43):
+        for height, stride, columns in ((6, 1, 32), (5, 1, 16), (9, 2, 56)):
+            x, w = integers((2, 12, height, width), width), integers((columns, 12, 3, 3), 1)
+            bias = integers((columns,), 2)
+            want = reference.conv(x, w, bias, **test_conv.conv_attrs(stride=stride, padding=1))
+            y = integers(want.transpose(0, 2, 3, 1).shape, 3)
+            want = np.maximum(want.transpose(0, 2, 3, 1) + y, 0).astype("f")
+            packed = tiles.pack(w, 1, columns, 12, range(9), 3, 0, 108, 9, "bf16", 1)
+            for threads in (1, 2):
+                got = y.copy()
+                tiles.run(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), packed, got, [-1, 0, 1],
+                          [-1, 0, 1], (stride, stride), bias=bias, residual=got, activation=1,
+                          threads=threads)
+                assert_same_bits(got, want, f"{width} {height} {stride} {columns} {threads}")
+    """)
+
+
 def test_gradients_of_weights_in_parts_and_stages(run_on_bfloat16):
     run_on_bfloat16("""
     # Name: shapes of x and of the weight, attributes.
@@ -548,8 +573,8 @@ def test_the_emulation_stops_at_what_the_processor_refuses(run):
     assert done.returncode == 3 or "raw[" in done.stderr or "rows <= 16" in done.stderr
 
 
-def test_moments_are_gathered_strip_by_strip(run):
-    run("""
+def test_moments_are_gathered_strip_by_strip(run_on_bfloat16):
+    run_on_bfloat16("""
     import test_gathered_moments as gathered
     for _, shape, outputs, more in gathered.PROBLEMS:
         attrs = gathered.attributes(**more)
@@ -564,9 +589,9 @@ def test_moments_are_gathered_strip_by_strip(run):
     """)
 
 
-def test_results_past_the_caches(run):
-    """From 16 MB on results are stored past them, where channels of a group are whole lines."""
-    run("""
+def test_results_past_the_caches(run_on_bfloat16):
+    """From 16 MB on (vectors: 4) results are stored past them, where channels of a group are whole lines."""
+    run_on_bfloat16("""
     from convkit import functional as F
 
     for groups, filters in ((1, 48), (1, 80), (2, 64), (2, 80)):

@@ -27,9 +27,123 @@ CK_INLINE void pair_multiply(__m512 acc[PAIR_ROWS][2], const char *const p[PAIR_
     }
 }
 
-/* The sums of a block of rows that begins at `from`, or of two of `half` rows. */
-CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, int rows, int half,
-                          int nb) {
+/* Tells whether blocks are finished from their registers: whole vectors of columns, and activations
+   that are bounds. */
+CK_INLINE int pair_simple(const ck_tile_args *g, int nb) {
+    return g->activation <= CK_ACT_CLAMP && g->n == 16 * nb;
+}
+
+/* Adds what comes after the sums, up to their activation. Rows that are not wanted are left out by masks,
+   not by branches, beside which accumulators would not stay in registers. */
+CK_INLINE void pair_add(const ck_tile_args *g, const ptrdiff_t *c_rows, __m512 acc[PAIR_ROWS][2], int rows,
+                        int nb) {
+    if (g->bias) {
+        const __m512 bias0 = _mm512_loadu_ps(g->bias), bias1 = nb > 1 ? _mm512_loadu_ps(g->bias + 16) : bias0;
+        _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+            acc[m][0] += bias0;
+            if (nb > 1) acc[m][1] += bias1;
+        }
+    }
+    if (g->residual && g->narrow_residual) {
+        _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+            const uint16_t *added = (const uint16_t *)g->residual + c_rows[m];
+            const __mmask16 wanted = c_rows[m] < 0 ? 0 : 0xffff;
+            acc[m][0] += bf16_floats(_mm256_maskz_loadu_epi16(wanted, added));
+            if (nb > 1) acc[m][1] += bf16_floats(_mm256_maskz_loadu_epi16(wanted, added + 16));
+        }
+    } else if (g->residual) {
+        _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+            const float *added = (const float *)g->residual + c_rows[m];
+            const __mmask16 wanted = c_rows[m] < 0 ? 0 : 0xffff;
+            acc[m][0] += _mm512_maskz_loadu_ps(wanted, added);
+            if (nb > 1) acc[m][1] += _mm512_maskz_loadu_ps(wanted, added + 16);
+        }
+    }
+    if (g->activation) {
+        const vfloat low = set_f(g->activation == CK_ACT_CLAMP ? g->alpha : 0);
+        _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+            acc[m][0] = (__m512)at_least_f((vfloat)acc[m][0], low);
+            if (nb > 1) acc[m][1] = (__m512)at_least_f((vfloat)acc[m][1], low);
+        }
+    }
+    if (g->activation == CK_ACT_CLAMP) {
+        const vfloat high = set_f(g->beta);
+        _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+            acc[m][0] = (__m512)at_most_f((vfloat)acc[m][0], high);
+            if (nb > 1) acc[m][1] = (__m512)at_most_f((vfloat)acc[m][1], high);
+        }
+    }
+}
+
+/* Writes rows that are wanted. Returns whether a bfloat16 became infinite. */
+CK_INLINE int pair_store(const ck_tile_args *g, const ptrdiff_t *c_rows, __m512 acc[PAIR_ROWS][2], int rows,
+                         int nb, int narrow, int stream) {
+    const __m512i infinity = _mm512_set1_epi16(FLOAT_INFINITE >> 16);
+    const __m512i magnitude = _mm512_set1_epi16(FLOAT_ABS >> 16);
+    __mmask32 infinite = 0;
+    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+        if (c_rows[m] < 0) continue;
+        if (narrow) {
+            const __m512i pair = bf16_pair(acc[m][0], nb > 1 ? acc[m][1] : _mm512_setzero_ps());
+            uint16_t *to = (uint16_t *)g->c + c_rows[m];
+            infinite |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(pair, magnitude), infinity);
+            if (nb == 1)
+                _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(pair));
+            else if (stream)
+                _mm512_stream_si512((void *)to, pair);
+            else
+                _mm512_storeu_si512(to, pair);
+        } else {
+            float *to = (float *)g->c + c_rows[m];
+            if (stream)
+                _mm512_stream_ps(to, acc[m][0]), _mm512_stream_ps(to + 16, acc[m][1]);
+            else
+                _mm512_storeu_ps(to, acc[m][0]);
+            if (!stream && nb > 1) _mm512_storeu_ps(to + 16, acc[m][1]);
+        }
+    }
+    return infinite != 0;
+}
+
+/* Writes rows as bfloat16 once more: what is finite stays so. */
+static void pair_settle(const ck_tile_args *g, const ptrdiff_t *c_rows, const float *values, int rows) {
+    for (int m = 0; m < rows; m++, values += 32) {
+        if (c_rows[m] < 0) continue;
+        if (g->n > 16)
+            tile_store(g->c, c_rows[m], load_f(values), load_f(values + 16), 32, 1, 0);
+        else
+            tile_store_half(g->c, c_rows[m], load_f(values), 16, 1);
+    }
+}
+
+/* The values of a block, in rows of 32. */
+CK_INLINE void pair_keep(__m512 acc[PAIR_ROWS][2], float *to, int rows, int nb) {
+    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++) {
+        _mm512_storeu_ps(to + 32 * m, acc[m][0]);
+        if (nb > 1) _mm512_storeu_ps(to + 32 * m + 16, acc[m][1]);
+    }
+}
+
+/* Finishes a block from its registers; `room` is for its values. */
+CK_INLINE void pair_finish(const ck_tile_args *g, const ptrdiff_t *c_rows, __m512 acc[PAIR_ROWS][2],
+                           float *room, int rows, int nb) {
+    pair_add(g, c_rows, acc, rows, nb);
+    if (!g->narrow_c) {
+        if (g->stream && nb > 1)
+            pair_store(g, c_rows, acc, rows, nb, 0, 1);
+        else
+            pair_store(g, c_rows, acc, rows, nb, 0, 0);
+    } else if (g->stream && nb > 1 ? pair_store(g, c_rows, acc, rows, nb, 1, 1)
+                                   : pair_store(g, c_rows, acc, rows, nb, 1, 0)) {
+        pair_keep(acc, room, rows, nb);
+        pair_settle(g, c_rows, room, rows);
+    }
+}
+
+/* The sums of a block of rows that begins at `from`, or of two of `half` rows, finished where `c_rows`
+   tells where they go. */
+CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, const ptrdiff_t *c_rows,
+                          int rows, int half, int nb) {
     const ptrdiff_t lda = g->lda, b_next = 32 * g->depth;
     const int pointers = pair_pointer(rows - 1, half) + 1;
     const char *b = g->b;
@@ -53,8 +167,10 @@ CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, 
             if (count % 2) pair_multiply(acc, p, lda, line, b_next, rows, half, nb, 0xffffu);
         }
     }
-    _Pragma("GCC unroll 14") for (int m = 0; m < rows; m++)
-        for (int j = 0; j < nb; j++) _mm512_storeu_ps(sums + 32 * m + 16 * j, acc[m][j]);
+    if (c_rows)
+        pair_finish(g, c_rows, acc, sums, rows, nb);
+    else
+        pair_keep(acc, sums, rows, nb);
 }
 
 /* A function for each number of rows, compiled with its accumulators in registers. Blocks that are cut
@@ -63,11 +179,11 @@ CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, 
     X(1, 1) X(2, 1) X(4, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1) \
     X(1, 2) X(2, 2) X(4, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) X(13, 2) X(14, 2)
 #define PAIR_EACH_TWO(X) X(4) X(5) X(6) X(7)
-#define PAIR_ARGUMENTS const ck_tile_args *g, const char *from, float *sums
+#define PAIR_ARGUMENTS const ck_tile_args *g, const char *from, float *sums, const ptrdiff_t *c_rows
 #define PAIR_DEFINE(rows, nb) \
-    static void pair_##rows##x##nb(PAIR_ARGUMENTS) { pair_block(g, from, sums, rows, 0, nb); }
+    static void pair_##rows##x##nb(PAIR_ARGUMENTS) { pair_block(g, from, sums, c_rows, rows, 0, nb); }
 #define PAIR_DEFINE_TWO(rows) \
-    static void pair_two_##rows(PAIR_ARGUMENTS) { pair_block(g, from, sums, 2 * (rows), rows, 2); }
+    static void pair_two_##rows(PAIR_ARGUMENTS) { pair_block(g, from, sums, c_rows, 2 * (rows), rows, 2); }
 #define PAIR_ENTRY(rows, nb) [nb - 1][rows] = pair_##rows##x##nb,
 #define PAIR_ENTRY_TWO(rows) [rows] = pair_two_##rows,
 PAIR_EACH(PAIR_DEFINE)
@@ -76,22 +192,25 @@ static void (*const pair_blocks[2][PAIR_ROWS + 1])(PAIR_ARGUMENTS) = {PAIR_EACH(
 static void (*const pair_two[PAIR_HALF + 1])(PAIR_ARGUMENTS) = {PAIR_EACH_TWO(PAIR_ENTRY_TWO)};
 
 /* A block of any number of rows. */
-static void pair_rows(const ck_tile_args *g, const char *from, float *sums, int nb) {
+static void pair_rows(PAIR_ARGUMENTS, int nb) {
     for (int done = 0, rows; done < g->rows; done += rows) {
         for (rows = g->rows - done; !pair_blocks[nb - 1][rows]; rows--) {}
-        pair_blocks[nb - 1][rows](g, from + done * g->lda, sums + 32 * done);
+        pair_blocks[nb - 1][rows](g, from + done * g->lda, sums + 32 * done, c_rows ? c_rows + done : NULL);
     }
 }
 
 CK_INLINE void pair_run(const ck_tile_args *g, int mb, int nb) {
     ck_tile_queue *q = g->queue;
     float *sums = q->sums[q->filled ^ 1];
+    const ptrdiff_t *c_rows = pair_simple(g, nb) ? g->c_rows : NULL;
     if (mb > 1 && nb > 1 && g->rows <= PAIR_HALF && pair_two[g->rows]) {
-        pair_two[g->rows](g, g->a, sums);
+        pair_two[g->rows](g, g->a, sums, c_rows);
     } else {
-        pair_rows(g, g->a, sums, nb);
-        if (mb > 1) pair_rows(g, g->a + g->a_next, sums + 32 * g->rows, nb);
+        pair_rows(g, g->a, sums, c_rows, nb);
+        if (mb > 1)
+            pair_rows(g, g->a + g->a_next, sums + 32 * g->rows, c_rows ? c_rows + g->rows : NULL, nb);
     }
+    if (c_rows) return;
     /* Vectors are what multiplies and what finishes: nothing is gained by waiting. */
     tile_wait(g, mb);
     q->finish(g, q, q->rows);
