@@ -210,6 +210,22 @@ def test_what_follows_the_sums_of_any_number_of_columns(run_on_bfloat16):
     """)
 
 
+def test_finite_results_stay_finite_as_bfloat16(run_on_bfloat16):
+    run_on_bfloat16("""
+    from convkit._kernels import tiles
+
+    largest = float(np.finfo(np.float32).max)       # nearer to infinity than to a bfloat16
+    halves = {largest: 0x7f7f, -largest: 0xff7f, np.inf: 0x7f80, -np.inf: 0xff80, 1: 0x3f80}
+    for columns in (16, 24, 32, 64):
+        w = np.zeros((columns, 32, 1, 1), "f")
+        packed = tiles.pack(w, 1, columns, 32, [0], 1, 0, 32, 1, "bf16", 1)
+        bias = np.resize(np.array(list(halves), "f"), columns)
+        y = np.zeros((1, 5, 7, columns), np.uint16)
+        tiles.run(np.zeros((1, 5, 7, 32), "f"), packed, y, [0], [0], (1, 1), bias=bias)
+        assert (y == np.resize(list(halves.values()), columns)).all(), columns
+    """)
+
+
 def test_rows_of_any_width(run_on_bfloat16):
     """Blocks of positions within rows, two rows at a time, or straddling them: exact sums of integers."""
     run_on_bfloat16("""
