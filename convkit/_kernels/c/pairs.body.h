@@ -144,7 +144,7 @@ CK_INLINE void pair_finish(const ck_tile_args *g, const ptrdiff_t *c_rows, __m51
    tells where they go. */
 CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, const ptrdiff_t *c_rows,
                           int rows, int half, int nb) {
-    const ptrdiff_t lda = g->lda, b_next = 32 * g->depth;
+    const ptrdiff_t lda = g->lda, b_next = 32 * g->depth, ahead = g->b_ahead;
     const int pointers = pair_pointer(rows - 1, half) + 1;
     const char *b = g->b;
     __m512 acc[PAIR_ROWS][2];
@@ -162,6 +162,8 @@ CK_INLINE void pair_block(const ck_tile_args *g, const char *from, float *sums, 
             }
             for (ptrdiff_t k = count / 2; k > 0; k--, line += 64) {
                 pair_multiply(acc, p, lda, line, b_next, rows, half, nb, 0xffffffffu);
+                __builtin_prefetch(line + ahead, 0, 2);
+                if (nb > 1) __builtin_prefetch(line + ahead + b_next, 0, 2);
                 _Pragma("GCC unroll 6") for (int q = 0; q < pointers; q++) p[q] += 4;
             }
             if (count % 2) pair_multiply(acc, p, lda, line, b_next, rows, half, nb, 0xffffu);
