@@ -66,6 +66,8 @@ NETS = {
     "no norm": lambda: [conv(8), nn.ReLU(), conv(), nn.ReLU6(), conv()],
     "pools": lambda: [conv(8), nn.ReLU(), nn.MaxPool2d(2), conv(16, 32), nn.ReLU6(),
                       nn.MaxPool2d(3, 2, 1)],
+    "5x5 kernels": lambda: [conv(8, 20), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.ReLU(),
+                            nn.MaxPool2d(2), nn.Conv2d(50, 16, 5), nn.ReLU(), nn.MaxPool2d(2)],
     "pool behind a norm": lambda: [conv(8), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), conv()],
     "sums": lambda: [conv(8), nn.ReLU(), Sum(False), Sum(False), conv()],
     "sums in place": lambda: [conv(8), nn.BatchNorm2d(16), nn.ReLU(), Sum(True), Sum(True)],

@@ -227,7 +227,7 @@ def test_finite_results_stay_finite_as_bfloat16(run_on_bfloat16):
 
 
 def test_rows_of_any_width(run_on_bfloat16):
-    """Blocks of positions within rows, two rows at a time, or straddling them: exact sums of integers."""
+    """Blocks of positions within rows, two rows at a time, or straddling them: exact sums."""
     run_on_bfloat16("""
     from convkit._kernels import tiles
 
@@ -606,7 +606,7 @@ def test_moments_are_gathered_strip_by_strip(run_on_bfloat16):
 
 
 def test_results_past_the_caches(run_on_bfloat16):
-    """From 16 MB on (vectors: 4) results are stored past them, where channels of a group are whole lines."""
+    """From 16 MB (vectors: 4) on they are stored so, where channels of a group are whole lines."""
     run_on_bfloat16("""
     from convkit import functional as F
 

@@ -551,24 +551,23 @@ cdef class Node:
 
     def hooked(self, list grads):
         """Return what the outputs' hooks leave of their gradients, as backward takes them."""
-        cdef bint narrow
         if not self.op.takes_masked:
             grads = [g if g is None else _plain(g) for g in grads]
         if self.hooks:
-            narrow = self.reads_halves()
             for output, hook in self.hooks:
                 if grads[output] is not None:
-                    grads[output] = _hooked(hook, grads[output], narrow)
+                    grads[output] = _hooked(hook, grads[output], self.reads_halves(grads[output]))
         return grads
 
-    cdef bint reads_halves(self) except -1:
+    cdef bint reads_halves(self, grad) except -1:
         """Tell whether a gradient that can be had as bfloat16 is read so, here or farther on."""
         if not self.op.takes_masked:
             return False
-        if not self.op.passes_gradient:
-            return self.op.reads_halves(self.ctx)
+        reads = None if self.op.passes_gradient else self.op.reads_halves(self.ctx, grad)
+        if reads is not None:
+            return reads
         for edge in self.edges:
-            if isinstance(edge, tuple) and (<Node?>(<tuple>edge)[0]).reads_halves():
+            if isinstance(edge, tuple) and (<Node?>(<tuple>edge)[0]).reads_halves(grad):
                 return True
         return False
 

@@ -1072,8 +1072,8 @@ cdef void _cut(Job* job, int threads) noexcept nogil:
         rows = max(2, min(TILED_BYTES // row_bytes, 2 * MOST_PAIRS * job.form.most_rows // job.pitch))
     rows = max(1, min(rows, job.grid_h))
     job.strips = (job.grid_h + rows - 1) // rows
-    # As many for each of two threads.
-    if 2 < job.strips < job.grid_h:
+    # As many for each of two threads. Tiles keep the cut that was measured with them.
+    if job.form.least_rows and 2 < job.strips < job.grid_h:
         job.strips += job.strips % 2
     rows = (job.grid_h + job.strips - 1) // job.strips
     # Rows of one phase of the stride; then what the last of them may be read beyond.

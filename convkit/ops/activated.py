@@ -175,14 +175,18 @@ def _masked(gy: np.ndarray, values: np.ndarray, kernel: str, threads: int, owned
     return out, sums
 
 
+def is_spread_later(gy: Any, held: Held) -> bool:
+    """Tell whether a gradient is of these values pooled, which is masked before it is spread."""
+    return gy.__class__ is Unpooled and gy.pooling.held in held.known()
+
+
 def gradient(gy: np.ndarray | Narrow, held: Held, threads: int, owned: bool
              ) -> np.ndarray | Narrow:
     """Return the gradient of the argument of an activation that was put off."""
-    known = held.known()
-    if gy.__class__ is Unpooled and gy.pooling.held in known:
+    if is_spread_later(gy, held):
         return gy.masked()
     gy = gradient_last(gy, True, threads)
-    values = next(h.halves for h in known if h.halves is not None)
+    values = next(h.halves for h in held.known() if h.halves is not None)
     gx, sums = _masked(gy, values, held.kernel, threads, owned)
     return as_handed_on(gx, threads, sums)
 
@@ -196,7 +200,6 @@ class Pooling(NamedTuple):
     index: np.ndarray
     values: np.ndarray      # behind the activation, bfloat16, channels-last
     held: Held
-    narrow: bool            # whether the activation's argument came as bfloat16
 
     def spread(self, gy: np.ndarray, index: np.ndarray, threads: int) -> np.ndarray:
         """Send gradients of the values, channels-last, to the places that the index tells."""
@@ -271,7 +274,7 @@ class Unpooled(Narrow):
 
     def seen(self, narrow: bool) -> np.ndarray:
         """Return the gradient as it is handed on; the activation passes it on to who reads it."""
-        if not (narrow if self._behind else self.pooling.narrow):
+        if not narrow:
             return self.array()
         return from_last(widened(self.halves(), self.threads))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from convkit._kernels import elementwise, memory, norm, softmax
 from convkit.errors import DTypeError, ShapeError
-from convkit.ops.activated import Activated, Held, gradient, source_of
+from convkit.ops.activated import Activated, Held, gradient, is_spread_later, source_of
 from convkit.ops.deferred import ACTIVATIONS, Deferred, Masked, plain, space_for_gradient
 from convkit.ops.halves import Narrow
 from convkit.ops.kept import LEAST_BYTES, Kept, Remade, Rounded, keep, restored
@@ -182,12 +182,17 @@ class _Absorbing(_FromOutput):
         return (kept, order) if isinstance(kept, Kept) else (y, None)
 
     @classmethod
-    def reads_halves(cls, ctx: Context) -> bool:
-        """Tell whether the values were put off and are bfloat16, or those of the norm before."""
+    def reads_halves(cls, ctx: Context, gy: Any) -> bool | None:
+        """Tell whether the values were put off and are bfloat16, or those of the norm before.
+
+        What is still to be spread over windows is handed on so: whoever is before reads it.
+        """
         value, put_off, _ = ctx.saved
         if put_off:
             return isinstance(value, Rounded) or (value.__class__ is Deferred and value.narrow)
-        return value.__class__ is Held
+        if value.__class__ is not Held:
+            return False
+        return None if is_spread_later(gy, value) else True
 
     @classmethod
     def backward(cls, ctx: Context, gy: np.ndarray | Narrow) -> tuple[np.ndarray | Narrow]:

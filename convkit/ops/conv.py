@@ -221,7 +221,7 @@ class Conv(Op):
         return _emit(b, steps, x, bias, residual, y)
 
     @staticmethod
-    def reads_halves(ctx: Context) -> bool:
+    def reads_halves(ctx: Context, gy: Any) -> bool:
         """Tell whether its products do."""
         problem, algorithm, *_ = ctx.saved
         return _reads_halves(ctx, problem, algorithm)

@@ -8,6 +8,7 @@ that is large beside the deviation costs no accuracy.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -206,7 +207,7 @@ class BatchNormTrain(Op):
         return y if ctx.defer else y.array(), narrow_mean, narrow_var, count
 
     @classmethod
-    def reads_halves(cls, ctx: Context) -> bool:
+    def reads_halves(cls, ctx: Context, gy: Any) -> bool:
         """Tell whether the norm rounds."""
         return ctx.saved[0].rounds
 

@@ -90,10 +90,11 @@ class Op:
         raise NotImplementedError
 
     @staticmethod
-    def reads_halves(ctx: Context) -> bool:
-        """Tell whether backward has its gradient as bfloat16 where it can be had so.
+    def reads_halves(ctx: Context, gy: Any) -> bool | None:
+        """Tell whether backward has a gradient as bfloat16 where it can be had so.
 
-        Asked where somebody looks at the gradient, of operations that take masked ones.
+        Asked where somebody looks at the gradient, of operations that take masked ones. None: as
+        those have it that what they hand on goes to.
         """
         return False
 

@@ -189,11 +189,10 @@ def _max_before(ctx: Context, x: Activated, g: _Geometry, windows: Iterable[_Win
     target = memory.empty(shape, source.dtype)
     index = memory.empty(shape, kernels.index_dtype(h.taps, w.taps)) if ctx.needs[0] else None
     kernels.max_forward(source, target, index, h.axis, w.axis, w.taps, ctx.threads)
-    narrow = source.dtype is HALF
-    values = x.activate(target, target if narrow else memory.empty(shape, HALF))
+    values = x.activate(target, target if source.dtype is HALF else memory.empty(shape, HALF))
     if ctx.needs[0]:
         ctx.saved = _Saved(x.shape, HALF, h, w, index,
-                           Pooling(x.shape, h, w, index, values, x.held, narrow))
+                           Pooling(x.shape, h, w, index, values, x.held))
     return Halves(values, ctx.threads)
 
 
@@ -363,7 +362,7 @@ class MaxPool(Op):
         return _lower_max(b, x, g.outputs, MaxPool._windows(shape, g), return_indices)
 
     @staticmethod
-    def reads_halves(ctx: Context) -> bool:
+    def reads_halves(ctx: Context, gy: Any) -> bool:
         """Tell whether the values came as bfloat16."""
         return ctx.saved.dtype is HALF
 
