@@ -74,6 +74,17 @@ def test_pixels_laid_out_as_tiles(run_on_bfloat16):
                 assert not np.isfinite(got[0, :, -1, -1]).any()
                 got[0, :, -1, -1] = one[0, :, -1, -1]
                 assert_same_bits(got, one, "outputs that see no infinity")
+
+        # The same of bfloat16, which is read as it lies unless pixels are pages apart.
+        last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        bits = last.view(np.uint32)
+        halves = ((bits + 0x7fff + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        packed = tiles.pack(w, 1, after, before, [0], 1, 0, before, 1, "bf16", 1)
+        for threads_ in (1, 2):
+            for given in (last, halves):
+                y = np.empty((n, height, width, after), np.float32)
+                tiles.run(given, packed, y, [0], [0], (1, 1), bias=bias, threads=threads_)
+                assert_same_bits(y.transpose(0, 3, 1, 2), one, (name, given.dtype))
     """)
 
 

@@ -131,6 +131,8 @@ cdef Py_ssize_t TILE = CK_TILE_ROWS * CK_TILE_DEPTH
 # rows do not lie pages apart. Bytes of a strip of these.
 cdef Py_ssize_t LEAST_STEPS = 32
 cdef Py_ssize_t TILED_BYTES = 512 << 10
+# Bytes from one line to the next of the same set of a first-level cache.
+cdef Py_ssize_t PAGE = 4 << 10
 
 
 # Exponents of the largest magnitudes of strips and of weights, where they are scaled: their
@@ -861,10 +863,13 @@ cdef tuple _describe(Job* job, x_shape, Packed weights, y_shape, rows, cols, str
     job.all_blocks = weights.blocks * weights.groups
     job.block_bytes = weights.block_bytes()
     job.pointwise = _is_pointwise(job, len(rows), len(cols))
-    job.direct = job.pointwise and narrow[0] and weights.k == weights.steps * weights.depth
-    job.as_tiles = (job.pointwise and not job.direct and job.form.peak == NULL
-                    and weights.groups == 1 and weights.steps >= LEAST_STEPS
-                    and weights.k == weights.steps * CK_TILE_DEPTH)
+    tileable = (job.pointwise and job.form.peak == NULL and weights.groups == 1
+                and weights.steps >= LEAST_STEPS and weights.k == weights.steps * CK_TILE_DEPTH)
+    # Vectors read a row's numbers one by one, which pixels pages apart would push out of the cache.
+    apart = job.form.least_rows and 2 * job.in_c % PAGE == 0
+    job.direct = (job.pointwise and narrow[0] and weights.k == weights.steps * weights.depth
+                  and not (tileable and apart))
+    job.as_tiles = tileable and not job.direct
     job.strip_width = (job.grid_w - 1) * job.stride_w + cols[-1] - cols[0] + 1
     starts = cols[::weights.merged]
     taps = np.array([*[r - rows[0] for r in rows], *[c - cols[0] for c in starts]], np.intp)
