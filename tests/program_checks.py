@@ -11,7 +11,7 @@ from harness import assert_same_bits, random_array
 import convkit as ck
 import convkit.functional as F
 from convkit.infer import Program, segments
-from convkit.infer.fusing import functions_after
+from convkit.infer.fusing import nodes_done_before
 from convkit.infer.graph import Graph
 from convkit.infer.narrowing import narrow_values
 from convkit.infer.segments import Load, Segment
@@ -58,7 +58,7 @@ def op_by_op(graph: Graph, inputs: list[np.ndarray], precision: str = "high",
 
     What a Program holds as bfloat16 between its steps is rounded here, too.
     """
-    narrow = narrow_values(graph, precision, functions_after(graph))
+    narrow = narrow_values(graph, precision, nodes_done_before(graph))
     values = {v: c.array for v, c in graph.constants.items()}
     values.update(zip([p.value for p in graph.inputs], inputs, strict=True))
     for node in graph.nodes:

@@ -50,7 +50,7 @@ def programs(monkeypatch, layer, function, **options):
     fused = ck.compile(model, (1, 17, 11, 13), **options)
     fused.summary()
     with monkeypatch.context() as patch:
-        patch.setattr(lowering, "functions_after", lambda graph: {})
+        patch.setattr(lowering, "nodes_done_before", lambda graph: {})
         apart = ck.compile(model, (1, 17, 11, 13), **options)
         apart.summary()
     return fused, apart
@@ -90,7 +90,7 @@ def test_results_that_others_read_stay_apart():
             return self.silu(y) + y
 
     program = ck.compile(Twice(), (1, 3, 8, 8))
-    assert fusing.functions_after(program.graph) == {}
+    assert fusing.nodes_done_before(program.graph) == {}
 
 
 def test_functions_join_in_chains():

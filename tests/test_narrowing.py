@@ -10,7 +10,7 @@ START = """
     import convkit as ck
     import convkit.functional as F
     from convkit.infer import Program, trace
-    from convkit.infer.fusing import functions_after
+    from convkit.infer.fusing import nodes_done_before
     from convkit.infer.narrowing import narrow_values
     from convkit.infer.lowering import Lowering
     from convkit.infer.passes import run_pipeline
@@ -31,7 +31,7 @@ START = """
         graph = run_pipeline(trace(model, shape))
         program = Program(graph, precision=precision, threads=2)
         names = {node.outputs[0]: node.op for node in graph.nodes}
-        narrow = narrow_values(graph, precision, functions_after(graph))
+        narrow = narrow_values(graph, precision, nodes_done_before(graph))
         return graph, program, sorted([names[v] for v in narrow])
 """
 

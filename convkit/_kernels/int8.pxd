@@ -11,6 +11,7 @@ cdef extern from "int8.h" nogil:
         int result, residual
         float residual_scale
         int residual_zero, residual_flip
+        float between, between_low, between_high
         float alpha, low, high
         int zero, result_flip
     ctypedef struct ck_int8_args:

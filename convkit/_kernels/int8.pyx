@@ -92,10 +92,15 @@ cdef class Finish:
         What negative values are multiplied by.
     low, high : float
         Bounds of the value, in steps of the result.
+    between : Finish, optional
+        How sums become bytes before the residual is added to what these stand for.
+    between_scale : float
+        The step of those bytes, in steps of the result.
     """
 
     def __init__(self, result, int zero=0, residual=None, float residual_scale=1,
-                 int residual_zero=0, float alpha=1, float low=-np.inf, float high=np.inf):
+                 int residual_zero=0, float alpha=1, float low=-np.inf, float high=np.inf,
+                 Finish between=None, float between_scale=0):
         cdef int flip = 0x80 if residual == "int8" else 0
         self.form.offset = NULL
         self.form.scale = NULL
@@ -105,6 +110,10 @@ cdef class Finish:
         self.form.residual_scale = residual_scale
         self.form.residual_zero = residual_zero + flip
         self.form.residual_flip = flip
+        self.form.between = self.form.between_low = self.form.between_high = 0
+        if between is not None:
+            self.form.between = between_scale
+            self.form.between_low, self.form.between_high = between.form.low, between.form.high
         self.form.alpha = alpha
         self.form.low = low
         self.form.high = high

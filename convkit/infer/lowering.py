@@ -20,7 +20,7 @@ from convkit.infer import segments
 from convkit.infer.chaining import RESIDUAL, Emitted, Y, join_chains, on_vectors
 from convkit.infer.cost import flops
 from convkit.infer.dims import BatchDim, Shape, at_batch
-from convkit.infer.fusing import functions_after
+from convkit.infer.fusing import Following, nodes_done_before
 from convkit.infer.graph import Constant, Graph, Node, StoredConstant
 from convkit.infer.joining import follow, reserve
 from convkit.infer.narrowing import narrow_values
@@ -141,8 +141,8 @@ class Lowering:
         self._last_use = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}
         self._handed_out = {port.value for port in graph.outputs}
         self._last_use.update(dict.fromkeys(self._handed_out, len(graph.nodes)))
-        self._functions = functions_after(graph)
-        self._narrow = narrow_values(graph, precision, self._functions)
+        self._following = nodes_done_before(graph)
+        self._narrow = narrow_values(graph, precision, self._following)
 
     # -- what operations use ----------------------------------------------------------------
 
@@ -286,10 +286,10 @@ class Lowering:
             if position in fused:
                 continue
             self._node, self.algorithm = position, ""
-            after, applied = self._functions.get(position, (position, {}))
-            if applied and self._compiled(node, graph.nodes[after], applied):
-                fused[after] = position
-            elif not self._compiled(node, node, {}):
+            following = self._following.get(position)
+            if following is not None and self._compiled(node, following):
+                fused[following.position] = position
+            elif not self._compiled(node):
                 python.add(position)
                 self._python(node)
             if self.algorithm:
@@ -347,19 +347,22 @@ class Lowering:
             homes.append((order, block))
         return homes
 
-    def _compiled(self, node: Node, last: Node, applied: dict[str, Any]) -> bool:
+    def _compiled(self, node: Node, following: Following | None = None) -> bool:
         """Let the operation emit its steps; return False where it has none for its inputs.
 
-        `last` is the node whose result they write: `node`, or the function after it that is
-        `applied`.
+        They write the result of the node after it that they are to do as well, if there is one.
         """
-        operands = [None if v is None else self._values[v] for v in node.inputs]
+        inputs, attrs, last = node.inputs, node.attrs, node
+        if following is not None:
+            inputs, attrs = following.inputs, {**attrs, **following.attrs}
+            last = self._graph.nodes[following.position]
+        operands = [None if v is None else self._values[v] for v in inputs]
         shapes = [self._graph.shape(v) for v in node.outputs]
         if (any(0 in shape for shape in shapes)
                 or any(x is not None and not x.regular and not x.is_constant for x in operands)):
             return False
         self._result = last.outputs[0]
-        y = REGISTRY[node.op].lower(self, *operands, **{**node.attrs, **applied})
+        y = REGISTRY[node.op].lower(self, *operands, **attrs)
         if y is None:
             return False
         made = y if isinstance(y, tuple) else (y,)

@@ -11,10 +11,10 @@ once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from convkit._kernels import dispatch
 from convkit.infer.conv_nodes import plan_of
+from convkit.infer.fusing import Following
 from convkit.infer.graph import Graph, Node
 
 __all__ = ["narrow_values"]
@@ -22,7 +22,7 @@ __all__ = ["narrow_values"]
 X, RESIDUAL = 0, 3      # places of a convolution's operands
 
 
-def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[int, Any]]
+def narrow_values(graph: Graph, precision: str, following: Mapping[int, Following]
                   ) -> frozenset[int]:
     """Return the values to hold as bfloat16.
 
@@ -31,8 +31,8 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
     graph : Graph
     precision : str
         Of the Program.
-    functions : dict of int to (int, dict)
-        The functions that steps apply (`fusing.functions_after`).
+    following : dict of int to Following
+        The nodes that other nodes' steps do as well.
 
     Returns
     -------
@@ -47,7 +47,8 @@ def narrow_values(graph: Graph, precision: str, functions: Mapping[int, tuple[in
     convs = {i for i, node in enumerate(graph.nodes) if _narrows(graph, node, precision)}
     pools = {i for i, node in enumerate(graph.nodes) if node.op == "max_pool"
              and len(node.outputs) == 1}
-    results = {i: graph.nodes[functions.get(i, (i,))[0]].outputs[0] for i in convs | pools}
+    results = {i: graph.nodes[following[i].position if i in following else i].outputs[0]
+               for i in convs | pools}
     found = set(results.values()) - {port.value for port in graph.outputs}
     for i, node in enumerate(graph.nodes):
         if i not in pools:

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from convkit._kernels.int8 import Finish
 from convkit.errors import DTypeError, ShapeError
 
-__all__ = ["BYTES", "RESULTS", "bounds", "checked_bytes", "checked_scale", "finish", "prepared"]
+__all__ = ["BYTES", "RESULTS", "Between", "bounds", "checked_bytes", "checked_scale", "finish",
+           "prepared"]
 
 BYTES = ("uint8", "int8")
 RESULTS = (*BYTES, "float32")
+
+
+class Between(NamedTuple):
+    """Bytes that a step's sums are rounded to before something is added to what they stand for.
+
+    The activation is one without a factor for negative values (see `bounds`).
+    """
+
+    dtype: str
+    y_scale: float
+    y_zero: int
+    activation: str | None
+    activation_args: tuple
+    scale: float   # of what they stand for in the addition
 
 
 def checked_bytes(x: np.ndarray, what: str = "x") -> str:
@@ -53,7 +68,7 @@ def bounds(activation: str | None, args: tuple = ()) -> tuple[float, float, floa
 
 def finish(dtype: str, y_scale: float, y_zero: int, activation: str | None = None,
            args: tuple = (), residual: str | None = None, residual_scale: float = 1.0,
-           residual_zero: int = 0) -> Finish:
+           residual_zero: int = 0, between: Between | None = None) -> Finish:
     """Return how a step ends: type, scale and zero point of the result, what is added."""
     checked_scale(y_scale, y_zero, dtype, "y")
     if residual is not None:
@@ -61,8 +76,9 @@ def finish(dtype: str, y_scale: float, y_zero: int, activation: str | None = Non
     alpha, low, high = bounds(activation, args)
     if residual == "float32":
         residual_scale, residual_zero = 1.0, 0
+    before = (None, 0.0) if between is None else (finish(*between[:5]), between.scale / y_scale)
     return Finish(dtype, y_zero, residual, residual_scale / y_scale, residual_zero, alpha,
-                  low / y_scale, high / y_scale)
+                  low / y_scale, high / y_scale, *before)
 
 
 def prepared(cache: dict | None, key: tuple, make: Callable[[], Any]) -> Any:

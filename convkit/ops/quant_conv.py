@@ -45,12 +45,16 @@ def _check_types(weight, scale, bias, residual, dtype: str) -> None:
 
 def make_layer(p: ConvProblem, signed: bool, weight, scale, bias, residual: str | None,
                attrs: dict[str, Any]) -> int8.Conv:
-    """Return the packed layer of a problem."""
-    a = attrs
+    """Return the packed layer of a problem.
+
+    Besides the operation's attributes `attrs` may have ``between``, a `levels.Between`.
+    """
+    a, between = attrs, attrs.get("between")
     checked_scale(a["x_scale"], a["x_zero"], "int8" if signed else "uint8", "x")
     end = finish(a["dtype"], a["y_scale"], a["y_zero"], a["activation"], a["activation_args"],
-                 residual, a["residual_scale"], a["residual_zero"])
-    factor = (scale.astype(np.float64) * (a["x_scale"] / a["y_scale"])).astype(np.float32)
+                 residual, a["residual_scale"], a["residual_zero"], between)
+    steps = a["y_scale"] if between is None else between.y_scale
+    factor = (scale.astype(np.float64) * (a["x_scale"] / steps)).astype(np.float32)
     return int8.Conv(weight, end, p.groups, p.stride, (p.padding[0][0], p.padding[1][0]),
                      p.dilation, signed, a["x_zero"], factor, bias)
 

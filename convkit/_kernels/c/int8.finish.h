@@ -62,6 +62,14 @@ CK_INLINE void int8_end(const ck_int8_finish *f, int result, vfloat v, char *c, 
         store_part_f((float *)c, min_f(high, max_f(low, v)), left < VL_F ? left : VL_F);
 }
 
+/* v as the byte that comes between a sum and what is added to it. */
+CK_INLINE vfloat int8_between(const ck_int8_finish *f, vfloat v) {
+    v = min_f(max_f(v, set_f(f->between_low)), set_f(f->between_high));
+    v = __builtin_convertvector(int8_round(v), vfloat) * set_f(f->between);
+    INT8_ROUNDED(v);
+    return v;
+}
+
 /* v and what is added to it. */
 CK_INLINE vfloat int8_with_residual(const ck_int8_finish *f, vfloat v, int residual,
                                     const char *r, int left) {
@@ -71,6 +79,7 @@ CK_INLINE vfloat int8_with_residual(const ck_int8_finish *f, vfloat v, int resid
                                                     - f->residual_zero, vfloat);
     more *= f->residual_scale;
     INT8_ROUNDED(more);
+    if (f->between != 0.0f) v = int8_between(f, v);
     return v + more;
 }
 
@@ -109,12 +118,12 @@ CK_INLINE void int8_finish_all(const ck_int8_args *g, const int32_t *sums, ptrdi
 }
 
 #if CK_VBYTES == 64
-/* 16 bytes, less their zero point. */
-CK_INLINE vfloat int8_bytes(const char *p, int is_signed, int whole, __mmask16 columns,
+/* 16 bytes as b ^ flips, less their zero point. */
+CK_INLINE vfloat int8_bytes(const char *p, __m128i flips, int whole, __mmask16 columns,
                             __m512i zero) {
     const __m128i bytes = whole ? _mm_loadu_si128((const __m128i *)p)
                                 : _mm_maskz_loadu_epi8(columns, p);
-    const __m512i words = is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+    const __m512i words = _mm512_cvtepu8_epi32(_mm_xor_si128(bytes, flips));
     return (vfloat)_mm512_cvtepi32_ps(_mm512_sub_epi32(words, zero));
 }
 
@@ -137,8 +146,8 @@ CK_INLINE int8_packing int8_packing_of(const ck_int8_finish *f) {
     return made;
 }
 
-CK_INLINE __m512i int8_whole(const int8_packing *p, vfloat v) {
-    if (p->leaky) v = select_f(v < 0, v * p->alpha, v);
+CK_INLINE __m512i int8_whole(const int8_packing *p, vfloat v, int leaky) {
+    if (leaky) v = select_f(v < 0, v * p->alpha, v);
     return _mm512_cvtps_epi32((__m512)min_f(p->high, v));
 }
 
@@ -179,41 +188,53 @@ CK_INLINE void int8_store_part(char *c, __m512i bytes, int i, int parts, int who
 typedef struct int8_ending {
     int8_packing packing;
     __m512i order, residual_zero;
-    vfloat residual_scale;
-    int is_signed;
+    __m128i residual_flips;
+    vfloat residual_scale, between, between_low, between_high;
+    int rounds;
 } int8_ending;
 
 CK_INLINE int8_ending int8_ending_of(const ck_int8_finish *f) {
     const int8_ending made = {
         int8_packing_of(f),
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-        _mm512_set1_epi32(f->residual_zero - f->residual_flip),
-        set_f(f->residual_scale), f->residual_flip};
+        _mm512_set1_epi32(f->residual_zero), _mm_set1_epi8((char)f->residual_flip),
+        set_f(f->residual_scale), set_f(f->between), set_f(f->between_low),
+        set_f(f->between_high), f->between != 0.0f};
     return made;
 }
 
+/* int8_between. */
+CK_INLINE vfloat int8_rounded(const int8_ending *e, vfloat v) {
+    v = min_f(max_f(v, e->between_low), e->between_high);
+    v = (vfloat)_mm512_roundscale_ps((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    v *= e->between;
+    INT8_ROUNDED(v);
+    return v;
+}
+
 /* The bytes of four vectors of sums, which are those of 4 / nv rows of which `columns` count; what
-   is added to row i lies at r[i]. */
-CK_INLINE __m512i int8_four(const int8_ending *e, const int32_t *const sums[4],
-                            const char *const r[4], const vfloat scale[2], int nv, int residual,
+   is added to row i lies at r[i]. `rounds` tells whether sums become bytes before that, and `leaky`
+   whether negative values have a factor. */
+CK_INLINE __m512i int8_four(const int8_ending *e, const vint32 sums[4], const char *const r[4],
+                            const vfloat scale[2], int nv, int residual, int rounds, int leaky,
                             int whole, __mmask64 columns) {
     __m512i v[4];
     _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
         const int j = i % nv;
-        vfloat x = __builtin_convertvector(*(const vint32_u *)(sums[i / nv] + j * VL_F), vfloat)
-                   * scale[j];
+        vfloat x = __builtin_convertvector(sums[i], vfloat) * scale[j];
         INT8_ROUNDED(x);
         if (residual) {
             const char *from = r[i / nv] + (residual == CK_INT8_FLOAT ? 4 : 1) * j * VL_F;
             const __mmask16 some = (__mmask16)(columns >> j * VL_F);
             vfloat more = residual == CK_INT8_FLOAT
                               ? (vfloat)_mm512_maskz_loadu_ps(some, from)
-                              : int8_bytes(from, e->is_signed, whole, some, e->residual_zero);
+                              : int8_bytes(from, e->residual_flips, whole, some, e->residual_zero);
             more *= e->residual_scale;
             INT8_ROUNDED(more);
+            if (rounds) x = int8_rounded(e, x);
             x += more;
         }
-        v[i] = int8_whole(&e->packing, x);
+        v[i] = int8_whole(&e->packing, x, leaky);
     }
     return _mm512_permutexvar_epi32(e->order, int8_pack(&e->packing, v));
 }
@@ -230,19 +251,43 @@ CK_INLINE void int8_finish_bytes(const ck_int8_args *g, const int32_t *sums, int
     char *c = g->c;
     const char *r = g->residual;
     for (int left = g->rows; left > 0; left -= rows, sums += 4 * VL_F) {
-        const int32_t *from[4];
+        vint32 four[4];
         const char *more[4];
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
+            four[i] = *(const vint32_u *)(sums + i * VL_F);
         _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) {
-            from[i] = sums + i * nv * VL_F;
             more[i] = r;
             /* A last group may have fewer rows: what it repeats is not stored. */
             r += left > i + 1 ? ld_residual : 0;
         }
-        const __m512i bytes = int8_four(&ending, from, more, scale, nv, residual, whole, columns);
+        const __m512i bytes = int8_four(&ending, four, more, scale, nv, residual, ending.rounds,
+                                        ending.packing.leaky, whole, columns);
         _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++, c += ldc) {
             if (left <= i) break;
             int8_store_part(c, bytes, i * nv, rows, whole, columns);
         }
+    }
+}
+#endif
+
+#if CK_VBYTES == 64
+/* int8_finish_bytes of whole pairs of vectors, none leaky, from registers. */
+CK_INLINE void int8_finish_whole(const ck_int8_args *g, vint32 sums[][2], int rows, int residual,
+                                 int rounds) {
+    const int8_ending ending = int8_ending_of(&g->finish);
+    const ptrdiff_t ldc = g->ldc, ld_residual = g->ld_residual;
+    const vfloat scale[2] = {load_f(g->finish.scale), load_f(g->finish.scale + VL_F)};
+    char *c = g->c;
+    const char *r = g->residual;
+    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m += 2) {
+        const int n = m + 1 < rows ? m + 1 : m;
+        const vint32 four[4] = {sums[m][0], sums[m][1], sums[n][0], sums[n][1]};
+        const char *const more[4] = {r, r + (n - m) * ld_residual};
+        const __m512i bytes = int8_four(&ending, four, more, scale, 2, residual, rounds, 0, 1, 0);
+        int8_store_part(c, bytes, 0, 2, 1, 0);
+        if (n > m) int8_store_part(c + ldc, bytes, 2, 2, 1, 0);
+        c += 2 * ldc;
+        r += 2 * ld_residual;
     }
 }
 #endif

@@ -14,7 +14,9 @@ enum ck_int8_number { CK_INT8_NONE = 0, CK_INT8_BYTES = 1, CK_INT8_FLOAT = 2, CK
 /* What becomes of a sum: v = (sum + offset) * scale + (r - residual_zero) * residual_scale,
    negative v times `alpha`, v held between `low` and `high`; a byte is v rounded to the nearest
    even integer plus `zero`, so scales and bounds are in steps of the result, and bounds are whole
-   numbers that give a byte. */
+   numbers that give a byte. Where `between` is not 0, `scale` is in steps of bytes that come between:
+   before something is added, v is held between their bounds, rounded, and multiplied by `between`,
+   their step in steps of the result. */
 typedef struct ck_int8_finish {
     const int32_t *offset; /* per column, padded to whole blocks */
     const float *scale;    /* per column, padded; not read for int32 results */
@@ -22,6 +24,7 @@ typedef struct ck_int8_finish {
     int residual;          /* the same: none, bytes or floats */
     float residual_scale;
     int residual_zero, residual_flip; /* bytes r are read as r ^ flip */
+    float between, between_low, between_high; /* read where there is a residual */
     float alpha, low, high;
     int zero, result_flip; /* bytes are stored as b ^ flip, where b counts from 0 */
 } ck_int8_finish;

@@ -5,7 +5,8 @@
    32 bits) and INT8_ROWS(X, nv), which lists the row counts from 1 to INT8_MOST_ROWS. */
 #include "int8.finish.h"
 
-enum { INT8_COLUMNS = 2 * VL_F, INT8_HALF = INT8_MOST_ROWS / 2 };
+/* Tiles of so many rows and more are finished from their registers. */
+enum { INT8_COLUMNS = 2 * VL_F, INT8_HALF = INT8_MOST_ROWS / 2, INT8_LEAST_WHOLE = 7 };
 
 #define INT8_UNROLL _Pragma("GCC unroll 16")
 #define INT8_AHEAD 1024
@@ -51,6 +52,19 @@ CK_INLINE void int8_tile(const ck_int8_args *g, int mr, int nv, int run) {
             b += nv * CK_VBYTES;
         }
     }
+#if CK_VBYTES == 64 && INT8_GROUP == 4
+    const ck_int8_finish *f = &g->finish;
+    if (nv == 2 && mr >= INT8_LEAST_WHOLE && g->n == INT8_COLUMNS && f->result == CK_INT8_BYTES
+        && f->residual != CK_INT8_FLOAT && f->alpha == 1.0f) {
+        if (!f->residual)
+            int8_finish_whole(g, acc, mr, CK_INT8_NONE, 0);
+        else if (f->between == 0.0f)
+            int8_finish_whole(g, acc, mr, CK_INT8_BYTES, 0);
+        else
+            int8_finish_whole(g, acc, mr, CK_INT8_BYTES, 1);
+        return;
+    }
+#endif
     INT8_UNROLL for (int m = 0; m < mr; m++)
         INT8_UNROLL for (int j = 0; j < nv; j++)
             *(vint32_u *)(sums + (m * nv + j) * VL_F) = acc[m][j];

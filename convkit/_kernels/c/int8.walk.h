@@ -74,7 +74,7 @@ static void walk_finish(const ck_int8_walk *g, const int8_packing *packing,
         INT8_UNROLL for (int j = 0; j < 4; j++) {
             vfloat x = __builtin_convertvector(sums[t][j], vfloat) * scale[j];
             INT8_ROUNDED(x);
-            v[j] = int8_whole(packing, x);
+            v[j] = int8_whole(packing, x, packing->leaky);
         }
         const __m512i bytes = int8_pack(packing, v);
         if (parts == 1)

@@ -44,12 +44,16 @@ CK_INLINE void int8_pair(const ck_int8_panel *g, const int8_ending *ending, int8
     const int8_pixels *pixels = w->pixels;
     const int i = w->next, k = i + 1 < pixels->count ? i + 1 : i;
     const ptrdiff_t to = pixels->to[i], then = pixels->to[k];
-    const int32_t *const sums[4] = {w->sums + pixels->from[i], w->sums + pixels->from[k]};
+    const vint32_u *const first = (const vint32_u *)(w->sums + pixels->from[i]);
+    const vint32_u *const second = (const vint32_u *)(w->sums + pixels->from[k]);
+    const vint32 sums[4] = {first[0], first[1], second[0], second[1]};
     const char *const r[4] = {w->residual + to * g->ld_residual,
                               w->residual + then * g->ld_residual};
     const vfloat scale[2] = {load_f(w->scale), load_f(w->scale + VL_F)};
     const __mmask64 columns = ((__mmask64)1 << w->n) - 1;
-    const __m512i bytes = int8_four(ending, sums, r, scale, 2, residual, whole, columns);
+    const __m512i bytes =
+        int8_four(ending, sums, r, scale, 2, residual, ending->rounds, ending->packing.leaky,
+                  whole, columns);
     int8_store_part(w->c + to * g->ldc, bytes, 0, 2, whole, columns);
     int8_store_part(w->c + then * g->ldc, bytes, 2, 2, whole, columns);
     w->next = i + 2;

@@ -18,15 +18,7 @@ static void quant_convert(const ck_quant_args *g, const char *a, const char *b, 
         /* NaN becomes the byte 0. */
         if (g->divide) v = select_f(v == v, v, set_f((float)-f->zero));
         INT8_ROUNDED(v);
-        if (f->residual) {
-            vfloat more = f->residual == CK_INT8_FLOAT
-                              ? load_part_f((const float *)(b + b_size * i), left)
-                              : __builtin_convertvector((int8_load(b + i, left) ^ f->residual_flip)
-                                                            - f->residual_zero, vfloat);
-            more *= f->residual_scale;
-            INT8_ROUNDED(more);
-            v += more;
-        }
+        if (f->residual) v = int8_with_residual(f, v, f->residual, b + b_size * i, left);
         int8_end(f, f->result, v, y + y_size * i, left);
     }
 }
