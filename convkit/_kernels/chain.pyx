@@ -231,7 +231,7 @@ def step(Step first not None, Step middle not None, Step last):
     chain.rows = (STRIP_BYTES // chain.wide_row - (p.kh - 1) * p.dilation_h) // p.stride_h // 2 * 2
     chain.rows = max(<Py_ssize_t>2, min(chain.rows, p.oh))
     wide_rows = (chain.rows - 1) * p.stride_h + (p.kh - 1) * p.dilation_h + 1
-    # An odd number of lines between what kernels read and write: see docs/performance.md.
+    # An odd number of lines between what kernels read and write: see docs/performance/depthwise.md.
     chain.wide_bytes = _rounded(min(wide_rows, p.h) * chain.wide_row) + 64
     chain.narrow_bytes = _rounded(chain.rows * p.ow * p.c * p.item) + 64 if chain.narrows else 0
     strip = 0

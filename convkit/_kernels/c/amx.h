@@ -11,7 +11,7 @@
 /* Eight instructions that do nothing, behind each load and product. While the processor throttles
    its tiles, it loses time wherever two tile instructions are taken up in the same cycle or close
    by: a step of four loads and four products takes 83 ns so, without them 137. At full speed they
-   cost nothing (docs/performance.md). */
+   cost nothing (docs/performance/tiles.md). */
 #define AMX_APART "\n\t.skip 8, 0x90"
 
 #define amx_configure(config) \

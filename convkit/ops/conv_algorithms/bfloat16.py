@@ -38,7 +38,8 @@ LEAST_WORK = 250_000
 FEW_CHANNELS = 32
 # How many split multiply-adds are made in the time of one in float32: 2.6 while the processor runs
 # its tiles at full speed and 1.4 while it throttles them, which it did most of the time where both
-# were measured (docs/performance.md). And about what each value costs that is converted or written.
+# were measured (docs/performance/tiles.md). And about what each value costs that is converted or
+# written.
 SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and

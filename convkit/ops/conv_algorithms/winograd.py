@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
 # The forms there are transforms for, by taps and stride. F(6x6, 3x3) and F(4x4, 5x5), which have
 # the same points, are left out: the error of the former reaches 3e-5 with 512 channels
-# (docs/performance.md).
+# (docs/performance/winograd.md).
 FORMS = {(3, 1): (Form(2, 2, 4, 4), Form(4, 4, 6, 6)), (5, 1): (Form(2, 2, 6, 6),),
          (3, 2): (Form(2, 4, 5, 4),)}
 # The same for the gradient of the input. With stride 2 a tile of it begins with a pixel that only

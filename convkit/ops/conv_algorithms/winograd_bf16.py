@@ -10,7 +10,7 @@ from convkit.ops.conv_problem import ConvProblem
 __all__ = ["WinogradSplit"]
 
 # How many split multiply-adds are made in the time of one in float32: 5 while the processor runs
-# its tiles at full speed, 2.7 while it throttles them (docs/performance.md).
+# its tiles at full speed, 2.7 while it throttles them (docs/performance/tiles.md).
 SPLIT_GAIN = 2.7
 # What a transformed weight costs, in multiply-adds: many are read once for all tiles of the image.
 WEIGHT_COST = 4.0
