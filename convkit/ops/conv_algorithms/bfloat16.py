@@ -43,11 +43,12 @@ FEW_CHANNELS = 32
 SPLIT_GAIN = 1.6
 VALUE_COST = 6.0
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and
-# what Winograd takes of `winograd_cost` beside these, as measured on Zen 4. Shorter reductions
-# leave the loops mostly overhead; of kernels that Winograd takes those below twice as many are
-# its own, in one direction or the other.
+# what Winograd takes of `winograd_cost` beside these, as measured on Zen 4 (a weight's gradient
+# transforms both factors, which come as bfloat16 and are widened first). Shorter reductions leave
+# the loops mostly overhead; of kernels that Winograd takes those below twice as many are its own,
+# in one direction or the other.
 PRODUCT, READ, WRITTEN = 0.55, 8.0, 5.0
-WINOGRAD = 0.7
+WINOGRAD = {"forward": 0.7, "grad_input": 0.7, "grad_weight": 1.2}
 LEAST_TOGETHER = 16
 
 
@@ -245,6 +246,6 @@ def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
         cost = vector_cost(problem, task, PRODUCT, READ, WRITTEN)
         if direct_cost(problem, task) <= cost:
             return "conversions cost more than products gain"
-    if _winograd_would(problem, task) and WINOGRAD * winograd_cost(problem, task) <= cost:
+    if _winograd_would(problem, task) and WINOGRAD[task] * winograd_cost(problem, task) <= cost:
         return "winograd costs less"
     return None
