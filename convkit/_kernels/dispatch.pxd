@@ -204,6 +204,7 @@ cdef extern from "table.h" nogil:
         const ck_tile_table* half
         const ck_tilegrad_table* tilegrad
         const ck_winograd_kernels* winograd_tile
+        const ck_winograd_kernels* winograd_vnni
 
 # The table chosen at import; never NULL.
 cdef const ck_table* table() noexcept nogil

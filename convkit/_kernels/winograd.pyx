@@ -45,19 +45,19 @@ from convkit._kernels.winograd_image cimport (
     Source, address_or_null, apart, beside, ck_winograd_kernels, ck_winograd_output_args,
     ck_winograd_product_args, ck_winograd_tiles_args, ck_winograd_weights_args, depth_runs,
     describe_source, first_col, first_row, form_kernels, largest, move_on, place_of,
-    positions_of, round_up, spaced, tile_kernels, top_row, transform, weights_at,
+    own_kernels, positions_of, round_up, spaced, top_row, transform, weights_at,
     winograd_table)
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-# What a tile of weights holds: channels that are multiplied in a step, and columns of two of them.
+# Columns of a block of weights of 16-bit numbers.
+cdef enum:
+    BLOCK_COLUMNS = 32
+# Channels that are multiplied in a step on tiles, and in a line of int16.
 cdef enum:
     TILE_DEPTH = 32
-    TILE_COLUMNS = 32
-# The image's tiles that fill the rows of two.
-cdef Py_ssize_t TILE_ROWS = 32
 # Bytes of transformed pixels of a block that is multiplied on tiles, where it has more than these.
 cdef Py_ssize_t TILED_BYTES = 1 << 20
 # Bytes of what goes through all positions one by one: transformed pixels and their products.
@@ -106,7 +106,7 @@ cdef class Weights:
     """
 
     cdef readonly object array
-    cdef readonly str form               # of numbers: "float32", or "split_bf16" on tiles
+    cdef readonly str form               # of numbers: "float32", "int16", or "split_bf16" on tiles
     cdef readonly int tile, taps, step   # of the kernels: see c/winograd.h
     cdef readonly Py_ssize_t columns, depth
     cdef readonly float peak             # the largest absolute weight; infinity for NaN too
@@ -164,7 +164,8 @@ def pack(source, int tile, int taps, int step, Py_ssize_t columns, Py_ssize_t de
     turned : bool
         Whether the kernels are turned by 180 degrees, as the gradient of the input wants.
     form : str
-        "float32", or "split_bf16": two bfloat16 for each number, multiplied on tiles (for 2 and 3).
+        "float32"; "split_bf16": two bfloat16 for each number, multiplied on tiles (for 2 and 3); or
+        "int16": integers, with a scale for each run of channels (for 4 and 3).
     threads : int
 
     Returns
@@ -200,7 +201,7 @@ cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, st
                             Py_ssize_t depth_step, bint turned):
     """Describe the packing of all blocks, but for where weights and peaks lie; return its target."""
     cdef Py_ssize_t vector = winograd_table().vector_length
-    cdef const ck_winograd_kernels* tiled = tile_kernels(form)
+    cdef const ck_winograd_kernels* own = own_kernels(form)
     cdef Weights weights = Weights.__new__(Weights)
     weights.form = form
     weights.tile = kernels.tile
@@ -208,19 +209,19 @@ cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, st
     weights.step = kernels.step
     weights.columns = columns
     weights.depth = depth
-    weights.block_columns = TILE_COLUMNS if tiled != NULL else \
+    weights.block_columns = BLOCK_COLUMNS if own != NULL else \
         vector * choose_width(kernels_for(4), 1 << 20, columns)
     weights.blocks = (columns + weights.block_columns - 1) // weights.block_columns
     # One vector more, so that the positions' stores fall into different sets of a cache.
-    weights.position_step = (depth if tiled == NULL else round_up(depth, TILE_DEPTH)) \
-        * weights.block_columns + vector
+    weights.position_step = vector + (depth * weights.block_columns if own == NULL
+                                      else round_up(depth, own.depths) * own.depth_floats)
     weights.block_size = kernels.weight_side * kernels.weight_side * weights.position_step
     weights.array = empty((weights.blocks * weights.block_size,), _FLOAT)
     weights.pointer = <float*>address(weights.array)
-    if tiled != NULL and (depth % TILE_DEPTH or columns % TILE_COLUMNS):
+    if own != NULL and own.rows and (depth % own.depths or columns % BLOCK_COLUMNS):
         weights.array.fill(0)            # what fills tiles up
-    job.transform = kernels.weights if tiled == NULL else tiled.weights
-    job.row = 0 if tiled == NULL else TILE_COLUMNS
+    job.transform = kernels.weights if own == NULL else own.weights
+    job.row = 0 if own == NULL else own.depth_floats
     job.block_columns = weights.block_columns
     job.block_size = weights.block_size
     job.vector = vector
@@ -249,16 +250,25 @@ cdef Weights _with_peak(Weights weights, const int32_t* bits, Py_ssize_t count):
 # -- convolution ---------------------------------------------------------------------------
 
 
-cdef void _hold_for_tiles(Source* source, const ck_winograd_kernels* tiled) noexcept nogil:
-    """Lay transformed tiles out as rows, one position after another: see `_for_samples`."""
-    source.transform = tiled.input
+cdef void _hold_16_bits(Source* source, const ck_winograd_kernels* own,
+                        Py_ssize_t positions) noexcept nogil:
+    """Lay transformed tiles out: on tiles as rows, one position after another (see `_for_samples`);
+    of int16 as floats are, each position with its scales behind it."""
+    source.transform = own.input
     source.proto.low = round_up(source.channels, TILE_DEPTH)
-    source.step = source.proto.tile_step = apart(source.proto.low)
+    if own.rows:
+        source.step = source.proto.tile_step = apart(source.proto.low)
+        return
+    source.proto.low //= 2
+    source.proto.position_step = apart(source.proto.low
+                                       + (source.channels + own.depths - 1) // own.depths)
+    source.step = source.proto.tile_step = positions * source.proto.position_step
 
 
 cdef struct Job:
     const ck_winograd_kernels* kernels
-    const ck_winograd_kernels* tiled      # or NULL: products are made on vectors
+    const ck_winograd_kernels* own        # of 16-bit numbers, or NULL: numbers are float32
+    bint on_tiles                         # whether products are made on tiles
     void (*transform_back)(const ck_winograd_output_args*) noexcept nogil
     const ck_gemm_kernels* gemm
     Source source
@@ -297,20 +307,20 @@ cdef struct Job:
 
 cdef inline Py_ssize_t _first_tile(const Job* job, Py_ssize_t block) noexcept nogil:
     """Return the first tile of a block; on tiles all blocks but the last are full ones."""
-    if job.tiled != NULL:
+    if job.on_tiles:
         return min(block * job.tiles, job.total)
     return part_start(job.total, job.tile_blocks, block)
 
 
 cdef inline float* _transformed(const Job* job, Py_ssize_t tile) noexcept nogil:
     """Return where a tile's first position is, if all are transformed before any is multiplied."""
-    if job.tiled != NULL and not job.by_position:
+    if job.on_tiles and not job.by_position:
         return job.v + tile // job.tiles * job.v_block + tile % job.tiles * job.source.step
     return job.v + (tile - job.first) * job.source.step
 
 
-cdef void _multiply_on_tiles(const Job* job, Py_ssize_t count, const float* v, float* m,
-                             Py_ssize_t block, Py_ssize_t first, Py_ssize_t positions) noexcept nogil:
+cdef void _multiply_16_bits(const Job* job, Py_ssize_t count, const float* v, float* m,
+                            Py_ssize_t block, Py_ssize_t first, Py_ssize_t positions) noexcept nogil:
     """Multiply some positions of `count` tiles with one block of columns of the weights."""
     cdef ck_winograd_tiles_args args
     args.v = v + first * job.source.proto.position_step
@@ -323,8 +333,9 @@ cdef void _multiply_on_tiles(const Job* job, Py_ssize_t count, const float* v, f
     args.m_position, args.m_tile = job.m_step, job.m_tile
     args.tiles = count
     args.columns = min(job.block_columns, job.out_c - block * job.block_columns)
-    args.steps = job.source.proto.low // TILE_DEPTH
-    job.tiled.products(&args)
+    args.steps = job.source.proto.low // TILE_DEPTH if job.on_tiles \
+        else (job.source.channels + 1) // 2
+    job.own.products(&args)
 
 
 cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
@@ -473,9 +484,9 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     cdef Py_ssize_t column = block * job.block_columns
     cdef float* m = <float*>(job.m + slot * job.m_bytes)
     cdef LookAhead ahead
-    if job.tiled != NULL:
+    if job.own != NULL:
         for b in range(block, end):
-            _multiply_on_tiles(job, last - first, v, m + (b - block) * job.block_columns, b, 0,
+            _multiply_16_bits(job, last - first, v, m + (b - block) * job.block_columns, b, 0,
                                job.positions)
     elif job.few:
         _multiply_few(job, first, last, v, m)
@@ -520,7 +531,7 @@ cdef void _position_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t chunks = (job.blocks + POSITION_BLOCKS - 1) // POSITION_BLOCKS, b
     cdef Py_ssize_t block = index % chunks * POSITION_BLOCKS
     for b in range(block, min(block + POSITION_BLOCKS, job.blocks)):
-        _multiply_on_tiles(job, job.last - job.first, job.v,
+        _multiply_16_bits(job, job.last - job.first, job.v,
                            <float*>job.m + b * job.block_columns, b, index // chunks, 1)
 
 
@@ -548,9 +559,10 @@ cdef Py_ssize_t _block_tiles(const Job* job) noexcept nogil:
     """Return how many tiles a block should have."""
     cdef Py_ssize_t rows = job.gemm.max_mr[job.block_columns // job.vector]
     cdef Py_ssize_t tiles = round_up(BLOCK_TILES, rows), share
-    if job.tiled != NULL:
-        tiles = TILED_BYTES // (4 * job.positions * job.source.step) // TILE_ROWS * TILE_ROWS
-        return max(TILE_ROWS, min(4 * TILE_ROWS, tiles))
+    if job.on_tiles:
+        rows = job.own.rows
+        tiles = TILED_BYTES // (4 * job.positions * job.source.step) // rows * rows
+        return max(rows, min(4 * rows, tiles))
     if job.few:
         return CK_WINOGRAD_FEW
     if not job.stream:
@@ -569,15 +581,16 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.together = together
     job.gathered = NULL
     job.kernels = form_kernels(weights.tile, weights.taps, weights.step)
-    job.tiled = tile_kernels(weights.form)
+    job.own = own_kernels(weights.form)
+    job.on_tiles = job.own != NULL and job.own.rows > 0
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length
     job.tile = weights.tile
     job.positions = positions_of(job.kernels)
     job.source = describe_source(x_shape, job.kernels, False, top, left, (job.out_h, job.out_w), dilation,
                          x_pixel)
-    if job.tiled != NULL:
-        _hold_for_tiles(&job.source, job.tiled)
+    if job.own != NULL:
+        _hold_16_bits(&job.source, job.own, job.positions)
     _use(&job, weights)
     job.parts = (job.source.channels + MOST_CHANNELS - 1) // MOST_CHANNELS
     _finish_with(&job, activation, alpha, beta)
@@ -592,8 +605,8 @@ cdef void _finish_with(Job* job, int activation, double alpha, double beta) noex
     """Take the activation, and the kernel that transforms back and applies it."""
     job.output.activation, job.output.alpha, job.output.beta = activation, alpha, beta
     job.transform_back = job.kernels.output
-    if job.tiled != NULL and activation < dispatch.CK_ACT_UNARY:
-        job.transform_back = job.tiled.output
+    if job.on_tiles and activation < dispatch.CK_ACT_UNARY:
+        job.transform_back = job.own.output
 
 
 cdef void _use(Job* job, Weights weights) noexcept:
@@ -605,7 +618,7 @@ cdef void _use(Job* job, Weights weights) noexcept:
     job.block_size = weights.block_size
     job.weight_step = weights.position_step
     job.stream = job.blocks * job.block_size * 4 > WEIGHT_BYTES
-    job.few = (job.tiled == NULL and job.out_c <= job.vector
+    job.few = (job.own == NULL and job.out_c <= job.vector
                and job.kernels.side == job.kernels.weight_side
                and job.source.channels <= FEW_CHANNELS)
 
@@ -619,7 +632,7 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.samples = samples
     job.total = samples * job.source.per_sample
     job.tiles = _block_tiles(job)
-    if job.tiled == NULL:
+    if not job.on_tiles:
         job.tiles = min(job.tiles, job.total)
     job.tile_blocks = (job.total + job.tiles - 1) // job.tiles
     job.whole = job.tile_blocks >= LEAST_BLOCKS if job.together < 0 else job.together
@@ -631,8 +644,8 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     job.v_block = job.tiles * job.source.step
     job.m_bytes = job.tiles * job.m_tile * 4
     job.first, job.last = 0, job.total
-    job.by_position = job.tiled != NULL and _weights_outweigh(job)
-    if job.tiled != NULL:
+    job.by_position = job.on_tiles and _weights_outweigh(job)
+    if job.on_tiles:
         _lay_out_for_tiles(job)
     # A block of `tiles` tiles may begin with the last tile of a sample.
     job.span = (job.tiles + job.source.per_sample - 2) // job.source.per_sample + 1
@@ -665,7 +678,7 @@ cdef void _lay_out_for_tiles(Job* job) noexcept nogil:
         job.chunks, job.chunk = 1, job.blocks
         job.group = GROUP_BYTES // (4 * job.positions * (job.source.step + job.out_c))
         job.group = max(<Py_ssize_t>1, job.group // job.tiles) * job.tiles
-        tiles = min(job.group, round_up(job.total, TILE_ROWS))
+        tiles = min(job.group, round_up(job.total, job.own.rows))
         job.m_step = apart(job.out_c)
         job.last = 0
     # Positions a line more apart than their rows take: stores fall into different sets.
@@ -686,7 +699,7 @@ cdef inline size_t _all_v(const Job* job) noexcept nogil:
         return job.v_bytes
     if job.whole:
         return job.team * job.v_bytes
-    return job.tile_blocks * job.v_bytes if job.tiled != NULL else job.total * job.source.step * 4
+    return job.tile_blocks * job.v_bytes if job.on_tiles else job.total * job.source.step * 4
 
 
 cdef inline size_t _all_m(const Job* job) noexcept nogil:

@@ -11,6 +11,9 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
+cdef extern from "cpu.h" nogil:
+    int ck_cpu_has_vnni()
+
 cdef extern from "winograd.h" nogil:
     ctypedef struct ck_winograd_input_args:
         const float* x
@@ -55,6 +58,7 @@ cdef extern from "winograd.h" nogil:
     ctypedef struct ck_winograd_kernels:
         int tile, taps, step, size, side, weight_side
         void (*products)(const ck_winograd_tiles_args*) noexcept nogil
+        int rows, depths, depth_floats
         ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil
@@ -109,13 +113,18 @@ cdef inline const ck_winograd_kernels* form_kernels(int tile, int taps, int step
     raise ValueError(f"no transforms for F({tile}x{tile}, {taps}x{taps}) on tiles {step} apart")
 
 
-cdef inline const ck_winograd_kernels* tile_kernels(str form) except? NULL:
-    """Return the kernels on tiles that a form of numbers has, NULL for float32."""
+cdef inline const ck_winograd_kernels* own_kernels(str form) except? NULL:
+    """Return the kernels that a form of 16-bit numbers has for itself, NULL for float32."""
+    cdef const void* kernels = NULL
     if form == "float32":
         return NULL
-    if form != "split_bf16" or dispatch.table().winograd_tile == NULL:
-        raise RuntimeError(f"no tiles for Winograd's products of {form}")
-    return <const ck_winograd_kernels*>dispatch.table().winograd_tile
+    if form == "split_bf16":
+        kernels = dispatch.table().winograd_tile
+    elif form == "int16" and ck_cpu_has_vnni():
+        kernels = dispatch.table().winograd_vnni
+    if kernels == NULL:
+        raise RuntimeError(f"no instructions for Winograd's products of {form}")
+    return <const ck_winograd_kernels*>kernels
 
 
 cdef inline Py_ssize_t positions_of(const ck_winograd_kernels* kernels) noexcept nogil:

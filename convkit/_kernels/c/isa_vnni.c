@@ -1,4 +1,4 @@
-/* Byte products for CPUs with AVX-512 VNNI; an empty unit elsewhere. */
+/* Products of bytes and of 16-bit integers for CPUs with AVX-512 VNNI; an empty unit elsewhere. */
 #if defined(__x86_64__)
 #define CK_VBYTES 64
 #define CK_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,bmi,bmi2"
@@ -13,6 +13,7 @@
 #define INT8_ROWS GEMM_ROWS_14
 #include "int8.tile.h"
 #include "int8.walk.h"
+#include "winograd.int16.h"
 
 const ck_int8_kernels ck_table_vnni_int8 = {
     .max_rows = INT8_MOST_ROWS,

@@ -25,7 +25,8 @@ typedef struct ck_winograd_input_args {
     ptrdiff_t tiles;      /* at most CK_WINOGRAD_STRIP */
     float *v;             /* whole vectors are written: `position_step` has room for them */
     ptrdiff_t position_step, tile_step;
-    ptrdiff_t low;        /* on tiles: 16-bit numbers from a pixel's high halves to its low ones */
+    ptrdiff_t low;        /* on tiles: 16-bit numbers from a pixel's high halves to its low ones; of
+                             int16: floats from a pixel to its scales */
     int32_t *peak;        /* of a gradient: one vector, raised to the bits of the largest |x| */
 } ck_winograd_input_args;
 
@@ -44,17 +45,17 @@ typedef struct ck_winograd_product_args {
     ptrdiff_t lines[2];   /* so many cache lines of each with every position */
 } ck_winograd_product_args;
 
-/* Products on tiles of 16 or 32 columns, some positions in one call; steps count floats. Rows of v and m
-   are there for a multiple of 16 tiles. */
+/* Products of 16-bit numbers with 16 or 32 columns, some positions in one call; steps count floats. On
+   tiles, rows of v and m are there for a multiple of 16 of the image's. */
 typedef struct ck_winograd_tiles_args {
     const float *v;
     ptrdiff_t v_position, v_tile, low;
-    const float *u;       /* for each 32 channels 4 KB: see winograd.tiles.h */
+    const float *u;       /* see winograd.tiles.h and winograd.int16.h */
     ptrdiff_t u_position;
     float *m;
     ptrdiff_t m_position, m_tile;
     ptrdiff_t positions, tiles, columns;
-    ptrdiff_t steps;      /* of 32 channels */
+    ptrdiff_t steps;      /* of 32 channels on tiles, of two of int16 */
 } ck_winograd_tiles_args;
 
 /* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
@@ -103,8 +104,11 @@ typedef struct ck_winograd_kernels {
     /* The same of weights. Where positions are more, each from `weight_side` on has the weights of the
        last of these. */
     int weight_side;
-    /* NULL but on tiles, which have `input`, `output` and `weights` of their own. */
+    /* Of 16-bit numbers, which have `input`, `weights` and, on tiles, `output` of their own; else NULL. */
     void (*products)(const ck_winograd_tiles_args *);
+    int rows;             /* on tiles: how many of the image's are multiplied at a time, position by position */
+    int depths;           /* channels are multiplied so many at a time, */
+    int depth_floats;     /* and each takes so many floats of a block of weights */
     ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);

@@ -168,6 +168,9 @@ static void wino_output_tiles(const ck_winograd_output_args *given) {
 const ck_winograd_kernels ck_table_amx_winograd = {
     .tile = 2,
     .taps = 3,
+    .rows = 2 * CK_TILE_ROWS,
+    .depths = WINO_DEPTH,
+    .depth_floats = 2 * WINO_LINE,
     .input = wino_input_split,
     .output = wino_output_tiles,
     .weights = wino_weights_split,

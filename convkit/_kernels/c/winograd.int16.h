@@ -1,0 +1,252 @@
+/* Winograd convolution on 16-bit integers: F(4x4, 3x3), for CPUs that multiply pairs of them and add
+   both products to 32-bit lanes (AVX-512 VNNI), twice as many as float32's multiply-adds.
+
+   Transforms are those of winograd.body.h, in float32. What comes out is rounded to integers, run by
+   run: 64 channels of a position of a tile, or of a position and column of weights, have a scale that
+   makes their Euclidean norm at most INT16_NORM. So no sum of a run's products exceeds 2^30 in
+   magnitude, however its values are distributed, by the inequality of Cauchy and Schwarz; where they
+   are alike, values have 12 bits, where bfloat16 has 8. Sums within a run are exact; runs are scaled
+   and added in float32, in order.
+
+   An infinity or NaN, and a norm that overflows, make the scale one, and so sums of every pixel of the
+   tile, whose peak tells (winograd.pyx). Runs whose squares vanish are zeros; a sample of such runs
+   alone has a peak of zero, which tells, too. */
+
+#include "gemm.shapes.h"
+#include "transpose.body.h"
+#include "winograd.gather.h"
+#include "winograd.weights.h"
+
+enum {
+    INT16_RUN = 64,          /* channels with a common scale */
+    INT16_POSITIONS = 36,
+    INT16_ROOM = 80,         /* floats from one position of a run to the next: an odd number of lines */
+    INT16_TILES = 2,         /* transformed at a time: what the first-level cache holds */
+    INT16_ROWS = 14,         /* tiles whose sums fill the registers, beside two vectors of columns */
+    INT16_DEPTH_FLOATS = 17, /* of a block of weights for each depth: a run's pairs, then its scales */
+    INT16_SCALES = 16 * INT16_RUN,
+    INT16_PAIRS = INT16_RUN / 2
+};
+#define INT16_NORM 32000.0f
+#define INT16_LEAST_SQUARE 1.1754944e-38f /* what is less is denormal */
+
+/* What values of so large norms (their squares) are multiplied with to become integers, and those with
+   to become what they were. */
+CK_INLINE __m512 int16_up(__m512 squares) {
+    const __mmask16 there = _mm512_cmp_ps_mask(squares, _mm512_set1_ps(INT16_LEAST_SQUARE), _CMP_GE_OQ);
+    return _mm512_maskz_div_ps(there, _mm512_set1_ps(INT16_NORM), _mm512_sqrt_ps(squares));
+}
+CK_INLINE __m512 int16_down(__m512 squares) {
+    return _mm512_mul_ps(_mm512_sqrt_ps(squares), _mm512_set1_ps(1 / INT16_NORM));
+}
+
+/* The sums of 16 vectors' lanes, in as many lanes. */
+CK_INLINE __m512 int16_sums(const __m512 *v) {
+    __m512 two[8], four[4], eight[2];
+    _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++)
+        two[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]),
+                               _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        const __m512d a = _mm512_castps_pd(two[2 * i]), b = _mm512_castps_pd(two[2 * i + 1]);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    _Pragma("GCC unroll 2") for (int i = 0; i < 2; i++)
+        eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88),
+                                 _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88),
+                         _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
+}
+
+/* -- pixels ------------------------------------------------------------------------------- */
+
+WINO_GATHER(wino_input_floats, 6, 4, 6, wino_input_6, WINO_NO_PEAK)
+
+/* Up to 16 positions of one run of a tile, from floats. A position's row has words, then, from `scales`
+   on, what its runs are multiplied with. */
+CK_INLINE void int16_positions(const float *from, int count, ptrdiff_t vectors, float *to, ptrdiff_t step,
+                               ptrdiff_t scale) {
+    __m512 squares[16];
+    float up[16], down[16];
+    for (int p = 0; p < 16; p++) {
+        squares[p] = _mm512_setzero_ps();
+        for (ptrdiff_t j = 0; j < vectors && p < count; j++) {
+            const __m512 v = _mm512_loadu_ps(from + p * INT16_ROOM + 16 * j);
+            squares[p] = _mm512_fmadd_ps(v, v, squares[p]);
+        }
+    }
+    const __m512 sums = int16_sums(squares);
+    _mm512_storeu_ps(up, int16_up(sums));
+    _mm512_storeu_ps(down, int16_down(sums));
+    for (int p = 0; p < count; p++, from += INT16_ROOM, to += step) {
+        const __m512 by = _mm512_set1_ps(up[p]);
+        for (ptrdiff_t j = 0; j < vectors; j++)
+            _mm256_storeu_si256((__m256i *)(to + 8 * j),
+                                _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(
+                                    _mm512_mul_ps(_mm512_loadu_ps(from + 16 * j), by))));
+        to[scale] = down[p];
+    }
+}
+
+static void wino_input_int16(const ck_winograd_input_args *given) {
+    float room[INT16_TILES * INT16_POSITIONS * INT16_ROOM] __attribute__((aligned(64)));
+    ck_winograd_input_args g = *given;
+    g.v = room;
+    g.position_step = INT16_ROOM;
+    g.tile_step = INT16_POSITIONS * INT16_ROOM;
+    for (ptrdiff_t k = 0; k < given->tiles; k += INT16_TILES) {
+        g.tiles = given->tiles - k < INT16_TILES ? given->tiles - k : INT16_TILES;
+        g.offset = given->offset + 4 * k * given->pixel_step;
+        g.col_from = given->col_from - 4 * k;
+        g.col_to = given->col_to - 4 * k;
+        for (ptrdiff_t c = 0; c < given->channels; c += INT16_RUN) {
+            g.x = given->x + c;
+            g.channels = given->channels - c < INT16_RUN ? given->channels - c : INT16_RUN;
+            wino_input_floats(&g);
+            for (ptrdiff_t t = 0; t < g.tiles; t++)
+                for (int p = 0; p < INT16_POSITIONS; p += 12)
+                    int16_positions(room + t * g.tile_step + p * INT16_ROOM, 12, (g.channels + 15) / 16,
+                                    given->v + (k + t) * given->tile_step + p * given->position_step + c / 2,
+                                    given->position_step, given->low - c / 2 + c / INT16_RUN);
+        }
+    }
+}
+
+/* -- weights ------------------------------------------------------------------------------ */
+
+WINO_WEIGHTS(f43, 3, 6)
+
+/* One run of one vector of columns at one position: the scales, then pairs of depths. Without a second
+   depth a pair has a zero. */
+CK_INLINE void int16_weights(const float *from, ptrdiff_t depth, float *to) {
+    __m512 squares = _mm512_setzero_ps();
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        const __m512 v = _mm512_loadu_ps(from + 16 * k);
+        squares = _mm512_fmadd_ps(v, v, squares);
+    }
+    const __m512 up = int16_up(squares);
+    const __m512i low = _mm512_set1_epi32(0xffff);
+    _mm512_storeu_ps(to + INT16_SCALES, int16_down(squares));
+    for (ptrdiff_t k = 0; k < depth; k += 2) {
+        const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + 16 * k), up));
+        const __m512i b = k + 1 == depth
+            ? _mm512_setzero_si512()
+            : _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + 16 * k + 16), up));
+        _mm512_storeu_si512(to + 16 * k, _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(b, 16)));
+    }
+}
+
+static void wino_weights_int16(const ck_winograd_weights_args *g) {
+    enum { STEP = 16 * (INT16_RUN + 1) };
+    float room[INT16_POSITIONS * STEP];
+    vint32 peak = *(const vint32_u *)g->peak;
+    for (ptrdiff_t first = 0; first < g->columns; first += VL_F) {
+        for (ptrdiff_t k = 0; k < g->depth; k++)
+            peak = wino_weights_vector_f43(g, first, k, room + 16 * k, STEP, peak);
+        for (int p = 0; p < INT16_POSITIONS; p++)
+            int16_weights(room + p * STEP, g->depth, g->u + p * g->position_step + first);
+    }
+    *(vint32_u *)g->peak = peak;
+}
+
+/* -- products ----------------------------------------------------------------------------- */
+
+/* Every third row has a pointer of its own. */
+enum { INT16_POINTERS = (INT16_ROWS + 2) / 3 };
+
+/* Every lane's two products, added to its sum. */
+CK_INLINE vint32 int16_dot(vint32 sum, __m512i a, __m512i b) {
+    return (vint32)_mm512_dpwssd_epi32((__m512i)sum, a, b);
+}
+
+/* Adds sums that are scaled to what there is, or begins with them. */
+CK_INLINE void int16_put(float *to, vint32 sums, __m512 by, int add) {
+    const __m512 v = _mm512_cvtepi32_ps((__m512i)sums);
+    _mm512_storeu_ps(to, add ? _mm512_fmadd_ps(v, by, _mm512_loadu_ps(to)) : _mm512_mul_ps(v, by));
+}
+
+/* A run's sums, scaled by those of the tiles and of the columns, into `m`. */
+CK_INLINE void int16_scale(vint32 acc[INT16_ROWS][2], const char *own, ptrdiff_t lda, const float *scales,
+                           float *m, ptrdiff_t ldm, int add, int rows, int nb) {
+    const __m512 s0 = _mm512_loadu_ps(scales), s1 = nb > 1 ? _mm512_loadu_ps(scales + 16) : s0;
+    _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {
+        const __m512 by = _mm512_set1_ps(*(const float *)(own + i * lda));
+        int16_put(m + i * ldm, acc[i][0], _mm512_mul_ps(by, s0), add);
+        if (nb > 1) int16_put(m + i * ldm + 16, acc[i][1], _mm512_mul_ps(by, s1), add);
+    }
+}
+
+/* One run of one position: so many tiles times one or two vectors of columns. */
+CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const char *b, ptrdiff_t pairs,
+                         ptrdiff_t ahead, float *m, ptrdiff_t ldm, int add, int rows, int nb) {
+    vint32 acc[INT16_ROWS][2];
+    const char *p[INT16_POINTERS];
+    const float *scales = (const float *)b + INT16_SCALES;
+    _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++)
+        acc[i][0] = acc[i][1] = (vint32){0};
+    _Pragma("GCC unroll 5") for (int i = 0; 3 * i < rows; i++) {
+        p[i] = a + 3 * i * lda;
+        __asm__("" : "+r"(p[i]));
+    }
+    for (; pairs > 0; pairs--, b += 128) {
+        const __m512i b0 = _mm512_loadu_si512(b), b1 = nb > 1 ? _mm512_loadu_si512(b + 64) : b0;
+        __builtin_prefetch(b + ahead, 0, 2);
+        if (nb > 1) __builtin_prefetch(b + ahead + 64, 0, 2);
+        _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {
+            int32_t pair;
+            memcpy(&pair, p[i / 3] + i % 3 * lda, 4);
+            const __m512i x = _mm512_set1_epi32(pair);
+            acc[i][0] = int16_dot(acc[i][0], b0, x);
+            if (nb > 1) acc[i][1] = int16_dot(acc[i][1], b1, x);
+        }
+        _Pragma("GCC unroll 5") for (int i = 0; 3 * i < rows; i++) p[i] += 4;
+    }
+    if (add)
+        int16_scale(acc, a + scale, lda, scales, m, ldm, 1, rows, nb);
+    else
+        int16_scale(acc, a + scale, lda, scales, m, ldm, 0, rows, nb);
+}
+
+/* All runs of one position. */
+#define INT16_KERNEL(rows, nb)                                                                       \
+    static void int16_rows_##rows##x##nb(const ck_winograd_tiles_args *g, const char *a, const char *b, \
+                                         float *m) {                                                 \
+        const ptrdiff_t lda = 4 * g->v_tile, scale = 4 * g->low, ahead = 4 * g->u_position;          \
+        ptrdiff_t left = g->steps;                                                                   \
+        for (int run = 0; left > 0; run++, left -= INT16_PAIRS)                                      \
+            int16_run(a + 2 * INT16_RUN * run, lda, scale + (4 - 2 * INT16_RUN) * run,               \
+                      b + 4 * INT16_DEPTH_FLOATS * INT16_RUN * run,                                  \
+                      left < INT16_PAIRS ? left : INT16_PAIRS, ahead, m, g->m_tile, run > 0, rows,   \
+                      nb);                                                                           \
+    }
+GEMM_ROWS_14(INT16_KERNEL, 1)
+GEMM_ROWS_14(INT16_KERNEL, 2)
+
+typedef void (*int16_rows_fn)(const ck_winograd_tiles_args *, const char *, const char *, float *);
+#define INT16_ENTRY(rows, nb) int16_rows_##rows##x##nb,
+static const int16_rows_fn int16_rows[2][INT16_ROWS] = {{GEMM_ROWS_14(INT16_ENTRY, 1)},
+                                                        {GEMM_ROWS_14(INT16_ENTRY, 2)}};
+
+static void wino_products_int16(const ck_winograd_tiles_args *g) {
+    const int16_rows_fn *const kernels = int16_rows[g->columns > 16] - 1;
+    const ptrdiff_t calls = (g->tiles + INT16_ROWS - 1) / INT16_ROWS;
+    for (ptrdiff_t p = 0; p < g->positions; p++) {
+        const char *v = (const char *)(g->v + p * g->v_position), *u = (const char *)(g->u + p * g->u_position);
+        float *m = g->m + p * g->m_position;
+        for (ptrdiff_t i = 0, t = 0; i < calls; i++) {
+            const ptrdiff_t rows = g->tiles / calls + (i < g->tiles % calls);
+            kernels[rows](g, v + 4 * t * g->v_tile, u, m + t * g->m_tile);
+            t += rows;
+        }
+    }
+}
+
+const ck_winograd_kernels ck_table_vnni_winograd = {
+    .tile = 4,
+    .taps = 3,
+    .depths = INT16_RUN,
+    .depth_floats = INT16_DEPTH_FLOATS,
+    .input = wino_input_int16,
+    .weights = wino_weights_int16,
+    .products = wino_products_int16,
+};
