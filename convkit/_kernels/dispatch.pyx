@@ -48,6 +48,11 @@ def has_vnni():
     return bool(ck_cpu_has_vnni())
 
 
+def has_vnni_winograd():
+    """Tell whether the kernels in use multiply Winograd's transformed pixels as 16-bit integers."""
+    return _chosen.winograd_vnni != NULL and bool(ck_cpu_has_vnni())
+
+
 def has_halves():
     """Tell whether the kernels in use can compute in float16 (AVX512-FP16)."""
     return _chosen.half != NULL and bool(ck_cpu_has_fp16())

@@ -319,23 +319,56 @@ cdef inline float* _transformed(const Job* job, Py_ssize_t tile) noexcept nogil:
     return job.v + (tile - job.first) * job.source.step
 
 
-cdef void _multiply_16_bits(const Job* job, Py_ssize_t count, const float* v, float* m,
-                            Py_ssize_t block, Py_ssize_t first, Py_ssize_t positions) noexcept nogil:
-    """Multiply some positions of `count` tiles with one block of columns of the weights."""
+cdef inline ck_winograd_tiles_args _16_bits(const Job* job, const float* v, float* m, Py_ssize_t block,
+                                            Py_ssize_t first) noexcept nogil:
+    """Describe products of positions from `first` on with one block of columns of the weights."""
     cdef ck_winograd_tiles_args args
     args.v = v + first * job.source.proto.position_step
     args.m = m + first * job.m_step
-    args.positions = positions
     args.v_position, args.v_tile = job.source.proto.position_step, job.source.step
     args.low = job.source.proto.low
     args.u = job.u + block * job.block_size + first * job.weight_step
     args.u_position = job.weight_step
     args.m_position, args.m_tile = job.m_step, job.m_tile
-    args.tiles = count
     args.columns = min(job.block_columns, job.out_c - block * job.block_columns)
-    args.steps = job.source.proto.low // TILE_DEPTH if job.on_tiles \
-        else (job.source.channels + 1) // 2
+    return args
+
+
+cdef void _multiply_on_tiles(const Job* job, Py_ssize_t count, const float* v, float* m,
+                             Py_ssize_t block, Py_ssize_t first, Py_ssize_t positions) noexcept nogil:
+    """Multiply some positions of `count` tiles with one block of columns of the weights."""
+    cdef ck_winograd_tiles_args args = _16_bits(job, v, m, block, first)
+    args.positions, args.tiles = positions, count
+    args.steps = job.source.proto.low // TILE_DEPTH
     job.own.products(&args)
+
+
+cdef void _multiply_int16(const Job* job, Py_ssize_t count, const float* v, float* m,
+                          Py_ssize_t block, LookAhead* ahead) noexcept nogil:
+    """Multiply all positions of `count` tiles with one block of columns of the weights."""
+    cdef ck_winograd_tiles_args args
+    cdef ck_gemm_args aimed
+    cdef const float* u
+    cdef Py_ssize_t calls = (count + job.own.most_tiles - 1) // job.own.most_tiles, p, i
+    aimed.k = (job.source.channels + 1) // 2
+    for p in range(job.positions):
+        args = _16_bits(job, v, m, block, p)
+        args.positions, args.steps = 1, aimed.k
+        u = args.u
+        for i in range(calls):
+            args.tiles = count // calls + (i < count % calls)
+            if job.stream and i < 2:
+                # The next weights, half with each of the first two calls.
+                args.fetch = <const char*>(u + job.weight_step) + i * aimed.k * LINE_BYTES
+                args.fetch_step = LINE_BYTES
+            else:
+                aim(ahead, &aimed)
+                args.fetch, args.fetch_step = <const char*>aimed.fetch, aimed.fetch_step
+                if args.fetch == NULL:
+                    args.fetch, args.fetch_step = <const char*>u, 0
+            job.own.products(&args)
+            args.v += args.tiles * args.v_tile
+            args.m += args.tiles * args.m_tile
 
 
 cdef void _multiply(Job* job, Py_ssize_t count, const float* v, float* m,
@@ -434,8 +467,12 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
             begin = a.sample * source.height + max(0, top_row(source, &a))
             end = b.sample * source.height + min(source.height, top_row(source, &b) + reach)
             look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
-    spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
-           source.channels // job.parts)
+    if job.own != NULL:
+        spread(ahead, blocks * job.positions * ((last - first) // job.own.most_tiles + 1),
+               (source.channels + 1) // 2)
+    else:
+        spread(ahead, blocks * job.positions * job.parts * ((last - first + 14) // 14),
+               source.channels // job.parts)
 
 
 cdef void _transform_output(Job* job, Py_ssize_t tile_block, const float* m, Py_ssize_t column,
@@ -484,16 +521,19 @@ cdef void _columns(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk, const floa
     cdef Py_ssize_t column = block * job.block_columns
     cdef float* m = <float*>(job.m + slot * job.m_bytes)
     cdef LookAhead ahead
-    if job.own != NULL:
+    if job.on_tiles:
         for b in range(block, end):
-            _multiply_16_bits(job, last - first, v, m + (b - block) * job.block_columns, b, 0,
+            _multiply_on_tiles(job, last - first, v, m + (b - block) * job.block_columns, b, 0,
                                job.positions)
     elif job.few:
         _multiply_few(job, first, last, v, m)
     else:
         _look_ahead(job, tile_block, chunk, &ahead)
         for b in range(block, end):
-            _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
+            if job.own != NULL:
+                _multiply_int16(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
+            else:
+                _multiply(job, last - first, v, m + (b - block) * job.block_columns, b, &ahead)
     _transform_output(job, tile_block, m, column,
                       min(end * job.block_columns, job.out_c) - column, peaks)
 
@@ -531,7 +571,7 @@ cdef void _position_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t chunks = (job.blocks + POSITION_BLOCKS - 1) // POSITION_BLOCKS, b
     cdef Py_ssize_t block = index % chunks * POSITION_BLOCKS
     for b in range(block, min(block + POSITION_BLOCKS, job.blocks)):
-        _multiply_16_bits(job, job.last - job.first, job.v,
+        _multiply_on_tiles(job, job.last - job.first, job.v,
                            <float*>job.m + b * job.block_columns, b, index // chunks, 1)
 
 

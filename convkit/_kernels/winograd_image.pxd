@@ -55,10 +55,12 @@ cdef extern from "winograd.h" nogil:
         ptrdiff_t u_position
         float* m
         ptrdiff_t m_position, m_tile, positions, tiles, columns, steps
+        const char* fetch
+        ptrdiff_t fetch_step
     ctypedef struct ck_winograd_kernels:
         int tile, taps, step, size, side, weight_side
         void (*products)(const ck_winograd_tiles_args*) noexcept nogil
-        int rows, depths, depth_floats
+        int rows, most_tiles, depths, depth_floats
         ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil

@@ -56,6 +56,8 @@ typedef struct ck_winograd_tiles_args {
     ptrdiff_t m_position, m_tile;
     ptrdiff_t positions, tiles, columns;
     ptrdiff_t steps;      /* of 32 channels on tiles, of two of int16 */
+    const char *fetch;    /* of int16, of so many tiles as its registers hold: brought to the second-level */
+    ptrdiff_t fetch_step; /* cache meanwhile, a line with each step */
 } ck_winograd_tiles_args;
 
 /* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
@@ -106,7 +108,8 @@ typedef struct ck_winograd_kernels {
     int weight_side;
     /* Of 16-bit numbers, which have `input`, `weights` and, on tiles, `output` of their own; else NULL. */
     void (*products)(const ck_winograd_tiles_args *);
-    int rows;             /* on tiles: how many of the image's are multiplied at a time, position by position */
+    int rows;             /* on tiles: how many of the image's are multiplied at a time, position by position; */
+    int most_tiles;       /* elsewhere how many in a call, at most */
     int depths;           /* channels are multiplied so many at a time, */
     int depth_floats;     /* and each takes so many floats of a block of weights */
     ck_winograd_input_fn input;

@@ -178,7 +178,8 @@ CK_INLINE void int16_scale(vint32 acc[INT16_ROWS][2], const char *own, ptrdiff_t
 
 /* One run of one position: so many tiles times one or two vectors of columns. */
 CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const char *b, ptrdiff_t pairs,
-                         ptrdiff_t ahead, float *m, ptrdiff_t ldm, int add, int rows, int nb) {
+                         const char *fetch, ptrdiff_t fetch_step, float *m, ptrdiff_t ldm, int add,
+                         int rows, int nb) {
     vint32 acc[INT16_ROWS][2];
     const char *p[INT16_POINTERS];
     const float *scales = (const float *)b + INT16_SCALES;
@@ -190,8 +191,8 @@ CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const ch
     }
     for (; pairs > 0; pairs--, b += 128) {
         const __m512i b0 = _mm512_loadu_si512(b), b1 = nb > 1 ? _mm512_loadu_si512(b + 64) : b0;
-        __builtin_prefetch(b + ahead, 0, 2);
-        if (nb > 1) __builtin_prefetch(b + ahead + 64, 0, 2);
+        __builtin_prefetch(fetch, 0, 2);
+        fetch += fetch_step;
         _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {
             int32_t pair;
             memcpy(&pair, p[i / 3] + i % 3 * lda, 4);
@@ -211,13 +212,14 @@ CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const ch
 #define INT16_KERNEL(rows, nb)                                                                       \
     static void int16_rows_##rows##x##nb(const ck_winograd_tiles_args *g, const char *a, const char *b, \
                                          float *m) {                                                 \
-        const ptrdiff_t lda = 4 * g->v_tile, scale = 4 * g->low, ahead = 4 * g->u_position;          \
+        const ptrdiff_t lda = 4 * g->v_tile, scale = 4 * g->low;                                     \
         ptrdiff_t left = g->steps;                                                                   \
         for (int run = 0; left > 0; run++, left -= INT16_PAIRS)                                      \
             int16_run(a + 2 * INT16_RUN * run, lda, scale + (4 - 2 * INT16_RUN) * run,               \
                       b + 4 * INT16_DEPTH_FLOATS * INT16_RUN * run,                                  \
-                      left < INT16_PAIRS ? left : INT16_PAIRS, ahead, m, g->m_tile, run > 0, rows,   \
-                      nb);                                                                           \
+                      left < INT16_PAIRS ? left : INT16_PAIRS,                                       \
+                      g->fetch + run * INT16_PAIRS * g->fetch_step, g->fetch_step, m, g->m_tile,     \
+                      run > 0, rows, nb);                                                            \
     }
 GEMM_ROWS_14(INT16_KERNEL, 1)
 GEMM_ROWS_14(INT16_KERNEL, 2)
@@ -227,18 +229,12 @@ typedef void (*int16_rows_fn)(const ck_winograd_tiles_args *, const char *, cons
 static const int16_rows_fn int16_rows[2][INT16_ROWS] = {{GEMM_ROWS_14(INT16_ENTRY, 1)},
                                                         {GEMM_ROWS_14(INT16_ENTRY, 2)}};
 
+/* Of so many tiles as the registers hold, at most. */
 static void wino_products_int16(const ck_winograd_tiles_args *g) {
-    const int16_rows_fn *const kernels = int16_rows[g->columns > 16] - 1;
-    const ptrdiff_t calls = (g->tiles + INT16_ROWS - 1) / INT16_ROWS;
-    for (ptrdiff_t p = 0; p < g->positions; p++) {
-        const char *v = (const char *)(g->v + p * g->v_position), *u = (const char *)(g->u + p * g->u_position);
-        float *m = g->m + p * g->m_position;
-        for (ptrdiff_t i = 0, t = 0; i < calls; i++) {
-            const ptrdiff_t rows = g->tiles / calls + (i < g->tiles % calls);
-            kernels[rows](g, v + 4 * t * g->v_tile, u, m + t * g->m_tile);
-            t += rows;
-        }
-    }
+    const int16_rows_fn kernel = int16_rows[g->columns > 16][g->tiles - 1];
+    for (ptrdiff_t p = 0; p < g->positions; p++)
+        kernel(g, (const char *)(g->v + p * g->v_position), (const char *)(g->u + p * g->u_position),
+               g->m + p * g->m_position);
 }
 
 const ck_winograd_kernels ck_table_vnni_winograd = {
@@ -249,4 +245,5 @@ const ck_winograd_kernels ck_table_vnni_winograd = {
     .input = wino_input_int16,
     .weights = wino_weights_int16,
     .products = wino_products_int16,
+    .most_tiles = INT16_ROWS,
 };

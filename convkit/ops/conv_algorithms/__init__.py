@@ -17,10 +17,11 @@ from convkit.ops.conv_algorithms.im2col import Im2col
 from convkit.ops.conv_algorithms.multiplied import Multiplied
 from convkit.ops.conv_algorithms.winograd import Winograd
 from convkit.ops.conv_algorithms.winograd_bf16 import WinogradSplit
+from convkit.ops.conv_algorithms.winograd_int16 import WinogradInt16
 
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task", "known_call"]
 
 CANDIDATES: tuple[type[Algorithm], ...] = (
-    DepthwiseBfloat16, Depthwise, Multiplied, WinogradSplit, SplitBfloat16, Bfloat16, Grouped,
-    Im2col, Winograd, Float16, Direct)
+    DepthwiseBfloat16, Depthwise, Multiplied, WinogradSplit, WinogradInt16, SplitBfloat16, Bfloat16,
+    Grouped, Im2col, Winograd, Float16, Direct)
 BY_NAME = {a.name: a for a in CANDIDATES}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from convkit._kernels import dispatch, tilegrad
-from convkit.ops.conv_algorithms.base import known_call
+from convkit.ops.conv_algorithms.base import Task, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_algorithms.tiled import Tiled
 from convkit.ops.conv_algorithms.vectors import direct_cost, together, vector_cost
 from convkit.ops.conv_algorithms.winograd import Winograd, winograd_cost
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Bfloat16", "SplitBfloat16", "split_cost"]
+__all__ = ["Bfloat16", "SplitBfloat16", "bfloat16_cost", "split_cost"]
 
 # Tiles multiply about five times as many split values a cycle as vectors multiply floats: a
 # share of a tile that is used below this is no gain. 3x3 layers of 3 channels use 0.28 of one, and
@@ -234,6 +234,15 @@ class Bfloat16(_Tiles):
         return super(_Tiles, cls).declines(problem, task) or _not_on_vectors(problem, task)
 
 
+def bfloat16_cost(problem: ConvProblem, task: Task) -> float:
+    """Return about how many multiply-adds products of bfloat16 on vectors are worth, if there are any.
+
+    Of a sample's forward pass or gradient of the input.
+    """
+    return (vector_cost(problem, task, PRODUCT, READ, WRITTEN)
+            if Bfloat16.refuses(problem, task) is None else math.inf)
+
+
 def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
     """Return why vectors of float32 are done sooner than those of bfloat16, or None."""
     if task == "grad_weight":
@@ -243,7 +252,7 @@ def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
     elif together(problem, task) < LEAST_TOGETHER * (1 + (Winograd.refuses(problem, task) is None)):
         return f"reductions of only {together(problem, task)}"
     else:
-        cost = vector_cost(problem, task, PRODUCT, READ, WRITTEN)
+        cost = bfloat16_cost(problem, task)
         if direct_cost(problem, task) <= cost:
             return "conversions cost more than products gain"
     if _winograd_would(problem, task) and WINOGRAD[task] * winograd_cost(problem, task) <= cost:

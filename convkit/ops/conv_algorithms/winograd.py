@@ -60,14 +60,14 @@ def whole_vectors(channels: int) -> int:
 
 def cost(form: Form, channels: int, columns: int, out_size: tuple[int, int],
          dilation: tuple[int, int] = (1, 1), gain: float = 1.0,
-         weight_cost: float = WEIGHT_COST) -> float:
+         transform_cost: float = TRANSFORM_COST, weight_cost: float = WEIGHT_COST) -> float:
     """Return about how many multiply-adds one sample is worth with tiles of one form.
 
     `gain` is how many products are made in the time of one multiply-add.
     """
     tiles = math.prod(d * -(-n // (d * form.tile)) for n, d in zip(out_size, dilation, strict=True))
     columns = whole_vectors(columns)
-    transformed = (TRANSFORM_COST * form.weights / form.side
+    transformed = (transform_cost * form.weights / form.side
                    * (whole_vectors(channels) + columns))
     spent = form.side ** 2 * tiles * (channels * columns / gain + transformed)
     weights = form.weights ** 2 * channels * columns
@@ -91,9 +91,10 @@ def choose_form(forms: tuple[Form, ...], channels: int, columns: int, out_size: 
 
 
 def winograd_cost(problem: ConvProblem, task: str, form: Form | None = None,
-                  *more: float) -> float:
+                  *more: float, **costs: float) -> float:
     """Return `cost` of a task, by default with the cheapest form."""
-    return cost(form or _cheapest(problem, task), *_sizes(problem, task), problem.dilation, *more)
+    return cost(form or _cheapest(problem, task), *_sizes(problem, task), problem.dilation, *more,
+                **costs)
 
 
 def forms_of(problem: ConvProblem, task: str) -> tuple[Form, ...]:

@@ -40,7 +40,8 @@ class WinogradSplit(Winograd):
         """Decline other precisions, and where fewer or other products cost less."""
         if problem.precision != "high":
             return f"precision is {problem.precision}"
-        own = winograd_cost(problem, task, cls._form(problem, task), SPLIT_GAIN, WEIGHT_COST)
+        own = winograd_cost(problem, task, cls._form(problem, task), SPLIT_GAIN,
+                            weight_cost=WEIGHT_COST)
         if winograd_cost(problem, task) <= own:
             return "float32 products cost less"
         if split_cost(problem, task) <= own:
