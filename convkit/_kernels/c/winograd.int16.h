@@ -62,30 +62,53 @@ CK_INLINE __m512 int16_sums(const __m512 *v) {
 
 WINO_GATHER(wino_input_floats, 6, 4, 6, wino_input_6, WINO_NO_PEAK)
 
-/* Up to 16 positions of one run of a tile, from floats. A position's row has words, then, from `scales`
-   on, what its runs are multiplied with. */
-CK_INLINE void int16_positions(const float *from, int count, ptrdiff_t vectors, float *to, ptrdiff_t step,
+/* Two vectors of floats, rounded to 32 integers that have 16 bits. */
+CK_INLINE __m512i int16_round(__m512 a, __m512 b) {
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    return _mm512_permutexvar_epi64(order,
+                                    _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)));
+}
+
+/* A dozen positions of one run of a tile, of so many pairs of vectors, from floats. A position's row has
+   integers, and `scale` floats on what its run is multiplied with. */
+CK_INLINE void int16_positions(const float *from, ptrdiff_t pairs, float *to, ptrdiff_t step,
                                ptrdiff_t scale) {
     __m512 squares[16];
     float up[16], down[16];
-    for (int p = 0; p < 16; p++) {
-        squares[p] = _mm512_setzero_ps();
-        for (ptrdiff_t j = 0; j < vectors && p < count; j++) {
-            const __m512 v = _mm512_loadu_ps(from + p * INT16_ROOM + 16 * j);
-            squares[p] = _mm512_fmadd_ps(v, v, squares[p]);
+    for (int p = 0; p < 12; p++) {
+        const float *v = from + p * INT16_ROOM;
+        __m512 even = _mm512_setzero_ps(), odd = even;
+        _Pragma("GCC unroll 2") for (ptrdiff_t j = 0; j < pairs; j++, v += 32) {
+            const __m512 a = _mm512_load_ps(v), b = _mm512_load_ps(v + 16);
+            even = _mm512_fmadd_ps(a, a, even);
+            odd = _mm512_fmadd_ps(b, b, odd);
         }
+        squares[p] = _mm512_add_ps(even, odd);
     }
+    for (int p = 12; p < 16; p++) squares[p] = _mm512_setzero_ps();
     const __m512 sums = int16_sums(squares);
     _mm512_storeu_ps(up, int16_up(sums));
     _mm512_storeu_ps(down, int16_down(sums));
-    for (int p = 0; p < count; p++, from += INT16_ROOM, to += step) {
+    for (int p = 0; p < 12; p++, from += INT16_ROOM, to += step) {
         const __m512 by = _mm512_set1_ps(up[p]);
-        for (ptrdiff_t j = 0; j < vectors; j++)
-            _mm256_storeu_si256((__m256i *)(to + 8 * j),
-                                _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(
-                                    _mm512_mul_ps(_mm512_loadu_ps(from + 16 * j), by))));
+        _Pragma("GCC unroll 2") for (ptrdiff_t j = 0; j < pairs; j++)
+            _mm512_storeu_si512(to + 16 * j,
+                                int16_round(_mm512_mul_ps(_mm512_load_ps(from + 32 * j), by),
+                                            _mm512_mul_ps(_mm512_load_ps(from + 32 * j + 16), by)));
         to[scale] = down[p];
     }
+}
+
+/* One run of one tile: all positions. An odd number of vectors is filled up with zeros. */
+static void int16_tile(float *from, ptrdiff_t channels, float *to, ptrdiff_t step, ptrdiff_t scale) {
+    const ptrdiff_t vectors = (channels + 15) / 16;
+    for (int p = 0; vectors % 2 && p < INT16_POSITIONS; p++)
+        _mm512_store_ps(from + p * INT16_ROOM + 16 * vectors, _mm512_setzero_ps());
+    for (int p = 0; p < INT16_POSITIONS; p += 12, from += 12 * INT16_ROOM, to += 12 * step)
+        if (channels == INT16_RUN)
+            int16_positions(from, 2, to, step, scale);
+        else
+            int16_positions(from, (vectors + 1) / 2, to, step, scale);
 }
 
 static void wino_input_int16(const ck_winograd_input_args *given) {
@@ -104,10 +127,8 @@ static void wino_input_int16(const ck_winograd_input_args *given) {
             g.channels = given->channels - c < INT16_RUN ? given->channels - c : INT16_RUN;
             wino_input_floats(&g);
             for (ptrdiff_t t = 0; t < g.tiles; t++)
-                for (int p = 0; p < INT16_POSITIONS; p += 12)
-                    int16_positions(room + t * g.tile_step + p * INT16_ROOM, 12, (g.channels + 15) / 16,
-                                    given->v + (k + t) * given->tile_step + p * given->position_step + c / 2,
-                                    given->position_step, given->low - c / 2 + c / INT16_RUN);
+                int16_tile(room + t * g.tile_step, g.channels, given->v + (k + t) * given->tile_step + c / 2,
+                           given->position_step, given->low - c / 2 + c / INT16_RUN);
         }
     }
 }

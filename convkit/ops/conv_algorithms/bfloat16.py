@@ -235,9 +235,9 @@ class Bfloat16(_Tiles):
 
 
 def bfloat16_cost(problem: ConvProblem, task: Task) -> float:
-    """Return about how many multiply-adds products of bfloat16 on vectors are worth, if there are any.
+    """Return about how many multiply-adds a sample's products of bfloat16 on vectors are worth.
 
-    Of a sample's forward pass or gradient of the input.
+    Of the forward pass or the gradient of the input; infinity where there are no such products.
     """
     return (vector_cost(problem, task, PRODUCT, READ, WRITTEN)
             if Bfloat16.refuses(problem, task) is None else math.inf)

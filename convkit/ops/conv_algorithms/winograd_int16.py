@@ -1,4 +1,4 @@
-"""Winograd convolution multiplied as 16-bit integers (AVX-512 VNNI), twice as fast as in float32."""
+"""Winograd convolution on 16-bit integers (AVX-512 VNNI): twice as many products as in float32."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["WinogradInt16"]
 
-# Products that are made in the time of one multiply-add; what a transformed value costs, with its scale
-# and its rounding, and what a transformed weight costs, which has half the bytes of a float. As measured
-# on Zen 4.
+# Products that are made in the time of one multiply-add; what a transformed value costs, with its
+# scale and its rounding; and a transformed weight, of half a float's bytes. As measured on Zen 4.
 GAIN, TRANSFORM_COST, WEIGHT_COST = 2.0, 26.0, 4.0
 
 
 class WinogradInt16(Winograd):
-    """F(4x4, 3x3) on integers with a scale for each 64 channels: error 5e-4, where bfloat16 has 3e-3.
+    """F(4x4, 3x3) on integers with a scale for each 64 channels: error 5e-4, bfloat16's is 3e-3.
 
-    Candidate under "medium", on CPUs that have AVX-512 VNNI and no tiles. Sums of 64 channels are exact,
-    and cannot overflow whatever the values; see _kernels/c/winograd.int16.h.
+    Candidate under "medium", on CPUs that have AVX-512 VNNI and no tiles. Sums of 64 channels are
+    exact, and cannot overflow whatever the values; see _kernels/c/winograd.int16.h.
     """
 
     name = "winograd_int16"
@@ -45,7 +44,8 @@ class WinogradInt16(Winograd):
             return f"precision is {problem.precision}"
         if dispatch.has_tiles():
             return "tiles multiply more"
-        own = winograd_cost(problem, task, cls._form(problem, task), GAIN, TRANSFORM_COST, WEIGHT_COST)
+        own = winograd_cost(problem, task, cls._form(problem, task), GAIN, TRANSFORM_COST,
+                            WEIGHT_COST)
         if winograd_cost(problem, task) <= own:
             return "float32 products cost less"
         if bfloat16_cost(problem, task) <= own:
