@@ -8,7 +8,8 @@ high      float32-grade: error of any layer at most 1e-5, by whatever means is f
           (Winograd, or float32 split into two bfloat16 where the CPU multiplies those)
 medium    products of 16-bit numbers: error at most 1e-2. bfloat16 summed in float32 on CPUs
           with AMX and on AMD's with AVX512-BF16; else scaled float16 on CPUs with AVX512-FP16;
-          layers for which that is no faster are computed as under "high". In training, large
+          in 3x3 layers, where there is AVX-512 VNNI and no AMX, integers (error 5e-4). Layers
+          for which that is no faster are computed as under "high". In training, large
           activations are kept in bfloat16 for backward, on any CPU
 ========= ===============================================================================
 
