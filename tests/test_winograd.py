@@ -414,9 +414,8 @@ def test_what_winograd_takes_and_why_it_does_not():
     for task in TASKS:
         assert planner.choose(problem(*layer), task).name == "winograd"
         medium = planner.choose(problem(*layer, precision="medium"), task).name
-        integers = dispatch.has_vnni_winograd() and task != "grad_weight"
-        assert medium == ("bf16" if dispatch.has_tiles() else
-                          "winograd_int16" if integers else "winograd")
+        assert medium == ("bf16" if dispatch.has_tiles() else "winograd_int16"
+                          if dispatch.has_vnni_winograd() else "winograd")
         assert planner.choose(problem(*layer, precision="highest"), task).name == "direct"
         assert planner.choose(problem(*layer, dtype=np.float64), task).name == "direct"
     for x, w, more, reason in [

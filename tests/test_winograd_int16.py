@@ -11,7 +11,7 @@ from test_winograd import SPECIAL, attributes, convolve64, make_special, problem
 
 import convkit as ck
 from convkit import functional, nn
-from convkit._kernels import dispatch
+from convkit._kernels import dispatch, winograd_grad
 from convkit._kernels import winograd as kernel
 from convkit.autograd import Tensor, apply
 from convkit.ops import planner
@@ -79,6 +79,9 @@ def test_no_distribution_of_values_makes_a_sum_overflow(spread):
     for scale in (1e-3, 1.0, 1e4):
         y = convolve(x * np.float32(scale), w)[0]
         assert error(y, want * scale) < BOUND, scale
+    pixels = np.resize(value, (8, 16, 16, 16)).transpose(0, 3, 2, 1).copy()
+    gw = sum_weights(pixels, pixels)
+    assert error(gw, weights64(pixels, pixels)) < BOUND
 
 
 def test_threads_batches_and_ways_through_the_work_change_no_bit():
@@ -152,6 +155,63 @@ def test_values_that_integers_cannot_bear_come_out_as_in_direct_convolution(name
     assert not np.array_equal(y[1:], direct[1:])
 
 
+def sum_weights(x, gy, threads=1, **more):
+    """Return the gradient of a 3x3 weight, of x with a padding of 1."""
+    gw = np.full((gy.shape[-1], x.shape[-1], 3, 3), np.nan, np.float32)
+    winograd_grad.grad_weight(x, gy, gw, 4, -1, -1, (1, 1), threads, form="int16", **more)
+    return gw
+
+
+def weights64(x, gy):
+    """Return the same in float64."""
+    x, gy = x.astype(np.float64), gy.astype(np.float64)
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1:3]
+    taps = [np.tensordot(gy, wide[:, i:i + height, j:j + width], ((0, 1, 2), (0, 1, 2)))
+            for i in range(3) for j in range(3)]
+    return np.stack(taps, -1).reshape(gy.shape[-1], x.shape[-1], 3, 3)
+
+
+@pytest.mark.parametrize("channels, columns", [
+    (1, 1), (3, 17), (8, 16), (9, 32), (17, 33), (33, 3), (64, 64), (70, 130)])
+def test_the_gradient_of_the_weight_with_all_remainders(channels, columns):
+    for samples, height, width in ((1, 1, 1), (1, 4, 4), (2, 5, 9), (3, 13, 22), (40, 8, 8)):
+        x = random_array((samples, height, width, channels), seed=height)
+        gy = random_array((samples, height, width, columns), seed=2)
+        got, want = sum_weights(x, gy, 2), weights64(x, gy)
+        assert 0 < error(got, want) < BOUND, (samples, height, width)
+
+
+def test_stages_parts_and_threads_of_the_gradient_of_the_weight():
+    x, gy = random_array((37, 9, 10, 40)), random_array((37, 9, 10, 72), seed=1)
+    want = weights64(x, gy)
+    for parts in (None, 1, 4, 100_000):
+        alone = sum_weights(x, gy, parts=parts)
+        assert error(alone, want) < BOUND
+        for threads in (2, 3, 5):
+            assert_same_bits(alone, sum_weights(x, gy, threads, parts=parts), f"{parts} parts")
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("where", ["x", "gy"])
+def test_gradients_of_weights_with_such_values_come_out_as_in_direct_convolution(name, where):
+    places, _ = SPECIAL[name]
+    arrays = {"x": random_array((1, 16, 12, 11)), "gy": random_array((1, 16, 12, 11), seed=1)}
+    if isinstance(places, float):
+        arrays["x"] *= np.float32(places)
+        arrays["gy"] *= np.float32(1e-4)
+    else:
+        make_special(arrays[where], places)
+    gw = []
+    for algorithm in (NAME, "direct"):
+        w = Tensor(random_array((16, 16, 3, 3), seed=2), True)
+        with ck.precision("medium"):
+            apply(Conv, arrays["x"], w, None, **attributes(algorithm=algorithm)).backward(
+                arrays["gy"])
+        gw.append(w.grad.data)
+    assert_same_bits(*gw)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e30, 0.0])
 def test_weights_that_transforms_cannot_bear_go_to_direct_convolution(value):
     x, w = random_array((2, 16, 9, 9)), random_array((16, 16, 3, 3), seed=1)
@@ -182,7 +242,8 @@ def test_what_they_are_taken_for():
         assert chosen(channels, channels, size, "high") == "winograd"
         assert chosen(channels, channels, size, "highest") == "direct"
     assert chosen(64, 64, 56, dilation=(2, 2)) == NAME
-    assert chosen(64, 64, 56, task="grad_weight") != NAME
+    assert chosen(64, 64, 56, task="grad_weight") == NAME
+    assert chosen(64, 64, 56, "high", task="grad_weight") == "winograd"
     assert chosen(64, 64, 56, stride=(2, 2)) != NAME
     assert chosen(16, 16, 32) != NAME, "transforms would cost more than products gain"
     assert chosen(3, 64, 224) != NAME

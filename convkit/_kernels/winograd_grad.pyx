@@ -2,6 +2,9 @@
 
 Tiles of the input are transformed, and tiles of the output's gradient, which play the kernel's part;
 for each position their products are summed over all tiles, and the sums are transformed back once.
+
+As int16 (c/winograd.int16.h), the tiles of a stage are a run for each channel: a vector of channels of all
+of them is transformed, and rounded with the scales that its tiles want.
 """
 
 import numpy as np
@@ -12,8 +15,9 @@ from convkit._kernels.memory cimport give, take
 from convkit._kernels.threads cimport parallel_for, threads_for
 from convkit._kernels.winograd_image cimport (
     HUGE_BYTES, PACK_DEPTHS, TRANSFORM_TILES, Source, address_or_null, ck_winograd_kernels,
-    ck_winograd_table, ck_winograd_taps_args, depth_runs, describe_source, form_kernels, largest,
-    positions_of, round_up, transform, winograd_table)
+    ck_winograd_runs_args, ck_winograd_sums_args, ck_winograd_table, ck_winograd_taps_args,
+    depth_runs, describe_source, form_kernels, largest, own_kernels, positions_of, round_up,
+    transform, winograd_table)
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
@@ -39,14 +43,20 @@ cdef Py_ssize_t PART_BYTES = 768 << 10
 cdef Py_ssize_t PART_TILES = 12
 cdef Py_ssize_t LEAST_PARTS = 4
 cdef Py_ssize_t MOST_PARTS = 32
+# Tiles of a run of int16, at most: their transformed pixels of 16 channels wait in a second-level
+# cache for their scales.
+cdef Py_ssize_t MOST_RUN = 96
 # Numbers that one task adds up over the parts.
 cdef Py_ssize_t JOIN_COUNT = 4096
 
 
 cdef struct GradientJob:
     const ck_winograd_kernels* kernels
+    const ck_winograd_kernels* own        # of int16, or NULL: numbers are float32
     const ck_gemm_kernels* gemm
     Source x, gy
+    Py_ssize_t x_blocks, gy_blocks        # of 16 channels, of int16
+    Py_ssize_t block                      # floats of a block of one position of a stage
     ck_gemm_args product
     ck_winograd_taps_args taps
     Py_ssize_t vector, positions, in_c, out_c
@@ -58,6 +68,9 @@ cdef struct GradientJob:
     float* v                              # transformed tiles of a stage
     float* d
     Py_ssize_t slot_step                  # floats from one thread's to the next
+    Py_ssize_t v_floats                   # of a stage
+    float* slices                         # a vector of channels of a stage's tiles, for each thread
+    Py_ssize_t slice_step
     float* sums
     float* w
     Py_ssize_t row, position_step, part_step   # of the sums
@@ -72,6 +85,47 @@ cdef void _gather(GradientJob* job, Py_ssize_t first, Py_ssize_t last, float* v,
     transform(&job.gy, first, last, d, job.gy_peaks + slot * job.vector)
 
 
+cdef void _gather_int16(const GradientJob* job, Py_ssize_t first, Py_ssize_t last, Py_ssize_t block,
+                        float* slice, float* v, float* d, int32_t* peaks) noexcept nogil:
+    """Transform a vector of channels of all tiles of a stage, and round it: of x, and then of gy."""
+    cdef bint gradient = block >= job.x_blocks
+    cdef Source source = job.gy if gradient else job.x
+    cdef Py_ssize_t channel
+    cdef ck_winograd_runs_args runs
+    if gradient:
+        block -= job.x_blocks
+    channel = block * job.vector
+    source.proto.x += channel
+    source.proto.channels = min(job.vector, source.channels - channel)
+    source.proto.position_step = job.vector
+    # A line more than positions take, so that tiles fall into different sets.
+    source.step = source.proto.tile_step = (job.positions + 1) * job.vector
+    transform(&source, first, last, slice, peaks)
+    runs.from_ = slice
+    runs.tile_step, runs.position_step = source.step, job.vector
+    runs.tiles, runs.positions = last - first, job.positions
+    runs.to = (d if gradient else v) + block * job.block
+    runs.to_step = job.block * (job.gy_blocks if gradient else job.x_blocks)
+    job.own.runs(&runs)
+
+
+cdef void _add_int16(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
+                     Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
+                     float* sums, bint accumulate) noexcept nogil:
+    """Add a stage's tiles to some pairs of blocks of columns of one position's sums."""
+    cdef ck_winograd_sums_args args
+    cdef Py_ssize_t column = first_block * job.columns
+    args.v = v + position * job.x_blocks * job.block
+    args.d = d + (position * job.gy_blocks + column // job.vector) * job.block
+    args.block, args.pairs = job.block, (tiles + 1) // 2
+    args.rows = job.in_c
+    args.columns = min(job.out_c, last_block * job.columns) - column
+    args.sums = sums + position * job.position_step + column
+    args.row = job.row
+    args.accumulate = accumulate
+    job.own.sums(&args)
+
+
 cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
                         Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
                         float* sums, bint accumulate) noexcept nogil:
@@ -80,6 +134,9 @@ cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t 
     cdef Py_ssize_t b, left, rows, height
     cdef ck_gemm_args args = job.product
     cdef int nv
+    if job.own != NULL:
+        _add_int16(job, position, first_block, last_block, tiles, v, d, sums, accumulate)
+        return
     args.k = tiles
     args.accumulate = accumulate
     v += position * job.x.proto.position_step
@@ -107,9 +164,13 @@ cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t 
 
 
 cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Transform a few tiles of the stage."""
+    """Transform a few tiles of the stage, or a few channels of all of them."""
     cdef GradientJob* job = <GradientJob*>ctx
     cdef Py_ssize_t tile = index * TRANSFORM_TILES
+    if job.own != NULL:
+        _gather_int16(job, job.first, job.last, index, job.slices + slot * job.slice_step, job.v,
+                      job.d, job.gy_peaks + slot * job.vector)
+        return
     _gather(job, job.first + tile, min(job.first + tile + TRANSFORM_TILES, job.last),
             job.v + tile * job.x.step, job.d + tile * job.gy.step, slot)
 
@@ -130,9 +191,15 @@ cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef Py_ssize_t end = part_start(job.total, job.parts, index + 1)
     cdef float* v = job.v + slot * job.slot_step
     cdef float* d = job.d + slot * job.slot_step
+    cdef Py_ssize_t block
     while tile < end:
         last = min(tile + job.stage, end)
-        _gather(job, tile, last, v, d, slot)
+        if job.own != NULL:
+            for block in range(job.x_blocks + job.gy_blocks):
+                _gather_int16(job, tile, last, block, job.slices + slot * job.slice_step, v, d,
+                              job.gy_peaks + slot * job.vector)
+        else:
+            _gather(job, tile, last, v, d, slot)
         for position in range(job.positions):
             _add_products(job, position, 0, job.blocks, last - tile, v, d,
                           job.sums + index * job.part_step, tile > first)
@@ -158,7 +225,8 @@ cdef void _sum_stages(GradientJob* job, Py_ssize_t tasks, int team) noexcept nog
     job.first = 0
     while job.first < job.total:
         job.last = min(job.first + job.stage, job.total)
-        gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES
+        gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES \
+            if job.own == NULL else job.x_blocks + job.gy_blocks
         parallel_for(_gather_task, job, gathers, team)
         parallel_for(_sum_task, job, tasks, team)
         job.first = job.last
@@ -187,10 +255,12 @@ cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 cdef void _choose_stage(GradientJob* job) noexcept nogil:
     """Set how many tiles are multiplied together."""
-    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_BYTES
+    cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_BYTES, most = MOST_STAGE_TILES
+    if job.own != NULL:
+        each, most = 2 * job.positions * job.vector * (job.x_blocks + job.gy_blocks), MOST_RUN
     if job.parts == 1:
         bytes = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.part_step))
-    job.stage = min(MOST_STAGE_TILES, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
+    job.stage = min(most, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
     job.stage = min(job.total, max(TRANSFORM_TILES, job.stage))
 
 
@@ -208,7 +278,7 @@ cdef Py_ssize_t _parts(const GradientJob* job) noexcept nogil:
 
 
 def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, int threads,
-                parts=None):
+                parts=None, str form="float32"):
     """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
     for all taps (r, s).
 
@@ -233,6 +303,8 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     parts : int, optional
         Ranges of tiles, at least 1 and at most as many as tiles; by default as many as pay.
         Results differ by rounding.
+    form : "float32" or "int16"
+        Of the transformed numbers; int16 for tiles of 4 and 3 taps.
 
     Returns
     -------
@@ -245,7 +317,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
         gw.fill(0)
         return 0.0, 0.0
     _describe_gradient(&job, x.shape[1:], gy.shape[1:], x.shape[0], form_kernels(tile, gw.shape[2], tile), top, left,
-                       dilation)
+                       dilation, form)
     if parts is not None:
         _cut_gradient(&job, max(1, min(<Py_ssize_t>parts, job.total)))
     return _sum_gradient(&job, x, gy, gw, threads)
@@ -253,16 +325,20 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
 
 cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samples,
                             const ck_winograd_kernels* kernels, Py_ssize_t top, Py_ssize_t left,
-                            dilation) except -1:
+                            dilation, str form) except -1:
     """Describe the gradient of a weight, without its data."""
     job.kernels = kernels
+    job.own = own_kernels(form)
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length
     job.positions = positions_of(kernels)
     job.x = describe_source(x_shape, kernels, False, top, left, gy_shape[:2], dilation)
     job.gy = describe_source(gy_shape, kernels, True, 0, 0, gy_shape[:2], dilation)
     job.in_c, job.out_c = x_shape[2], gy_shape[2]
-    job.columns = job.vector * choose_width(job.gemm, job.in_c, job.out_c)
+    job.x_blocks = (job.in_c + job.vector - 1) // job.vector
+    job.gy_blocks = (job.out_c + job.vector - 1) // job.vector
+    job.columns = job.vector * (2 if job.own != NULL else
+                                choose_width(job.gemm, job.in_c, job.out_c))
     job.blocks = (job.out_c + job.columns - 1) // job.columns
     job.chunks = min(job.blocks, 2)
     job.row = round_up(job.out_c, job.vector)
@@ -285,7 +361,14 @@ cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samp
 cdef void _cut_gradient(GradientJob* job, Py_ssize_t parts) noexcept nogil:
     job.parts = parts
     _choose_stage(job)
+    job.v_floats = job.stage * job.x.step
     job.slot_step = job.stage * (job.x.step + job.gy.step)
+    job.slice_step = 0
+    if job.own != NULL:
+        job.block = ((job.stage + 1) // 2 + 1) * job.vector
+        job.v_floats = job.positions * job.x_blocks * job.block
+        job.slot_step = job.positions * (job.x_blocks + job.gy_blocks) * job.block
+        job.slice_step = job.stage * (job.positions + 1) * job.vector
 
 
 cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
@@ -298,7 +381,9 @@ cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
     cdef Py_ssize_t zeros = round_up(max(job.in_c, job.out_c), job.vector)
     cdef Py_ssize_t scratch = job.slot_step * (team if job.parts > 1 else 1)
     cdef Py_ssize_t peaks = team * job.vector
-    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + job.parts * job.part_step + zeros + 2 * peaks))
+    cdef Py_ssize_t slices = team * job.slice_step
+    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + slices + job.parts * job.part_step + zeros
+                                                 + 2 * peaks))
     cdef float gy_peak = 0, w_peak = 0
     job.x.proto.x = address_or_null(x)
     job.gy.proto.x = address_or_null(gy)
@@ -307,8 +392,9 @@ cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
     with nogil:
         job.v = <float*>take(bytes)
         if job.v != NULL:
-            job.d = job.v + job.stage * job.x.step
-            job.sums = job.v + scratch
+            job.d = job.v + job.v_floats
+            job.slices = job.v + scratch
+            job.sums = job.slices + slices
             job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
             job.gy_peaks = <int32_t*>(job.x.proto.zeros + zeros)
             job.w_peaks = job.gy_peaks + peaks
@@ -334,7 +420,7 @@ cdef class Gradient:
     x_shape, gy_shape : (int, int, int)
         Height, width and channels of a sample.
     samples : int
-    tile, taps, top, left, dilation
+    tile, taps, top, left, dilation, form
         As for `pack` and `grad_weight`.
     redo : callable
         ``redo(x, gy, gw, threads)`` computes the gradient in another way, where the values are
@@ -345,10 +431,10 @@ cdef class Gradient:
     cdef object _redo
 
     def __init__(self, tuple x_shape, tuple gy_shape, Py_ssize_t samples, int tile, int taps,
-                 Py_ssize_t top, Py_ssize_t left, dilation, redo):
+                 Py_ssize_t top, Py_ssize_t left, dilation, str form, redo):
         self._redo = redo
         _describe_gradient(&self._job, x_shape, gy_shape, samples, form_kernels(tile, taps, tile), top, left,
-                           dilation)
+                           dilation, form)
 
     def __call__(self, x, gy, gw, int threads):
         """Write the gradient into `gw`."""

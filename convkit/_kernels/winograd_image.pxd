@@ -57,6 +57,18 @@ cdef extern from "winograd.h" nogil:
         ptrdiff_t m_position, m_tile, positions, tiles, columns, steps
         const char* fetch
         ptrdiff_t fetch_step
+    ctypedef struct ck_winograd_runs_args:
+        const float* from_ "from"
+        ptrdiff_t tile_step, position_step, tiles, positions
+        float* to
+        ptrdiff_t to_step
+    ctypedef struct ck_winograd_sums_args:
+        const float* v
+        const float* d
+        ptrdiff_t block, pairs, rows, columns
+        float* sums
+        ptrdiff_t row
+        int accumulate
     ctypedef struct ck_winograd_kernels:
         int tile, taps, step, size, side, weight_side
         void (*products)(const ck_winograd_tiles_args*) noexcept nogil
@@ -64,6 +76,8 @@ cdef extern from "winograd.h" nogil:
         ck_winograd_input_fn input
         void (*output)(const ck_winograd_output_args*) noexcept nogil
         void (*weights)(const ck_winograd_weights_args*) noexcept nogil
+        void (*runs)(const ck_winograd_runs_args*) noexcept nogil
+        void (*sums)(const ck_winograd_sums_args*) noexcept nogil
         ck_winograd_input_fn gradient
         void (*to_taps)(const ck_winograd_taps_args*) noexcept nogil
     ctypedef struct ck_winograd_product_args:

@@ -60,6 +60,26 @@ typedef struct ck_winograd_tiles_args {
     ptrdiff_t fetch_step; /* cache meanwhile, a line with each step */
 } ck_winograd_tiles_args;
 
+/* Transformed tiles of 16 channels as int16, for the gradient of the weight: at each position pairs of
+   tiles, then a scale for each channel. Steps count floats; without a second tile a pair has a zero. */
+typedef struct ck_winograd_runs_args {
+    const float *from;
+    ptrdiff_t tile_step, position_step;
+    ptrdiff_t tiles, positions;
+    float *to;
+    ptrdiff_t to_step;    /* between positions */
+} ck_winograd_runs_args;
+
+/* Of one position: sums[row][column] (+)= sum over the tiles of v[row] times d[column]. */
+typedef struct ck_winograd_sums_args {
+    const float *v, *d;   /* blocks of 16 channels as above, */
+    ptrdiff_t block;      /* so many floats from one to the next */
+    ptrdiff_t pairs, rows, columns;
+    float *sums;
+    ptrdiff_t row;        /* floats between rows, which are whole vectors */
+    int accumulate;
+} ck_winograd_sums_args;
+
 /* Output tiles side by side: y = A^T m A, then bias, residual and activation. */
 typedef struct ck_winograd_output_args {
     const float *m;
@@ -115,7 +135,10 @@ typedef struct ck_winograd_kernels {
     ck_winograd_input_fn input;
     void (*output)(const ck_winograd_output_args *);
     void (*weights)(const ck_winograd_weights_args *);
-    /* For the gradient of the weight, or NULL: not on tiles, nor with stride 2. */
+    /* Of int16, for the gradient of the weight; else NULL. */
+    void (*runs)(const ck_winograd_runs_args *);
+    void (*sums)(const ck_winograd_sums_args *);
+    /* For the gradient of the weight, or NULL: not of 16-bit numbers, nor with stride 2. */
     ck_winograd_input_fn gradient;
     void (*to_taps)(const ck_winograd_taps_args *);
 } ck_winograd_kernels;

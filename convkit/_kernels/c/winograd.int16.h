@@ -137,23 +137,24 @@ static void wino_input_int16(const ck_winograd_input_args *given) {
 
 WINO_WEIGHTS(f43, 3, 6)
 
-/* One run of one vector of columns at one position: the scales, then pairs of depths. Without a second
-   depth a pair has a zero. */
-CK_INLINE void int16_weights(const float *from, ptrdiff_t depth, float *to) {
+/* One run of one vector of channels or columns: pairs of rows, and then `scales`. Without a second row a
+   pair has a zero. */
+CK_INLINE void int16_pairs(const float *from, ptrdiff_t step, ptrdiff_t rows, float *to, ptrdiff_t to_step,
+                           float *scales) {
+    const float *v = from;
     __m512 squares = _mm512_setzero_ps();
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        const __m512 v = _mm512_loadu_ps(from + 16 * k);
-        squares = _mm512_fmadd_ps(v, v, squares);
+    for (ptrdiff_t k = 0; k < rows; k++, v += step) {
+        const __m512 x = _mm512_loadu_ps(v);
+        squares = _mm512_fmadd_ps(x, x, squares);
     }
     const __m512 up = int16_up(squares);
     const __m512i low = _mm512_set1_epi32(0xffff);
-    _mm512_storeu_ps(to + INT16_SCALES, int16_down(squares));
-    for (ptrdiff_t k = 0; k < depth; k += 2) {
-        const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + 16 * k), up));
-        const __m512i b = k + 1 == depth
-            ? _mm512_setzero_si512()
-            : _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + 16 * k + 16), up));
-        _mm512_storeu_si512(to + 16 * k, _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(b, 16)));
+    _mm512_storeu_ps(scales, int16_down(squares));
+    for (ptrdiff_t k = 0; k < rows; k += 2, from += 2 * step, to += to_step) {
+        const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), up));
+        const __m512i b = k + 1 == rows ? _mm512_setzero_si512()
+                                        : _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + step), up));
+        _mm512_storeu_si512(to, _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(b, 16)));
     }
 }
 
@@ -164,8 +165,10 @@ static void wino_weights_int16(const ck_winograd_weights_args *g) {
     for (ptrdiff_t first = 0; first < g->columns; first += VL_F) {
         for (ptrdiff_t k = 0; k < g->depth; k++)
             peak = wino_weights_vector_f43(g, first, k, room + 16 * k, STEP, peak);
-        for (int p = 0; p < INT16_POSITIONS; p++)
-            int16_weights(room + p * STEP, g->depth, g->u + p * g->position_step + first);
+        for (int p = 0; p < INT16_POSITIONS; p++) {
+            float *u = g->u + p * g->position_step + first;
+            int16_pairs(room + p * STEP, 16, g->depth, u, 32, u + INT16_SCALES);
+        }
     }
     *(vint32_u *)g->peak = peak;
 }
@@ -258,6 +261,78 @@ static void wino_products_int16(const ck_winograd_tiles_args *g) {
                g->m + p * g->m_position);
 }
 
+/* -- gradients of weights ----------------------------------------------------------------- */
+
+static void wino_runs_int16(const ck_winograd_runs_args *g) {
+    for (ptrdiff_t p = 0; p < g->positions; p++) {
+        float *to = g->to + p * g->to_step;
+        int16_pairs(g->from + p * g->position_step, g->tile_step, g->tiles, to, 16,
+                    to + (g->tiles + 1) / 2 * 16);
+    }
+}
+
+enum { INT16_SUM_ROWS = 8 };
+
+/* Eight rows of a block times one or two blocks of columns. */
+CK_INLINE void int16_sum(const char *a, const float *own, const char *b0, const char *b1, ptrdiff_t pairs,
+                         float *sums, ptrdiff_t row, int add, int nb) {
+    vint32 acc[INT16_SUM_ROWS][2];
+    _Pragma("GCC unroll 8") for (int i = 0; i < INT16_SUM_ROWS; i++) {
+        acc[i][0] = acc[i][1] = (vint32){0};
+        if (add) {
+            __builtin_prefetch(sums + i * row, 1, 3);
+            if (nb > 1) __builtin_prefetch(sums + i * row + 16, 1, 3);
+        }
+    }
+    for (ptrdiff_t k = pairs; k > 0; k--, a += 64, b0 += 64, b1 += 64) {
+        const __m512i x0 = _mm512_loadu_si512(b0), x1 = nb > 1 ? _mm512_loadu_si512(b1) : x0;
+        _Pragma("GCC unroll 8") for (int i = 0; i < INT16_SUM_ROWS; i++) {
+            int32_t pair;
+            memcpy(&pair, a + 4 * i, 4);
+            const __m512i y = _mm512_set1_epi32(pair);
+            acc[i][0] = int16_dot(acc[i][0], x0, y);
+            if (nb > 1) acc[i][1] = int16_dot(acc[i][1], x1, y);
+        }
+    }
+    const __m512 s0 = _mm512_loadu_ps(b0), s1 = nb > 1 ? _mm512_loadu_ps(b1) : s0;
+    _Pragma("GCC unroll 8") for (int i = 0; i < INT16_SUM_ROWS; i++) {
+        const __m512 by = _mm512_set1_ps(own[i]);
+        int16_put(sums + i * row, acc[i][0], _mm512_mul_ps(by, s0), add);
+        if (nb > 1) int16_put(sums + i * row + 16, acc[i][1], _mm512_mul_ps(by, s1), add);
+    }
+}
+
+/* So many rows of eight. */
+static void int16_sum_rows(const char *a, const float *own, const char *b0, const char *b1, ptrdiff_t pairs,
+                           float *sums, ptrdiff_t row, int add, int nb, ptrdiff_t rows) {
+    float room[INT16_SUM_ROWS * 32];
+    if (rows >= INT16_SUM_ROWS) {
+        if (nb > 1 && add)
+            int16_sum(a, own, b0, b1, pairs, sums, row, 1, 2);
+        else if (nb > 1)
+            int16_sum(a, own, b0, b1, pairs, sums, row, 0, 2);
+        else if (add)
+            int16_sum(a, own, b0, b1, pairs, sums, row, 1, 1);
+        else
+            int16_sum(a, own, b0, b1, pairs, sums, row, 0, 1);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < rows && add; i++) memcpy(room + 32 * i, sums + i * row, 64 * nb);
+    int16_sum_rows(a, own, b0, b1, pairs, room, 32, add, nb, INT16_SUM_ROWS);
+    for (ptrdiff_t i = 0; i < rows; i++) memcpy(sums + i * row, room + 32 * i, 64 * nb);
+}
+
+static void wino_sums_int16(const ck_winograd_sums_args *g) {
+    for (ptrdiff_t o = 0; o < g->columns; o += 32) {
+        const char *b0 = (const char *)(g->d + o / 16 * g->block), *b1 = b0 + 4 * g->block;
+        for (ptrdiff_t c = 0; c < g->rows; c += INT16_SUM_ROWS) {
+            const float *v = g->v + c / 16 * g->block, *scales = v + 16 * g->pairs + c % 16;
+            int16_sum_rows((const char *)(v + c % 16), scales, b0, b1, g->pairs, g->sums + c * g->row + o,
+                           g->row, g->accumulate, g->columns - o > 16 ? 2 : 1, g->rows - c);
+        }
+    }
+}
+
 const ck_winograd_kernels ck_table_vnni_winograd = {
     .tile = 4,
     .taps = 3,
@@ -267,4 +342,6 @@ const ck_winograd_kernels ck_table_vnni_winograd = {
     .weights = wino_weights_int16,
     .products = wino_products_int16,
     .most_tiles = INT16_ROWS,
+    .runs = wino_runs_int16,
+    .sums = wino_sums_int16,
 };

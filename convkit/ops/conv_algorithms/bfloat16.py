@@ -237,10 +237,13 @@ class Bfloat16(_Tiles):
 def bfloat16_cost(problem: ConvProblem, task: Task) -> float:
     """Return about how many multiply-adds a sample's products of bfloat16 on vectors are worth.
 
-    Of the forward pass or the gradient of the input; infinity where there are no such products.
+    Infinity where there are no such products.
     """
-    return (vector_cost(problem, task, PRODUCT, READ, WRITTEN)
-            if Bfloat16.refuses(problem, task) is None else math.inf)
+    if Bfloat16.refuses(problem, task) is not None:
+        return math.inf
+    if task == "grad_weight":
+        return PRODUCT * _work(problem)
+    return vector_cost(problem, task, PRODUCT, READ, WRITTEN)
 
 
 def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
@@ -248,7 +251,7 @@ def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
     if task == "grad_weight":
         if _products(problem) < LEAST_PRODUCTS["bf16"]:
             return f"only {_products(problem):.0f} products for each value converted"
-        cost = PRODUCT * _work(problem)
+        cost = bfloat16_cost(problem, task)
     elif together(problem, task) < LEAST_TOGETHER * (1 + (Winograd.refuses(problem, task) is None)):
         return f"reductions of only {together(problem, task)}"
     else:

@@ -156,7 +156,8 @@ class Winograd(Algorithm):
         key, origin, packing = cls._plan(problem, task)
         if task == "grad_weight":
             return winograd_grad.Gradient(*sides(problem, "forward"), problem.batch, *packing[:2],
-                                          *origin, problem.dilation, Direct.call(problem, task))
+                                          *origin, problem.dilation, cls.form,
+                                          Direct.call(problem, task))
         return winograd.Convolution(*sides(problem, task), problem.batch, packing, *origin,
                                     problem.dilation, key,
                                     functools.partial(_redo, problem, task))

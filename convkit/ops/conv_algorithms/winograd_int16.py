@@ -29,8 +29,6 @@ class WinogradInt16(Winograd):
         """Refuse without the instructions, and all that has no transforms of this form."""
         if not dispatch.has_vnni_winograd():
             return "this CPU has no AVX-512 VNNI"
-        if task == "grad_weight":
-            return "sums over tiles of the image are float32's"
         if problem.stride != (1, 1):
             return "stride must be 1"
         if problem.kernel != (3, 3):
