@@ -52,9 +52,9 @@ OPENMP_FLAGS = [
 # Modules whose own code only prepares calls of kernels, or loops over rows and tiles around them:
 # loops over elements are in the C table, NumPy's, or wait for memory.
 CALLS_ONLY = {"augment", "axis", "bench", "binary", "chain", "copies", "depthwise", "direct",
-              "dispatch", "elements", "elementwise", "gather", "int8", "loss", "matmul", "memory",
-              "norm", "optim", "pool", "quant", "resample", "rownorm", "runner", "softmax", "tape",
-              "threads", "tilegrad", "winograd", "winograd_grad"}
+              "dispatch", "elements", "elementwise", "gather", "gradweight", "int8", "loss",
+              "matmul", "memory", "norm", "optim", "pool", "quant", "resample", "rownorm",
+              "runner", "softmax", "tape", "threads", "tilegrad", "winograd", "winograd_grad"}
 # Installed size: no symbols, and sections side by side rather than on pages of their own. Apple's
 # linker knows neither.
 SMALL_LINK = [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,-z,noseparate-code"]

@@ -245,20 +245,27 @@ CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const ch
                       g->fetch + run * INT16_PAIRS * g->fetch_step, g->fetch_step, m, g->m_tile,     \
                       run > 0, rows, nb);                                                            \
     }
-GEMM_ROWS_14(INT16_KERNEL, 1)
+GEMM_ROWS_4(INT16_KERNEL, 1)
 GEMM_ROWS_14(INT16_KERNEL, 2)
 
+/* Of one vector of columns, which few layers have, there are kernels of up to four rows. */
 typedef void (*int16_rows_fn)(const ck_winograd_tiles_args *, const char *, const char *, float *);
 #define INT16_ENTRY(rows, nb) int16_rows_##rows##x##nb,
-static const int16_rows_fn int16_rows[2][INT16_ROWS] = {{GEMM_ROWS_14(INT16_ENTRY, 1)},
-                                                        {GEMM_ROWS_14(INT16_ENTRY, 2)}};
+enum { INT16_NARROW = 4 };
+static const int16_rows_fn int16_narrow[INT16_NARROW] = {GEMM_ROWS_4(INT16_ENTRY, 1)};
+static const int16_rows_fn int16_wide[INT16_ROWS] = {GEMM_ROWS_14(INT16_ENTRY, 2)};
 
 /* Of so many tiles as the registers hold, at most. */
 static void wino_products_int16(const ck_winograd_tiles_args *g) {
-    const int16_rows_fn kernel = int16_rows[g->columns > 16][g->tiles - 1];
+    const int wide = g->columns > 16;
+    const ptrdiff_t most = wide ? INT16_ROWS : INT16_NARROW;
     for (ptrdiff_t p = 0; p < g->positions; p++)
-        kernel(g, (const char *)(g->v + p * g->v_position), (const char *)(g->u + p * g->u_position),
-               g->m + p * g->m_position);
+        for (ptrdiff_t t = 0; t < g->tiles; t += most) {
+            const ptrdiff_t rows = g->tiles - t < most ? g->tiles - t : most;
+            (wide ? int16_wide : int16_narrow)[rows - 1](
+                g, (const char *)(g->v + p * g->v_position + t * g->v_tile),
+                (const char *)(g->u + p * g->u_position), g->m + p * g->m_position + t * g->m_tile);
+        }
 }
 
 /* -- gradients of weights ----------------------------------------------------------------- */
