@@ -141,6 +141,9 @@ static void *ck_worker_main(void *self) {
     return NULL;
 }
 
+/* Bytes of a worker's stack: kernels hold up to 150 KB on theirs, more than musl gives a thread. */
+enum { CK_WORKER_STACK = 2 << 20 };
+
 /* Returns a new worker that runs already, or NULL. */
 static ck_worker *ck_new_worker(void) {
     pthread_t thread;
@@ -152,6 +155,7 @@ static ck_worker *ck_new_worker(void) {
     pthread_cond_init(&worker->wake, NULL);
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, CK_WORKER_STACK);
     sigfillset(&all); /* signals are for the program's own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&thread, &attributes, ck_worker_main, worker);

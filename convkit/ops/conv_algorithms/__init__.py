@@ -16,8 +16,7 @@ from convkit.ops.conv_algorithms.grouped import Grouped
 from convkit.ops.conv_algorithms.im2col import Im2col
 from convkit.ops.conv_algorithms.multiplied import Multiplied
 from convkit.ops.conv_algorithms.winograd import Winograd
-from convkit.ops.conv_algorithms.winograd_bf16 import WinogradSplit
-from convkit.ops.conv_algorithms.winograd_int16 import WinogradInt16
+from convkit.ops.conv_algorithms.winograd_16bit import WinogradInt16, WinogradSplit
 
 __all__ = ["BY_NAME", "CANDIDATES", "TASKS", "Algorithm", "Task", "known_call"]
 
