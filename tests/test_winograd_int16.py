@@ -22,12 +22,18 @@ pytestmark = pytest.mark.skipif(not dispatch.has_vnni_winograd(), reason="no AVX
 NAME = "winograd_int16"
 # By norm, against float64: "medium" allows 1e-2.
 BOUND = 1e-3
+# Pixels of a tile by taps: F(4x4, 3x3) and F(2x2, 5x5).
+TILES = {3: 4, 5: 2}
+
+both_kernels = pytest.mark.parametrize("taps", TILES)
 
 
 def convolve(x, w, top=-1, left=-1, size=None, *, threads=1, together=None, **epilogue):
     """Pack and convolve; return the output and the samples' peaks."""
-    columns, depth = w.shape[:2]
-    packed = kernel.pack(w, 4, 3, 4, columns, depth, 9 * depth, 9, False, "int16", threads)
+    columns, depth, taps, _ = w.shape
+    tile, count = TILES[taps], taps ** 2
+    packed = kernel.pack(w, tile, taps, tile, columns, depth, count * depth, count, False, "int16",
+                         threads)
     y = np.full((len(x), *(size or x.shape[1:3]), columns), np.nan, np.float32)
     return y, kernel.run(x, packed, y, top, left, threads=threads, together=together, **epilogue)
 
@@ -36,11 +42,12 @@ def error(got, want):
     return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@both_kernels
 @pytest.mark.parametrize("channels, columns", [
     (1, 1), (2, 16), (3, 17), (17, 33), (33, 3), (63, 64), (64, 40), (65, 31), (130, 70),
     (200, 96)])
-def test_all_remainders_of_tiles_channels_and_padding(channels, columns):
-    w = random_array((columns, channels, 3, 3), seed=1)
+def test_all_remainders_of_tiles_channels_and_padding(channels, columns, taps):
+    w = random_array((columns, channels, taps, taps), seed=1)
     for height, width, top, left in ((1, 1, -1, -1), (2, 3, -1, -1), (7, 9, -1, -1), (12, 5, 0, -2),
                                      (13, 22, -2, 0), (9, 75, -1, -1)):
         size = height - 2 - 2 * top, width - 2 - 2 * left
@@ -53,40 +60,44 @@ def test_all_remainders_of_tiles_channels_and_padding(channels, columns):
         assert_same_bits((y, peaks), staged, "in one step and in two")
 
 
-def test_errors_are_well_below_those_of_bfloat16():
+@both_kernels
+def test_errors_are_well_below_those_of_bfloat16(taps):
     shapes = {"normal": lambda a: a, "after relu": lambda a: np.maximum(a, 0),
               "mean 3": lambda a: a + 3,
               "uneven channels": lambda a: a * np.exp(2 * random_array(a.shape[-1:], seed=9))}
     for (name, shape), channels in itertools.product(shapes.items(), (64, 256, 512)):
         x = shape(random_array((1, 14, 14, channels), seed=channels)).astype(np.float32)
-        w = random_array((48, channels, 3, 3), seed=1) / np.float32(3 * channels ** 0.5)
+        w = random_array((48, channels, taps, taps), seed=1) / np.float32(3 * channels ** 0.5)
         want = convolve64(x, w, -1, -1, (14, 14))
         apart = error(convolve(x, w)[0], want)
         print(name, channels, f"{apart:.1e}")
         assert 1e-5 < apart < BOUND, name
 
 
+@both_kernels
 @pytest.mark.parametrize("spread", ["equal", "spikes", "one", "signs"])
-def test_no_distribution_of_values_makes_a_sum_overflow(spread):
+def test_no_distribution_of_values_makes_a_sum_overflow(spread, taps):
     """Values that meet their like in every product reach the bound of Cauchy and Schwarz."""
     channels = 64
     value = {"equal": np.ones(channels), "spikes": np.where(np.arange(channels) % 8, 1e-3, 1.0),
              "one": np.where(np.arange(channels), 0.0, 1.0),
              "signs": np.where(np.arange(channels) % 2, -1.0, 1.0)}[spread].astype(np.float32)
     x = np.broadcast_to(value, (1, 8, 8, channels)).copy()
-    w = np.broadcast_to(value[:, None, None], (32, channels, 3, 3)).copy()
+    w = np.broadcast_to(value[:, None, None], (32, channels, taps, taps)).copy()
     want = convolve64(x, w, -1, -1, (8, 8))
     for scale in (1e-3, 1.0, 1e4):
         y = convolve(x * np.float32(scale), w)[0]
         assert error(y, want * scale) < BOUND, scale
     pixels = np.resize(value, (8, 16, 16, 16)).transpose(0, 3, 2, 1).copy()
-    gw = sum_weights(pixels, pixels)
-    assert error(gw, weights64(pixels, pixels)) < BOUND
+    gw = sum_weights(pixels, pixels, taps=taps)
+    assert error(gw, weights64(pixels, pixels, taps)) < BOUND
 
 
-def test_threads_batches_and_ways_through_the_work_change_no_bit():
+@both_kernels
+def test_threads_batches_and_ways_through_the_work_change_no_bit(taps):
     for channels, columns, size in ((48, 72, (14, 13)), (200, 130, (7, 7))):
-        x, w = random_array((40, *size, channels)), random_array((columns, channels, 3, 3), seed=1)
+        x = random_array((40, *size, channels))
+        w = random_array((columns, channels, taps, taps), seed=1)
         want = convolve(x, w)
         for together, threads in itertools.product([None, True, False], [1, 2, 3, 5]):
             got = convolve(x, w, together=together, threads=threads)
@@ -106,10 +117,12 @@ def test_bias_residual_and_activation_come_after_the_sum():
         assert_same_bits((y, same), (want.astype(np.float32), peaks))
 
 
+@both_kernels
 @pytest.mark.parametrize("padding, dilation", [
     (((1, 1), (1, 1)), (1, 1)), (((0, 1), (2, 0)), (1, 1)), (((3, 1), (0, 4)), (3, 2))])
-def test_values_and_the_gradient_of_the_input_agree_with_direct_convolution(padding, dilation):
-    x, w = random_array((2, 20, 12, 9)), random_array((24, 20, 3, 3), seed=1)
+def test_values_and_the_gradient_of_the_input_agree_with_direct_convolution(padding, dilation,
+                                                                            taps):
+    x, w = random_array((2, 20, 16, 15)), random_array((24, 20, taps, taps), seed=1)
     results = []
     for algorithm in (NAME, "direct"):
         attrs = attributes(padding, dilation=dilation, algorithm=algorithm)
@@ -130,23 +143,29 @@ def test_a_sample_has_the_same_bits_alone_and_in_a_batch():
             random_array((65, 20, 12, 9)))
 
 
+def same(taps):
+    """Return the padding that keeps an image's size."""
+    return ((taps // 2,) * 2,) * 2
+
+
 def run(x, w, algorithm, backward):
     """Convolve, or give the gradient of the input for `x` as that of the output."""
     image = Tensor(np.zeros_like(x) if backward else x, True)
     with ck.precision("medium"):
-        y = apply(Conv, image, w, None, **attributes(algorithm=algorithm))
+        y = apply(Conv, image, w, None, **attributes(same(w.shape[-1]), algorithm=algorithm))
         if not backward:
             return np.ascontiguousarray(y.data)
         y.backward(x)
     return np.ascontiguousarray(image.grad.data)
 
 
+@both_kernels
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("backward", [False, True])
-def test_values_that_integers_cannot_bear_come_out_as_in_direct_convolution(name, backward):
+def test_values_that_integers_cannot_bear_come_out_as_in_direct_convolution(name, backward, taps):
     places, scale = SPECIAL[name]
     x = random_array((3, 16, 12, 11))
-    w = random_array((16, 16, 3, 3), seed=1) * np.float32(scale)
+    w = random_array((16, 16, taps, taps), seed=1) * np.float32(scale)
     clean = x.copy()
     make_special(x, places)
     y, direct = run(x, w, NAME, backward), run(x, w, "direct", backward)
@@ -155,46 +174,53 @@ def test_values_that_integers_cannot_bear_come_out_as_in_direct_convolution(name
     assert not np.array_equal(y[1:], direct[1:])
 
 
-def sum_weights(x, gy, threads=1, **more):
-    """Return the gradient of a 3x3 weight, of x with a padding of 1."""
-    gw = np.full((gy.shape[-1], x.shape[-1], 3, 3), np.nan, np.float32)
-    winograd_grad.grad_weight(x, gy, gw, 4, -1, -1, (1, 1), threads, form="int16", **more)
+def sum_weights(x, gy, threads=1, *, taps=3, **more):
+    """Return the gradient of a 3x3 or 5x5 weight, of x padded so that gy has its size."""
+    gw = np.full((gy.shape[-1], x.shape[-1], taps, taps), np.nan, np.float32)
+    before = -(taps // 2)
+    winograd_grad.grad_weight(x, gy, gw, TILES[taps], before, before, (1, 1), threads,
+                              form="int16", **more)
     return gw
 
 
-def weights64(x, gy):
+def weights64(x, gy, taps=3):
     """Return the same in float64."""
     x, gy = x.astype(np.float64), gy.astype(np.float64)
-    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    around = (taps // 2,) * 2
+    wide = np.pad(x, ((0, 0), around, around, (0, 0)))
     height, width = x.shape[1:3]
-    taps = [np.tensordot(gy, wide[:, i:i + height, j:j + width], ((0, 1, 2), (0, 1, 2)))
-            for i in range(3) for j in range(3)]
-    return np.stack(taps, -1).reshape(gy.shape[-1], x.shape[-1], 3, 3)
+    sums = [np.tensordot(gy, wide[:, i:i + height, j:j + width], ((0, 1, 2), (0, 1, 2)))
+            for i in range(taps) for j in range(taps)]
+    return np.stack(sums, -1).reshape(gy.shape[-1], x.shape[-1], taps, taps)
 
 
+@both_kernels
 @pytest.mark.parametrize("channels, columns", [
     (1, 1), (3, 17), (8, 16), (9, 32), (17, 33), (33, 3), (64, 64), (70, 130)])
-def test_the_gradient_of_the_weight_with_all_remainders(channels, columns):
+def test_the_gradient_of_the_weight_with_all_remainders(channels, columns, taps):
     for samples, height, width in ((1, 1, 1), (1, 4, 4), (2, 5, 9), (3, 13, 22), (40, 8, 8)):
         x = random_array((samples, height, width, channels), seed=height)
         gy = random_array((samples, height, width, columns), seed=2)
-        got, want = sum_weights(x, gy, 2), weights64(x, gy)
+        got, want = sum_weights(x, gy, 2, taps=taps), weights64(x, gy, taps)
         assert 0 < error(got, want) < BOUND, (samples, height, width)
 
 
-def test_stages_parts_and_threads_of_the_gradient_of_the_weight():
+@both_kernels
+def test_stages_parts_and_threads_of_the_gradient_of_the_weight(taps):
     x, gy = random_array((37, 9, 10, 40)), random_array((37, 9, 10, 72), seed=1)
-    want = weights64(x, gy)
+    want = weights64(x, gy, taps)
     for parts in (None, 1, 4, 100_000):
-        alone = sum_weights(x, gy, parts=parts)
+        alone = sum_weights(x, gy, parts=parts, taps=taps)
         assert error(alone, want) < BOUND
         for threads in (2, 3, 5):
-            assert_same_bits(alone, sum_weights(x, gy, threads, parts=parts), f"{parts} parts")
+            assert_same_bits(alone, sum_weights(x, gy, threads, parts=parts, taps=taps),
+                             f"{parts} parts")
 
 
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("where", ["x", "gy"])
-def test_gradients_of_weights_with_such_values_come_out_as_in_direct_convolution(name, where):
+@both_kernels
+def test_gradients_of_weights_with_such_values_come_out_as_in_direct_convolution(taps, where, name):
     places, _ = SPECIAL[name]
     arrays = {"x": random_array((1, 16, 12, 11)), "gy": random_array((1, 16, 12, 11), seed=1)}
     if isinstance(places, float):
@@ -204,10 +230,10 @@ def test_gradients_of_weights_with_such_values_come_out_as_in_direct_convolution
         make_special(arrays[where], places)
     gw = []
     for algorithm in (NAME, "direct"):
-        w = Tensor(random_array((16, 16, 3, 3), seed=2), True)
+        w = Tensor(random_array((16, 16, taps, taps), seed=2), True)
         with ck.precision("medium"):
-            apply(Conv, arrays["x"], w, None, **attributes(algorithm=algorithm)).backward(
-                arrays["gy"])
+            y = apply(Conv, arrays["x"], w, None, **attributes(same(taps), algorithm=algorithm))
+            y.backward(arrays["gy"])
         gw.append(w.grad.data)
     assert_same_bits(*gw)
 
@@ -229,9 +255,9 @@ def test_zeros_give_zeros():
     assert not run(w[:, :, :1], np.zeros_like(w), NAME, False).any()
 
 
-def chosen(before, after, size, precision="medium", task="forward", **more):
-    return planner.choose(problem((1, before, size, size), (after, before, 3, 3),
-                                  precision=precision, **more), task).name
+def chosen(before, after, size, precision="medium", task="forward", taps=3, **more):
+    return planner.choose(problem((1, before, size, size), (after, before, taps, taps),
+                                  taps // 2, precision=precision, **more), task).name
 
 
 @pytest.mark.skipif(dispatch.has_tiles(), reason="tiles multiply more")
@@ -247,6 +273,11 @@ def test_what_they_are_taken_for():
     assert chosen(64, 64, 56, stride=(2, 2)) != NAME
     assert chosen(16, 16, 32) != NAME, "transforms would cost more than products gain"
     assert chosen(3, 64, 224) != NAME
+    for task in ("forward", "grad_input", "grad_weight"):
+        assert chosen(64, 192, 27, task=task, taps=5) == NAME, task
+        assert chosen(32, 64, 14, task=task, taps=5) == NAME, task
+        assert chosen(64, 192, 27, "high", task, taps=5) == "winograd"
+        assert chosen(16, 32, 28, task=task, taps=5) != NAME, task
 
 
 @pytest.mark.skipif(dispatch.has_tiles(), reason="tiles multiply more")
@@ -298,3 +329,8 @@ def test_other_instruction_sets_do_without(isa):
         else:
             raise AssertionError("packed all the same")
     """, {"CONVKIT_ISA": isa})
+
+
+def test_other_forms_have_no_transforms_to_integers():
+    with pytest.raises(ValueError, match=r"no transforms to int16 for F\(2x2, 3x3\)"):
+        kernel.pack(np.zeros((1, 1, 3, 3), "f"), 2, 3, 2, 1, 1, 9, 9, False, "int16", 1)

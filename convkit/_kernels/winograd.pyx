@@ -165,7 +165,7 @@ def pack(source, int tile, int taps, int step, Py_ssize_t columns, Py_ssize_t de
         Whether the kernels are turned by 180 degrees, as the gradient of the input wants.
     form : str
         "float32"; "split_bf16": two bfloat16 for each number, multiplied on tiles (for 2 and 3); or
-        "int16": integers, with a scale for each run of channels (for 4 and 3).
+        "int16": integers, with a scale for each run of channels (for 4 and 3, and for 2 and 5).
     threads : int
 
     Returns
@@ -201,7 +201,7 @@ cdef Weights _start_packing(PackJob* job, const ck_winograd_kernels* kernels, st
                             Py_ssize_t depth_step, bint turned):
     """Describe the packing of all blocks, but for where weights and peaks lie; return its target."""
     cdef Py_ssize_t vector = winograd_table().vector_length
-    cdef const ck_winograd_kernels* own = own_kernels(form)
+    cdef const ck_winograd_kernels* own = own_kernels(form, kernels)
     cdef Weights weights = Weights.__new__(Weights)
     weights.form = form
     weights.tile = kernels.tile
@@ -621,7 +621,7 @@ cdef Job _describe(x_shape, Weights weights, y_shape, Py_ssize_t top, Py_ssize_t
     job.together = together
     job.gathered = NULL
     job.kernels = form_kernels(weights.tile, weights.taps, weights.step)
-    job.own = own_kernels(weights.form)
+    job.own = own_kernels(weights.form, job.kernels)
     job.on_tiles = job.own != NULL and job.own.rows > 0
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length

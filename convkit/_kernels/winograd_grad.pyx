@@ -304,7 +304,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
         Ranges of tiles, at least 1 and at most as many as tiles; by default as many as pay.
         Results differ by rounding.
     form : "float32" or "int16"
-        Of the transformed numbers; int16 for tiles of 4 and 3 taps.
+        Of the transformed numbers; int16 for tiles of 4 and 3 taps, and of 2 and 5.
 
     Returns
     -------
@@ -328,7 +328,7 @@ cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samp
                             dilation, str form) except -1:
     """Describe the gradient of a weight, without its data."""
     job.kernels = kernels
-    job.own = own_kernels(form)
+    job.own = own_kernels(form, kernels)
     job.gemm = kernels_for(4)
     job.vector = winograd_table().vector_length
     job.positions = positions_of(kernels)

@@ -95,7 +95,7 @@ cdef extern from "winograd.h" nogil:
         ck_gemm_fn tall
         void (*multiply[9])(const ck_winograd_product_args*) noexcept nogil
         ck_winograd_kernels forms[5]
-    int CK_WINOGRAD_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
+    int CK_WINOGRAD_FORMS, CK_WINOGRAD_INT16_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
 
 # Rows of input that tiles side by side are made of stay in a first-level cache.
 cdef enum:
@@ -129,18 +129,26 @@ cdef inline const ck_winograd_kernels* form_kernels(int tile, int taps, int step
     raise ValueError(f"no transforms for F({tile}x{tile}, {taps}x{taps}) on tiles {step} apart")
 
 
-cdef inline const ck_winograd_kernels* own_kernels(str form) except? NULL:
-    """Return the kernels that a form of 16-bit numbers has for itself, NULL for float32."""
-    cdef const void* kernels = NULL
+cdef inline const ck_winograd_kernels* own_kernels(str form, const ck_winograd_kernels* floats) except? NULL:
+    """Return the kernels that 16-bit numbers have for themselves, NULL for float32.
+
+    `floats` are those of float32 for the same tiles and taps.
+    """
+    cdef const ck_winograd_kernels* kernels = NULL
+    cdef int i, forms = 1
     if form == "float32":
         return NULL
     if form == "split_bf16":
-        kernels = dispatch.table().winograd_tile
+        kernels = <const ck_winograd_kernels*>dispatch.table().winograd_tile
     elif form == "int16" and ck_cpu_has_vnni():
-        kernels = dispatch.table().winograd_vnni
+        kernels = <const ck_winograd_kernels*>dispatch.table().winograd_vnni
+        forms = CK_WINOGRAD_INT16_FORMS
     if kernels == NULL:
         raise RuntimeError(f"no instructions for Winograd's products of {form}")
-    return <const ck_winograd_kernels*>kernels
+    for i in range(forms):
+        if kernels[i].tile == floats.tile and kernels[i].taps == floats.taps:
+            return &kernels[i]
+    raise ValueError(f"no transforms to {form} for F({floats.tile}x{floats.tile}, {floats.taps}x{floats.taps})")
 
 
 cdef inline Py_ssize_t positions_of(const ck_winograd_kernels* kernels) noexcept nogil:

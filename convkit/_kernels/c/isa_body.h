@@ -56,12 +56,12 @@
 #define CK_HALF NULL
 #endif
 CK_TABLE(CK_ISA, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8,
-         .winograd_vnni = &ck_table_vnni_winograd, .half = CK_HALF);
+         .winograd_vnni = ck_table_vnni_winograd, .half = CK_HALF);
 CK_TABLE(avx512_bf16, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8,
-         .winograd_vnni = &ck_table_vnni_winograd, .tile = &ck_table_pairs,
+         .winograd_vnni = ck_table_vnni_winograd, .tile = &ck_table_pairs,
          .tilegrad = &ck_table_pairs_grad);
 CK_TABLE(amx, .int8 = &int8_table, .int8_vnni = &ck_table_vnni_int8,
-         .winograd_vnni = &ck_table_vnni_winograd, .half = CK_HALF,
+         .winograd_vnni = ck_table_vnni_winograd, .half = CK_HALF,
          .int8_tile = &ck_table_amx_int8, .tile = &ck_table_amx_tile, .tilegrad = &ck_table_amx_grad, .winograd_tile = &ck_table_amx_winograd);
 #else
 CK_TABLE(CK_ISA, .int8 = &int8_table);

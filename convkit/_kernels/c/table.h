@@ -57,7 +57,7 @@ typedef struct ck_table {
     const ck_tile_table *half;        /* for CPUs with AVX512-FP16, or NULL */
     const ck_tilegrad_table *tilegrad; /* as `tile` */
     const ck_winograd_kernels *winograd_tile; /* on tiles, or NULL */
-    const ck_winograd_kernels *winograd_vnni; /* for CPUs with VNNI, or NULL */
+    const ck_winograd_kernels *winograd_vnni; /* all forms, for CPUs with VNNI, or NULL */
 } ck_table;
 
 extern const ck_table ck_table_generic;
@@ -73,7 +73,7 @@ extern const ck_tile_table ck_table_pairs;
 extern const ck_tilegrad_table ck_table_pairs_grad;
 extern const ck_tilegrad_table ck_table_amx_grad;
 extern const ck_winograd_kernels ck_table_amx_winograd;
-extern const ck_winograd_kernels ck_table_vnni_winograd;
+extern const ck_winograd_kernels ck_table_vnni_winograd[CK_WINOGRAD_INT16_FORMS];
 extern const ck_tile_table ck_table_half;
 #endif
 

@@ -8,9 +8,10 @@
 #include "gemm.h"
 
 /* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps; and F(2x2, 3x3) with stride 2,
-   with a form of its own for the gradient of the input. Steps count elements throughout; position
+   with a form of its own for the gradient of the input. Of integers there are the two with 6 x 6
+   positions. Steps count elements throughout; position
    (i, j) of a transformed tile of n x n has the number i * n + j. */
-enum { CK_WINOGRAD_FORMS = 5 };
+enum { CK_WINOGRAD_FORMS = 5, CK_WINOGRAD_INT16_FORMS = 2 };
 
 /* Input tiles of n x n pixels side by side: v[position] = B^T x B; or tiles of the output's
    gradient, which for the gradient of the weight plays the kernel's part. */

@@ -1,5 +1,5 @@
-/* Winograd convolution on 16-bit integers: F(4x4, 3x3), for CPUs that multiply pairs of them and add
-   both products to 32-bit lanes (AVX-512 VNNI), twice as many as float32's multiply-adds.
+/* Winograd convolution on 16-bit integers: F(4x4, 3x3) and F(2x2, 5x5), for CPUs that multiply pairs of
+   them and add both products to 32-bit lanes (AVX-512 VNNI), twice as many as float32's multiply-adds.
 
    Transforms are those of winograd.body.h, in float32. What comes out is rounded to integers, run by
    run: 64 channels of a position of a tile, or of a position and column of weights, have a scale that
@@ -60,8 +60,6 @@ CK_INLINE __m512 int16_sums(const __m512 *v) {
 
 /* -- pixels ------------------------------------------------------------------------------- */
 
-WINO_GATHER(wino_input_floats, 6, 4, 6, wino_input_6, WINO_NO_PEAK)
-
 /* Two vectors of floats, rounded to 32 integers that have 16 bits. */
 CK_INLINE __m512i int16_round(__m512 a, __m512 b) {
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
@@ -111,7 +109,8 @@ static void int16_tile(float *from, ptrdiff_t channels, float *to, ptrdiff_t ste
             int16_positions(from, (vectors + 1) / 2, to, step, scale);
 }
 
-static void wino_input_int16(const ck_winograd_input_args *given) {
+/* Tiles `hop` pixels apart, of which `gather` makes floats. */
+CK_INLINE void int16_input(const ck_winograd_input_args *given, ck_winograd_input_fn gather, ptrdiff_t hop) {
     float room[INT16_TILES * INT16_POSITIONS * INT16_ROOM] __attribute__((aligned(64)));
     ck_winograd_input_args g = *given;
     g.v = room;
@@ -119,13 +118,13 @@ static void wino_input_int16(const ck_winograd_input_args *given) {
     g.tile_step = INT16_POSITIONS * INT16_ROOM;
     for (ptrdiff_t k = 0; k < given->tiles; k += INT16_TILES) {
         g.tiles = given->tiles - k < INT16_TILES ? given->tiles - k : INT16_TILES;
-        g.offset = given->offset + 4 * k * given->pixel_step;
-        g.col_from = given->col_from - 4 * k;
-        g.col_to = given->col_to - 4 * k;
+        g.offset = given->offset + hop * k * given->pixel_step;
+        g.col_from = given->col_from - hop * k;
+        g.col_to = given->col_to - hop * k;
         for (ptrdiff_t c = 0; c < given->channels; c += INT16_RUN) {
             g.x = given->x + c;
             g.channels = given->channels - c < INT16_RUN ? given->channels - c : INT16_RUN;
-            wino_input_floats(&g);
+            gather(&g);
             for (ptrdiff_t t = 0; t < g.tiles; t++)
                 int16_tile(room + t * g.tile_step, g.channels, given->v + (k + t) * given->tile_step + c / 2,
                            given->position_step, given->low - c / 2 + c / INT16_RUN);
@@ -134,8 +133,6 @@ static void wino_input_int16(const ck_winograd_input_args *given) {
 }
 
 /* -- weights ------------------------------------------------------------------------------ */
-
-WINO_WEIGHTS(f43, 3, 6)
 
 /* One run of one vector of channels or columns: pairs of rows, and then `scales`. Without a second row a
    pair has a zero. */
@@ -158,13 +155,16 @@ CK_INLINE void int16_pairs(const float *from, ptrdiff_t step, ptrdiff_t rows, fl
     }
 }
 
-static void wino_weights_int16(const ck_winograd_weights_args *g) {
+typedef vint32 (*int16_weights_fn)(const ck_winograd_weights_args *, ptrdiff_t, ptrdiff_t, float *, ptrdiff_t,
+                                   vint32);
+
+CK_INLINE void int16_weights(const ck_winograd_weights_args *g, int16_weights_fn vector) {
     enum { STEP = 16 * (INT16_RUN + 1) };
     float room[INT16_POSITIONS * STEP];
     vint32 peak = *(const vint32_u *)g->peak;
     for (ptrdiff_t first = 0; first < g->columns; first += VL_F) {
         for (ptrdiff_t k = 0; k < g->depth; k++)
-            peak = wino_weights_vector_f43(g, first, k, room + 16 * k, STEP, peak);
+            peak = vector(g, first, k, room + 16 * k, STEP, peak);
         for (int p = 0; p < INT16_POSITIONS; p++) {
             float *u = g->u + p * g->position_step + first;
             int16_pairs(room + p * STEP, 16, g->depth, u, 32, u + INT16_SCALES);
@@ -340,15 +340,31 @@ static void wino_sums_int16(const ck_winograd_sums_args *g) {
     }
 }
 
-const ck_winograd_kernels ck_table_vnni_winograd = {
-    .tile = 4,
-    .taps = 3,
-    .depths = INT16_RUN,
-    .depth_floats = INT16_DEPTH_FLOATS,
-    .input = wino_input_int16,
-    .weights = wino_weights_int16,
-    .products = wino_products_int16,
-    .most_tiles = INT16_ROWS,
-    .runs = wino_runs_int16,
-    .sums = wino_sums_int16,
-};
+/* -- forms -------------------------------------------------------------------------------- */
+
+#define INT16_FORM(form, tile, taps)                                                     \
+    WINO_GATHER(int16_floats_##form, 6, tile, 6, wino_input_6, WINO_NO_PEAK)             \
+    static void wino_input_int16_##form(const ck_winograd_input_args *g) {               \
+        int16_input(g, int16_floats_##form, tile);                                       \
+    }                                                                                    \
+    WINO_WEIGHTS(form, taps, 6)                                                          \
+    static void wino_weights_int16_##form(const ck_winograd_weights_args *g) {           \
+        int16_weights(g, wino_weights_vector_##form);                                    \
+    }
+INT16_FORM(f43, 4, 3)
+INT16_FORM(f25, 2, 5)
+
+#define INT16_FORM_ENTRY(form, pixels, count)    \
+    {.tile = pixels,                             \
+     .taps = count,                              \
+     .depths = INT16_RUN,                        \
+     .depth_floats = INT16_DEPTH_FLOATS,         \
+     .input = wino_input_int16_##form,           \
+     .weights = wino_weights_int16_##form,       \
+     .products = wino_products_int16,            \
+     .most_tiles = INT16_ROWS,                   \
+     .runs = wino_runs_int16,                    \
+     .sums = wino_sums_int16}
+
+const ck_winograd_kernels ck_table_vnni_winograd[CK_WINOGRAD_INT16_FORMS] = {
+    INT16_FORM_ENTRY(f43, 4, 3), INT16_FORM_ENTRY(f25, 2, 5)};
