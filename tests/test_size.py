@@ -14,9 +14,10 @@ PACKAGE = Path(convkit.__file__).parent
 # makes again from the source wherever it is missing.
 NOT_INSTALLED = {".c", ".h", ".pyx", ".pxd", ".pyc"}
 # Without the bundled images, which are data. 5 MB are promised of the wheel, whose files are
-# compressed one by one; half of that keeps room.
+# compressed one by one; half of that keeps room. Pythons of distributions build extensions with
+# guards of the stack, 2% of their size.
 WHEEL = 2_500_000
-INSTALLED = 5_250_000
+INSTALLED = 5_400_000
 DATA = PACKAGE / "data" / "bundled"
 
 
