@@ -290,8 +290,9 @@ def test_error_stays_within_the_bound_of_high_precision(inputs):
         largest = np.abs(apart).max() / np.abs(want).max()
         norm = np.linalg.norm(apart) / np.linalg.norm(want)
         print(f"{channels:4d} {form.tile} {form.step} {taps} {largest:.1e} {norm:.1e}")
-        assert largest <= 5e-6, "half of what precision 'high' allows"
-        assert norm <= 2e-6
+        # With eight points errors are those of split bfloat16; "high" allows norms of 1e-5.
+        assert largest <= (1e-5 if form.side == 8 else 5e-6)
+        assert norm <= (5e-6 if form.side == 8 else 2e-6)
 
 
 # What is done to the first sample (values set at places, or a factor), and the weights' factor.
@@ -474,10 +475,20 @@ def test_small_maps_and_many_channels_want_small_tiles():
     assert winograd.choose_form(forms, 512, 512, (7, 7)) == small
 
 
+def test_tiles_of_4_with_5_taps_are_taken_where_they_were_measured(monkeypatch):
+    small, large = forms = winograd.FORMS[5, 1]
+    p = problem((1, 64, 27, 27), (192, 64, 5, 5), 2, precision="high")
+    monkeypatch.setattr(dispatch, "has_tiles", lambda: False)
+    assert winograd.forms_of(p, "forward") == winograd.forms_of(p, "grad_input") == forms
+    assert winograd.choose_form(forms, 64, 192, (27, 27)) == large
+    monkeypatch.setattr(dispatch, "has_tiles", lambda: True)
+    assert winograd.forms_of(p, "forward") == winograd.forms_of(p, "grad_weight") == (small,)
+
+
 def test_sizes_without_transforms_are_refused():
-    with pytest.raises(ValueError, match=r"no transforms for F\(4x4, 5x5\) on tiles 4 apart"):
-        run_kernel(random_array((1, 9, 9, 4)), random_array((4, 4, 5, 5)),
-                   winograd.Form(4, 4, 8, 8), -2, -2, (9, 9))
+    with pytest.raises(ValueError, match=r"no transforms for F\(6x6, 3x3\) on tiles 6 apart"):
+        run_kernel(random_array((1, 9, 9, 4)), random_array((4, 4, 3, 3)),
+                   winograd.Form(6, 6, 8, 8), -1, -1, (9, 9))
 
 
 def test_the_environment_switches_it_off():

@@ -1,4 +1,4 @@
-"""Winograd convolution: 3x3 kernels by F(2x2, 3x3), also with stride 2, or F(4x4, 3x3), 5x5 by F(2x2, 5x5).
+"""Winograd convolution: 3x3 kernels by F(2x2, 3x3), also with stride 2, or F(4x4, 3x3), 5x5 by F(2x2, 5x5) or F(4x4, 5x5).
 
 The output is cut into tiles; those of all samples are numbered in one row. For each tile the
 input is transformed (n x n positions of C values), every position is
@@ -82,9 +82,9 @@ cdef Py_ssize_t BLOCKS_PER_SAMPLE = 8
 # Fewer blocks than this leave threads without work: their columns are cut too.
 cdef Py_ssize_t LEAST_BLOCKS = 12
 # Sums below this are so near the ends of float32's range that transforms, which multiply by up
-# to 2^7 and add up to 2^16 products, may have flushed what matters to zero (it stays below
+# to 2^9 and add up to 2^16 products, may have flushed what matters to zero (it stays below
 # 2^-24 of the largest result above); what overflows shows as an infinity.
-cdef float LEAST_SUM = 2.0**-60
+cdef float LEAST_SUM = 2.0**-57
 # Numbers below this are denormal: kernels read them as zeros.
 cdef float LEAST_NORMAL = 2.0**-126
 # Weights within these bounds are far enough from the ends of float32's range for the transforms.
@@ -155,7 +155,7 @@ def pack(source, int tile, int taps, int step, Py_ssize_t columns, Py_ssize_t de
         C-contiguous; the taps of (column, depth) start at ``column * column_step +
         depth * depth_step`` of the flat array.
     tile, taps, step : int
-        Pixels of a tile's side and taps of the kernels', 2 or 4 and 3, or 2 and 5; and pixels of the
+        Pixels of a tile's side and taps of the kernels', 2 or 4 and 3 or 5; and pixels of the
         input from one tile to the next: as many as `tile`, or with stride 2 and 3 taps for 2 pixels
         4, and for 4 pixels of the gradient of the input 2.
     columns, depth : int
@@ -165,7 +165,7 @@ def pack(source, int tile, int taps, int step, Py_ssize_t columns, Py_ssize_t de
         Whether the kernels are turned by 180 degrees, as the gradient of the input wants.
     form : str
         "float32"; "split_bf16": two bfloat16 for each number, multiplied on tiles (for 2 and 3); or
-        "int16": integers, with a scale for each run of channels (for 4 and 3, and for 2 and 5).
+        "int16": integers, with a scale for each run of channels (not for 2 and 3).
     threads : int
 
     Returns

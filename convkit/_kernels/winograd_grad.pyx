@@ -304,7 +304,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
         Ranges of tiles, at least 1 and at most as many as tiles; by default as many as pay.
         Results differ by rounding.
     form : "float32" or "int16"
-        Of the transformed numbers; int16 for tiles of 4 and 3 taps, and of 2 and 5.
+        Of the transformed numbers; int16 not for tiles of 2 and 3 taps.
 
     Returns
     -------

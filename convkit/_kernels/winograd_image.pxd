@@ -94,7 +94,7 @@ cdef extern from "winograd.h" nogil:
         int vector_length, tall_rows
         ck_gemm_fn tall
         void (*multiply[9])(const ck_winograd_product_args*) noexcept nogil
-        ck_winograd_kernels forms[5]
+        ck_winograd_kernels forms[6]
     int CK_WINOGRAD_FORMS, CK_WINOGRAD_INT16_FORMS, CK_WINOGRAD_STRIP, CK_WINOGRAD_FEW
 
 # Rows of input that tiles side by side are made of stay in a first-level cache.

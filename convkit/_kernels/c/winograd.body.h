@@ -1,5 +1,5 @@
 /* Winograd convolution on vectors: products of few tiles, and whole tiles and weights transformed, for
-   F(2x2, 3x3), F(4x4, 3x3), F(2x2, 5x5), and F(2x2, 3x3) with stride 2 and the gradient of its input. */
+   F(2x2, 3x3), F(4x4, 3x3), F(2x2, 5x5), F(4x4, 5x5), and F(2x2, 3x3) with stride 2 and the gradient of its input. */
 
 #include "winograd.gather.h"
 #include "winograd.weights.h"
@@ -190,6 +190,7 @@ CK_INLINE vint32 wino_store(const ck_winograd_output_args *g, int tile, const vf
 WINO_FORM(f23, 2, 3, 4)
 WINO_FORM(f43, 4, 3, 6)
 WINO_FORM(f25, 2, 5, 6)
+WINO_FORM(f45, 4, 5, 8)
 /* With stride 2: tiles 4 pixels apart make 2 x 2, and tiles of their gradient, 2 apart, 4 x 4. */
 WINO_GATHER(wino_input_tile_s2, 5, 4, 5, wino_input_s2, WINO_NO_PEAK)
 WINO_OUTPUT(s2, 2, 5)
@@ -219,6 +220,7 @@ static const ck_winograd_table winograd_table = {
     .forms = {WINO_ENTRY(f23, 2, 3, 4),
               WINO_ENTRY(f43, 4, 3, 6),
               WINO_ENTRY(f25, 2, 5, 6),
+              WINO_ENTRY(f45, 4, 5, 8),
               {.tile = 2,
                .taps = 3,
                .step = 4,

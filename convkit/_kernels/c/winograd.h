@@ -7,11 +7,11 @@
 
 #include "gemm.h"
 
-/* There are F(2x2, 3x3), F(4x4, 3x3) and F(2x2, 5x5): tile, then taps; and F(2x2, 3x3) with stride 2,
-   with a form of its own for the gradient of the input. Of integers there are the two with 6 x 6
-   positions. Steps count elements throughout; position
+/* There are F(2x2, 3x3), F(4x4, 3x3), F(2x2, 5x5) and F(4x4, 5x5): tile, then taps; and F(2x2, 3x3) with stride 2,
+   with a form of its own for the gradient of the input. Of integers there are the three with 6 x 6
+   positions or more. Steps count elements throughout; position
    (i, j) of a transformed tile of n x n has the number i * n + j. */
-enum { CK_WINOGRAD_FORMS = 5, CK_WINOGRAD_INT16_FORMS = 2 };
+enum { CK_WINOGRAD_FORMS = 6, CK_WINOGRAD_INT16_FORMS = 3 };
 
 /* Input tiles of n x n pixels side by side: v[position] = B^T x B; or tiles of the output's
    gradient, which for the gradient of the weight plays the kernel's part. */

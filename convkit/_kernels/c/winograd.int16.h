@@ -1,5 +1,5 @@
-/* Winograd convolution on 16-bit integers: F(4x4, 3x3) and F(2x2, 5x5), for CPUs that multiply pairs of
-   them and add both products to 32-bit lanes (AVX-512 VNNI), twice as many as float32's multiply-adds.
+/* Winograd convolution on 16-bit integers: F(4x4, 3x3), F(2x2, 5x5) and F(4x4, 5x5), for CPUs that
+   multiply pairs of them and add both products to 32-bit lanes (AVX-512 VNNI), twice as many as float32's multiply-adds.
 
    Transforms are those of winograd.body.h, in float32. What comes out is rounded to integers, run by
    run: 64 channels of a position of a tile, or of a position and column of weights, have a scale that
@@ -19,7 +19,7 @@
 
 enum {
     INT16_RUN = 64,          /* channels with a common scale */
-    INT16_POSITIONS = 36,
+    INT16_POSITIONS = 64,    /* at most */
     INT16_ROOM = 80,         /* floats from one position of a run to the next: an odd number of lines */
     INT16_TILES = 2,         /* transformed at a time: what the first-level cache holds */
     INT16_ROWS = 14,         /* tiles whose sums fill the registers, beside two vectors of columns */
@@ -67,13 +67,13 @@ CK_INLINE __m512i int16_round(__m512 a, __m512 b) {
                                     _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)));
 }
 
-/* A dozen positions of one run of a tile, of so many pairs of vectors, from floats. A position's row has
+/* Up to 16 positions of one run of a tile, of so many pairs of vectors, from floats. A position's row has
    integers, and `scale` floats on what its run is multiplied with. */
-CK_INLINE void int16_positions(const float *from, ptrdiff_t pairs, float *to, ptrdiff_t step,
+CK_INLINE void int16_positions(const float *from, int count, ptrdiff_t pairs, float *to, ptrdiff_t step,
                                ptrdiff_t scale) {
     __m512 squares[16];
     float up[16], down[16];
-    for (int p = 0; p < 12; p++) {
+    for (int p = 0; p < count; p++) {
         const float *v = from + p * INT16_ROOM;
         __m512 even = _mm512_setzero_ps(), odd = even;
         _Pragma("GCC unroll 2") for (ptrdiff_t j = 0; j < pairs; j++, v += 32) {
@@ -83,11 +83,11 @@ CK_INLINE void int16_positions(const float *from, ptrdiff_t pairs, float *to, pt
         }
         squares[p] = _mm512_add_ps(even, odd);
     }
-    for (int p = 12; p < 16; p++) squares[p] = _mm512_setzero_ps();
+    for (int p = count; p < 16; p++) squares[p] = _mm512_setzero_ps();
     const __m512 sums = int16_sums(squares);
     _mm512_storeu_ps(up, int16_up(sums));
     _mm512_storeu_ps(down, int16_down(sums));
-    for (int p = 0; p < 12; p++, from += INT16_ROOM, to += step) {
+    for (int p = 0; p < count; p++, from += INT16_ROOM, to += step) {
         const __m512 by = _mm512_set1_ps(up[p]);
         _Pragma("GCC unroll 2") for (ptrdiff_t j = 0; j < pairs; j++)
             _mm512_storeu_si512(to + 16 * j,
@@ -98,24 +98,27 @@ CK_INLINE void int16_positions(const float *from, ptrdiff_t pairs, float *to, pt
 }
 
 /* One run of one tile: all positions. An odd number of vectors is filled up with zeros. */
-static void int16_tile(float *from, ptrdiff_t channels, float *to, ptrdiff_t step, ptrdiff_t scale) {
+CK_INLINE void int16_tile(float *from, int positions, ptrdiff_t channels, float *to, ptrdiff_t step,
+                          ptrdiff_t scale) {
     const ptrdiff_t vectors = (channels + 15) / 16;
-    for (int p = 0; vectors % 2 && p < INT16_POSITIONS; p++)
+    const int count = positions % 16 ? 12 : 16;
+    for (int p = 0; vectors % 2 && p < positions; p++)
         _mm512_store_ps(from + p * INT16_ROOM + 16 * vectors, _mm512_setzero_ps());
-    for (int p = 0; p < INT16_POSITIONS; p += 12, from += 12 * INT16_ROOM, to += 12 * step)
+    for (int p = 0; p < positions; p += count, from += count * INT16_ROOM, to += count * step)
         if (channels == INT16_RUN)
-            int16_positions(from, 2, to, step, scale);
+            int16_positions(from, count, 2, to, step, scale);
         else
-            int16_positions(from, (vectors + 1) / 2, to, step, scale);
+            int16_positions(from, count, (vectors + 1) / 2, to, step, scale);
 }
 
 /* Tiles `hop` pixels apart, of which `gather` makes floats. */
-CK_INLINE void int16_input(const ck_winograd_input_args *given, ck_winograd_input_fn gather, ptrdiff_t hop) {
+CK_INLINE void int16_input(const ck_winograd_input_args *given, ck_winograd_input_fn gather, ptrdiff_t hop,
+                           int positions) {
     float room[INT16_TILES * INT16_POSITIONS * INT16_ROOM] __attribute__((aligned(64)));
     ck_winograd_input_args g = *given;
     g.v = room;
     g.position_step = INT16_ROOM;
-    g.tile_step = INT16_POSITIONS * INT16_ROOM;
+    g.tile_step = positions * INT16_ROOM;
     for (ptrdiff_t k = 0; k < given->tiles; k += INT16_TILES) {
         g.tiles = given->tiles - k < INT16_TILES ? given->tiles - k : INT16_TILES;
         g.offset = given->offset + hop * k * given->pixel_step;
@@ -126,7 +129,7 @@ CK_INLINE void int16_input(const ck_winograd_input_args *given, ck_winograd_inpu
             g.channels = given->channels - c < INT16_RUN ? given->channels - c : INT16_RUN;
             gather(&g);
             for (ptrdiff_t t = 0; t < g.tiles; t++)
-                int16_tile(room + t * g.tile_step, g.channels, given->v + (k + t) * given->tile_step + c / 2,
+                int16_tile(room + t * g.tile_step, positions, g.channels, given->v + (k + t) * given->tile_step + c / 2,
                            given->position_step, given->low - c / 2 + c / INT16_RUN);
         }
     }
@@ -158,14 +161,14 @@ CK_INLINE void int16_pairs(const float *from, ptrdiff_t step, ptrdiff_t rows, fl
 typedef vint32 (*int16_weights_fn)(const ck_winograd_weights_args *, ptrdiff_t, ptrdiff_t, float *, ptrdiff_t,
                                    vint32);
 
-CK_INLINE void int16_weights(const ck_winograd_weights_args *g, int16_weights_fn vector) {
+CK_INLINE void int16_weights(const ck_winograd_weights_args *g, int16_weights_fn vector, int positions) {
     enum { STEP = 16 * (INT16_RUN + 1) };
     float room[INT16_POSITIONS * STEP];
     vint32 peak = *(const vint32_u *)g->peak;
     for (ptrdiff_t first = 0; first < g->columns; first += VL_F) {
         for (ptrdiff_t k = 0; k < g->depth; k++)
             peak = vector(g, first, k, room + 16 * k, STEP, peak);
-        for (int p = 0; p < INT16_POSITIONS; p++) {
+        for (int p = 0; p < positions; p++) {
             float *u = g->u + p * g->position_step + first;
             int16_pairs(room + p * STEP, 16, g->depth, u, 32, u + INT16_SCALES);
         }
@@ -342,17 +345,18 @@ static void wino_sums_int16(const ck_winograd_sums_args *g) {
 
 /* -- forms -------------------------------------------------------------------------------- */
 
-#define INT16_FORM(form, tile, taps)                                                     \
-    WINO_GATHER(int16_floats_##form, 6, tile, 6, wino_input_6, WINO_NO_PEAK)             \
+#define INT16_FORM(form, tile, taps, n)                                                  \
+    WINO_GATHER(int16_floats_##form, n, tile, n, wino_input_##n, WINO_NO_PEAK)           \
     static void wino_input_int16_##form(const ck_winograd_input_args *g) {               \
-        int16_input(g, int16_floats_##form, tile);                                       \
+        int16_input(g, int16_floats_##form, tile, (n) * (n));                            \
     }                                                                                    \
-    WINO_WEIGHTS(form, taps, 6)                                                          \
+    WINO_WEIGHTS(form, taps, n)                                                          \
     static void wino_weights_int16_##form(const ck_winograd_weights_args *g) {           \
-        int16_weights(g, wino_weights_vector_##form);                                    \
+        int16_weights(g, wino_weights_vector_##form, (n) * (n));                         \
     }
-INT16_FORM(f43, 4, 3)
-INT16_FORM(f25, 2, 5)
+INT16_FORM(f43, 4, 3, 6)
+INT16_FORM(f25, 2, 5, 6)
+INT16_FORM(f45, 4, 5, 8)
 
 #define INT16_FORM_ENTRY(form, pixels, count)    \
     {.tile = pixels,                             \
@@ -367,4 +371,4 @@ INT16_FORM(f25, 2, 5)
      .sums = wino_sums_int16}
 
 const ck_winograd_kernels ck_table_vnni_winograd[CK_WINOGRAD_INT16_FORMS] = {
-    INT16_FORM_ENTRY(f43, 4, 3), INT16_FORM_ENTRY(f25, 2, 5)};
+    INT16_FORM_ENTRY(f43, 4, 3), INT16_FORM_ENTRY(f25, 2, 5), INT16_FORM_ENTRY(f45, 4, 5)};
