@@ -10,6 +10,9 @@ cdef extern from "axis.h" nogil:
         const int32_t* tap
         const float* weight_f
         const double* weight_d
+        Py_ssize_t runs
+        const int32_t* run_target
+        const int32_t* run_source
 
 cdef class Axis:
     cdef ck_axis lists

@@ -16,6 +16,16 @@ cdef Py_ssize_t rows_per_task(Py_ssize_t rows, double row_bytes) noexcept nogil:
     return <Py_ssize_t>fit if fit >= 1.0 else 1
 
 
+def _runs(begin, source):
+    """Return where the runs of targets begin (and one past the last), and their first sources."""
+    first = np.full(len(begin) - 1, -1, np.int32)
+    some = begin[:-1] < begin[1:]
+    first[some] = source[begin[:-1][some]]
+    joined = (first[1:] == first[:-1] + (first[:-1] >= 0)) & ((first[1:] >= 0) == (first[:-1] >= 0))
+    starts = np.flatnonzero(np.concatenate([[len(first) > 0], ~joined])).astype(np.int32)
+    return np.append(starts, np.int32(len(first))), first[starts]
+
+
 cdef class Axis:
     """For each target along an axis: its sources, their weights and places in the window.
 
@@ -49,6 +59,7 @@ cdef class Axis:
         np.cumsum(np.bincount(target, minlength=targets), out=begin[1:])
         cdef cnp.ndarray begins = begin
         cdef cnp.ndarray places = source[order].astype(np.int32)
+        cdef cnp.ndarray run_target, run_source
         cdef cnp.ndarray taps = None
         cdef cnp.ndarray doubles = None
         cdef cnp.ndarray floats = None
@@ -62,7 +73,11 @@ cdef class Axis:
             floats = doubles.astype(np.float32)
             self.lists.weight_f = <const float*>cnp.PyArray_DATA(floats)
             self.lists.weight_d = <const double*>cnp.PyArray_DATA(doubles)
-        self._arrays = begins, places, taps, doubles, floats
+        run_target, run_source = _runs(begins, places)
+        self.lists.run_target = <const int32_t*>cnp.PyArray_DATA(run_target)
+        self.lists.run_source = <const int32_t*>cnp.PyArray_DATA(run_source)
+        self.lists.runs = len(run_source)
+        self._arrays = begins, places, taps, doubles, floats, run_target, run_source
         self.has_taps = tap is not None
         self.has_weights = weight is not None
         self.targets = self.lists.targets = targets
@@ -71,7 +86,7 @@ cdef class Axis:
 
     def shares(self):
         """Return the weight of each target's first source, 0 where it has none."""
-        begin, _, _, weight, _ = self._arrays
+        begin, _, _, weight = self._arrays[:4]
         out = np.zeros(self.targets, np.float32)
         some = begin[:-1] < begin[1:]
         out[some] = weight[begin[:-1][some]]
@@ -80,7 +95,7 @@ cdef class Axis:
     def transposed(self):
         """Return the axis with targets and sources exchanged: what backward gathers by."""
         if self._transposed is None:
-            begin, source, tap, weight, _ = self._arrays
+            begin, source, tap, weight = self._arrays[:4]
             target = np.repeat(np.arange(self.targets), np.diff(begin))
             self._transposed = Axis(self.sources, self.targets, source, target, weight, tap)
         return self._transposed

@@ -15,9 +15,6 @@ cnp.import_array()
 cdef Py_ssize_t TASK_BYTES = 1 << 16
 cdef Py_ssize_t COLUMN = 16
 
-# Bytes of one element repeated that are copied at a time: they stay in the first-level cache.
-cdef Py_ssize_t REPEATED_BYTES = 1 << 12
-
 # Below this many bytes NumPy's copy has begun before ours is described.
 cdef Py_ssize_t LEAST_BYTES = 1 << 16
 
@@ -126,13 +123,23 @@ cdef void _copy_strided(const Copy* copy, const char* x, char* y, Py_ssize_t row
                               copy.target[row], copy.source[column], copy.target[column])
 
 
+cdef void _fill(element* y, const element* value, Py_ssize_t count) noexcept nogil:
+    cdef element v = value[0]
+    cdef Py_ssize_t i
+    for i in range(count):
+        y[i] = v
+
+
 cdef void _repeat(char* y, const char* value, Py_ssize_t item, Py_ssize_t count) noexcept nogil:
-    """Write an element `count` times, from what has been written: twice as many each time."""
-    cdef Py_ssize_t done = item, bytes = count * item
-    memcpy(y, value, item)
-    while done < bytes:
-        memcpy(y + done, y, min(done, bytes - done, REPEATED_BYTES))
-        done += min(done, REPEATED_BYTES)
+    """Write an element `count` times."""
+    if item == 1:
+        _fill[uint8_t](<uint8_t*>y, <const uint8_t*>value, count)
+    elif item == 2:
+        _fill[uint16_t](<uint16_t*>y, <const uint16_t*>value, count)
+    elif item == 4:
+        _fill[uint32_t](<uint32_t*>y, <const uint32_t*>value, count)
+    else:
+        _fill[uint64_t](<uint64_t*>y, <const uint64_t*>value, count)
 
 
 cdef bint _is_transposed(const Copy* copy) noexcept nogil:

@@ -32,9 +32,10 @@ cdef extern from *:
     """
     int CK_HAVE_OPENMP
 
-# A worker that is still awake from the call before begins within half a microsecond, one that sleeps
-# after 5: worth it from some 10 microseconds of work.
-cdef double WORK_PER_THREAD = 40_000.0
+# Handing tasks to a worker that is still awake from the call before costs a quarter of a microsecond,
+# and what it is given lies in another core's cache; one that sleeps begins after 5: worth it from some
+# 4 to 8 microseconds of work.
+cdef double WORK_PER_THREAD = 12_000.0
 
 ck_watch_fork()
 

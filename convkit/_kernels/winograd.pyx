@@ -81,6 +81,8 @@ cdef Py_ssize_t WEIGHT_BYTES = 640 << 10
 cdef Py_ssize_t BLOCKS_PER_SAMPLE = 8
 # Fewer blocks than this leave threads without work: their columns are cut too.
 cdef Py_ssize_t LEAST_BLOCKS = 12
+# Multiply-adds in the time that a transform takes for each number of either side, about.
+cdef double TRANSFORM_WORK = 8.0
 # Sums below this are so near the ends of float32's range that transforms, which multiply by up
 # to 2^9 and add up to 2^16 products, may have flushed what matters to zero (it stays below
 # 2^-24 of the largest result above); what overflows shows as an infinity.
@@ -669,14 +671,19 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     These are the samples' peaks, the tasks' peaks, and what `_run_job` says.
     """
     cdef double work
+    cdef Py_ssize_t least
     job.samples = samples
     job.total = samples * job.source.per_sample
     job.tiles = _block_tiles(job)
     if not job.on_tiles:
         job.tiles = min(job.tiles, job.total)
     job.tile_blocks = (job.total + job.tiles - 1) // job.tiles
-    job.whole = job.tile_blocks >= LEAST_BLOCKS if job.together < 0 else job.together
+    # Where there is one block of columns, there is nothing to be gained by cutting it.
+    least = LEAST_BLOCKS if job.blocks > 1 else 2
+    job.whole = job.tile_blocks >= least if job.together < 0 else job.together
     job.chunk = PRODUCT_BYTES // (4 * job.positions * job.tiles * job.block_columns)
+    if not job.whole:
+        job.chunk = min(job.chunk, job.blocks * job.tile_blocks // LEAST_BLOCKS)
     job.chunk = max(<Py_ssize_t>1, min(job.blocks, job.chunk))
     job.chunks = (job.blocks + job.chunk - 1) // job.chunk
     job.m_step = apart(min(job.chunk * job.block_columns, job.out_c))
@@ -690,7 +697,8 @@ cdef size_t _for_samples(Job* job, Py_ssize_t samples, int threads) noexcept nog
     # A block of `tiles` tiles may begin with the last tile of a sample.
     job.span = (job.tiles + job.source.per_sample - 2) // job.source.per_sample + 1
     job.tasks = job.tile_blocks * (1 if job.whole else job.chunks)
-    work = <double>job.total * job.positions * job.source.channels * job.out_c / job.vector
+    work = <double>job.total * job.positions * (
+        job.source.channels * job.out_c + TRANSFORM_WORK * (job.source.channels + job.out_c)) / job.vector
     job.team = threads_for(threads, job.positions * job.blocks if job.by_position else job.tasks, work)
     job.v_bytes = job.v_block * 4
     job.output.position_step = job.m_step

@@ -54,12 +54,10 @@ class _Reduction(Op):
 
     @classmethod
     def forward(cls, ctx: Context, x, *, dim=None, keepdim=False):
-        """Reduce axis after axis, the innermost in memory first."""
+        """Reduce over all axes."""
         axes = normalize_axes(dim, x.ndim)
         x, _ = common_type(x, x)
-        y = cls.prepare(x)
-        for axis in sorted(axes, key=lambda i: abs(x.strides[i])):
-            y = cls.fold(y, axis)
+        y = cls.reduced(cls.prepare(x), axes)
         if any(ctx.needs):
             ctx.saved = x, y, axes
         return np.array(y.reshape(_without(x.shape, axes, keepdim)))
@@ -75,21 +73,22 @@ class _Reduction(Op):
         return x
 
     @classmethod
-    def fold(cls, x, axis):
-        """Reduce one axis to size 1."""
-        return cls.ufunc.reduce(x, axis=axis, keepdims=True)
+    def reduced(cls, x, axes):
+        """Reduce axis after axis to size 1, the innermost in memory first."""
+        for axis in sorted(axes, key=lambda i: abs(x.strides[i])):
+            x = cls.ufunc.reduce(x, axis=axis, keepdims=True)
+        return x
 
 
 class _Extreme(_Reduction):
     """Base of amax and amin: equal elements share the gradient evenly."""
 
     @classmethod
-    def fold(cls, x, axis):
-        """Reduce one axis to size 1; over nothing, the result is the least (or largest)."""
-        if x.shape[axis]:
-            return cls.ufunc.reduce(x, axis=axis, keepdims=True)
-        shape = (*x.shape[:axis], 1, *x.shape[axis + 1:])
-        return np.full(shape, cls.of_nothing(x.dtype), x.dtype)
+    def reduced(cls, x, axes):
+        """Reduce axes to size 1; over nothing, the result is the least (or largest)."""
+        if all(x.shape[axis] for axis in axes):
+            return cls.ufunc.reduce(x, axis=axes, keepdims=True)
+        return np.full(_without(x.shape, axes, True), cls.of_nothing(x.dtype), x.dtype)
 
     @staticmethod
     def backward(ctx: Context, g):

@@ -14,6 +14,11 @@ typedef struct ck_axis {
     const int32_t *tap;      /* which tap of its window the entry is (max pooling) */
     const float *weight_f;   /* what the entry counts for (averages, interpolation) */
     const double *weight_d;
+    /* Targets cut where first sources do not follow each other: run r is of the targets from
+       run_target[r] to run_target[r + 1], from source run_source[r] on; -1 where they have none. */
+    ptrdiff_t runs;
+    const int32_t *run_target;
+    const int32_t *run_source;
 } ck_axis;
 
 #endif

@@ -78,18 +78,6 @@
 LANES_EACH_FLOAT(RESAMPLE_FLOAT)
 LANES_EACH_DOUBLE(RESAMPLE_DOUBLE)
 
-/* How many targets from q on have their sources side by side, starting with q's. */
-CK_INLINE ptrdiff_t resample_run(const ck_axis *w, ptrdiff_t q) {
-    ptrdiff_t end = q + 1;
-    int32_t next = w->source[w->begin[q]] + 1;
-    while (end < w->targets && w->begin[end + 1] > w->begin[end] &&
-           w->source[w->begin[end]] == next) {
-        end++;
-        next++;
-    }
-    return end - q;
-}
-
 /* Whether target r > 0 has the same source as the one before it. */
 CK_INLINE int resample_repeats(const ck_axis *h, ptrdiff_t r) {
     const int32_t *e = h->begin + r;
@@ -117,17 +105,14 @@ CK_INLINE int resample_repeats(const ck_axis *h, ptrdiff_t r) {
             }                                                                                      \
             const T *line =                                                                        \
                 empty ? x : (const T *)x + p->h->source[p->h->begin[r]] * p->w->sources * n;       \
-            for (ptrdiff_t q = 0; q < p->w->targets;) {                                            \
-                if (empty || p->w->begin[q] == p->w->begin[q + 1]) {                               \
-                    for (ptrdiff_t c = 0; c < n; c++) *out++ = (T)p->fill;                         \
-                    q++;                                                                           \
-                    continue;                                                                      \
-                }                                                                                  \
-                ptrdiff_t run = resample_run(p->w, q);                                             \
-                memcpy(out, line + p->w->source[p->w->begin[q]] * n,                               \
-                       (size_t)(run * n) * sizeof(T));                                             \
-                out += run * n;                                                                    \
-                q += run;                                                                          \
+            for (ptrdiff_t i = 0; i < p->w->runs; i++) {                                           \
+                const ptrdiff_t from = p->w->run_source[i];                                        \
+                const ptrdiff_t count = (p->w->run_target[i + 1] - p->w->run_target[i]) * n;       \
+                if (empty || from < 0)                                                             \
+                    for (ptrdiff_t c = 0; c < count; c++) out[c] = (T)p->fill;                     \
+                else                                                                               \
+                    memcpy(out, line + from * n, (size_t)count * sizeof(T));                       \
+                out += count;                                                                      \
             }                                                                                      \
         }                                                                                          \
     }

@@ -34,7 +34,8 @@ typedef void (*ck_task_fn)(void *ctx, ptrdiff_t index, int slot);
 
 enum {
     CK_MOST_WORKERS = 1023,
-    CK_IDLE_NANOSECONDS = 150000, /* for which idle workers, and waiting callers, spin */
+    CK_IDLE_NANOSECONDS = 150000, /* for which idle workers watch for work */
+    CK_SPIN_NANOSECONDS = 8000,   /* for which they, and waiting callers, let no other thread run */
     CK_FEW = 16,                  /* threads for which a job needs no memory of its own */
     CK_LOOKS = 16,                /* between two looks at the clock */
 };
@@ -109,17 +110,26 @@ static void ck_run_tasks(ck_job *job, int slot) {
     ck_fp_leave(before);
 }
 
+/* Pauses in a wait that began at `start`, between two looks; returns for how long it has lasted. Most
+   waits are short, and yielding makes their end half a microsecond late; in a longer one a thread
+   that has work to do, of another process maybe, gets the core. */
+static long long ck_pause_since(long long start) {
+    const long long waited = ck_nanoseconds() - start;
+    if (waited > CK_SPIN_NANOSECONDS) sched_yield();
+    return waited;
+}
+
 /* Waits until there is a job: awake for a while, then asleep. */
 static ck_job *ck_await_job(ck_worker *worker) {
     ck_job *job;
-    const long long end = ck_nanoseconds() + CK_IDLE_NANOSECONDS;
+    const long long start = ck_nanoseconds();
     do {
         for (int i = 0; i < CK_LOOKS; i++) {
             job = atomic_load_explicit(&worker->job, memory_order_acquire);
             if (job) return job;
             ck_pause();
         }
-    } while (ck_nanoseconds() < end);
+    } while (ck_pause_since(start) < CK_IDLE_NANOSECONDS);
     pthread_mutex_lock(&worker->lock);
     atomic_store(&worker->asleep, 1);
     while (!(job = atomic_load(&worker->job))) pthread_cond_wait(&worker->wake, &worker->lock);
@@ -215,11 +225,10 @@ static void ck_finish(ck_job *job, ck_worker **workers, int count) {
         }
     }
     if (!atomic_load_explicit(&job->left, memory_order_acquire)) return;
-    const long long end = ck_nanoseconds() + CK_IDLE_NANOSECONDS;
-    for (int awake = 1; atomic_load_explicit(&job->left, memory_order_acquire);) {
-        for (int i = 0; i < CK_LOOKS; i++) ck_pause();
-        if (awake && ck_nanoseconds() > end) awake = 0;
-        if (!awake) sched_yield();
+    const long long start = ck_nanoseconds();
+    for (int i = 1; atomic_load_explicit(&job->left, memory_order_acquire); i++) {
+        ck_pause();
+        if (i % CK_LOOKS == 0) ck_pause_since(start);
     }
 }
 
