@@ -44,26 +44,28 @@ CK_INLINE double select_d1(int64_t mask, double a, double b) { return mask ? a :
    Bytes are widened and narrowed by steps of two: GCC has instructions for those, while it
    takes longer steps element by element. */
 #define LANES_INDEX_VECTOR(S, M, L)                                                                \
-    typedef uint8_t bytes_##S __attribute__((vector_size(L), aligned(1), may_alias));              \
-    typedef uint16_t halves_##S __attribute__((vector_size(2 * L)));                               \
-    typedef uint32_t wholes_##S __attribute__((vector_size(4 * L)));                               \
     typedef int32_t words_##S __attribute__((vector_size(4 * L), aligned(4), may_alias));          \
     CK_INLINE M set_index_##S(int32_t k) { return k - (M){0}; }                                    \
     CK_INLINE M select_index_##S(M mask, M a, M b) { return (mask & a) | (~mask & b); }            \
+    CK_INLINE M load_word_##S(const int32_t *p) {                                                  \
+        return __builtin_convertvector(*(const words_##S *)p, M);                                  \
+    }                                                                                              \
+    CK_INLINE void store_word_##S(int32_t *p, M k) {                                               \
+        *(words_##S *)p = __builtin_convertvector(k, words_##S);                                   \
+    }
+
+#define LANES_INDEX_BYTES(S, M, L)                                                                 \
+    typedef uint8_t bytes_##S __attribute__((vector_size(L), aligned(1), may_alias));              \
+    typedef uint16_t halves_##S __attribute__((vector_size(2 * L)));                               \
+    typedef uint32_t wholes_##S __attribute__((vector_size(4 * L)));                               \
     CK_INLINE M load_byte_##S(const uint8_t *p) {                                                  \
         halves_##S half = __builtin_convertvector(*(const bytes_##S *)p, halves_##S);              \
         return __builtin_convertvector(__builtin_convertvector(half, wholes_##S), M);              \
-    }                                                                                              \
-    CK_INLINE M load_word_##S(const int32_t *p) {                                                  \
-        return __builtin_convertvector(*(const words_##S *)p, M);                                  \
     }                                                                                              \
     CK_INLINE void store_byte_##S(uint8_t *p, M k) {                                               \
         halves_##S half =                                                                          \
             __builtin_convertvector(__builtin_convertvector(k, wholes_##S), halves_##S);           \
         *(bytes_##S *)p = __builtin_convertvector(half, bytes_##S);                                \
-    }                                                                                              \
-    CK_INLINE void store_word_##S(int32_t *p, M k) {                                               \
-        *(words_##S *)p = __builtin_convertvector(k, words_##S);                                   \
     }
 
 #define LANES_INDEX_SCALAR(S, M)                                                                   \
@@ -75,10 +77,24 @@ CK_INLINE double select_d1(int64_t mask, double a, double b) { return mask ? a :
     CK_INLINE void store_word_##S(int32_t *p, M k) { *p = (int32_t)k; }
 
 LANES_INDEX_VECTOR(f, vint32, VL_F)
+#if CK_VBYTES == 64
+/* Which has an instruction for either way. */
+CK_INLINE vint32 load_byte_f(const uint8_t *p) {
+    return (vint32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+CK_INLINE void store_byte_f(uint8_t *p, vint32 k) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)k));
+}
+#else
+LANES_INDEX_BYTES(f, vint32, VL_F)
+#endif
 LANES_INDEX_VECTOR(d, vint64, VL_D)
+LANES_INDEX_BYTES(d, vint64, VL_D)
 #if CK_VBYTES > 16
 LANES_INDEX_VECTOR(fq, vint32_q, VL_FQ)
+LANES_INDEX_BYTES(fq, vint32_q, VL_FQ)
 LANES_INDEX_VECTOR(dq, vint64_q, VL_DQ)
+LANES_INDEX_BYTES(dq, vint64_q, VL_DQ)
 #endif
 LANES_INDEX_SCALAR(f1, int32_t)
 LANES_INDEX_SCALAR(d1, int64_t)

@@ -26,6 +26,27 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
 #define POOL_OWN(T, k, rows, columns)                                                              \
     (sizeof(T) == 4 && kind == (k) && h.n == (rows) && w.n == (columns))
 
+/* Keeps, lane by lane, a tap's value and its number where it replaces what is held. */
+#define POOL_KEEP(S, T, V, M, L)                                                                   \
+    CK_INLINE void pool_keep_##S(V v, int32_t tap, int kind, V *best, M *at) {                     \
+        M take = (v > *best) | (v != v);                                                           \
+        *best = select_##S(take, v, *best);                                                        \
+        if (kind != POOL_NO_INDEX) *at = select_index_##S(take, set_index_##S(tap), *at);          \
+    }
+#if CK_VBYTES == 64
+CK_INLINE void pool_keep_f(vfloat v, int32_t tap, int kind, vfloat *best, vint32 *at) {
+    const __mmask16 take = _mm512_cmp_ps_mask((__m512)v, (__m512)*best, _CMP_GT_OQ) |
+                           _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    *best = (vfloat)_mm512_mask_mov_ps((__m512)*best, take, (__m512)v);
+    if (kind != POOL_NO_INDEX) *at = (vint32)_mm512_mask_set1_epi32((__m512i)*at, take, tap);
+}
+POOL_KEEP(fq, float, vfloat_q, vint32_q, VL_FQ)
+POOL_KEEP(f1, float, float, int32_t, 1)
+#else
+LANES_EACH_FLOAT(POOL_KEEP)
+#endif
+LANES_EACH_DOUBLE(POOL_KEEP)
+
 #define POOL_TEMPLATE(S, T, V, M, L)                                                               \
     /* One output pixel; kind, nh and nw (the lists' lengths) are constants in POOL_OWN. */        \
     CK_INLINE void pool_max_pixel_##S(const ck_pool_args *p, const T *x, T *y, void *index,        \
@@ -39,12 +60,8 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
                 const T *line = x + h.source[i] * row + c;                                         \
                 POOL_UNROLL for (int j = 0; j < nw; j++) {                                         \
                     if (i == 0 && j == 0) continue;                                                \
-                    V v = load_##S(line + w.source[j] * n);                                        \
-                    M take = (v > best) | (v != v);                                                \
-                    best = select_##S(take, v, best);                                              \
-                    if (kind != POOL_NO_INDEX)                                                     \
-                        at = select_index_##S(                                                     \
-                            take, set_index_##S(h.tap[i] * p->window_w + w.tap[j]), at);           \
+                    pool_keep_##S(load_##S(line + w.source[j] * n),                                \
+                                  h.tap[i] * p->window_w + w.tap[j], kind, &best, &at);            \
                 }                                                                                  \
             }                                                                                      \
             store_##S(y + c, best);                                                                \
