@@ -193,6 +193,11 @@ cdef Py_ssize_t MOST_BLOCKS = 8
 cdef enum:
     MOST_BESIDE = 16
     VALUES_AHEAD = 16
+# The same where a column's or a row's values are all that lie side by side: floats of each column, and
+# tiles of rows.
+cdef enum:
+    FLOATS_AHEAD = 96
+    TILES_AHEAD = 3
 
 
 cdef struct PackJob:
@@ -215,22 +220,43 @@ cdef void _gather_weights(const PackJob* job, const float* source, const Py_ssiz
                           Py_ssize_t k, Py_ssize_t columns, float* rows) noexcept nogil:
     """Copy the weights of one tile: a row of 16 columns for each value of the reduction."""
     cdef Py_ssize_t column, d, first
-    cdef void* targets[16]
+    if k < job.depth or columns < CK_TILE_COLUMNS:
+        memset(rows, 0, job.depth * CK_TILE_COLUMNS * 4)
     if job.run:
         for first in range(0, k, 16):
-            for d in range(16):
-                targets[d] = rows + (first + d) * CK_TILE_COLUMNS
-            job.transpose.to_vectors[0](source + offsets[first], job.column_step,
-                                        <int>columns, <int>min(16, k - first), targets)
-        return
+            _turn_weights(job, source + offsets[first], columns, min(16, k - first),
+                          rows + first * CK_TILE_COLUMNS)
+    elif job.column_step == 1:
+        _copy_weights(source, offsets, k, columns, rows)
+    else:
+        for d in range(k):
+            for column in range(columns):
+                rows[d * CK_TILE_COLUMNS + column] = source[column * job.column_step + offsets[d]]
+
+
+cdef inline void _turn_weights(const PackJob* job, const float* source, Py_ssize_t columns,
+                               Py_ssize_t values, float* rows) noexcept nogil:
+    """Copy up to 16 values of each column, which lie side by side."""
+    cdef void* targets[16]
+    cdef Py_ssize_t i
+    for i in range(columns):
+        __builtin_prefetch(source + i * job.column_step + FLOATS_AHEAD, 0, 2)
+    for i in range(16):
+        targets[i] = rows + i * CK_TILE_COLUMNS
+    job.transpose.to_vectors[0](source, job.column_step, <int>columns, <int>values, targets)
+
+
+cdef inline void _copy_weights(const float* source, const Py_ssize_t* offsets, Py_ssize_t k,
+                               Py_ssize_t columns, float* rows) noexcept nogil:
+    """Copy the columns of each value of the reduction, which lie side by side."""
+    cdef Py_ssize_t d, ahead = TILES_AHEAD * (offsets[k - 1] - offsets[0])
     for d in range(k):
-        if job.column_step == 1:
-            # Rows may lie pages apart: those of the next tile are fetched meanwhile.
-            __builtin_prefetch(source + offsets[d] + offsets[k - 1] - offsets[0], 0, 2)
+        # Rows may lie pages apart.
+        __builtin_prefetch(source + offsets[d] + ahead, 0, 2)
+        if columns == CK_TILE_COLUMNS:
+            memcpy(rows + d * CK_TILE_COLUMNS, source + offsets[d], 64)     # no call
+        else:
             memcpy(rows + d * CK_TILE_COLUMNS, source + offsets[d], columns * 4)
-            continue
-        for column in range(columns):
-            rows[d * CK_TILE_COLUMNS + column] = source[column * job.column_step + offsets[d]]
 
 
 cdef int _pack_taps(const PackJob* job, const float* source, Py_ssize_t columns, Py_ssize_t tiles,
@@ -302,7 +328,6 @@ cdef void _pack_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         for step in range(job.steps):
             for tile in range(tiles):
                 column = first + tile * CK_TILE_COLUMNS
-                memset(rows, 0, sizeof(rows))
                 _gather_weights(job, source + column * job.column_step,
                                 job.offsets + i * job.k + step * job.depth,
                                 min(job.depth, job.k - step * job.depth),
