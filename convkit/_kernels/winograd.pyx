@@ -255,16 +255,17 @@ cdef Weights _with_peak(Weights weights, const int32_t* bits, Py_ssize_t count):
 cdef void _hold_16_bits(Source* source, const ck_winograd_kernels* own,
                         Py_ssize_t positions) noexcept nogil:
     """Lay transformed tiles out: on tiles as rows, one position after another (see `_for_samples`);
-    of int16 as floats are, each position with its scales behind it."""
+    of int16 as floats are, with the scales of all positions behind the last."""
     source.transform = own.input
     source.proto.low = round_up(source.channels, TILE_DEPTH)
     if own.rows:
         source.step = source.proto.tile_step = apart(source.proto.low)
         return
-    source.proto.low //= 2
-    source.proto.position_step = apart(source.proto.low
-                                       + (source.channels + own.depths - 1) // own.depths)
-    source.step = source.proto.tile_step = positions * source.proto.position_step
+    source.proto.position_step = apart(source.proto.low // 2)
+    source.proto.low = positions * source.proto.position_step
+    source.proto.scale_step = round_up(positions, winograd_table().vector_length)
+    source.step = source.proto.tile_step = apart(
+        source.proto.low + (source.channels + own.depths - 1) // own.depths * source.proto.scale_step)
 
 
 cdef struct Job:
@@ -321,25 +322,31 @@ cdef inline float* _transformed(const Job* job, Py_ssize_t tile) noexcept nogil:
     return job.v + (tile - job.first) * job.source.step
 
 
-cdef inline ck_winograd_tiles_args _16_bits(const Job* job, const float* v, float* m, Py_ssize_t block,
-                                            Py_ssize_t first) noexcept nogil:
-    """Describe products of positions from `first` on with one block of columns of the weights."""
-    cdef ck_winograd_tiles_args args
-    args.v = v + first * job.source.proto.position_step
-    args.m = m + first * job.m_step
+cdef inline void _describe_16_bits(ck_winograd_tiles_args* args, const Job* job,
+                                   Py_ssize_t block) noexcept nogil:
+    """Describe products with one block of columns of the weights, but for where anything lies."""
     args.v_position, args.v_tile = job.source.proto.position_step, job.source.step
-    args.low = job.source.proto.low
-    args.u = job.u + block * job.block_size + first * job.weight_step
+    args.low, args.scale_step = job.source.proto.low, job.source.proto.scale_step
     args.u_position = job.weight_step
     args.m_position, args.m_tile = job.m_step, job.m_tile
     args.columns = min(job.block_columns, job.out_c - block * job.block_columns)
-    return args
+
+
+cdef inline void _begin_16_bits(ck_winograd_tiles_args* args, const Job* job, const float* v, float* m,
+                                Py_ssize_t block, Py_ssize_t first) noexcept nogil:
+    """Aim at the position `first` of the first tile."""
+    args.v = v + first * job.source.proto.position_step
+    args.scales = v + job.source.proto.low + first
+    args.m = m + first * job.m_step
+    args.u = job.u + block * job.block_size + first * job.weight_step
 
 
 cdef void _multiply_on_tiles(const Job* job, Py_ssize_t count, const float* v, float* m,
                              Py_ssize_t block, Py_ssize_t first, Py_ssize_t positions) noexcept nogil:
     """Multiply some positions of `count` tiles with one block of columns of the weights."""
-    cdef ck_winograd_tiles_args args = _16_bits(job, v, m, block, first)
+    cdef ck_winograd_tiles_args args
+    _describe_16_bits(&args, job, block)
+    _begin_16_bits(&args, job, v, m, block, first)
     args.positions, args.tiles = positions, count
     args.steps = job.source.proto.low // TILE_DEPTH
     job.own.products(&args)
@@ -352,13 +359,15 @@ cdef void _multiply_int16(const Job* job, Py_ssize_t count, const float* v, floa
     cdef ck_gemm_args aimed
     cdef const float* u
     cdef Py_ssize_t calls = (count + job.own.most_tiles - 1) // job.own.most_tiles, p, i
+    cdef Py_ssize_t each = count // calls, more = count % calls
     aimed.k = (job.source.channels + 1) // 2
+    _describe_16_bits(&args, job, block)
+    args.positions, args.steps = 1, aimed.k
     for p in range(job.positions):
-        args = _16_bits(job, v, m, block, p)
-        args.positions, args.steps = 1, aimed.k
+        _begin_16_bits(&args, job, v, m, block, p)
         u = args.u
         for i in range(calls):
-            args.tiles = count // calls + (i < count % calls)
+            args.tiles = each + (i < more)
             if job.stream and i < 2:
                 # The next weights, half with each of the first two calls.
                 args.fetch = <const char*>(u + job.weight_step) + i * aimed.k * LINE_BYTES
@@ -370,6 +379,7 @@ cdef void _multiply_int16(const Job* job, Py_ssize_t count, const float* v, floa
                     args.fetch, args.fetch_step = <const char*>u, 0
             job.own.products(&args)
             args.v += args.tiles * args.v_tile
+            args.scales += args.tiles * args.v_tile
             args.m += args.tiles * args.m_tile
 
 

@@ -21,7 +21,7 @@ cdef extern from "winograd.h" nogil:
         const float* zeros
         ptrdiff_t channels, tiles
         float* v
-        ptrdiff_t position_step, tile_step, low
+        ptrdiff_t position_step, tile_step, low, scale_step
         int32_t* peak
     ctypedef struct ck_winograd_output_args:
         const float* m
@@ -51,6 +51,8 @@ cdef extern from "winograd.h" nogil:
     ctypedef struct ck_winograd_tiles_args:
         const float* v
         ptrdiff_t v_position, v_tile, low
+        const float* scales
+        ptrdiff_t scale_step
         const float* u
         ptrdiff_t u_position
         float* m

@@ -27,7 +27,8 @@ typedef struct ck_winograd_input_args {
     float *v;             /* whole vectors are written: `position_step` has room for them */
     ptrdiff_t position_step, tile_step;
     ptrdiff_t low;        /* on tiles: 16-bit numbers from a pixel's high halves to its low ones; of
-                             int16: floats from a pixel to its scales */
+                             int16: floats from a tile to its scales, a row of all positions for each */
+    ptrdiff_t scale_step; /* run of channels, so far apart and filled up to whole vectors */
     int32_t *peak;        /* of a gradient: one vector, raised to the bits of the largest |x| */
 } ck_winograd_input_args;
 
@@ -51,6 +52,8 @@ typedef struct ck_winograd_product_args {
 typedef struct ck_winograd_tiles_args {
     const float *v;
     ptrdiff_t v_position, v_tile, low;
+    const float *scales;  /* of int16: the first tile's, of its first run at this position; */
+    ptrdiff_t scale_step; /* from one run's to the next; between tiles it is `v_tile`, too */
     const float *u;       /* see winograd.tiles.h and winograd.int16.h */
     ptrdiff_t u_position;
     float *m;

@@ -67,12 +67,12 @@ CK_INLINE __m512i int16_round(__m512 a, __m512 b) {
                                     _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b)));
 }
 
-/* Up to 16 positions of one run of a tile, of so many pairs of vectors, from floats. A position's row has
-   integers, and `scale` floats on what its run is multiplied with. */
+/* Up to 16 positions of one run of a tile, of so many pairs of vectors, from floats; what each run is
+   multiplied with goes to a whole vector of scales. */
 CK_INLINE void int16_positions(const float *from, int count, ptrdiff_t pairs, float *to, ptrdiff_t step,
-                               ptrdiff_t scale) {
+                               float *scales) {
     __m512 squares[16];
-    float up[16], down[16];
+    float up[16];
     for (int p = 0; p < count; p++) {
         const float *v = from + p * INT16_ROOM;
         __m512 even = _mm512_setzero_ps(), odd = even;
@@ -86,29 +86,28 @@ CK_INLINE void int16_positions(const float *from, int count, ptrdiff_t pairs, fl
     for (int p = count; p < 16; p++) squares[p] = _mm512_setzero_ps();
     const __m512 sums = int16_sums(squares);
     _mm512_storeu_ps(up, int16_up(sums));
-    _mm512_storeu_ps(down, int16_down(sums));
+    _mm512_storeu_ps(scales, int16_down(sums));
     for (int p = 0; p < count; p++, from += INT16_ROOM, to += step) {
         const __m512 by = _mm512_set1_ps(up[p]);
         _Pragma("GCC unroll 2") for (ptrdiff_t j = 0; j < pairs; j++)
             _mm512_storeu_si512(to + 16 * j,
                                 int16_round(_mm512_mul_ps(_mm512_load_ps(from + 32 * j), by),
                                             _mm512_mul_ps(_mm512_load_ps(from + 32 * j + 16), by)));
-        to[scale] = down[p];
     }
 }
 
 /* One run of one tile: all positions. An odd number of vectors is filled up with zeros. */
 CK_INLINE void int16_tile(float *from, int positions, ptrdiff_t channels, float *to, ptrdiff_t step,
-                          ptrdiff_t scale) {
+                          float *scales) {
     const ptrdiff_t vectors = (channels + 15) / 16;
     const int count = positions % 16 ? 12 : 16;
     for (int p = 0; vectors % 2 && p < positions; p++)
         _mm512_store_ps(from + p * INT16_ROOM + 16 * vectors, _mm512_setzero_ps());
     for (int p = 0; p < positions; p += count, from += count * INT16_ROOM, to += count * step)
         if (channels == INT16_RUN)
-            int16_positions(from, count, 2, to, step, scale);
+            int16_positions(from, count, 2, to, step, scales + p);
         else
-            int16_positions(from, count, (vectors + 1) / 2, to, step, scale);
+            int16_positions(from, count, (vectors + 1) / 2, to, step, scales + p);
 }
 
 /* Tiles `hop` pixels apart, of which `gather` makes floats. */
@@ -128,9 +127,11 @@ CK_INLINE void int16_input(const ck_winograd_input_args *given, ck_winograd_inpu
             g.x = given->x + c;
             g.channels = given->channels - c < INT16_RUN ? given->channels - c : INT16_RUN;
             gather(&g);
-            for (ptrdiff_t t = 0; t < g.tiles; t++)
-                int16_tile(room + t * g.tile_step, positions, g.channels, given->v + (k + t) * given->tile_step + c / 2,
-                           given->position_step, given->low - c / 2 + c / INT16_RUN);
+            for (ptrdiff_t t = 0; t < g.tiles; t++) {
+                float *v = given->v + (k + t) * given->tile_step;
+                int16_tile(room + t * g.tile_step, positions, g.channels, v + c / 2, given->position_step,
+                           v + given->low + c / INT16_RUN * given->scale_step);
+            }
         }
     }
 }
@@ -193,18 +194,18 @@ CK_INLINE void int16_put(float *to, vint32 sums, __m512 by, int add) {
 }
 
 /* A run's sums, scaled by those of the tiles and of the columns, into `m`. */
-CK_INLINE void int16_scale(vint32 acc[INT16_ROWS][2], const char *own, ptrdiff_t lda, const float *scales,
+CK_INLINE void int16_scale(vint32 acc[INT16_ROWS][2], const float *own, ptrdiff_t tile, const float *scales,
                            float *m, ptrdiff_t ldm, int add, int rows, int nb) {
     const __m512 s0 = _mm512_loadu_ps(scales), s1 = nb > 1 ? _mm512_loadu_ps(scales + 16) : s0;
     _Pragma("GCC unroll 14") for (int i = 0; i < rows; i++) {
-        const __m512 by = _mm512_set1_ps(*(const float *)(own + i * lda));
+        const __m512 by = _mm512_set1_ps(own[i * tile]);
         int16_put(m + i * ldm, acc[i][0], _mm512_mul_ps(by, s0), add);
         if (nb > 1) int16_put(m + i * ldm + 16, acc[i][1], _mm512_mul_ps(by, s1), add);
     }
 }
 
 /* One run of one position: so many tiles times one or two vectors of columns. */
-CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const char *b, ptrdiff_t pairs,
+CK_INLINE void int16_run(const char *a, ptrdiff_t lda, const float *own, const char *b, ptrdiff_t pairs,
                          const char *fetch, ptrdiff_t fetch_step, float *m, ptrdiff_t ldm, int add,
                          int rows, int nb) {
     vint32 acc[INT16_ROWS][2];
@@ -230,19 +231,18 @@ CK_INLINE void int16_run(const char *a, ptrdiff_t lda, ptrdiff_t scale, const ch
         _Pragma("GCC unroll 5") for (int i = 0; 3 * i < rows; i++) p[i] += 4;
     }
     if (add)
-        int16_scale(acc, a + scale, lda, scales, m, ldm, 1, rows, nb);
+        int16_scale(acc, own, lda / 4, scales, m, ldm, 1, rows, nb);
     else
-        int16_scale(acc, a + scale, lda, scales, m, ldm, 0, rows, nb);
+        int16_scale(acc, own, lda / 4, scales, m, ldm, 0, rows, nb);
 }
 
 /* All runs of one position. */
 #define INT16_KERNEL(rows, nb)                                                                       \
-    static void int16_rows_##rows##x##nb(const ck_winograd_tiles_args *g, const char *a, const char *b, \
-                                         float *m) {                                                 \
-        const ptrdiff_t lda = 4 * g->v_tile, scale = 4 * g->low;                                     \
+    static void int16_rows_##rows##x##nb(const ck_winograd_tiles_args *g, const char *a,             \
+                                         const float *own, const char *b, float *m) {                \
         ptrdiff_t left = g->steps;                                                                   \
-        for (int run = 0; left > 0; run++, left -= INT16_PAIRS)                                      \
-            int16_run(a + 2 * INT16_RUN * run, lda, scale + (4 - 2 * INT16_RUN) * run,               \
+        for (int run = 0; left > 0; run++, left -= INT16_PAIRS, own += g->scale_step)                \
+            int16_run(a + 2 * INT16_RUN * run, 4 * g->v_tile, own,                                   \
                       b + 4 * INT16_DEPTH_FLOATS * INT16_RUN * run,                                  \
                       left < INT16_PAIRS ? left : INT16_PAIRS,                                       \
                       g->fetch + run * INT16_PAIRS * g->fetch_step, g->fetch_step, m, g->m_tile,     \
@@ -252,7 +252,8 @@ GEMM_ROWS_4(INT16_KERNEL, 1)
 GEMM_ROWS_14(INT16_KERNEL, 2)
 
 /* Of one vector of columns, which few layers have, there are kernels of up to four rows. */
-typedef void (*int16_rows_fn)(const ck_winograd_tiles_args *, const char *, const char *, float *);
+typedef void (*int16_rows_fn)(const ck_winograd_tiles_args *, const char *, const float *, const char *,
+                              float *);
 #define INT16_ENTRY(rows, nb) int16_rows_##rows##x##nb,
 enum { INT16_NARROW = 4 };
 static const int16_rows_fn int16_narrow[INT16_NARROW] = {GEMM_ROWS_4(INT16_ENTRY, 1)};
@@ -266,7 +267,7 @@ static void wino_products_int16(const ck_winograd_tiles_args *g) {
         for (ptrdiff_t t = 0; t < g->tiles; t += most) {
             const ptrdiff_t rows = g->tiles - t < most ? g->tiles - t : most;
             (wide ? int16_wide : int16_narrow)[rows - 1](
-                g, (const char *)(g->v + p * g->v_position + t * g->v_tile),
+                g, (const char *)(g->v + p * g->v_position + t * g->v_tile), g->scales + p + t * g->v_tile,
                 (const char *)(g->u + p * g->u_position), g->m + p * g->m_position + t * g->m_tile);
         }
 }
