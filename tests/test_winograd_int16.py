@@ -273,13 +273,20 @@ def test_what_they_are_taken_for():
     assert chosen(64, 64, 56, task="grad_weight") == NAME
     assert chosen(64, 64, 56, "high", task="grad_weight") == "winograd"
     assert chosen(64, 64, 56, stride=(2, 2)) != NAME
+    for channels, size in ((32, 16), (32, 56), (24, 28)):
+        assert chosen(channels, channels, size) == NAME
+        assert chosen(channels, channels, size, task="grad_input") == NAME
+    assert chosen(32, 32, 16, task="grad_weight") == NAME
     assert chosen(16, 16, 32) != NAME, "transforms would cost more than products gain"
+    assert chosen(16, 32, 32) != NAME, "pairs of vectors are transformed, half of them zeros"
+    assert chosen(32, 16, 28) != NAME, "few tiles are multiplied with one vector of columns"
     assert chosen(3, 64, 224) != NAME
     for task in ("forward", "grad_input", "grad_weight"):
         assert chosen(64, 192, 27, task=task, taps=5) == NAME, task
         assert chosen(32, 64, 14, task=task, taps=5) == NAME, task
         assert chosen(64, 192, 27, "high", task, taps=5) == "winograd"
-        assert chosen(16, 32, 28, task=task, taps=5) != NAME, task
+    assert chosen(16, 32, 28, taps=5) == NAME
+    assert chosen(8, 16, 28, taps=5) != NAME
 
 
 @pytest.mark.skipif(dispatch.has_tiles(), reason="tiles multiply more")

@@ -18,7 +18,7 @@ from convkit.ops.conv_algorithms.base import Algorithm, known_call
 from convkit.ops.conv_algorithms.direct import Direct, sides
 from convkit.ops.conv_problem import ConvProblem
 
-__all__ = ["Form", "Winograd", "choose_form", "cost", "direct_cost", "winograd_cost"]
+__all__ = ["Form", "Rates", "Winograd", "choose_form", "cost", "direct_cost", "winograd_cost"]
 
 
 class Form(NamedTuple):
@@ -38,40 +38,45 @@ MOST_SIDE = 8
 # The same for the gradient of the input. With stride 2 a tile of it begins with a pixel that only
 # middle taps meet: where the padding is odd.
 GRADIENT_FORMS = {**FORMS, (3, 2): (Form(4, 2, 5, 4),)}
-# The model behind the choice of the tile, in multiply-adds of one sample, fitted to measured
-# layers. Transforms move and add, and wait for memory: so many multiply-adds for each
-# transformed value, in vectors of so many channels (positions that share weights are pixels as they
-# are, which cost nothing but their place). Transformed weights that do not stay in
-# the second-level cache come from farther away, once for some samples or for each sample
-# alone: so many for each.
-TRANSFORM_COST = 17.0
 VECTOR = 16
-WEIGHT_COST = 8.0
+# Transformed weights that do not stay in the second-level cache come from farther away.
 CACHED_WEIGHTS = 160 << 10
+
+
+class Rates(NamedTuple):
+    """The model behind what is chosen: multiply-adds of one sample, fitted to measured layers."""
+
+    gain: float = 1.0       # how many products are made in the time of one multiply-add
+    # Of each transformed value, in whole vectors: transforms move and add, and wait for memory.
+    # Positions that share weights are pixels as they are, which cost nothing but their place.
+    transform: float = 17.0
+    weight: float = 8.0     # of each weight that comes from far, once for some samples or for each
+    narrow: float = 0.0     # of each position of a tile with one vector of columns
+    run: int = VECTOR       # channels are transformed in multiples of so many
+
+
+FLOATS = Rates()
 # Direct convolution reaches a little less of the multiply-add rate than the matrix products do.
 DIRECT_COST = 1.15
 
 _off = os.environ.get("CONVKIT_WINOGRAD", "1") == "0"
 
 
-def whole_vectors(channels: int) -> int:
-    return -(-channels // VECTOR) * VECTOR
+def whole_vectors(channels: int, vector: int = VECTOR) -> int:
+    return -(-channels // vector) * vector
 
 
 def cost(form: Form, channels: int, columns: int, out_size: tuple[int, int],
-         dilation: tuple[int, int] = (1, 1), gain: float = 1.0,
-         transform_cost: float = TRANSFORM_COST, weight_cost: float = WEIGHT_COST) -> float:
-    """Return about how many multiply-adds one sample is worth with tiles of one form.
-
-    `gain` is how many products are made in the time of one multiply-add.
-    """
+         dilation: tuple[int, int] = (1, 1), rates: Rates = FLOATS) -> float:
+    """Return about how many multiply-adds one sample is worth with tiles of one form."""
     tiles = math.prod(d * -(-n // (d * form.tile)) for n, d in zip(out_size, dilation, strict=True))
     columns = whole_vectors(columns)
-    transformed = (transform_cost * form.weights / form.side
-                   * (whole_vectors(channels) + columns))
-    spent = form.side ** 2 * tiles * (channels * columns / gain + transformed)
+    transformed = (rates.transform * form.weights / form.side
+                   * (whole_vectors(channels, rates.run) + columns))
+    products = channels * columns / rates.gain + (rates.narrow if columns == VECTOR else 0.0)
     weights = form.weights ** 2 * channels * columns
-    return spent + (weight_cost * weights if weights > CACHED_WEIGHTS else 0.0)
+    return (form.side ** 2 * tiles * (products + transformed)
+            + (rates.weight * weights if weights > CACHED_WEIGHTS else 0.0))
 
 
 def direct_cost(problem: ConvProblem, task: str) -> float:
@@ -91,10 +96,9 @@ def choose_form(forms: tuple[Form, ...], channels: int, columns: int, out_size: 
 
 
 def winograd_cost(problem: ConvProblem, task: str, form: Form | None = None,
-                  *more: float, **costs: float) -> float:
+                  rates: Rates = FLOATS) -> float:
     """Return `cost` of a task, by default with the cheapest form."""
-    return cost(form or _cheapest(problem, task), *_sizes(problem, task), problem.dilation, *more,
-                **costs)
+    return cost(form or _cheapest(problem, task), *_sizes(problem, task), problem.dilation, rates)
 
 
 def forms_of(problem: ConvProblem, task: str) -> tuple[Form, ...]:

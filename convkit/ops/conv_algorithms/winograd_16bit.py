@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from convkit._kernels import dispatch
 from convkit.ops.conv_algorithms.bfloat16 import bfloat16_cost, split_cost
-from convkit.ops.conv_algorithms.winograd import Form, Winograd, forms_of, winograd_cost
+from convkit.ops.conv_algorithms.winograd import (
+    VECTOR,
+    Form,
+    Rates,
+    Winograd,
+    forms_of,
+    winograd_cost,
+)
 from convkit.ops.conv_problem import ConvProblem
 
 __all__ = ["WinogradInt16", "WinogradSplit"]
 
-# How many split multiply-adds are made in the time of one in float32: 5 while the processor runs
-# its tiles at full speed, 2.7 while it throttles them (docs/performance/tiles.md).
-SPLIT_GAIN = 2.7
-# What a transformed weight costs, in multiply-adds: on tiles many are read once for all tiles of
-# the image, and integers have half of a float's bytes.
-WEIGHT_COST = 4.0
-# Products of integers that are made in the time of one multiply-add, and what a transformed value
-# costs, with its scale and its rounding, by the form: smaller tiles share more of their columns'
-# transforms. As measured on Zen 4.
-INTEGER_GAIN = 2.0
-INTEGER_COST = {Form(4, 4, 6, 6): 26.0, Form(2, 2, 6, 6): 18.0, Form(4, 4, 8, 8): 23.0}
+# 5 split multiply-adds are made in the time of one in float32 while the processor runs its tiles at
+# full speed, 2.7 while it throttles them (docs/performance/tiles.md). Many weights are read once
+# for all tiles of the image; those of integers have half of a float's bytes.
+SPLIT = Rates(gain=2.7, weight=4.0)
+# Of integers a transformed value costs more by its scale and its rounding, pairs of vectors at a
+# time; of one vector of columns few tiles are multiplied together. As measured on Zen 4.
+INTEGERS = {
+    Form(4, 4, 6, 6): Rates(gain=2.0, transform=18.5, weight=4.0, narrow=400.0, run=32),
+    Form(2, 2, 6, 6): Rates(gain=2.0, transform=18.0, weight=4.0, narrow=400.0, run=32),
+    Form(4, 4, 8, 8): Rates(gain=2.0, transform=15.0, weight=4.0, narrow=400.0, run=32),
+}
 
 
 class WinogradSplit(Winograd):
@@ -46,8 +53,7 @@ class WinogradSplit(Winograd):
         """Decline other precisions, and where fewer or other products cost less."""
         if problem.precision != "high":
             return f"precision is {problem.precision}"
-        own = winograd_cost(problem, task, cls._form(problem, task), SPLIT_GAIN,
-                            weight_cost=WEIGHT_COST)
+        own = winograd_cost(problem, task, cls._form(problem, task), SPLIT)
         if winograd_cost(problem, task) <= own:
             return "float32 products cost less"
         if split_cost(problem, task) <= own:
@@ -98,9 +104,12 @@ class WinogradInt16(Winograd):
     @classmethod
     def _form(cls, problem: ConvProblem, task: str) -> Form:
         """Return the cheapest of those that there are for integers."""
-        forms = [form for form in forms_of(problem, task) if form in INTEGER_COST]
+        forms = [form for form in forms_of(problem, task) if form in INTEGERS]
         return min(forms, key=lambda form: _integer_cost(problem, task, form))
 
 
 def _integer_cost(problem: ConvProblem, task: str, form: Form) -> float:
-    return winograd_cost(problem, task, form, INTEGER_GAIN, INTEGER_COST[form], WEIGHT_COST)
+    rates = INTEGERS[form]
+    if task == "grad_weight":       # whose products and transforms are cut otherwise
+        rates = rates._replace(narrow=0.0, run=VECTOR)
+    return winograd_cost(problem, task, form, rates)
