@@ -222,6 +222,22 @@ def test_stages_and_parts_of_a_weight_gradient_change_no_bit_on_any_number_of_th
     assert_close(want[0], direct, tolerance("gradient", np.float32))
 
 
+@pytest.mark.parametrize("taps, tile, channels, columns", [
+    (3, 2, 420, 650), (3, 4, 350, 370), (5, 2, 350, 370), (5, 4, 261, 259)])
+def test_blocks_of_a_large_weight_gradient_change_no_bit_on_any_threads(taps, tile, channels,
+                                                                        columns):
+    # Sums of over 16 MB beside few tiles: blocks with remainders of rows and columns.
+    x, gy = random_array((3, 6, 7, channels)), random_array((3, 6, 7, columns), seed=1)
+    before = taps // 2
+    got = run_grad_weight(x, gy, tile, taps, -before, -before)
+    direct = np.empty_like(got[0])
+    Direct.grad_weight(problem((3, channels, 6, 7), direct.shape, before), x, gy, direct, 2)
+    assert_close(got[0], direct, tolerance("gradient", np.float32))
+    assert got[1:] == (np.abs(gy).max(), np.abs(got[0]).max())
+    for threads in (2, 3):
+        assert_same_bits(got, run_grad_weight(x, gy, tile, taps, -before, -before, threads))
+
+
 def test_an_empty_batch_has_a_weight_gradient_of_zeros():
     x, w = Tensor(np.zeros((0, 3, 5, 5), np.float32)), Tensor(random_array((4, 3, 3, 3)), True)
     apply(Conv, x, w, None, **attributes()).backward(np.zeros((0, 4, 5, 5), np.float32))

@@ -219,6 +219,18 @@ def test_stages_parts_and_threads_of_the_gradient_of_the_weight(taps, tile):
             assert_same_bits(alone, got, f"{parts} parts")
 
 
+@all_forms
+@pytest.mark.parametrize("samples", [1, 30])
+def test_blocks_of_a_large_gradient_of_a_weight(samples, taps, tile):
+    # Sums of over 16 MB; with 30 samples of tiles of more than one run.
+    channels, columns = (261, 259) if taps == 5 and tile == 4 else (350, 370)
+    x, gy = (random_array((samples, 7, 6, c), seed=c) for c in (channels, columns))
+    alone = sum_weights(x, gy, taps=taps, tile=tile)
+    assert 0 < error(alone, weights64(x, gy, taps)) < BOUNDS[taps, tile]
+    for threads in (2, 3):
+        assert_same_bits(alone, sum_weights(x, gy, threads, taps=taps, tile=tile))
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("where", ["x", "gy"])
 @both_kernels

@@ -5,6 +5,12 @@ for each position their products are summed over all tiles, and the sums are tra
 
 As int16 (c/winograd.int16.h), the tiles of a stage are a run for each channel: a vector of channels of all
 of them is transformed, and rounded with the scales that its tiles want.
+
+Three ways through the work, by the problem's size. Where there are many tiles for the size of the sums,
+ranges of tiles (parts) are summed apart, each by one thread, which finds in its own cache what it has
+transformed. Where sums outweigh all tiles, these are transformed first, and a task is a block of the
+weight: its sums over all tiles stay in a second-level cache until they are transformed back. Else all
+threads work at one stage after another, and half of what a thread multiplies comes from the other's cache.
 """
 
 import numpy as np
@@ -48,6 +54,13 @@ cdef Py_ssize_t MOST_PARTS = 32
 cdef Py_ssize_t MOST_RUN = 96
 # Numbers that one task adds up over the parts.
 cdef Py_ssize_t JOIN_COUNT = 4096
+# Sums of more bytes than a third-level cache is likely to keep are made block by block, where all
+# transformed tiles take no more than these.
+cdef Py_ssize_t MANY_SUMS = 16 << 20
+cdef Py_ssize_t WHOLE_BYTES = 20 << 20
+# Rows of such a block, as many as are transformed back at a time, and its bytes at most.
+cdef Py_ssize_t BLOCK_ROWS = PACK_DEPTHS
+cdef Py_ssize_t BLOCK_BYTES = 640 << 10
 
 
 cdef struct GradientJob:
@@ -64,10 +77,12 @@ cdef struct GradientJob:
     Py_ssize_t chunks                     # tasks for one position
     Py_ssize_t total, stage               # tiles in all; tiles multiplied together, at most
     Py_ssize_t parts                      # ranges of tiles with sums of their own
+    Py_ssize_t stages                     # that are transformed before the first is multiplied, or 1
+    Py_ssize_t block_columns              # of a block of the weight, or 0: sums are not made so
     Py_ssize_t first, last                # tiles of the present stage
     float* v                              # transformed tiles of a stage
     float* d
-    Py_ssize_t slot_step                  # floats from one thread's to the next
+    Py_ssize_t slot_step                  # floats from one thread's or stage's to the next
     Py_ssize_t v_floats                   # of a stage
     float* slices                         # a vector of channels of a stage's tiles, for each thread
     Py_ssize_t slice_step
@@ -76,6 +91,14 @@ cdef struct GradientJob:
     Py_ssize_t row, position_step, part_step   # of the sums
     int32_t* gy_peaks
     int32_t* w_peaks
+
+
+# A part of the sums: some rows (channels of x) and columns (of gy) of all positions.
+cdef struct Sums:
+    float* at                             # of the first position, row and column
+    Py_ssize_t position_step, row         # floats between positions and between rows
+    Py_ssize_t first_row, rows            # rows begin with a whole vector,
+    Py_ssize_t first_column, columns      # columns with a whole block
 
 
 cdef void _gather(GradientJob* job, Py_ssize_t first, Py_ssize_t last, float* v, float* d,
@@ -109,47 +132,43 @@ cdef void _gather_int16(const GradientJob* job, Py_ssize_t first, Py_ssize_t las
     job.own.runs(&runs)
 
 
-cdef void _add_int16(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
-                     Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
-                     float* sums, bint accumulate) noexcept nogil:
-    """Add a stage's tiles to some pairs of blocks of columns of one position's sums."""
+cdef void _add_int16(const GradientJob* job, const Sums* sums, Py_ssize_t position, Py_ssize_t tiles,
+                     const float* v, const float* d, bint accumulate) noexcept nogil:
+    """Add a stage's tiles to one position's sums."""
     cdef ck_winograd_sums_args args
-    cdef Py_ssize_t column = first_block * job.columns
-    args.v = v + position * job.x_blocks * job.block
-    args.d = d + (position * job.gy_blocks + column // job.vector) * job.block
+    args.v = v + (position * job.x_blocks + sums.first_row // job.vector) * job.block
+    args.d = d + (position * job.gy_blocks + sums.first_column // job.vector) * job.block
     args.block, args.pairs = job.block, (tiles + 1) // 2
-    args.rows = job.in_c
-    args.columns = min(job.out_c, last_block * job.columns) - column
-    args.sums = sums + position * job.position_step + column
-    args.row = job.row
+    args.rows, args.columns = sums.rows, sums.columns
+    args.sums = sums.at + position * sums.position_step
+    args.row = sums.row
     args.accumulate = accumulate
     job.own.sums(&args)
 
 
-cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t first_block,
-                        Py_ssize_t last_block, Py_ssize_t tiles, const float* v, const float* d,
-                        float* sums, bint accumulate) noexcept nogil:
-    """Add a stage's tiles to some blocks of columns of one position's sums."""
+cdef void _add_products(const GradientJob* job, const Sums* sums, Py_ssize_t position, Py_ssize_t tiles,
+                        const float* v, const float* d, bint accumulate) noexcept nogil:
+    """Add a stage's tiles to one position's sums."""
     cdef const ck_winograd_table* table = winograd_table()
-    cdef Py_ssize_t b, left, rows, height
+    cdef Py_ssize_t b, column, rows, height
     cdef ck_gemm_args args = job.product
     cdef int nv
     if job.own != NULL:
-        _add_int16(job, position, first_block, last_block, tiles, v, d, sums, accumulate)
+        _add_int16(job, sums, position, tiles, v, d, accumulate)
         return
     args.k = tiles
     args.accumulate = accumulate
-    v += position * job.x.proto.position_step
-    d += position * job.gy.proto.position_step
-    sums += position * job.position_step
-    for b in range(first_block, last_block):
-        left = min(job.columns, job.out_c - b * job.columns)
-        nv = <int>((left + job.vector - 1) // job.vector)
+    args.ldc = sums.row
+    v += position * job.x.proto.position_step + sums.first_row
+    d += position * job.gy.proto.position_step + sums.first_column
+    for b in range((sums.columns + job.columns - 1) // job.columns):
+        column = b * job.columns
+        nv = <int>((min(job.columns, sums.columns - column) + job.vector - 1) // job.vector)
         args.n = <int>(nv * job.vector)
-        args.b = d + b * job.columns
+        args.b = d + column
         args.a = v
-        args.c = sums + b * job.columns
-        rows = job.in_c
+        args.c = sums.at + position * sums.position_step + column
+        rows = sums.rows
         while rows > 0:
             if nv == 1 and rows >= table.tall_rows:
                 height = table.tall_rows
@@ -160,28 +179,51 @@ cdef void _add_products(const GradientJob* job, Py_ssize_t position, Py_ssize_t 
                 job.gemm.transposed[nv][height](&args)
             rows -= height
             args.a = <const float*>args.a + height
-            args.c = <float*>args.c + height * job.row
+            args.c = <float*>args.c + height * sums.row
+
+
+cdef inline Sums _whole_sums(const GradientJob* job, float* at, Py_ssize_t first_block,
+                             Py_ssize_t last_block) noexcept nogil:
+    """Describe some blocks of columns of all sums, which begin at `at`."""
+    cdef Sums sums
+    sums.first_row, sums.rows = 0, job.in_c
+    sums.first_column = first_block * job.columns
+    sums.columns = min(job.out_c, last_block * job.columns) - sums.first_column
+    sums.at = at + sums.first_column
+    sums.position_step, sums.row = job.position_step, job.row
+    return sums
+
+
+cdef inline Py_ssize_t _gathers(const GradientJob* job) noexcept nogil:
+    """Return how many tasks transform a stage."""
+    return ((job.stage + TRANSFORM_TILES - 1) // TRANSFORM_TILES if job.own == NULL
+            else job.x_blocks + job.gy_blocks)
 
 
 cdef void _gather_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
-    """Transform a few tiles of the stage, or a few channels of all of them."""
+    """Transform a few tiles of the stage, or a few channels of all of them; of all stages, where all
+    are transformed first."""
     cdef GradientJob* job = <GradientJob*>ctx
-    cdef Py_ssize_t tile = index * TRANSFORM_TILES
+    cdef Py_ssize_t gathers = _gathers(job), stage = index // gathers
+    cdef Py_ssize_t tile = index % gathers * TRANSFORM_TILES
+    cdef Py_ssize_t first = job.first + stage * job.stage, last = min(first + job.stage, job.last)
+    cdef float* v = job.v + stage * job.slot_step
+    cdef float* d = job.d + stage * job.slot_step
     if job.own != NULL:
-        _gather_int16(job, job.first, job.last, index, job.slices + slot * job.slice_step, job.v,
-                      job.d, job.gy_peaks + slot * job.vector)
-        return
-    _gather(job, job.first + tile, min(job.first + tile + TRANSFORM_TILES, job.last),
-            job.v + tile * job.x.step, job.d + tile * job.gy.step, slot)
+        _gather_int16(job, first, last, index % gathers, job.slices + slot * job.slice_step, v, d,
+                      job.gy_peaks + slot * job.vector)
+    elif first + tile < last:
+        _gather(job, first + tile, min(first + tile + TRANSFORM_TILES, last),
+                v + tile * job.x.step, d + tile * job.gy.step, slot)
 
 
 cdef void _sum_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Add the stage's tiles to some columns of one position's sums."""
     cdef GradientJob* job = <GradientJob*>ctx
     cdef Py_ssize_t chunk = index % job.chunks
-    _add_products(job, index // job.chunks, part_start(job.blocks, job.chunks, chunk),
-                  part_start(job.blocks, job.chunks, chunk + 1), job.last - job.first,
-                  job.v, job.d, job.sums, job.first > 0)
+    cdef Sums sums = _whole_sums(job, job.sums, part_start(job.blocks, job.chunks, chunk),
+                                 part_start(job.blocks, job.chunks, chunk + 1))
+    _add_products(job, &sums, index // job.chunks, job.last - job.first, job.v, job.d, job.first > 0)
 
 
 cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
@@ -192,6 +234,7 @@ cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     cdef float* v = job.v + slot * job.slot_step
     cdef float* d = job.d + slot * job.slot_step
     cdef Py_ssize_t block
+    cdef Sums sums = _whole_sums(job, job.sums + index * job.part_step, 0, job.blocks)
     while tile < end:
         last = min(tile + job.stage, end)
         if job.own != NULL:
@@ -201,8 +244,7 @@ cdef void _part_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
         else:
             _gather(job, tile, last, v, d, slot)
         for position in range(job.positions):
-            _add_products(job, position, 0, job.blocks, last - tile, v, d,
-                          job.sums + index * job.part_step, tile > first)
+            _add_products(job, &sums, position, last - tile, v, d, tile > first)
         tile = last
 
 
@@ -221,13 +263,10 @@ cdef void _join_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
 
 cdef void _sum_stages(GradientJob* job, Py_ssize_t tasks, int team) noexcept nogil:
     """Transform and sum all tiles, all threads at one stage."""
-    cdef Py_ssize_t gathers
     job.first = 0
     while job.first < job.total:
         job.last = min(job.first + job.stage, job.total)
-        gathers = (job.last - job.first + TRANSFORM_TILES - 1) // TRANSFORM_TILES \
-            if job.own == NULL else job.x_blocks + job.gy_blocks
-        parallel_for(_gather_task, job, gathers, team)
+        parallel_for(_gather_task, job, _gathers(job), team)
         parallel_for(_sum_task, job, tasks, team)
         job.first = job.last
 
@@ -239,25 +278,84 @@ cdef void _sum_parts(GradientJob* job, int team) noexcept nogil:
                  threads_for(team, team, <double>job.part_step * job.parts))
 
 
+cdef void _transform_back(const GradientJob* job, const Sums* sums, int slot) noexcept nogil:
+    """Transform the rows, at most PACK_DEPTHS, of one vector of columns after another back."""
+    cdef ck_winograd_taps_args args = job.taps
+    cdef Py_ssize_t i, column
+    args.position_step, args.row = sums.position_step, sums.row
+    args.depth = sums.rows
+    args.peak = job.w_peaks + slot * job.vector
+    args.w += sums.first_column * args.column_step + sums.first_row * args.depth_step
+    for i in range((sums.columns + job.vector - 1) // job.vector):
+        column = i * job.vector
+        args.sums = sums.at + column
+        args.columns = min(job.vector, sums.columns - column)
+        job.kernels.to_taps(&args)
+        args.w += job.vector * args.column_step
+
+
 cdef void _taps_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
     """Transform one vector of columns back for a run of depths."""
     cdef GradientJob* job = <GradientJob*>ctx
-    cdef ck_winograd_taps_args args = job.taps
     cdef Py_ssize_t vectors = job.row // job.vector
-    cdef Py_ssize_t column = index % vectors * job.vector, depth = index // vectors * PACK_DEPTHS
-    args.sums = job.sums + depth * job.row + column
-    args.columns = min(job.vector, job.out_c - column)
-    args.depth = min(PACK_DEPTHS, job.in_c - depth)
-    args.w += column * args.column_step + depth * args.depth_step
-    args.peak = job.w_peaks + slot * job.vector
-    job.kernels.to_taps(&args)
+    cdef Sums sums = _whole_sums(job, job.sums, 0, job.blocks)
+    sums.first_row = index // vectors * PACK_DEPTHS
+    sums.rows = min(PACK_DEPTHS, job.in_c - sums.first_row)
+    sums.first_column = index % vectors * job.vector
+    sums.columns = min(job.vector, job.out_c - sums.first_column)
+    sums.at += sums.first_row * job.row + sums.first_column
+    _transform_back(job, &sums, slot)
+
+
+cdef void _block_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:
+    """Sum one block of the weight over all tiles, which are transformed, and transform it back."""
+    cdef GradientJob* job = <GradientJob*>ctx
+    cdef Py_ssize_t across = (job.out_c + job.block_columns - 1) // job.block_columns
+    cdef Py_ssize_t position, stage
+    cdef Sums sums
+    sums.first_row = index // across * BLOCK_ROWS
+    sums.rows = min(BLOCK_ROWS, job.in_c - sums.first_row)
+    sums.first_column = index % across * job.block_columns
+    sums.columns = min(job.block_columns, job.out_c - sums.first_column)
+    sums.position_step, sums.row = _block_step(job), job.block_columns
+    sums.at = job.sums + slot * job.positions * sums.position_step
+    for position in range(job.positions):
+        for stage in range(job.stages):
+            _add_products(job, &sums, position, min(job.stage, job.total - stage * job.stage),
+                          job.v + stage * job.slot_step, job.d + stage * job.slot_step, stage > 0)
+    _transform_back(job, &sums, slot)
+
+
+cdef inline Py_ssize_t _block_step(const GradientJob* job) noexcept nogil:
+    """Return how many floats a position of a block takes: a vector more, for another set of a cache."""
+    return BLOCK_ROWS * job.block_columns + job.vector
+
+
+cdef Py_ssize_t _block_tasks(const GradientJob* job) noexcept nogil:
+    return ((job.in_c + BLOCK_ROWS - 1) // BLOCK_ROWS
+            * ((job.out_c + job.block_columns - 1) // job.block_columns))
+
+
+cdef void _sum_blocks(GradientJob* job, int team) noexcept nogil:
+    """Transform all tiles; then sum and transform back block by block."""
+    job.first, job.last = 0, job.total
+    parallel_for(_gather_task, job, job.stages * _gathers(job), team)
+    parallel_for(_block_task, job, _block_tasks(job), team)
 
 
 cdef void _choose_stage(GradientJob* job) noexcept nogil:
-    """Set how many tiles are multiplied together."""
+    """Set how many tiles are multiplied together, and whether block by block."""
     cdef Py_ssize_t each = 4 * (job.x.step + job.gy.step), bytes = PART_BYTES, most = MOST_STAGE_TILES
+    job.stages, job.block_columns = 1, 0
     if job.own != NULL:
         each, most = 2 * job.positions * job.vector * (job.x_blocks + job.gy_blocks), MOST_RUN
+    if job.parts == 1 and 4 * job.part_step >= MANY_SUMS and each * job.total <= WHOLE_BYTES:
+        job.stages = (job.total + most - 1) // most
+        job.stage = round_up((job.total + job.stages - 1) // job.stages, TRANSFORM_TILES)
+        job.stages = (job.total + job.stage - 1) // job.stage
+        job.block_columns = BLOCK_BYTES // (4 * job.positions * BLOCK_ROWS) // job.columns
+        job.block_columns = max(<Py_ssize_t>1, job.block_columns) * job.columns
+        return
     if job.parts == 1:
         bytes = max(LEAST_STAGE_BYTES, min(MOST_STAGE_BYTES, 8 * job.part_step))
     job.stage = min(most, bytes // each) // TRANSFORM_TILES * TRANSFORM_TILES
@@ -282,10 +380,7 @@ def grad_weight(x, gy, gw, int tile, Py_ssize_t top, Py_ssize_t left, dilation, 
     """Sum x[i + r * dilation[0] + top, j + s * dilation[1] + left] times gy[i, j] over all pixels,
     for all taps (r, s).
 
-    Tiles are summed position by position, in order, in stages. Where there are many tiles for
-    the size of the sums, ranges of tiles (parts) are summed apart, each by one thread, which
-    finds in its own cache what it has transformed; else all threads work at one stage, where half
-    of what a thread multiplies comes from the other's cache. Parts and stages depend on the
+    Tiles are summed position by position, in order, in stages. Parts, stages and blocks depend on the
     problem alone, never on the number of threads.
 
     Parameters
@@ -347,9 +442,6 @@ cdef int _describe_gradient(GradientJob* job, x_shape, gy_shape, Py_ssize_t samp
     job.product.batch = 1
     job.product.lda = job.x.step
     job.product.ldb = job.gy.step
-    job.product.ldc = job.row
-    job.taps.position_step = job.position_step
-    job.taps.row = job.row
     job.taps.depth_step = kernels.taps * kernels.taps
     job.taps.column_step = job.taps.depth_step * job.in_c
     job.total = samples * job.x.per_sample
@@ -375,15 +467,17 @@ cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
     """Write the gradient that a job describes; return what `grad_weight` returns."""
     cdef ptrdiff_t no_offset = 0
     cdef double work = <double>job.total * job.positions * job.in_c * job.out_c / job.vector
-    cdef Py_ssize_t tasks = job.parts if job.parts > 1 else job.positions * job.chunks
+    cdef Py_ssize_t tasks = job.parts if job.parts > 1 else \
+        _block_tasks(job) if job.block_columns else job.positions * job.chunks
     cdef Py_ssize_t takes = job.row // job.vector * depth_runs(job.in_c)
     cdef int team = threads_for(threads, tasks, work)
     cdef Py_ssize_t zeros = round_up(max(job.in_c, job.out_c), job.vector)
-    cdef Py_ssize_t scratch = job.slot_step * (team if job.parts > 1 else 1)
+    cdef Py_ssize_t scratch = job.slot_step * (team if job.parts > 1 else job.stages)
     cdef Py_ssize_t peaks = team * job.vector
     cdef Py_ssize_t slices = team * job.slice_step
-    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + slices + job.parts * job.part_step + zeros
-                                                 + 2 * peaks))
+    cdef Py_ssize_t sums = team * job.positions * _block_step(job) if job.block_columns else \
+        job.parts * job.part_step
+    cdef Py_ssize_t bytes = max(HUGE_BYTES, 4 * (scratch + slices + sums + zeros + 2 * peaks))
     cdef float gy_peak = 0, w_peak = 0
     job.x.proto.x = address_or_null(x)
     job.gy.proto.x = address_or_null(gy)
@@ -395,16 +489,19 @@ cdef tuple _sum_gradient(GradientJob* job, x, gy, gw, int threads):
             job.d = job.v + job.v_floats
             job.slices = job.v + scratch
             job.sums = job.slices + slices
-            job.x.proto.zeros = job.gy.proto.zeros = job.sums + job.parts * job.part_step
+            job.x.proto.zeros = job.gy.proto.zeros = job.sums + sums
             job.gy_peaks = <int32_t*>(job.x.proto.zeros + zeros)
             job.w_peaks = job.gy_peaks + peaks
             memset(<void*>job.x.proto.zeros, 0, 4 * (zeros + 2 * peaks))
-            if job.parts > 1:
-                _sum_parts(job, team)
+            if job.block_columns:
+                _sum_blocks(job, team)
             else:
-                _sum_stages(job, tasks, team)
-            parallel_for(_taps_task, job, takes,
-                         threads_for(team, takes, <double>job.part_step))
+                if job.parts > 1:
+                    _sum_parts(job, team)
+                else:
+                    _sum_stages(job, tasks, team)
+                parallel_for(_taps_task, job, takes,
+                             threads_for(team, takes, <double>job.part_step))
             gy_peak, w_peak = largest(job.gy_peaks, peaks), largest(job.w_peaks, peaks)
             give(job.v, bytes)
     if job.v == NULL:
