@@ -46,7 +46,7 @@ START = """
     threads.set_work_per_thread(0.0)
     if not TILES:       # small problems too
         bfloat16.PRODUCT = bfloat16.READ = bfloat16.WRITTEN = 0
-        bfloat16.LEAST_TOGETHER = 4.5       # nine with kernels that Winograd takes
+        bfloat16.LEAST_TOGETHER = 4.5       # nine of gradients that Winograd takes
     BOUNDS = {"split_bf16": 1e-5, "bf16": 1e-2} if TILES else {"bf16": 1e-2}
 
     def error(got, want):

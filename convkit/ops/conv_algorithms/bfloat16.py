@@ -45,8 +45,7 @@ VALUE_COST = 6.0
 # On vectors: what a product costs beside a multiply-add, a value of the input and a result, and
 # what Winograd takes of `winograd_cost` beside these, as measured on Zen 4 (a weight's gradient
 # transforms both factors, which come as bfloat16 and are widened first). Shorter reductions leave
-# the loops mostly overhead; of kernels that Winograd takes those below twice as many are its own,
-# in one direction or the other.
+# the loops mostly overhead; of gradients that Winograd takes those below twice as many are its own.
 PRODUCT, READ, WRITTEN = 0.55, 8.0, 5.0
 WINOGRAD = {"forward": 0.7, "grad_input": 0.7, "grad_weight": 1.2}
 LEAST_TOGETHER = 16
@@ -246,13 +245,19 @@ def bfloat16_cost(problem: ConvProblem, task: Task) -> float:
     return vector_cost(problem, task, PRODUCT, READ, WRITTEN)
 
 
+def _least_together(problem: ConvProblem, task: str) -> float:
+    """Return how many neighbouring values are to be reduced at a time, at least."""
+    twice = task == "grad_input" and Winograd.refuses(problem, task) is None
+    return LEAST_TOGETHER * (1 + twice)
+
+
 def _not_on_vectors(problem: ConvProblem, task: str) -> str | None:
     """Return why vectors of float32 are done sooner than those of bfloat16, or None."""
     if task == "grad_weight":
         if _products(problem) < LEAST_PRODUCTS["bf16"]:
             return f"only {_products(problem):.0f} products for each value converted"
         cost = bfloat16_cost(problem, task)
-    elif together(problem, task) < LEAST_TOGETHER * (1 + (Winograd.refuses(problem, task) is None)):
+    elif together(problem, task) < _least_together(problem, task):
         return f"reductions of only {together(problem, task)}"
     else:
         cost = bfloat16_cost(problem, task)

@@ -25,7 +25,7 @@ SPLIT = Rates(gain=2.7, weight=4.0)
 INTEGERS = {
     Form(4, 4, 6, 6): Rates(gain=2.0, transform=18.5, weight=4.0, narrow=400.0, run=32),
     Form(2, 2, 6, 6): Rates(gain=2.0, transform=18.0, weight=4.0, narrow=400.0, run=32),
-    Form(4, 4, 8, 8): Rates(gain=2.0, transform=15.0, weight=4.0, narrow=400.0, run=32),
+    Form(4, 4, 8, 8): Rates(gain=2.0, transform=16.5, weight=4.0, narrow=200.0, run=32),
 }
 
 
