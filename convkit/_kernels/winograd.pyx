@@ -467,7 +467,7 @@ cdef void _look_ahead(Job* job, Py_ssize_t tile_block, Py_ssize_t chunk,
     if chunk == 0:
         # All columns of the output: the block's later chunks write between those of the first.
         look_at(ahead, base + begin * row, (end - begin) * row, base, base + end * row)
-        tile_block += job.team
+        tile_block += 1
         if job.whole and tile_block < job.tile_blocks:
             first = _first_tile(job, tile_block)
             last = _first_tile(job, tile_block + 1) - 1
