@@ -153,8 +153,8 @@ class BuildExt(build_ext):
         # GCC 12 breaks off with an internal error where pointer arithmetic is checked.
         extra = [f"-fsanitize={sanitize}", "-fno-sanitize=pointer-overflow",
                  "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"] if sanitize else []
-        # Above -O1, GCC takes a quarter of an hour for the checks in one file of kernels; products and sums
-        # are fused as at -O3, so that loops which have to agree on the bits still do.
+        # Above -O1, GCC takes a quarter of an hour for the checks in one file of kernels. Products
+        # and sums are fused as at -O3, so that loops which have to agree on the bits still do.
         calm = ["-O1", "-fexpensive-optimizations", "-g1"] if sanitize else []
         openmp = find_openmp(self.compiler)
         if openmp is None:
