@@ -221,13 +221,18 @@ FEW_OUTPUTS = """
 
     rng = np.random.default_rng(0)
 
-    def run(x, weights, y_shape, taps, bias, residual, activation):
+    def run(x, weights, y_shape, taps, bias, residual, activation, apart=1):
         packed = gemm.pack(weights, 1, len(weights), 1, list(range(9)), 9 * len(weights), 9, 1,
                            x.shape[2], 1)
-        y = np.full(y_shape, np.nan, np.float32)
-        direct.run(x, packed, y, taps, taps, (2, 1), bias=bias, residual=residual,
-                   activation=activation, alpha=0.1, threads=2)
-        return y
+        n, h, w, c = y_shape
+        y = np.full((n, h, w * apart, c), np.nan, np.float32)
+        if residual is not None:     # which the result may take the place of
+            y[:, :, ::apart] = residual
+            residual = y
+        direct.run(x, packed, y, taps, taps, (2, 1), grid=(h, w), step=(1, apart), bias=bias,
+                   residual=residual, activation=activation, alpha=0.1, threads=2)
+        assert all(np.isnan(y[:, :, i::apart]).all() for i in range(1, apart))
+        return y[:, :, ::apart]
 
     widths = (3, 15, 16, 17, 31, 32, 33, 70)
     for width, dilation, activation in itertools.product(widths, (1, 2), (0, 1, 3, 16)):
@@ -239,9 +244,12 @@ FEW_OUTPUTS = """
         for few in range(1, 10):
             for more in (residual, None):
                 want = run(x, weights, (2, 5, width, 17), taps, bias, more, activation)
-                got = run(x, weights[:few].copy(), (2, 5, width, few), taps, bias[:few].copy(),
-                          None if more is None else more[..., :few].copy(), activation)
-                assert np.array_equal(got, want[..., :few], equal_nan=True), (width, few)
+                for apart in (1, 2):
+                    got = run(x, weights[:few].copy(), (2, 5, width, few), taps,
+                              bias[:few].copy(),
+                              None if more is None else more[..., :few].copy(), activation, apart)
+                    assert np.array_equal(got, want[..., :few], equal_nan=True), (
+                        width, few, apart)
                 assert np.isnan(want).any() and not np.isnan(want[0]).any()
     print("same")
 """

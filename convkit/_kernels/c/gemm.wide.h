@@ -8,6 +8,12 @@
 
 #define WIDE_MOST (VL_F / 2)
 
+/* Which row of a block, and which column, each lane of the block's vectors of C holds where rows follow
+   each other without a gap. */
+typedef struct wide_order {
+    vint32 row[WIDE_MOST], column[WIDE_MOST];
+} wide_order;
+
 /* Finishes and writes rows `begin` to VL_F - 1 of a block that begins with row `at`. */
 static __attribute__((noinline)) void wide_finish(const ck_gemm_args *g, ptrdiff_t at, int begin,
                                                   const vfloat *acc) {
@@ -31,9 +37,73 @@ static __attribute__((noinline)) void wide_finish(const ck_gemm_args *g, ptrdiff
     for (int m = begin; m < VL_F; m++) store_part_f(c + m * g->ldc, v[m], nc);
 }
 
+static const int32_t wide_lanes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+CK_INLINE void wide_describe(wide_order *order, int nc) {
+    for (int t = 0; t < nc; t++) {
+        const vint32 at = *(const vint32_u *)wide_lanes + t * VL_F;
+        const vfloat row = (__builtin_convertvector(at, vfloat) + 0.5f) * (1.0f / (float)nc);
+        order->row[t] = __builtin_convertvector(row, vint32);
+        order->column[t] = at - order->row[t] * nc;
+    }
+}
+
+/* v, and in the lanes where `column` is j, lane `row` of `from`. */
+CK_INLINE vfloat wide_take(vfloat v, vint32 column, int j, vint32 row, vfloat from) {
+#if CK_VBYTES == 64
+    const __mmask16 mine = _mm512_cmpeq_epi32_mask((__m512i)column, _mm512_set1_epi32(j));
+    return (vfloat)_mm512_mask_permutexvar_ps((__m512)v, mine, (__m512i)row, (__m512)from);
+#else
+    return select_f(column == j, permute_f(from, row), v);
+#endif
+}
+
+/* The same as `wide_finish` where rows follow each other without a gap: as many vectors as there are
+   columns, none with an idle lane. */
+CK_INLINE void wide_finish_whole(const ck_gemm_args *g, ptrdiff_t at, int begin, const vfloat *acc,
+                                 const wide_order *order, int nc) {
+    const float *bias = g->bias, *residual = g->residual;
+    const vfloat zero = {0};
+    const int skipped = begin * nc; /* numbers that are written already */
+    float *c = (float *)g->c + at * nc;
+    vfloat sums[WIDE_MOST], v[WIDE_MOST];
+    GEMM_UNROLL for (int j = 0; j < nc; j++) sums[j] = bias ? acc[j] + set_f(bias[j]) : acc[j];
+    GEMM_UNROLL for (int t = 0; t < nc; t++) {
+        v[t] = permute_f(sums[0], order->row[t]);
+        GEMM_UNROLL for (int j = 1; j < nc; j++)
+            v[t] = wide_take(v[t], order->column[t], j, order->row[t], sums[j]);
+    }
+    if (residual)
+        GEMM_UNROLL for (int t = 0; t < nc; t++) v[t] += load_f(residual + at * nc + t * VL_F);
+    if (g->activation == CK_ACT_RELU)
+        GEMM_UNROLL for (int t = 0; t < nc; t++) v[t] = select_f(v[t] < zero, zero, v[t]);
+    else if (g->activation != CK_ACT_NONE)
+        gemm_activate_f(g->activation, g->alpha, g->beta, nc, v);
+    for (int t = skipped / VL_F; t < nc; t++) {
+        const vint32 done = *(const vint32_u *)wide_lanes < skipped - t * VL_F;
+        store_f(c + t * VL_F, t * VL_F < skipped ? select_f(done, load_f(c + t * VL_F), v[t]) : v[t]);
+    }
+}
+
+/* Finishes both of two blocks, which may overlap. */
+CK_INLINE void wide_finish_two(const ck_gemm_args *g, ptrdiff_t done, ptrdiff_t first, ptrdiff_t second,
+                               vfloat acc[2][WIDE_MOST], const wide_order *order, int nc) {
+    for (int i = 0; i < (second > first ? 2 : 1); i++) {
+        const ptrdiff_t at = i ? second : first;
+        const int begin = (int)((i ? first + VL_F : done) - at);
+        if (order)
+            wide_finish_whole(g, at, begin, acc[i], order, nc);
+        else
+            wide_finish(g, at, begin, acc[i]);
+    }
+}
+
 /* Rows 0 to `rows` - 1, of which there are at least VL_F. The last blocks end with the last row: rows
    they share with blocks before are written once. */
 CK_INLINE void gemm_wide(const ck_gemm_args *g, ptrdiff_t rows, int nc) {
+    wide_order order;
+    const int whole = CK_HAVE_PERMUTE && g->ldc == nc && (!g->residual || g->ld_residual == nc);
+    if (whole) wide_describe(&order, nc);
     for (ptrdiff_t done = 0; done < rows;) {
         const ptrdiff_t last = rows - VL_F;
         const ptrdiff_t first = done < last ? done : last;
@@ -52,8 +122,12 @@ CK_INLINE void gemm_wide(const ck_gemm_args *g, ptrdiff_t rows, int nc) {
                 }
             }
         }
-        wide_finish(g, first, (int)(done - first), acc[0]);
-        if (second > first) wide_finish(g, second, (int)(first + VL_F - second), acc[1]);
+        vfloat sums[2][WIDE_MOST]; /* apart, so that those in registers stay there */
+        GEMM_UNROLL for (int j = 0; j < nc; j++) {
+            sums[0][j] = acc[0][j];
+            sums[1][j] = acc[1][j];
+        }
+        wide_finish_two(g, done, first, second, sums, whole ? &order : NULL, nc);
         done = second + VL_F;
     }
 }
