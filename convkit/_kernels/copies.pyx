@@ -145,34 +145,37 @@ cdef void _repeat(char* y, const char* value, Py_ssize_t item, Py_ssize_t count)
 cdef bint _is_transposed(const Copy* copy) noexcept nogil:
     """Tell whether the source lies side by side along rows and the target along columns."""
     cdef int row = copy.axes - 2, column = copy.axes - 1
-    return (copy.item >= 4 and copy.source[row] == copy.item and copy.target[column] == copy.item
+    return (copy.source[row] == copy.item and copy.target[column] == copy.item
             and copy.source[column] % copy.item == 0)
 
 
 cdef void _transpose_plane(const Copy* copy, const char* x, char* y, Py_ssize_t rows,
                            Py_ssize_t columns) noexcept nogil:
-    """Copy a transposed plane: square blocks in registers, what is left element by element."""
+    """Copy a transposed plane: square blocks in registers, the last ones over parts of those before."""
     cdef const dispatch.ck_table* table = dispatch.table()
-    cdef Py_ssize_t lanes = table.vector_bytes // copy.item
     cdef Py_ssize_t x_column = copy.source[copy.axes - 1], y_row = copy.target[copy.axes - 2]
-    cdef Py_ssize_t whole_rows = rows // lanes * lanes, whole_columns = columns // lanes * lanes
-    cdef Py_ssize_t block_row, block_column, r, c, i
+    cdef Py_ssize_t bytes = table.vector_bytes if copy.item >= 4 else dispatch.CK_TRANSPOSE_BYTES
+    cdef Py_ssize_t lanes = bytes // copy.item, block_row, block_column, r, c, i
+    cdef const char* source
     cdef void* targets[16]                # CK_TRANSPOSE_MAX
+    if rows < lanes or columns < lanes:
+        _copy_strided(copy, x, y, rows, columns)
+        return
     # A block of columns at a time: one line of each row of the target, and neighbouring lines of few
     # columns of the source, which may lie pages apart.
-    for block_column in range(columns // lanes):
-        for block_row in range(rows // lanes):
-            r, c = block_row * lanes, block_column * lanes
+    for block_column in range((columns + lanes - 1) // lanes):
+        c = min(block_column * lanes, columns - lanes)
+        for block_row in range((rows + lanes - 1) // lanes):
+            r = min(block_row * lanes, rows - lanes)
+            source = x + r * copy.item + c * x_column
+            if copy.item < 4:
+                table.transpose.small[copy.item == 2](source, x_column,
+                                                      y + r * y_row + c * copy.item, y_row)
+                continue
             for i in range(lanes):
                 targets[i] = y + (r + i) * y_row + c * copy.item
-            table.transpose.to_vectors[copy.item == 8](
-                x + r * copy.item + c * x_column, x_column // copy.item, <int>lanes, <int>lanes,
-                targets)
-    if whole_columns < columns:
-        _copy_strided(copy, x + whole_columns * x_column, y + whole_columns * copy.item,
-                      whole_rows, columns - whole_columns)
-    _copy_strided(copy, x + whole_rows * copy.item, y + whole_rows * y_row, rows - whole_rows,
-                  columns)
+            table.transpose.to_vectors[copy.item == 8](source, x_column // copy.item, <int>lanes,
+                                                       <int>lanes, targets)
 
 
 cdef void _copy_task(void* ctx, Py_ssize_t index, int slot) noexcept nogil:

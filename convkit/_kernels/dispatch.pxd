@@ -159,12 +159,15 @@ cdef extern from "table.h" nogil:
         ck_softmax_grad_fn log_softmax_grad[2]
 
     int CK_TRANSPOSE_MAX
+    int CK_TRANSPOSE_BYTES
     ctypedef struct ck_transpose_table:
         void (*to_vectors[2])(const void* source, Py_ssize_t step, int rows, int count,
                               void* const* targets) noexcept nogil
         void (*from_vectors[2])(const void** sources, Py_ssize_t parts,
                                 Py_ssize_t part_step, int rows, int count, void* target,
                                 Py_ssize_t step) noexcept nogil
+        void (*small[2])(const char* source, Py_ssize_t source_step, char* target,
+                         Py_ssize_t target_step) noexcept nogil
 
     ctypedef struct ck_fold_table
     ctypedef struct ck_optim_table

@@ -28,7 +28,7 @@
 
 #define TRANSPOSE_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
-#define TRANSPOSE_TEMPLATE(T, V, I, S, L, LOW, HIGH)                                               \
+#define TRANSPOSE_ROUNDS(V, I, S, L, LOW, HIGH)                                                    \
     CK_INLINE void transpose_##S(V *v) {                                                           \
         _Pragma("GCC unroll 4") for (int round = 1; round < L; round *= 2) {                       \
             V merged[L];                                                                           \
@@ -38,8 +38,9 @@
             }                                                                                      \
             TRANSPOSE_EACH(i, L) v[i] = merged[i];                                                 \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
+    }
+
+#define TRANSPOSE_TEMPLATE(T, V, S, L)                                                             \
     static void to_vectors_##S(const void *source, ptrdiff_t step, int rows, int count,            \
                                void *const *targets) {                                             \
         const T *p = source;                                                                       \
@@ -70,10 +71,31 @@
         }                                                                                          \
     }
 
-TRANSPOSE_TEMPLATE(float, vfloat, vint32, f, VL_F, MERGE_F(LOW), MERGE_F(HIGH))
-TRANSPOSE_TEMPLATE(double, vdouble, vint64, d, VL_D, MERGE_D(LOW), MERGE_D(HIGH))
+TRANSPOSE_ROUNDS(vfloat, vint32, f, VL_F, MERGE_F(LOW), MERGE_F(HIGH))
+TRANSPOSE_ROUNDS(vdouble, vint64, d, VL_D, MERGE_D(LOW), MERGE_D(HIGH))
+TRANSPOSE_TEMPLATE(float, vfloat, f, VL_F)
+TRANSPOSE_TEMPLATE(double, vdouble, d, VL_D)
+
+/* Small elements go by vectors of 16 bytes, whatever the instruction set. */
+typedef int8_t small_bytes __attribute__((vector_size(CK_TRANSPOSE_BYTES)));
+typedef int16_t small_words __attribute__((vector_size(CK_TRANSPOSE_BYTES)));
+
+#define TRANSPOSE_SMALL(V, S, L)                                                                   \
+    static void small_##S##_block(const char *source, ptrdiff_t source_step, char *target,         \
+                                  ptrdiff_t target_step) {                                         \
+        V v[L];                                                                                    \
+        TRANSPOSE_EACH(i, L) memcpy(&v[i], source + i * source_step, CK_TRANSPOSE_BYTES);          \
+        transpose_##S(v);                                                                          \
+        TRANSPOSE_EACH(i, L) memcpy(target + i * target_step, &v[i], CK_TRANSPOSE_BYTES);          \
+    }
+
+TRANSPOSE_ROUNDS(small_bytes, small_bytes, bytes, 16, MERGE_LOW_16, MERGE_HIGH_16)
+TRANSPOSE_ROUNDS(small_words, small_words, words, 8, MERGE_LOW_8, MERGE_HIGH_8)
+TRANSPOSE_SMALL(small_bytes, bytes, 16)
+TRANSPOSE_SMALL(small_words, words, 8)
 
 static const ck_transpose_table transpose_table = {
     .to_vectors = {to_vectors_f, to_vectors_d},
     .from_vectors = {from_vectors_f, from_vectors_d},
+    .small = {small_bytes_block, small_words_block},
 };

@@ -5,7 +5,10 @@
 
 #include <stddef.h>
 
-enum { CK_TRANSPOSE_MAX = 16 }; /* the most lanes of a vector */
+enum {
+    CK_TRANSPOSE_MAX = 16,   /* the most lanes of a vector */
+    CK_TRANSPOSE_BYTES = 16, /* of a row of a block of small elements */
+};
 
 typedef struct ck_transpose_table {
     /* Lane r of the vector targets[i] becomes element i of row r, which lies at source +
@@ -17,6 +20,9 @@ typedef struct ck_transpose_table {
        of lane r of the vector sources[i] + part * part_step, in order of parts. */
     void (*from_vectors[2])(const void *const *sources, ptrdiff_t parts, ptrdiff_t part_step,
                             int rows, int count, void *target, ptrdiff_t step);
+    /* A square block of CK_TRANSPOSE_BYTES / size rows of that many elements of `size` bytes, steps in
+       bytes. [0] elements of one byte, [1] of two. */
+    void (*small[2])(const char *source, ptrdiff_t source_step, char *target, ptrdiff_t target_step);
 } ck_transpose_table;
 
 #endif
