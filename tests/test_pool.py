@@ -137,16 +137,20 @@ def test_long_signals():
 def test_max_pool_with_ties_nan_and_infinities(channels, dtype):
     rng = np.random.default_rng(channels)
     x = rng.integers(-1, 2, (2, channels, 9, 8)).astype(dtype)
+    x[rng.random(x.shape) < 0.1] *= -0.0
     x[rng.random(x.shape) < 0.1] = np.nan
     x[rng.random(x.shape) < 0.1] = np.inf
     x[rng.random(x.shape) < 0.4] = -np.inf
     for attrs in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2},
                   {"kernel_size": (2, 3), "dilation": 2, "stride": 1}):
+        alone = pool("max_pool", x, **attrs)      # taps are not kept
         attrs = {**attrs, "return_indices": True}
         y, index = pool("max_pool", x, **attrs)
         want, want_index = reference.max_pool(x, **attrs)
         np.testing.assert_array_equal(y.data, want)
         np.testing.assert_array_equal(index.data, want_index)
+        np.testing.assert_array_equal(alone.data, want)
+        np.testing.assert_array_equal(np.signbit(alone.data), np.signbit(y.data))
 
 
 def test_nan_and_infinity_reach_the_average():

@@ -34,13 +34,23 @@ CK_INLINE pool_list pool_list_of(const ck_axis *axis, ptrdiff_t target) {
         if (kind != POOL_NO_INDEX) *at = select_index_##S(take, set_index_##S(tap), *at);          \
     }
 #if CK_VBYTES == 64
-CK_INLINE void pool_keep_f(vfloat v, int32_t tap, int kind, vfloat *best, vint32 *at) {
-    const __mmask16 take = _mm512_cmp_ps_mask((__m512)v, (__m512)*best, _CMP_GT_OQ) |
-                           _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-    *best = (vfloat)_mm512_mask_mov_ps((__m512)*best, take, (__m512)v);
-    if (kind != POOL_NO_INDEX) *at = (vint32)_mm512_mask_set1_epi32((__m512i)*at, take, tap);
-}
-POOL_KEEP(fq, float, vfloat_q, vint32_q, VL_FQ)
+/* The same with masks. Without a tap to keep, the larger of both, which is what is held where either is
+   NaN, lacks only new values that are. */
+#define POOL_KEEP_MASKED(S, V, M, MASK, BITS)                                                      \
+    CK_INLINE void pool_keep_##S(V v, int32_t tap, int kind, V *best, M *at) {                     \
+        const MASK nan = BITS##_cmp_ps_mask(v, v, _CMP_UNORD_Q);                                   \
+        if (kind == POOL_NO_INDEX) {                                                               \
+            *best = (V)BITS##_mask_mov_ps(BITS##_max_ps(v, *best), nan, v);                        \
+            return;                                                                                \
+        }                                                                                          \
+        const MASK take = nan | BITS##_cmp_ps_mask(v, *best, _CMP_GT_OQ);                          \
+        *best = (V)BITS##_mask_mov_ps(*best, take, v);                                             \
+        *at = (M)BITS##_mask_set1_epi32(POOL_INTEGERS_##S(*at), take, tap);                        \
+    }
+#define POOL_INTEGERS_f(v) ((__m512i)(v))
+#define POOL_INTEGERS_fq(v) ((__m128i)(v))
+POOL_KEEP_MASKED(f, vfloat, vint32, __mmask16, _mm512)
+POOL_KEEP_MASKED(fq, vfloat_q, vint32_q, __mmask8, _mm)
 POOL_KEEP(f1, float, float, int32_t, 1)
 #else
 LANES_EACH_FLOAT(POOL_KEEP)
